@@ -1,0 +1,165 @@
+"""The command line that all jobs share: recipe and overrides to a checked configuration, then the stage, then its summary.
+
+Messages go to stderr; with `--json` the last line of stdout is the summary as one JSON object. Exit codes: 0 done, 1 failed
+or incomplete, 2 wrong usage, recipe or input. The only place where every exception is caught.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+
+from alpagasus_ray import recipe as recipes
+from alpagasus_ray.config import Recipe, Section, identity
+from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
+from alpagasus_ray.errors import AlpagasusError, SettingsChanged, UsageError
+from alpagasus_ray.reporting import summary
+
+DEBUG = "ALPAGASUS_DEBUG"
+"""Environment variable: show the traceback of an unexpected error."""
+
+
+class Call(NamedTuple):
+    """What the user asked for."""
+
+    recipe: Recipe
+    run: Run
+    flags: argparse.Namespace
+
+
+class JobSpec(NamedTuple):
+    """One entry point: how it describes itself and what it runs."""
+
+    name: str
+    """Name of the file under `jobs/`."""
+    section: str
+    """Its section of the recipe."""
+    doc: str
+    work: Callable[[Call], dict[str, Any]]
+    """Does the stage and returns its summary, plain JSON values."""
+    flags: Mapping[str, str] = {}
+    """Switches of this job alone, with their help."""
+
+
+def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a job and end the process with its exit code."""
+    parsed = _parser(spec).parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _run(spec, parsed)
+    except AlpagasusError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        code = 1
+    except Exception as error:  # the one place for what nobody foresaw: still one message, the traceback on request
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        first = (str(error).splitlines() or [""])[0]
+        _complain(f"unexpected {type(error).__name__}: {first}\nSet {DEBUG}=1 for the traceback.")
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
+    loaded = recipes.load(parsed.recipe, parsed.set)
+    run = Run.open(parsed.run)
+    with lock.held(run):
+        _check_earlier(loaded, run, spec.section)
+        _save_recipe(loaded.recipe, run)
+        report = spec.work(Call(loaded.recipe, run, parsed))
+    summary.show(report, sys.stderr)
+    if parsed.json:
+        print(json.dumps(report, ensure_ascii=False))
+    return 0
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _parser(spec: JobSpec) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python jobs/{spec.name}.py",
+        description=spec.doc,
+        epilog=_knob_table(spec.section),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the run's directory: a path, s3://… or gs://…")
+    parser.add_argument("--recipe", metavar="FILE", help="the YAML file that describes the run; defaults hold without one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line of stdout")
+    for flag, text in spec.flags.items():
+        value = {"type": int, "metavar": "N"} if flag == "limit" else {"action": "store_true"}
+        parser.add_argument(f"--{flag}", help=text, **value)
+    return parser
+
+
+def _knob_table(section: str) -> str:
+    annotation = Recipe.model_fields[section].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, Section)
+    lines = ["knobs (in the recipe, or by --set):", ""]
+    for knob in recipes.knobs(annotation, section):
+        lines.append(f"  {knob.key}: {knob.kind}" + (f" = {knob.default}" if knob.default else " (required)"))
+        lines.append(f"      {knob.doc}")
+    return "\n".join(lines)
+
+
+def _check_earlier(loaded: recipes.Loaded, run: Run, section: str) -> None:
+    """Refuse when the recipe says something else about an earlier stage than what that stage was made with."""
+    earlier: list[tuple[str, StageDir, Section]] = []
+    if section != "ingest":
+        earlier.append(("ingest", run.examples(), loaded.recipe.ingest))
+    if section == "pick":
+        earlier.append(("score", run.ratings(loaded.recipe.pick.ratings), loaded.recipe.score))
+    for name, stage, config in earlier:
+        written = loaded.written.get(name)
+        manifest = stage.manifest() if written else None
+        if manifest is None or (name == "score" and loaded.recipe.score.name != loaded.recipe.pick.ratings):
+            continue
+        changed = differences(*_both(manifest.settings, identity(config), written), prefix=f"{name}.")
+        if changed:
+            raise SettingsChanged(
+                f"the recipe differs from what {stage.name}/ was made with:\n  " + "\n  ".join(changed) + "\n"
+                "Take that back, or start a new --run."
+            )
+
+
+def _both(made: Mapping[str, Any], asked: Mapping[str, Any], written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that the user wrote himself, as they were then and as they are now."""
+    old: dict[str, Any] = {}
+    new: dict[str, Any] = {}
+    for key in written if isinstance(written, Mapping) else ():
+        if key in made and key in asked:
+            if isinstance(made[key], Mapping) and isinstance(asked[key], Mapping):
+                old[key], new[key] = _both(made[key], asked[key], written[key])
+            else:
+                old[key], new[key] = made[key], asked[key]
+    return old, new
+
+
+def _save_recipe(recipe: Recipe, run: Run) -> None:
+    """Keep the resolved recipe in the run; it holds names of keys, never keys."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    run.storage.write(RECIPE, text.encode())
+
+
+def no_flag_with(flags: argparse.Namespace, *names: str) -> None:
+    """Refuse two switches that exclude each other."""
+    given = [name for name in names if getattr(flags, name.replace("-", "_"))]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} exclude each other")

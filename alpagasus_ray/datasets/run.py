@@ -1,0 +1,216 @@
+"""A run: one directory that holds every stage of one experiment. The only module that knows path names.
+
+A stage directory holds its files, `stage.json` while it is being made (the settings it is made with) and `manifest.json`,
+written last: what is not in a manifest does not exist. Readers open what a manifest lists, never a glob.
+"""
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from alpagasus_ray.config import digest
+from alpagasus_ray.datasets.storage import Storage, Written
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+
+MANIFEST = "manifest.json"
+STAGE = "stage.json"
+LOCK = "run.lock"
+RECIPE = "recipe.yaml"
+
+
+def shard_name(number: int, prefix: str = "part") -> str:
+    """`part-00012.parquet`: the same name for the same shard at every stage."""
+    return f"{prefix}-{number:05d}.parquet"
+
+
+class FileEntry(BaseModel):
+    """One file of a stage, as its manifest lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    counts: dict[str, int] = {}
+    """Rows per outcome."""
+    histogram: dict[str, int] = {}
+    """Rows per score, where rows have one."""
+    usage: dict[str, float] = {}
+    """Sums over the rows: tokens_in, tokens_out, tokens_cached, cost_usd; absent where no row knows them."""
+
+
+USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+
+
+def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
+    """The entry of a file whose rows have a `status`, and perhaps a `score` and the fields of `USAGE`."""
+    known = {field: [row[field] for row in rows if row.get(field) is not None] for field in USAGE}
+    return FileEntry(
+        name=name,
+        rows=len(rows),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        counts=Counter(row["status"] for row in rows),
+        histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
+        usage={field: sum(values) for field, values in known.items() if values},
+    )
+
+
+class Manifest(BaseModel):
+    """A stage directory's table of contents."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    settings: dict[str, Any]
+    settings_hash: str
+    inputs: dict[str, str]
+    """What was read: stage directory or file -> hash of its manifest or fingerprint."""
+    files: list[FileEntry]
+    rows: int
+    counts: dict[str, int] = {}
+    usage: dict[str, float] = {}
+    seconds: float
+    """Wall time of the work, over all calls that it took."""
+    versions: dict[str, str]
+    details: dict[str, Any] = {}
+    """What only this stage has to tell."""
+
+    def parts(self) -> list[FileEntry]:
+        """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
+        return [entry for entry in self.files if entry.name.startswith("part-")]
+
+    def content_hash(self) -> str:
+        """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
+        return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
+
+
+class Begun(BaseModel):
+    """`stage.json`: what an unfinished stage is being made with."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    seconds: float = 0.0
+    """Wall time that earlier calls took."""
+    rescoring: bool = False
+    """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
+
+
+@dataclass(frozen=True)
+class StageDir:
+    """One stage's directory inside a run; it can be sent to workers."""
+
+    name: str
+    storage: Storage
+
+    def manifest(self) -> Manifest | None:
+        """The table of contents, or None while the stage is not finished."""
+        if not self.storage.exists(MANIFEST):
+            return None
+        return Manifest.model_validate_json(self.storage.read(MANIFEST))
+
+    def finished(self, job: str) -> Manifest:
+        """The manifest of a stage that must be there; `job` makes it."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise UsageError(f"{self.name}/ is not finished in this run; run jobs/{job}.py first")
+        return manifest
+
+    def begun(self) -> Begun | None:
+        """What an earlier, unfinished call was making."""
+        if not self.storage.exists(STAGE):
+            return None
+        return Begun.model_validate_json(self.storage.read(STAGE))
+
+    def begin(self, begun: Begun) -> None:
+        """Record what the stage is being made with, before any of its files."""
+        self.storage.write(STAGE, begun.model_dump_json(indent=2).encode())
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the stage exists."""
+        self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
+        self.storage.delete(STAGE)
+
+    def reopen(self) -> None:
+        """Take the manifest away: the stage is unfinished again, its files stay."""
+        self.storage.delete(MANIFEST)
+
+    def same_or_refuse(self, made: Manifest | Begun, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Refuse to go on over results that were made with other settings or from other inputs."""
+        changed = differences(made.settings, settings)
+        changed += [
+            f"{key}: {made.inputs.get(key)} there, {inputs.get(key)} now (its content has changed)"
+            for key in sorted({*made.inputs, *inputs})
+            if made.inputs.get(key) != inputs.get(key)
+        ]
+        if changed:
+            lines = "\n  ".join(changed)
+            raise SettingsChanged(
+                f"{self.name}/ in this run was made with other settings, and results never mix:\n  {lines}\n"
+                f"Go back to those settings, use another --run or name, or delete {self.storage.root} to make it anew."
+            )
+
+    def tables(self, manifest: Manifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The listed `part-` files in order, one table at a time."""
+        for entry in manifest.parts():
+            yield self.storage.read_table(entry.name, columns)
+
+    def verify(self, manifest: Manifest) -> None:
+        """Compare every listed file with its checksum; a `StageFailed` names the first that differs."""
+        for entry in manifest.files:
+            if hashlib.sha256(self.storage.read(entry.name)).hexdigest() != entry.sha256:
+                raise StageFailed(f"{self.storage.path(entry.name)} is not the file its manifest lists (checksum differs)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of one experiment."""
+
+    storage: Storage
+
+    @classmethod
+    def open(cls, location: str) -> "Run":
+        return cls(Storage.open(location))
+
+    def _stage(self, *names: str) -> StageDir:
+        return StageDir("/".join(names), self.storage.at(*names))
+
+    def examples(self) -> StageDir:
+        return self._stage("examples")
+
+    def ratings(self, name: str) -> StageDir:
+        return self._stage("ratings", name)
+
+    def subset(self, arm: str) -> StageDir:
+        return self._stage("subsets", arm)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each setting that differs, nested keys joined by dots."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            lines.append(f"{prefix}{key}: {before!r} there, {now!r} now")
+    return lines
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a stage, for its manifest."""
+    found = {"python": platform.python_version()}
+    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

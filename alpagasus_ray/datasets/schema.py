@@ -1,0 +1,59 @@
+"""The pyarrow schema of every hand-off between stages."""
+
+import pyarrow as pa
+
+TURN = pa.struct([("instruction", pa.string()), ("output", pa.string())])
+
+EXAMPLES = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),  # <source>:<zero-padded row>[.<turn>]
+        pa.field("content_hash", pa.string(), nullable=False),  # of everything a judge or trainer would see
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("input", pa.string(), nullable=False),
+        pa.field("output", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("system", pa.string()),
+        pa.field("history", pa.list_(TURN)),  # the turns before this one, oldest first
+        pa.field("source", pa.string(), nullable=False),  # <file>#<position in it, from 1>
+        pa.field("row", pa.int64(), nullable=False),  # number of the record over all files of the source, from 0
+        pa.field("duplicate_of", pa.string()),  # example_id of the first example with the same content
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),  # record or line number in the file, from 1
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("record", pa.string(), nullable=False),  # as JSON, its first 2,000 characters
+    ]
+)
+
+RATINGS = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("request_hash", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # scored, unparsed, refused, truncated, failed
+        pa.field("score", pa.float64()),  # null unless scored
+        pa.field("expected_score", pa.float64()),
+        pa.field("reply", pa.string()),  # raw; null when none was received
+        pa.field("finish_reason", pa.string()),
+        pa.field("tokens_in", pa.int32()),
+        pa.field("tokens_out", pa.int32()),
+        pa.field("tokens_cached", pa.int32()),
+        pa.field("cost_usd", pa.float64()),
+        pa.field("latency_s", pa.float32()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("error", pa.string()),  # why there is no score
+    ]
+)
+
+DROPPED = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+SUBSET = EXAMPLES.append(pa.field("score", pa.float64())).append(pa.field("expected_score", pa.float64()))

@@ -1,0 +1,141 @@
+"""A directory tree on any filesystem that pyarrow knows (local, `s3://`, `gs://`); what is written is whole or absent.
+
+Locally a write goes to a hidden name in the same directory, is synced and renamed. On an object store one upload becomes
+visible when it is complete. Knows nothing of what the files mean.
+"""
+
+import hashlib
+import io
+import os
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from alpagasus_ray.errors import UsageError
+
+
+class Written(NamedTuple):
+    """What a manifest says of one file."""
+
+    bytes: int
+    sha256: str
+
+
+def resolve(location: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a path or URI and the path inside it; local paths become absolute."""
+    try:
+        if "://" in location:
+            return pafs.FileSystem.from_uri(location)  # type: ignore[no-any-return]
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise UsageError(f"cannot open {location}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A directory; it can be sent to workers."""
+
+    fs: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, location: str) -> "Storage":
+        """The directory at a path or URI; it need not exist yet."""
+        fs, path = resolve(location)
+        return cls(fs, path.rstrip("/"))
+
+    def at(self, *names: str) -> "Storage":
+        """A directory below this one."""
+        return Storage(self.fs, posixpath.join(self.root, *names))
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        return posixpath.join(self.root, name)
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.get_file_info(self.path(name)).type == pafs.FileType.File)
+
+    def names(self) -> list[str]:
+        """Names of the files directly inside, sorted; empty where the directory does not exist."""
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        infos = self.fs.get_file_info(selector)
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith("."))
+
+    def read(self, name: str) -> bytes:
+        with self.fs.open_input_file(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> Written:
+        with self.writing(name) as stream:
+            stream.write(content)
+        return Written(len(content), hashlib.sha256(content).hexdigest())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream whose content appears under `name` when the block ends well, and not at all when it does not."""
+        if self.is_local:
+            with _renamed_when_whole(self.path(name)) as stream:
+                yield stream
+            return
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            spool.seek(0)
+            with self.fs.open_output_stream(self.path(name)) as upload:
+                shutil.copyfileobj(spool, upload, 1 << 20)
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        # pre_buffer starts threads of its own that a busy worker does not need for files of a megabyte
+        return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, pre_buffer=False, partitioning=None)
+
+    def write_table(self, name: str, table: pa.Table) -> Written:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return self.write(name, sink.getvalue())
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.delete_file(self.path(name))
+
+    def delete_tree(self) -> None:
+        """Remove this directory and all in it, if there is one."""
+        if self.fs.get_file_info(self.root).type == pafs.FileType.Directory:
+            self.fs.delete_dir(self.root)
+
+
+@contextmanager
+def _renamed_when_whole(path: str) -> Iterator[IO[bytes]]:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    hidden = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(hidden, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(hidden, path)
+    except BaseException:
+        if os.path.exists(hidden):
+            os.unlink(hidden)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """A rename survives a power cut only when its directory is synced too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,39 @@
+"""What every engine is: something that gives one reply to one request. It knows nothing of shards, retries or ratings."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+Message = dict[str, str]
+"""`role` and `content`, as chat APIs take them."""
+
+
+class Request(NamedTuple):
+    """One question to an engine."""
+
+    key: str
+    """Hash of all that decides the reply: messages, model, sampling. Stored replies are found again by it."""
+    messages: list[Message]
+    row: Mapping[str, Any]
+    """The row the question is about, for engines that need no prompt."""
+
+
+class Reply(NamedTuple):
+    """What an engine answered, raw."""
+
+    text: str
+    finish_reason: str = "stop"
+    """`stop`, `length` (cut by the token limit), `refusal` or `content_filter` (the provider says so), or its own word."""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens_cached: int | None = None
+    cost_usd: float | None = None
+
+
+class Engine(Protocol):
+    """An engine; it may be asked many things at once."""
+
+    async def complete(self, request: Request) -> Reply:
+        """Answer one request, once. Raises `RowRefused`, `TryAgain` or `EngineUnusable`."""
+
+    async def close(self) -> None:
+        """Let go of connections and memory."""

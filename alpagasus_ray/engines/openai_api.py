@@ -1,0 +1,140 @@
+"""Any OpenAI-compatible chat API as an engine: one client per process, one attempt per call, typed failures.
+
+Retries are not made here, so that each one can be counted and limited (`runner/ask.py`). The client's own are off.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import orjson
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from alpagasus_ray.config import Judge
+from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+
+NO_KEY = "none"
+DETAIL_LIMIT = 300
+CONNECTIONS = 4096
+"""Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
+TOO_LONG = (
+    "context_length_exceeded",
+    "maximum context length",
+    "context window",
+    "too many tokens",
+    "prompt is too long",
+    "max_model_len",
+)
+
+
+class OpenAIEngine:
+    """Asks one model at one address."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._body = request_body(judge)
+        self._client = AsyncOpenAI(
+            api_key=read_key(judge),
+            base_url=judge.base_url,
+            max_retries=0,
+            timeout=httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s)),
+            http_client=DefaultAioHttpClient(
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+            ),
+        )
+
+    async def complete(self, request: Request) -> Reply:
+        try:
+            # the untyped call skips building and checking models for every message: a third of the client's time
+            response = await self._client.post(
+                "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
+            )
+        except openai.APITimeoutError:
+            raise TryAgain("timeout", "no reply in time") from None
+        except openai.APIStatusError as error:
+            raise _status_error(error.response) from None
+        except openai.APIConnectionError as error:
+            raise TryAgain("connection", _short(str(error.__cause__ or error))) from None
+        return _reply(response.content)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def request_body(judge: Judge) -> dict[str, Any]:
+    """All of a request but its messages."""
+    sampling = {"temperature": judge.temperature, "top_p": judge.top_p, "max_tokens": judge.max_tokens}
+    return {"model": judge.model, **{key: value for key, value in sampling.items() if value is not None}, **judge.extra}
+
+
+def read_key(judge: Judge) -> str:
+    """The API key from the environment, or from the file that the environment names."""
+    name = judge.api_key_env
+    if os.environ.get(name):
+        return os.environ[name].strip()
+    file = os.environ.get(f"{name}_FILE")
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {error.strerror}") from None
+    if judge.base_url is not None:
+        return NO_KEY
+    raise UsageError(
+        f"no API key: set {name}, or {name}_FILE to a file that holds it (score.judge.api_key_env names the variable)"
+    )
+
+
+def _reply(content: bytes) -> Reply:
+    """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again."""
+    try:
+        body = orjson.loads(content)
+        choice = body["choices"][0]
+        message = choice["message"]
+        text, refusal = message.get("content"), message.get("refusal")
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        raise TryAgain("malformed reply", _short(content[:DETAIL_LIMIT].decode("utf-8", "replace"))) from None
+    usage: Mapping[str, Any] = body.get("usage") or {}
+    return Reply(
+        text=refusal or text or "",
+        finish_reason="refusal" if refusal else str(choice.get("finish_reason") or "stop"),
+        tokens_in=usage.get("prompt_tokens"),
+        tokens_out=usage.get("completion_tokens"),
+        tokens_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+    )
+
+
+def _status_error(response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
+    status, detail = response.status_code, _error_text(response)
+    if status in (401, 403):
+        return EngineUnusable(f"http {status}", f"the server refuses the key: {detail}")
+    if status == 404:
+        return EngineUnusable("http 404", f"no such model or address: {detail}")
+    if status in (408, 409, 429) or status >= 500:
+        return TryAgain(f"http {status}", detail, _retry_after(response))
+    if any(mark in detail.lower() for mark in TOO_LONG):
+        return RowRefused("too long", detail)
+    return RowRefused(f"http {status}", detail)
+
+
+def _error_text(response: httpx.Response) -> str:
+    try:
+        body = orjson.loads(response.content)
+        error = body.get("error", body)
+        return _short(str(error.get("message") or error) if isinstance(error, dict) else str(error))
+    except (orjson.JSONDecodeError, AttributeError):
+        return _short(response.content[:DETAIL_LIMIT].decode("utf-8", "replace"))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "")))
+    except ValueError:
+        return None
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:DETAIL_LIMIT]

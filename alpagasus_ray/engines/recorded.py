@@ -1,0 +1,96 @@
+"""Ratings that somebody already has, as an engine: each row's rating is looked up and returned as a reply.
+
+Three kinds of file: a table (CSV, JSON, JSON lines, Parquet) with `score` and `example_id`; the same with `index`, the number
+of the row in the source from 0; and the AlpaGasus release format, a list of objects with `triplet`, `review` and `score`,
+which is joined by the triplet's text (gpt4life/alpagasus `rating/chatgpt_rating.py` writes it). Never by position.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alpagasus_ray.datasets import sources
+from alpagasus_ray.datasets.sources import Record
+from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.errors import InputError, RowRefused
+
+TRIPLET = "###Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n"
+"""How the release writes an example; the text is its join key, so it is kept to the letter."""
+
+
+class RecordedEngine:
+    """Looks ratings up; `by` says whether keys are example ids, row numbers or triplets."""
+
+    def __init__(self, by: str, replies: Mapping[str, str]) -> None:
+        self._by, self._replies = by, replies
+
+    @classmethod
+    def open(cls, path: str, columns: Mapping[Any, str]) -> "RecordedEngine":
+        """Read a file of ratings; `columns` gives the file's names for `index`, `example_id` and `score`."""
+        replies: dict[str, str] = {}
+        by = ""
+        for file in sources.expand(path):
+            for record in sources.records(file):
+                by = by or _key_kind(file.path, record, columns)
+                key, reply = _entry(file.path, record, by, columns)
+                # the same example twice in a release may have two reviews; the same row or id may not have two ratings
+                if replies.setdefault(key, reply) != reply and by != "triplet":
+                    raise InputError(
+                        file.path, f"record at {record.position}", f"a second, different rating for {by} {key[:60]!r}"
+                    )
+        return cls(by, replies)
+
+    async def complete(self, request: Request) -> Reply:
+        row = request.row
+        keys = {"example_id": row["example_id"], "index": str(row["row"])}
+        key = keys.get(self._by) or TRIPLET.format_map(row)
+        reply = self._replies.get(key)
+        if reply is None:
+            raise RowRefused("not recorded", f"the file has no rating for this example (looked up by {self._by})")
+        return Reply(reply)
+
+    async def close(self) -> None:
+        pass
+
+
+def _key_kind(path: str, record: Record, columns: Mapping[Any, str]) -> str:
+    fields = record.data or {}
+    if "triplet" in fields and ("review" in fields or "score" in fields):
+        return "triplet"
+    score = columns.get("score", "score")
+    for by in ("example_id", "index"):
+        if columns.get(by, by) in fields and score in fields:
+            return by
+    needs = f"`{score}`, and `{columns.get('example_id', 'example_id')}` or `{columns.get('index', 'index')}`"
+    fix = "name them by score.judge.columns, e.g. '{index: alpaca_index, score: gpt-4o-mini}'"
+    raise InputError(path, f"record at {record.position}", f"ratings need {needs}; the fields are {', '.join(fields)}; {fix}")
+
+
+def _entry(path: str, record: Record, by: str, columns: Mapping[Any, str]) -> tuple[str, str]:
+    """Join key and reply text of one record."""
+    fields = record.data
+    place = f"record at {record.position}"
+    if fields is None:
+        raise InputError(path, place, record.problem)
+    try:
+        if by == "triplet":
+            return str(fields["triplet"]), "\n".join(_release_reply(fields))
+        value = fields[columns.get("score", "score")]
+        key = fields[columns.get(by, by)]
+    except KeyError as missing:
+        raise InputError(path, place, f"no {missing} in this record") from None
+    return _index(path, place, key) if by == "index" else str(key), "" if value is None else str(value)
+
+
+def _release_reply(fields: Mapping[str, Any]) -> Iterator[str]:
+    """The review as it was received; the number alone where the review is not there."""
+    if fields.get("review"):
+        yield str(fields["review"])
+    elif fields.get("score") is not None:
+        yield str(fields["score"])
+
+
+def _index(path: str, place: str, value: object) -> str:
+    try:
+        return str(int(float(str(value))))
+    except ValueError:
+        raise InputError(path, place, f"index {value!r} is not a row number") from None

@@ -1,0 +1,45 @@
+"""The offline judge: it finds mechanical failures of a response, without a model and without a network.
+
+A baseline, not an LLM: it cannot tell whether a statement is true (sums of two numbers apart). Each failure it finds caps the
+score; every further one takes half a point more. Where it finds none, the score grows from 3 to 5 with how much is said:
+of the mechanical signs, length is the one that agrees with LLM judges (`docs/benchmarks.md` has the measured rank
+correlations). The reply has the form that a judge's reply has: the score alone, then the reasons.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.failures import CHECKS, Case, nothing_said
+
+DISCLAIMER = "(Found by mechanical rules, a baseline; no language model read this.)"
+
+
+class RulesEngine:
+    """Rates the row of a request; the messages are not looked at."""
+
+    async def complete(self, request: Request) -> Reply:
+        score, reasons = rate(request.row)
+        return Reply(f"{score:g}\n{'; '.join(reasons)}. {DISCLAIMER}")
+
+    async def close(self) -> None:
+        pass
+
+
+def rate(row: Mapping[str, Any]) -> tuple[float, list[str]]:
+    """Score (0 to 5 in half points) of an example and the reasons for it."""
+    output = row["output"].strip()
+    case = Case(row["instruction"].strip(), row["input"].strip(), output, len(output.split()), row["instruction"].lower())
+    first = nothing_said(case)
+    if first is not None:
+        return first.cap, [first.reason]
+    failures = [failure for check in CHECKS if (failure := check(case)) is not None]
+    if not failures:
+        return _substance(case.words), [f"no mechanical failure found, {case.words} words"]
+    worst = min(failure.cap for failure in failures)
+    return max(0.0, worst - 0.5 * (len(failures) - 1)), [failure.reason for failure in failures]
+
+
+def _substance(words: int) -> float:
+    return next(score for limit, score in ((5, 3.0), (20, 3.5), (40, 4.0), (80, 4.5), (math.inf, 5.0)) if words < limit)

@@ -1,0 +1,70 @@
+"""Every error this package raises on purpose.
+
+    AlpagasusError            something a user can act on; the command line prints it as one message, exit code 1
+    ├── UsageError            the command, the recipe or an input is wrong; exit code 2
+    │   ├── InputError        a data file cannot be read: names the file and the place in it
+    │   └── SettingsChanged   the run holds results made with other settings
+    ├── RunLocked             another driver is working on the same run
+    ├── StageFailed           a stage could not be finished: what is done stays, the same command goes on
+    └── EngineError           one request to an engine got no answer
+        ├── RowRefused        asking the same again cannot help (too long for the context, malformed request)
+        ├── TryAgain          a later attempt may succeed (429, 5xx, timeout, broken connection)
+        └── EngineUnusable    no request can succeed (wrong key, unknown model): the stage stops at once
+
+An `assert` that fails is a mistake of this package, not of its user.
+"""
+
+
+class AlpagasusError(Exception):
+    """Base of all errors meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(AlpagasusError):
+    """The command, the recipe or an input is wrong."""
+
+    exit_code = 2
+
+
+class InputError(UsageError):
+    """A data file cannot be read."""
+
+    def __init__(self, file: str, place: str, problem: str) -> None:
+        super().__init__(f"{file}, {place}: {problem}" if place else f"{file}: {problem}")
+
+
+class SettingsChanged(UsageError):
+    """The run holds results that were made with other settings."""
+
+
+class RunLocked(AlpagasusError):
+    """Another driver is working on the same run."""
+
+
+class StageFailed(AlpagasusError):
+    """A stage could not be finished; what is done stays."""
+
+
+class EngineError(AlpagasusError):
+    """One request to an engine got no answer; `reason` starts with a short category that failures are counted by."""
+
+    def __init__(self, category: str, detail: str = "") -> None:
+        self.category = category
+        super().__init__(f"{category}: {detail}" if detail else category)
+
+
+class RowRefused(EngineError):
+    """Asking the same again cannot help."""
+
+
+class TryAgain(EngineError):
+    """A later attempt may succeed; `retry_after_s` is the server's own wish, where it named one."""
+
+    def __init__(self, category: str, detail: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(category, detail)
+        self.retry_after_s = retry_after_s
+
+
+class EngineUnusable(EngineError):
+    """No request can succeed."""

@@ -1,0 +1,96 @@
+"""The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
+
+import time
+from typing import Any
+
+from alpagasus_ray.cli import Call, JobSpec, no_flag_with
+from alpagasus_ray.datasets.run import Manifest, StageDir
+from alpagasus_ray.errors import UsageError
+
+
+def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "location": stage.storage.root,
+        "rows": manifest.rows,
+        "counts": manifest.counts,
+        "usage": manifest.usage,
+        "seconds": round(manifest.seconds, 2),
+        "settings_hash": manifest.settings_hash,
+    }
+
+
+def _ingest(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.runner.progress import Progress
+    from alpagasus_ray.stages.ingest import ingest
+
+    with Progress("ingest", 0) as progress:
+        manifest = ingest(call.recipe.ingest, call.run, progress.show)
+    return _summary(call.run.examples(), manifest) | {"reasons": manifest.details["reasons"]}
+
+
+def _score(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.score import Mode, score
+
+    no_flag_with(call.flags, "rescore", "retry-failed", "limit")
+    config = call.recipe.score
+    if call.flags.limit is not None:
+        if call.flags.limit < 1:
+            raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
+        config = config.model_copy(update={"limit": call.flags.limit})
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
+    started = time.monotonic()
+    manifest = score(config, call.run, mode)
+    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
+    report["call_seconds"] = round(time.monotonic() - started, 2)
+    report["notes"] = list(_score_notes(manifest, config.judge.kind))
+    return report
+
+
+def _score_notes(manifest: Manifest, kind: str) -> list[str]:
+    notes = []
+    if kind == "rules":
+        notes.append("rated by mechanical rules, a baseline: no language model read the examples")
+    if manifest.counts.get("failed") and kind != "recorded":
+        notes.append(f"{manifest.counts['failed']:,} rows failed; --retry-failed asks for them again")
+    if manifest.stage.endswith("/trial"):
+        notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
+    return notes
+
+
+def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
+
+    manifests = pick_subset(call.recipe.pick, call.run)
+    arms = [
+        {
+            "name": arm.name,
+            "rows": manifest.rows,
+            "dropped": manifest.counts["dropped"],
+            "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
+            **manifest.details,
+        }
+        for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
+    ]
+    return {
+        "stage": "subsets",
+        "location": call.run.storage.path("subsets"),
+        "rows": sum(arm["rows"] for arm in arms),
+        "arms": arms,
+    }
+
+
+INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
+SCORE = JobSpec(
+    "score",
+    "score",
+    "Rate every example with a judge. A call that was stopped goes on where it was; a finished one returns at once.",
+    _score,
+    {
+        "limit": "a trial: rate only the first N examples; replies are kept for the full run",
+        "rescore": "read the stored replies again with the present scale and parser; sends nothing",
+        "retry-failed": "ask again for the rows that failed",
+    },
+)
+PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)

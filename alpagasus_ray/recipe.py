@@ -1,0 +1,169 @@
+"""From a recipe file and `--set` overrides to a checked `Recipe`; every mistake is told with its key, value and fix.
+
+Knows YAML and pydantic's error list; knows nothing of what the knobs mean.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from alpagasus_ray.config import Recipe, Section
+from alpagasus_ray.errors import UsageError
+
+
+class Loaded(NamedTuple):
+    """A checked recipe, and what of it the user wrote himself (nested plain values)."""
+
+    recipe: Recipe
+    written: dict[str, Any]
+
+
+def load(path: str | None, overrides: Sequence[str]) -> Loaded:
+    """Read the recipe at `path` (None: defaults alone) and apply `key.sub=value` overrides (values are YAML) in order."""
+    written = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(written, override)
+    try:
+        return Loaded(Recipe.model_validate(written), written)
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe {path} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
+    return content
+
+
+def _apply(written: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {override!r} is not of the form key=value, e.g. --set score.judge.model=gpt-4o-mini")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {key}: the value {text!r} is not valid YAML: {error}") from None
+    *parents, last = key.split(".")
+    node: Any = written
+    for parent in parents:
+        node = _step(node, parent, key)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _step(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, key)]
+    child = node.get(part)
+    if child is None:
+        child = node[part] = {}
+    if not isinstance(child, dict | list):
+        raise UsageError(f"--set {key}: `{part}` is {child!r} and has nothing inside; set `{part}` itself")
+    return child
+
+
+def _index(node: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise UsageError(f"--set {key}: `{part}` is no place in a list of {len(node)}; give 0 to {len(node) - 1}")
+    return int(part)
+
+
+def _explain(problem: Any) -> str:
+    """One line for one entry of pydantic's error list: key, value, what is allowed, nearest known key."""
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join(where) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        parent = ".".join(where[:-1])
+        known = sorted(_fields_at(where[:-1]))
+        near = difflib.get_close_matches(where[-1], known, n=1)
+        hint = f"did you mean `{'.'.join([*where[:-1], near[0]])}`?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key `{key}` = {problem['input']!r}{f' in `{parent}`' if parent else ''}; {hint}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if problem["type"] == "value_error":
+        return f"`{key}`: {message}"
+    return f"`{key}` = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(path: Sequence[str]) -> set[str]:
+    annotation: Any = Recipe
+    for part in path:
+        if part.isdigit():
+            continue
+        field = annotation.model_fields.get(part) if _is_section(annotation) else None
+        if field is None:
+            return set()
+        annotation = _inner_section(field.annotation)
+    return set(annotation.model_fields) if _is_section(annotation) else set()
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _inner_section(annotation: Any) -> Any:
+    """The Section class inside `Section`, `Section | None` or `tuple[Section, ...]`; else the annotation itself."""
+    for candidate in typing.get_args(annotation):
+        if _is_section(candidate):
+            return candidate
+    return annotation
+
+
+class Knob(NamedTuple):
+    """One line of `--help`."""
+
+    key: str
+    kind: str
+    default: str
+    doc: str
+
+
+def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
+    """All knobs of a section and of the sections inside it, in the order of their definition."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}.{name}"
+        inner = _inner_section(field.annotation)
+        doc = " ".join((field.description or "").split())
+        if _is_section(field.annotation):
+            yield from knobs(typing.cast("type[Section]", field.annotation), key)
+        elif _is_section(inner):
+            yield Knob(key, "list", _default_text(field.default), doc)
+            yield from knobs(inner, f"{key}.<n>")
+        else:
+            yield Knob(key, _kind_text(field.annotation), "" if field.is_required() else _default_text(field.default), doc)
+
+
+def _default_text(default: Any) -> str:
+    if isinstance(default, tuple):
+        default = [v.model_dump(mode="json", exclude_unset=True) if isinstance(v, Section) else v for v in default]
+    return yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+def _kind_text(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return "|".join(str(option) for option in inner)
+    if origin is typing.Annotated:
+        return _kind_text(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return "|".join("null" if part is type(None) else _kind_text(part) for part in inner)
+    if origin is tuple:
+        return "list"
+    if origin is dict:
+        return "map"
+    return {"str": "text", "int": "number", "float": "number", "bool": "true|false"}.get(annotation.__name__, "value")

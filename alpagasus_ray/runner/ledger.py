@@ -1,0 +1,85 @@
+"""The ledger of one shard: every reply received from an engine, on storage within `FLUSH_S` seconds of its arrival.
+
+It is a directory of segments, each a file of JSON lines that is written whole or not at all, so that it works the same on
+a disk and on an object store, and a crash cannot tear it. A reply in it is never asked for again. When the shard is
+committed its output holds every reply, and the ledger is deleted. Not safe for two writers of one shard (the run's lock
+and Ray Data's one task for each shard see to that).
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.engines.base import Reply
+
+FLUSH_S = 1.0
+
+
+class Outcome(NamedTuple):
+    """What became of one request: a reply, or the reason why there is none."""
+
+    reply: Reply | None
+    error: str | None
+    attempts: int
+    latency_s: float | None
+    """Seconds that the attempt which was answered took."""
+
+
+class Ledger:
+    """Collects the replies of one shard and writes them in segments."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._writer = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
+        self._segments = 0
+        self._pending: list[bytes] = []
+
+    def load(self) -> dict[str, Outcome]:
+        """All outcomes that earlier writers left, by request key."""
+        known: dict[str, Outcome] = {}
+        for name in self._storage.names():
+            for line in self._storage.read(name).splitlines():
+                entry = orjson.loads(line)
+                known[entry["key"]] = _outcome(entry)
+        return known
+
+    def add(self, key: str, example_id: str, outcome: Outcome) -> None:
+        """Take a reply; it is on storage after the next `flush`."""
+        assert outcome.reply is not None, "failures are asked again, so they do not belong into the ledger"
+        entry = {"key": key, "example_id": example_id, "attempts": outcome.attempts, "latency_s": outcome.latency_s}
+        self._pending.append(orjson.dumps(entry | outcome.reply._asdict()))
+
+    def flush(self) -> None:
+        """Write what came in since the last call as one segment."""
+        pending, self._pending = self._pending, []
+        if pending:
+            self._storage.write(f"{self._writer}-{self._segments:05d}.jsonl", b"\n".join(pending) + b"\n")
+            self._segments += 1
+
+    def delete(self) -> None:
+        """Remove the whole ledger of the shard."""
+        self._pending = []
+        self._storage.delete_tree()
+
+
+def outcomes_in(output: pa.Table) -> dict[str, Outcome]:
+    """The replies that a committed output shard holds, by request key."""
+    rows: Iterable[Mapping[str, Any]] = output.select(["request_hash", "reply", *_COLUMNS]).to_pylist()
+    return {
+        row["request_hash"]: _outcome({**row, "text": row["reply"], "finish_reason": row["finish_reason"] or "stop"})
+        for row in rows
+        if row["reply"] is not None
+    }
+
+
+_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "latency_s"]
+
+
+def _outcome(entry: Mapping[str, Any]) -> Outcome:
+    reply = Reply(**{field: entry[field] for field in Reply._fields})
+    return Outcome(reply, None, entry["attempts"], entry["latency_s"])

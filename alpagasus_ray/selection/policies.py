@@ -1,0 +1,127 @@
+"""Which examples an arm keeps: pure functions from columns to a choice. They know nothing of files or shards.
+
+All take arrays of one length n, in source order, and return a `Choice`. A score of NaN is no score: such a row can be drawn
+at random or for its length, but never chosen by a score. Ties are broken by the expected score where there is one, then by
+a seeded hash of the example's id, so that the same rows are chosen on every machine and in every order of reading.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpagasus_ray.config import Arm
+from alpagasus_ray.errors import UsageError
+
+DEFAULT_THRESHOLD = 4.5
+"""AlpaGasus, section 2.3: accuracy of at least 4.5 out of 5."""
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+
+class Columns(NamedTuple):
+    """What policies choose by; all of one length, in source order."""
+
+    ids: Sequence[str]
+    score: Floats
+    expected: Floats
+    """Expected score under the judge's own probabilities; NaN where it was not asked for."""
+    words: Indices
+    """Words of the output."""
+    category: Sequence[str]
+    """Empty where there is none."""
+
+
+class Choice(NamedTuple):
+    """Which rows are kept, and in words why others are not."""
+
+    kept: Flags
+    reason: str
+    """Why a row with a score was dropped."""
+
+
+def choose(arm: Arm, columns: Columns, same_size: int | None) -> Choice:
+    """The rows of an arm. `same_size` is what a control takes that has no `k` of its own."""
+    if arm.policy == "full":
+        return Choice(np.ones(len(columns.ids), dtype=bool), "")
+    if arm.policy == "threshold":
+        return threshold(columns, DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold, arm.floors, arm.seed)
+    k = arm.k if arm.k is not None else same_size
+    if k is None:
+        raise UsageError(
+            f"pick.arms: arm {arm.name!r} has no `k`, and there is no `threshold` or `top` arm to take the size of"
+        )
+    pool = len(columns.ids) if arm.policy in ("random", "longest") else int((~np.isnan(columns.score)).sum())
+    if k > pool:
+        raise UsageError(f"pick.arms: arm {arm.name!r} asks for k = {k:,} of only {pool:,} rows that it could choose from")
+    if arm.policy == "top":
+        return top(columns, k, arm.floors, arm.seed)
+    by = {"random": _random, "longest": _longest, "lowest": _lowest}[arm.policy]
+    order = by(columns, arm.seed)[:k]
+    reasons = {"random": "not drawn", "longest": "shorter than those kept", "lowest": "scored higher than those kept"}
+    return Choice(_flags(order, len(columns.ids)), reasons[arm.policy])
+
+
+def threshold(columns: Columns, tau: float, floors: Mapping[str, int], seed: int) -> Choice:
+    """Rows with score >= tau (AlpaGasus, equation 1), and the best below it of categories that would miss their floor."""
+    kept = columns.score >= tau
+    kept |= _flags(_floor_rows(columns, floors, seed), len(columns.ids))
+    return Choice(kept, f"score below {tau:g}")
+
+
+def top(columns: Columns, k: int, floors: Mapping[str, int], seed: int) -> Choice:
+    """Exactly the k best; rows that a floor needs come first."""
+    needed = _floor_rows(columns, floors, seed)
+    ranked = best_first(columns, seed)
+    rest = ranked[~np.isin(ranked, needed)]
+    order = np.concatenate([needed, rest])[:k]
+    lowest = columns.score[order].min() if k else np.nan
+    return Choice(_flags(order, len(columns.ids)), f"not among the best {k:,} (the last of them scored {lowest:g})")
+
+
+def best_first(columns: Columns, seed: int) -> Indices:
+    """Indices of all rows with a score, best first, ties broken."""
+    order: Indices = np.lexsort((_hashes(columns.ids, seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score))
+    return order[~np.isnan(columns.score[order])]
+
+
+def _floor_rows(columns: Columns, floors: Mapping[str, int], seed: int) -> Indices:
+    """The best rows of each category with a floor, as many as it asks for or as there are."""
+    if not floors:
+        return np.empty(0, dtype=np.int64)
+    category = np.asarray(columns.category, dtype=object)
+    unknown = sorted(set(floors) - set(category))
+    if unknown:
+        known = ", ".join(sorted(set(category) - {""})) or "none: the examples have no categories"
+        raise UsageError(f"pick.arms: `floors` names category {unknown[0]!r}, which no example has; there are: {known}")
+    ranked = best_first(columns, seed)
+    return np.concatenate([ranked[category[ranked] == name][:count] for name, count in floors.items()])
+
+
+def _random(columns: Columns, seed: int) -> Indices:
+    return np.asarray(np.argsort(_hashes(columns.ids, seed), kind="stable"))
+
+
+def _longest(columns: Columns, seed: int) -> Indices:
+    return np.asarray(np.lexsort((_hashes(columns.ids, seed), -columns.words)))
+
+
+def _lowest(columns: Columns, seed: int) -> Indices:
+    order: Indices = np.lexsort((_hashes(columns.ids, seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score))
+    return order[~np.isnan(columns.score[order])]
+
+
+def _hashes(ids: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    key = str(seed).encode()
+    digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in ids)
+    return np.frombuffer(digests, dtype=">u8")
+
+
+def _flags(chosen: Indices, length: int) -> Flags:
+    flags = np.zeros(length, dtype=bool)
+    flags[chosen] = True
+    return flags

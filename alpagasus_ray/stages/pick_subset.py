@@ -1,0 +1,283 @@
+"""Choose the arms of the experiment by the ratings, and write each with every dropped row and its reason."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from alpagasus_ray.config import Arm, Pick, digest, identity
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
+from alpagasus_ray.datasets.schema import DROPPED, SUBSET
+from alpagasus_ray.datasets.storage import Storage, Written
+from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.reporting.figures import score_histogram
+from alpagasus_ray.selection.policies import Choice, Columns, choose
+from alpagasus_ray.selection.report import BYTES_PER_TOKEN, selection_report
+
+BY_SCORE = ("threshold", "top", "lowest")
+LEADING = ("threshold", "top")
+ROWS_PER_FILE = 1000
+SUBSET_JSON = "subset.json"
+
+Integers = NDArray[np.int64]
+
+
+class Loaded(NamedTuple):
+    """All that the arms are chosen by and reported on."""
+
+    columns: Columns
+    status: list[str]
+    tokens: Integers
+    tokens_from: str
+
+
+def pick_subset(config: Pick, run: Run) -> list[Manifest]:
+    """Make `subsets/<arm>/` for every arm; those that are made already are left as they are."""
+    examples = run.examples().finished("ingest")
+    inputs = {"examples": examples.content_hash()}
+    ratings: Manifest | None = None
+    if any(arm.policy in BY_SCORE for arm in config.arms):
+        ratings = run.ratings(config.ratings).finished("score")
+        _check_same_examples(ratings, examples)
+        inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
+    made = {arm.name: _made(run.subset(arm.name), _settings(arm, config), inputs) for arm in config.arms}
+    manifests = [manifest for manifest in made.values() if manifest]
+    if len(manifests) == len(config.arms):
+        return manifests
+    loaded = _load(run, config, examples, ratings)
+    _check_unscored(config, loaded, ratings)
+    choices = _choices(config.arms, loaded.columns)
+    return [
+        made[arm.name] or _write_arm(run, run.subset(arm.name), _settings(arm, config), inputs, loaded, choices[arm.name])
+        for arm in config.arms
+    ]
+
+
+def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
+    leader = _leader(config.arms)
+    copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
+    return {"arm": identity(arm), "tokenizer": config.tokenizer} | ({"size_of": identity(leader)} if copies and leader else {})
+
+
+def _leader(arms: Iterable[Arm]) -> Arm | None:
+    """The arm whose size the controls take."""
+    return next((arm for arm in arms if arm.policy in LEADING), None)
+
+
+def _made(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
+    manifest = stage.manifest()
+    if manifest is not None:
+        stage.same_or_refuse(manifest, settings, inputs)
+    return manifest
+
+
+def _check_same_examples(ratings: Manifest, examples: Manifest) -> None:
+    if ratings.inputs["examples"] != examples.content_hash():
+        raise UsageError(
+            f"{ratings.stage}/ rates other examples than this run now holds (examples/ was made anew since); "
+            "rate them again under another score.name"
+        )
+
+
+def _load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -> Loaded:
+    count = _token_counter(config.tokenizer)
+    ids: list[str] = []
+    category: list[str] = []
+    words, tokens = [], []
+    for table in run.examples().tables(examples, ["example_id", "instruction", "input", "output", "category"]):
+        ids += table["example_id"].to_pylist()
+        category += pc.fill_null(table["category"], "").to_pylist()
+        words.append(_words(table["output"]))
+        tokens.append(count(table))
+    score, expected, status = _scores(run, config, ratings, ids)
+    columns = Columns(ids, score, expected, np.concatenate(words), category)
+    how = config.tokenizer or f"estimate: {BYTES_PER_TOKEN} bytes of UTF-8 a token"
+    return Loaded(columns, status, np.concatenate(tokens), how)
+
+
+def _words(text: pa.ChunkedArray) -> Integers:
+    trimmed = pc.utf8_trim_whitespace(text)
+    words = pc.list_value_length(pc.utf8_split_whitespace(trimmed)).to_numpy()
+    return np.where(pc.equal(trimmed, "").to_numpy(), 0, words).astype(np.int64)
+
+
+def _scores(
+    run: Run, config: Pick, ratings: Manifest | None, ids: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Score, expected score and status of each id; joined by id, whatever the order of the ratings."""
+    if ratings is None:
+        nothing = np.full(len(ids), np.nan)
+        return nothing, nothing, ["not rated"] * len(ids)
+    fields = ["example_id", "score", "expected_score", "status"]
+    table = pa.concat_tables(run.ratings(config.ratings).tables(ratings, fields))
+    place = {example_id: row for row, example_id in enumerate(table["example_id"].to_pylist())}
+    if len(place) != len(ids) or place.keys() != set(ids):
+        raise StageFailed(f"{ratings.stage}: its example ids are not those of examples/")
+    order = np.fromiter((place[example_id] for example_id in ids), dtype=np.int64, count=len(ids))
+    score, expected = (
+        np.asarray(pc.fill_null(table[field].cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)[order]
+        for field in ("score", "expected_score")
+    )
+    return score, expected, pc.take(table["status"], pa.array(order)).to_pylist()
+
+
+def _token_counter(tokenizer: str | None) -> Callable[[pa.Table], Integers]:
+    """A function that counts the tokens of instruction, input and output together, of each row."""
+    fields = ("instruction", "input", "output")
+    if tokenizer is None:
+        return lambda table: (
+            -(-sum(pc.binary_length(table[field]).to_numpy().astype(np.int64) for field in fields) // BYTES_PER_TOKEN)
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        encode = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"pick.tokenizer {tokenizer!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+    def count(table: pa.Table) -> Integers:
+        texts = ["\n".join(parts) for parts in zip(*(table[field].to_pylist() for field in fields), strict=True)]
+        return np.array([len(ids) for ids in encode(texts)["input_ids"]], dtype=np.int64)
+
+    return count
+
+
+def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> None:
+    """Scores that are missing for a reason of their own would bias what is chosen."""
+    unscored = int(np.isnan(loaded.columns.score).sum())
+    rows = len(loaded.status)
+    if ratings is None or unscored <= config.max_unscored * rows:
+        return
+    why = ", ".join(f"{count:,} {status}" for status, count in Counter(loaded.status).most_common() if status != "scored")
+    raise StageFailed(
+        f"{unscored:,} of {rows:,} rows ({unscored / rows:.1%}) have no score: {why}; pick.max_unscored allows "
+        f"{config.max_unscored:.1%}. Ask again for what failed (jobs/score.py --retry-failed), or allow it: "
+        f"--set pick.max_unscored={np.ceil(unscored / rows * 100) / 100:g}"
+    )
+
+
+def _choices(arms: Iterable[Arm], columns: Columns) -> dict[str, Choice]:
+    leader = _leader(arms)
+    size = int(choose(leader, columns, None).kept.sum()) if leader else None
+    choices = {arm.name: choose(arm, columns, size) for arm in arms}
+    for name, choice in choices.items():
+        if not choice.kept.any():
+            scored = columns.score[~np.isnan(columns.score)]
+            best = f"the highest score is {scored.max():g}" if len(scored) else "no row has a score"
+            raise UsageError(f"pick.arms: arm {name!r} would be empty ({best}); lower its threshold, or take the `top` k")
+    return choices
+
+
+def _write_arm(
+    run: Run, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str], loaded: Loaded, choice: Choice
+) -> Manifest:
+    started = time.monotonic()
+    stage.storage.delete_tree()
+    stage.begin(Begun(settings=settings, inputs=inputs))
+    report = selection_report(loaded.columns, choice, loaded.tokens, loaded.tokens_from)
+    files = list(_write_rows(stage.storage, _kept_tables(run, loaded, choice), SUBSET, "part"))
+    files += _write_rows(stage.storage, _dropped_tables(loaded, choice), DROPPED, "dropped")
+    kept = (row for table in _kept_tables(run, loaded, choice) for row in table.to_pylist())
+    written = {
+        SUBSET_JSON: write_alpaca_json(stage.storage, SUBSET_JSON, kept),
+        "selection.json": stage.storage.write("selection.json", json.dumps(report, indent=2, ensure_ascii=False).encode()),
+        "histogram.svg": stage.storage.write("histogram.svg", _histogram_svg(report, settings["arm"]["name"]).encode()),
+    }
+    rows = int(choice.kept.sum())
+    extra = [FileEntry(name=name, rows=rows if name == SUBSET_JSON else 0, **to._asdict()) for name, to in written.items()]
+    manifest = Manifest(
+        stage=stage.name,
+        settings=settings,
+        settings_hash=digest(settings),
+        inputs=inputs,
+        files=files + extra,
+        rows=rows,
+        counts={"kept": rows, "dropped": len(choice.kept) - rows},
+        seconds=time.monotonic() - started,
+        versions=versions(),
+        details={key: report[key] for key in ("tokens", "mean_output_words", "unscored")},
+    )
+    stage.finish(manifest)
+    return manifest
+
+
+def _kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
+    """The kept examples with their scores, a table for each shard of examples."""
+    examples = run.examples()
+    start = 0
+    for table in examples.tables(examples.finished("ingest")):
+        here, scored = slice(start, start + len(table)), table
+        for field, values in (("score", loaded.columns.score), ("expected_score", loaded.columns.expected)):
+            scored = scored.append_column(field, pa.array(values[here], from_pandas=True))
+        yield scored.filter(pa.array(choice.kept[here]))
+        start = here.stop
+
+
+def _dropped_tables(loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
+    dropped = np.flatnonzero(~choice.kept)
+    score = loaded.columns.score
+    by_score = choice.reason.startswith(("score", "not among"))
+    for start in range(0, len(dropped), ROWS_PER_FILE * 10):
+        rows = dropped[start : start + ROWS_PER_FILE * 10]
+        reasons = [f"no score: {loaded.status[row]}" if by_score and np.isnan(score[row]) else choice.reason for row in rows]
+        ids = [loaded.columns.ids[row] for row in rows]
+        yield pa.table({"example_id": ids, "score": pa.array(score[rows], from_pandas=True), "reason": reasons}, schema=DROPPED)
+
+
+def _write_rows(storage: Storage, tables: Iterable[pa.Table], schema: pa.Schema, prefix: str) -> Iterator[FileEntry]:
+    """Write rows in files of `ROWS_PER_FILE` (dropped rows are small: ten times as many)."""
+    size = ROWS_PER_FILE if prefix == "part" else ROWS_PER_FILE * 10
+    waiting, number = schema.empty_table(), 0
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table.cast(schema)])
+        while len(waiting) >= size:
+            yield _write_one(storage, shard_name(number, prefix), waiting.slice(0, size))
+            waiting, number = waiting.slice(size), number + 1
+    if len(waiting):
+        yield _write_one(storage, shard_name(number, prefix), waiting)
+
+
+def _write_one(storage: Storage, name: str, table: pa.Table) -> FileEntry:
+    return FileEntry(name=name, rows=len(table), **storage.write_table(name, table)._asdict())
+
+
+def write_alpaca_json(storage: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> Written:
+    """Rows as one Alpaca JSON list, to the letter as `json.dump(…, indent=4)` writes it, one row in memory at a time.
+
+    `system` and `history` (pairs of instruction and output) stand only in rows that have them.
+    """
+    checksum, size, separator = hashlib.sha256(), 0, b"[\n"
+    with storage.writing(name) as stream:
+        for row in rows:
+            piece = separator + json.dumps([_alpaca_row(row)], indent=4)[2:-2].encode()
+            separator = b",\n"
+            stream.write(piece)
+            checksum.update(piece)
+            size += len(piece)
+        end = b"[]" if size == 0 else b"\n]"
+        stream.write(end)
+        checksum.update(end)
+    return Written(size + len(end), checksum.hexdigest())
+
+
+def _alpaca_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    exported: dict[str, Any] = {field: row[field] for field in ("instruction", "input", "output")}
+    if row["system"]:
+        exported["system"] = row["system"]
+    if row["history"]:
+        exported["history"] = [[turn["instruction"], turn["output"]] for turn in row["history"]]
+    return exported
+
+
+def _histogram_svg(report: Mapping[str, Any], arm: str) -> str:
+    bins = report["histogram"]
+    counts = {f"{entry['score']:g}": entry["rows"] for entry in bins}
+    kept = {f"{entry['score']:g}": entry["kept"] for entry in bins}
+    return score_histogram(counts, kept, f"{arm}: {report['rows']['kept']:,} of {report['rows']['all']:,} examples kept")

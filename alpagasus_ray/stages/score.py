@@ -1,0 +1,304 @@
+"""Rate every example with a judge; read stored replies again; ask again for what failed."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+
+from alpagasus_ray.config import Judge, Score, digest, identity
+from alpagasus_ray.datasets import sources
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, describe, versions
+from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.datasets.storage import Written
+from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.choose import open_engine
+from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.judging import rating, rubric
+from alpagasus_ray.judging.rubric import Rubric, Scale
+from alpagasus_ray.runner.ledger import Outcome
+
+Mode = Literal["score", "rescore", "retry-failed"]
+FAILED_BEFORE_STOPPING = 100
+"""Below so many failures their share says nothing."""
+TRIAL = "trial"
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """What the runner does with each example: ask for a rating and read it."""
+
+    judge: Judge
+    rubric: Rubric
+
+    def open_engine(self) -> Engine:
+        return open_engine(self.judge)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return RATINGS
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        from alpagasus_ray.engines.openai_api import request_body
+
+        return request_body(self.judge)
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        if self.judge.kind != "api":
+            return Request(row["content_hash"], [], row)
+        messages = self.rubric.messages(row)
+        key = hashlib.blake2b(orjson.dumps([self._body, messages], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+        return Request(key, messages, row)
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        reply = outcome.reply
+        if reply is None:
+            reading = rating.Reading(rating.FAILED, error=outcome.error)
+        else:
+            reading = rating.read(reply.text, reply.finish_reason, self.scale)
+        return {
+            "example_id": row["example_id"],
+            "request_hash": request.key,
+            "status": reading.status,
+            "score": reading.score,
+            "expected_score": None,
+            "reply": reply.text if reply else None,
+            "finish_reason": reply.finish_reason if reply else None,
+            "tokens_in": reply.tokens_in if reply else None,
+            "tokens_out": reply.tokens_out if reply else None,
+            "tokens_cached": reply.tokens_cached if reply else None,
+            "cost_usd": reply.cost_usd if reply else None,
+            "latency_s": outcome.latency_s,
+            "attempts": outcome.attempts,
+            "error": reading.error,
+        }
+
+    @property
+    def scale(self) -> Scale:
+        """Recorded ratings may be means of several; all others come from the rubric's steps."""
+        return self.rubric.scale.model_copy(update={"step": None}) if self.judge.kind == "recorded" else self.rubric.scale
+
+
+def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
+    """Make `ratings/<name>/` of the run, or return at once when it is made.
+
+    `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
+    `retry-failed` asks again for the rows that failed. With `config.limit` the manifest returned is that of a trial, which
+    leaves no ratings, only replies in the ledger that a full run takes over.
+    """
+    work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
+    _check_judge(config.judge, mode)
+    stage = run.ratings(config.name)
+    examples = run.examples().finished("ingest")
+    settings = _settings(config, work.rubric)
+    inputs = {"examples": examples.content_hash()} | _recorded_inputs(config.judge)
+    if mode == "rescore":
+        return _rescore(work, stage, settings, inputs)
+    done = stage.manifest()
+    if done is not None:
+        stage.same_or_refuse(done, settings, inputs)
+        if mode == "score" or not done.counts.get(rating.FAILED):
+            return done
+        _reopen_failed(stage, done)
+    return _judge_all(config, work, run, examples, settings, inputs)
+
+
+def _check_judge(judge: Judge, mode: Mode) -> None:
+    if judge.kind != "api" or mode == "rescore":
+        return
+    from alpagasus_ray.engines.openai_api import read_key
+
+    if judge.model is None:
+        raise UsageError(
+            "`score.judge.model` is not set: name the model that judges, e.g. --set score.judge.model=gpt-4o-mini "
+            "(or --set score.judge.kind=rules for the offline baseline)"
+        )
+    read_key(judge)
+
+
+def _settings(config: Score, asked: Rubric) -> dict[str, Any]:
+    """The identity of the ratings; what only another kind of judge would use is left out."""
+    judge = identity(config.judge)
+    used = {"api": {"model", "temperature", "top_p", "max_tokens", "extra"}, "recorded": {"ratings", "columns"}}
+    kept = {"kind"} | used.get(config.judge.kind, set())
+    scale = asked.scale.model_dump()
+    return {
+        "judge": {key: value for key, value in judge.items() if key in kept},
+        "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale},
+    }
+
+
+def _recorded_inputs(judge: Judge) -> dict[str, str]:
+    if judge.kind != "recorded" or judge.ratings is None:
+        return {}
+    return {file.name: f"{file.size} bytes" for file in sources.expand(judge.ratings)}
+
+
+def _judge_all(
+    config: Score, work: ScoreWork, run: Run, examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
+) -> Manifest:
+    # imported here: reading again and looking at a finished stage need no Ray
+    from alpagasus_ray.runner import cluster, drive, shards
+    from alpagasus_ray.runner.progress import Progress
+
+    stage = run.ratings(config.name)
+    begun = _begin(stage, settings, inputs)
+    paid = config.judge.kind == "api"
+    job = shards.Job(work, run.examples(), stage, stage.storage, config.concurrency, config.judge.max_attempts, paid)
+    names = [entry.name for entry in examples.parts()]
+    tasks = [shards.Task(name) for name in shards.missing(job, names)]
+    if config.limit is not None:
+        job = replace(job, output=stage.storage.at(TRIAL))
+        tasks = _trial_tasks(examples, config.limit)
+    rows = {entry.name: entry.rows for entry in examples.parts()}
+    total = sum(task.rows or rows[task.shard] for task in tasks)
+    started = time.monotonic()
+    if tasks:
+        cluster.connect()
+        actors = config.actors or (1 if paid else cluster.cpus())
+        try:
+            with Progress("score", total) as progress:
+                drive.drive(job, tasks, actors, progress, _hopeless(config, examples.rows))
+        finally:
+            seconds = begun.seconds + time.monotonic() - started
+            stage.begin(begun.model_copy(update={"seconds": seconds}))
+    else:
+        seconds = begun.seconds
+    if config.limit is not None:
+        return _trial(job, tasks, settings, inputs, seconds)
+    files = shards.committed(job)
+    manifest = _manifest(stage, files, settings, inputs, seconds)
+    _check_rows(manifest, examples)
+    stage.finish(manifest)
+    shards.clean_up(job)
+    stage.storage.at(TRIAL).delete_tree()
+    return manifest
+
+
+def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
+    begun = stage.begun()
+    if begun is None:
+        begun = Begun(settings=settings, inputs=inputs)
+        stage.begin(begun)
+        return begun
+    stage.same_or_refuse(begun, settings, inputs)
+    if begun.rescoring:
+        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
+    return begun
+
+
+def _trial_tasks(examples: Manifest, limit: int) -> "list[Any]":
+    from alpagasus_ray.runner.shards import Task
+
+    tasks, left = [], limit
+    for entry in examples.parts():
+        if left <= 0:
+            break
+        tasks.append(Task(entry.name, min(left, entry.rows)))
+        left -= entry.rows
+    return tasks
+
+
+def _hopeless(config: Score, rows: int) -> Callable[[Mapping[str, int]], str | None]:
+    """More than `max_failed` of all rows failed. Recorded ratings cost nothing, and a part of them is a fair use."""
+
+    def verdict(counts: Mapping[str, int]) -> str | None:
+        failed = counts.get(f"status {rating.FAILED}", 0)
+        if config.judge.kind == "recorded" or failed <= max(FAILED_BEFORE_STOPPING, config.max_failed * rows):
+            return None
+        reasons = sorted(
+            ((n, key.removeprefix("reason ")) for key, n in counts.items() if key.startswith("reason ")), reverse=True
+        )
+        listed = ", ".join(f"{n:,} x {reason}" for n, reason in reasons[:3])
+        return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
+
+    return verdict
+
+
+def _manifest(
+    stage: StageDir, files: list[FileEntry], settings: dict[str, Any], inputs: dict[str, str], seconds: float
+) -> Manifest:
+    counts: Counter[str] = Counter()
+    histogram: Counter[str] = Counter()
+    usage: Counter[str] = Counter()  # adds floats just as well
+    for entry in files:
+        counts.update(entry.counts)
+        histogram.update(entry.histogram)
+        usage.update(entry.usage)
+    return Manifest(
+        stage=stage.name,
+        settings=settings,
+        settings_hash=digest(settings),
+        inputs=inputs,
+        files=files,
+        rows=sum(entry.rows for entry in files),
+        counts={status: counts[status] for status in rating.STATUSES if counts[status]},
+        usage=dict(usage),
+        seconds=seconds,
+        versions=versions(),
+        details={"histogram": {key: histogram[key] for key in sorted(histogram, key=float)}},
+    )
+
+
+def _check_rows(manifest: Manifest, examples: Manifest) -> None:
+    """Rows in = rows out, shard by shard."""
+    expected = {entry.name: entry.rows for entry in examples.parts()}
+    found = {entry.name: entry.rows for entry in manifest.files}
+    if found != expected:
+        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
+
+
+def _trial(job: Any, tasks: list[Any], settings: dict[str, Any], inputs: dict[str, str], seconds: float) -> Manifest:
+    """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
+    files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
+    return _manifest(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, settings, inputs, seconds)
+
+
+def _reopen_failed(stage: StageDir, done: Manifest) -> None:
+    """Make the shards with failed rows missing again; at every moment the manifest or all commit records are there."""
+    from alpagasus_ray.runner.shards import DONE
+
+    records = stage.storage.at(DONE)
+    for entry in done.files:
+        if not entry.counts.get(rating.FAILED):
+            records.write(f"{entry.name}.json", entry.model_dump_json().encode())
+    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds))
+    stage.reopen()
+
+
+def _rescore(work: ScoreWork, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest:
+    """Read all stored replies again, in place: while it lasts there is no manifest, and `stage.json` says why."""
+    done = stage.manifest()
+    begun = stage.begun()
+    made = done or (begun if begun and begun.rescoring else None)
+    if made is None:
+        raise UsageError(
+            f"{stage.name}/ is not finished in this run, so there is nothing to read again; run jobs/score.py first"
+        )
+    if made.settings["rubric"]["prompt"] != settings["rubric"]["prompt"] or made.settings["judge"] != settings["judge"]:
+        asked = {**settings, "rubric": {**settings["rubric"], "scale": made.settings["rubric"]["scale"]}}
+        stage.same_or_refuse(made, asked, inputs)
+    started = time.monotonic()
+    stage.begin(Begun(settings=settings, inputs=inputs, seconds=made.seconds, rescoring=True))
+    stage.reopen()
+    files = [_reread(work, stage, name) for name in stage.storage.names() if name.startswith("part-")]
+    manifest = _manifest(stage, files, settings, inputs, made.seconds + time.monotonic() - started)
+    stage.finish(manifest)
+    return manifest
+
+
+def _reread(work: ScoreWork, stage: StageDir, name: str) -> FileEntry:
+    rows = stage.storage.read_table(name).to_pylist()
+    for row in rows:
+        if row["reply"] is not None:
+            reading = rating.read(row["reply"], row["finish_reason"] or "stop", work.scale)
+            row.update(status=reading.status, score=reading.score, error=reading.error)
+    written = stage.storage.write_table(name, pa.Table.from_pylist(rows, schema=RATINGS))
+    return describe(name, written, rows)
