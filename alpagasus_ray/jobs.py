@@ -14,6 +14,7 @@ def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
         "location": stage.storage.root,
         "rows": manifest.rows,
         "counts": manifest.counts,
+        "reasons": manifest.details["reasons"],
         "usage": manifest.usage,
         "seconds": round(manifest.seconds, 2),
         "settings_hash": manifest.settings_hash,
@@ -26,7 +27,7 @@ def _ingest(call: Call) -> dict[str, Any]:
 
     with Progress("ingest", 0) as progress:
         manifest = ingest(call.recipe.ingest, call.run, progress.show)
-    return _summary(call.run.examples(), manifest) | {"reasons": manifest.details["reasons"]}
+    return _summary(call.run.examples(), manifest)
 
 
 def _score(call: Call) -> dict[str, Any]:

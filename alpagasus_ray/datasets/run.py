@@ -41,6 +41,8 @@ class FileEntry(BaseModel):
     sha256: str
     counts: dict[str, int] = {}
     """Rows per outcome."""
+    reasons: dict[str, int] = {}
+    """Rows per reason why they have no result, in the reason's first words."""
     histogram: dict[str, int] = {}
     """Rows per score, where rows have one."""
     usage: dict[str, float] = {}
@@ -59,6 +61,7 @@ def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> 
         bytes=written.bytes,
         sha256=written.sha256,
         counts=Counter(row["status"] for row in rows),
+        reasons=Counter(row["error"].partition(":")[0] for row in rows if row.get("error")),
         histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
         usage={field: sum(values) for field, values in known.items() if values},
     )

@@ -2,8 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
+
+DEBUG = "ALPAGASUS_DEBUG"
 
 
 def cpus() -> int:
@@ -19,9 +23,27 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        # Ray's C++ part warns on stderr about choices that Ray Data makes; errors of ours come as exceptions
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with _quiet():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's C++ part from writing to the terminal: it warns, at the level of an error, of how Ray Data starts every
+    actor pool (ray-project/ray#53727), and tells on start that it was told to be quiet. Python's errors still come through."""
+    if os.environ.get(DEBUG):
+        yield
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)

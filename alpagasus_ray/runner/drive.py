@@ -1,5 +1,6 @@
 """The driver's side of work on shards: start the workers, show how it goes, stop cleanly when asked or when it is hopeless."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -51,20 +52,26 @@ def _watch(
 ) -> str | None:
     """Show progress until all results are in; the answer is why some are missing, or None."""
     stopped: str | None = None
+    looked = 0.0
     while True:
-        try:
+        with contextlib.suppress(queue.Empty):
             result = results.get(timeout=POLL_S)
             if result is None:
                 return stopped
             if isinstance(result, BaseException):
                 raise result
             stopped = stopped or result.stopped
-        except queue.Empty:
-            counts, _ = ray.get(board.snapshot.remote())
-            progress.show(counts.get("rows", 0), counts)
-            reason = hopeless(counts)
-            if reason is not None:
-                ray.get(board.stop.remote(reason))
+        if time.monotonic() - looked >= POLL_S:
+            looked = time.monotonic()
+            _look(board, progress, hopeless)
+
+
+def _look(board: BoardHandle, progress: Progress, hopeless: Verdict) -> None:
+    counts, _ = ray.get(board.snapshot.remote())
+    progress.show(counts.get("rows", 0), counts)
+    reason = hopeless(counts)
+    if reason is not None:
+        ray.get(board.stop.remote(reason))
 
 
 def _wind_up(board: BoardHandle, results: "queue.Queue[Finished | BaseException | None]") -> None:

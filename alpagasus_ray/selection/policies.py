@@ -86,7 +86,7 @@ def top(columns: Columns, k: int, floors: Mapping[str, int], seed: int) -> Choic
 def best_first(columns: Columns, seed: int) -> Indices:
     """Indices of all rows with a score, best first, ties broken."""
     order: Indices = np.lexsort((_hashes(columns.ids, seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score))
-    return order[~np.isnan(columns.score[order])]
+    return np.asarray(order[~np.isnan(columns.score[order])])
 
 
 def _floor_rows(columns: Columns, floors: Mapping[str, int], seed: int) -> Indices:
@@ -112,7 +112,7 @@ def _longest(columns: Columns, seed: int) -> Indices:
 
 def _lowest(columns: Columns, seed: int) -> Indices:
     order: Indices = np.lexsort((_hashes(columns.ids, seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score))
-    return order[~np.isnan(columns.score[order])]
+    return np.asarray(order[~np.isnan(columns.score[order])])
 
 
 def _hashes(ids: Sequence[str], seed: int) -> NDArray[np.uint64]:

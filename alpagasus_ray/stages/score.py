@@ -24,8 +24,8 @@ from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.runner.ledger import Outcome
 
 Mode = Literal["score", "rescore", "retry-failed"]
-FAILED_BEFORE_STOPPING = 100
-"""Below so many failures their share says nothing."""
+FEW_FAILURES = 20
+"""Up to so many failures their share says nothing."""
 TRIAL = "trial"
 
 
@@ -151,6 +151,8 @@ def _judge_all(
     begun = _begin(stage, settings, inputs)
     paid = config.judge.kind == "api"
     job = shards.Job(work, run.examples(), stage, stage.storage, config.concurrency, config.judge.max_attempts, paid)
+    # rows that failed in an earlier call of an unfinished stage get another chance
+    shards.take_back(job, rating.FAILED)
     names = [entry.name for entry in examples.parts()]
     tasks = [shards.Task(name) for name in shards.missing(job, names)]
     if config.limit is not None:
@@ -175,6 +177,9 @@ def _judge_all(
     files = shards.committed(job)
     manifest = _manifest(stage, files, settings, inputs, seconds)
     _check_rows(manifest, examples)
+    reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
+    if reason is not None:
+        raise StageFailed(f"{reason}. The same command asks again for those")
     stage.finish(manifest)
     shards.clean_up(job)
     stage.storage.at(TRIAL).delete_tree()
@@ -206,19 +211,21 @@ def _trial_tasks(examples: Manifest, limit: int) -> "list[Any]":
 
 
 def _hopeless(config: Score, rows: int) -> Callable[[Mapping[str, int]], str | None]:
-    """More than `max_failed` of all rows failed. Recorded ratings cost nothing, and a part of them is a fair use."""
+    """What the driver watches the counts with."""
 
     def verdict(counts: Mapping[str, int]) -> str | None:
-        failed = counts.get(f"status {rating.FAILED}", 0)
-        if config.judge.kind == "recorded" or failed <= max(FAILED_BEFORE_STOPPING, config.max_failed * rows):
-            return None
-        reasons = sorted(
-            ((n, key.removeprefix("reason ")) for key, n in counts.items() if key.startswith("reason ")), reverse=True
-        )
-        listed = ", ".join(f"{n:,} x {reason}" for n, reason in reasons[:3])
-        return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
+        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
+        return _too_many(config, rows, counts.get(f"status {rating.FAILED}", 0), reasons)
 
     return verdict
+
+
+def _too_many(config: Score, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+    """Why to give up: more than `max_failed` of all rows failed. A part of the recorded ratings is a fair thing to have."""
+    if config.judge.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
+        return None
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
 
 
 def _manifest(
@@ -226,10 +233,12 @@ def _manifest(
 ) -> Manifest:
     counts: Counter[str] = Counter()
     histogram: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     usage: Counter[str] = Counter()  # adds floats just as well
     for entry in files:
         counts.update(entry.counts)
         histogram.update(entry.histogram)
+        reasons.update(entry.reasons)
         usage.update(entry.usage)
     return Manifest(
         stage=stage.name,
@@ -242,7 +251,10 @@ def _manifest(
         usage=dict(usage),
         seconds=seconds,
         versions=versions(),
-        details={"histogram": {key: histogram[key] for key in sorted(histogram, key=float)}},
+        details={
+            "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
+            "reasons": dict(reasons.most_common()),
+        },
     )
 
 
@@ -262,13 +274,12 @@ def _trial(job: Any, tasks: list[Any], settings: dict[str, Any], inputs: dict[st
 
 
 def _reopen_failed(stage: StageDir, done: Manifest) -> None:
-    """Make the shards with failed rows missing again; at every moment the manifest or all commit records are there."""
-    from alpagasus_ray.runner.shards import DONE
+    """Make a finished stage unfinished, so that its failed rows are asked again; at every moment the manifest or all commit
+    records are there."""
+    from alpagasus_ray.runner.shards import record
 
-    records = stage.storage.at(DONE)
     for entry in done.files:
-        if not entry.counts.get(rating.FAILED):
-            records.write(f"{entry.name}.json", entry.model_dump_json().encode())
+        record(stage, entry)
     stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds))
     stage.reopen()
 

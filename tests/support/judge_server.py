@@ -40,12 +40,12 @@ class Judge:
         key = message_hash(body["messages"][-1]["content"])
         self._note(key)
         fault = self._fault()
-        if fault is not None:
-            return fault
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         await asyncio.sleep(self.options.latency)
         self.in_flight -= 1
+        if fault is not None:
+            return fault
         self.last = time.monotonic()
         text = f"{self.scores.get(key, 3)}\nThe response does what was asked."
         return web.json_response(
@@ -93,7 +93,7 @@ async def serve(options: argparse.Namespace) -> None:
     print(runner.addresses[0][1], flush=True)
     parent = os.getppid()
     deadline = time.monotonic() + options.lifetime
-    while time.monotonic() < deadline and os.getppid() == parent:
+    while time.monotonic() < deadline and os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of a parent's end
         await asyncio.sleep(0.5)
     await runner.cleanup()
 

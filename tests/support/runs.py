@@ -1,0 +1,65 @@
+"""Small runs for tests: examples from lists, ratings read back, jobs as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from judge_server import message_hash
+
+from alpagasus_ray.config import Ingest, Judge
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.stages.ingest import ingest
+
+ROOT = Path(__file__).parents[2]
+
+
+def toy_run(folder: Path, rows: int, rows_per_shard: int = 100) -> Run:
+    """A run with `rows` small examples, all different."""
+    source = folder / "toy.json"
+    records = [{"instruction": f"Say the number {n}.", "input": "", "output": f"The number is {n}."} for n in range(rows)]
+    source.write_text(json.dumps(records))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(source), rows_per_shard=rows_per_shard), run)
+    return run
+
+
+def ratings(run: Run, name: str = "judge") -> pa.Table:
+    """All rows that the manifest of a judge's ratings lists."""
+    stage = run.ratings(name)
+    return pa.concat_tables(stage.tables(stage.finished("score")))
+
+
+def ids(run: Run) -> list[str]:
+    """The ids of all examples, in order."""
+    stage = run.examples()
+    return pa.concat_tables(stage.tables(stage.finished("ingest"), ["example_id"]))["example_id"].to_pylist()
+
+
+def prompt_hashes(run: Run, name: str = "accuracy") -> list[str]:
+    """What a judge server logs for each example, in order."""
+    asked = rubric.load(name)
+    stage = run.examples()
+    rows = (row for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist())
+    return [message_hash(asked.messages(row)[-1]["content"]) for row in rows]
+
+
+def api_judge(base_url: str, **changes: Any) -> Judge:
+    return Judge(**{"kind": "api", "model": "toy", "base_url": base_url, **changes})
+
+
+def job(name: str, run: Path | str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a job as a user does, in a process of its own."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "--run", str(run), *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=240, check=False)
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What a job called with `--json` printed on its last line."""
+    assert done.returncode == 0, done.stderr
+    loaded: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return loaded
