@@ -234,13 +234,12 @@ class ShardWorker:
         async def finish(place: int, request: Request) -> None:
             results[place] = await self._result(source[place], request, known, ledger)
 
-        async with asyncio.TaskGroup() as group:
-            # one shard feeds the engine at a time: the next one starts when the last row of this one is under way
-            async with self._feeding:
-                for place, row in enumerate(source):
-                    await self._gate.acquire()
-                    task = group.create_task(finish(place, self._job.work.request(row)))
-                    task.add_done_callback(lambda _: self._gate.release())
+        # one shard feeds the engine at a time: the next one starts when the last row of this one is under way
+        async with asyncio.TaskGroup() as group, self._feeding:
+            for place, row in enumerate(source):
+                await self._gate.acquire()
+                task = group.create_task(finish(place, self._job.work.request(row)))
+                task.add_done_callback(lambda _: self._gate.release())
         return results
 
     async def _result(

@@ -187,7 +187,7 @@ def test_a_csv_row_of_another_width_is_a_record_with_a_problem(tmp_path: Path) -
         ('[{"a": 1},\n {"a": 2},\n]', "line 3 column 1 (after record 2)"),
         ('[{"a": 1},\n {"a": ', "(after record 1)"),
         ('[{"a": 1}] [', "(after record 1)"),
-        ('{\n "data": [{"a": 1}, {"a"}]}', "line 2 column 24 (after record 1)"),
+        ('{\n "data": [{"a": 1}, {"a"}]}', "line 2 column 25 (after record 1)"),
         ('{"a": }\n{"a": 1}\n', "line 1 column 7"),
         ('{\n "data": {"a": 1}}', "without a list of records"),
         ("[]", "the list of records is empty"),

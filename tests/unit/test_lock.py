@@ -1,0 +1,137 @@
+"""The lock: one driver on a run; the second is told who has it; a dead holder holds nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets.run import LOCK, Run
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.errors import RunLocked
+
+HOLDER = """
+import sys
+from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets.run import Run
+with lock.held(Run.open(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.open(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def holder(run: Run) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of `run`."""
+    command = [sys.executable, "-c", HOLDER, run.storage.root]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_holder_in_the_same_process_is_refused_with_the_owner(run: Run) -> None:
+    with lock.held(run), pytest.raises(RunLocked, match=f"process {os.getpid()} on") as refusal, lock.held(run):
+        pass
+    assert run.storage.root in str(refusal.value)
+
+
+def test_the_lock_is_free_again_after_the_block_however_it_ends(run: Run) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError), lock.held(run):
+            raise ValueError
+
+
+def test_two_runs_can_be_held_at_once(tmp_path: Path) -> None:
+    with lock.held(Run.open(str(tmp_path / "a"))), lock.held(Run.open(str(tmp_path / "b"))):
+        pass
+
+
+def test_another_process_is_refused_until_the_holder_dies(run: Run, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(RunLocked, match=f"process {holder.pid} on"), lock.held(run):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with lock.held(run):
+        assert run.storage.read(f"{LOCK}.owner").decode().startswith(f"process {os.getpid()} on")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A directory that stands for an object store, with a lock that settles at once."""
+    monkeypatch.setattr(lock, "SETTLE_S", 0.01)
+    return Storage.open(str(tmp_path / "bucket"))
+
+
+def _left_by_another(storage: Storage, age_s: float) -> None:
+    note = {"token": "theirs", "time": time.time() - age_s, "owner": "process 7 on far"}
+    storage.write(LOCK, json.dumps(note).encode())
+
+
+def test_a_fresh_object_of_another_driver_refuses_and_stays(bucket: Storage) -> None:
+    _left_by_another(bucket, age_s=5)
+    with pytest.raises(RunLocked, match=r"process 7 on far.*lets go in \d+ s"), lock._held_remote(bucket):
+        pass
+    assert json.loads(bucket.read(LOCK))["token"] == "theirs"
+
+
+def test_a_stale_object_is_taken_over(bucket: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "STALE_S", 60)
+    _left_by_another(bucket, age_s=61)
+    with lock._held_remote(bucket):
+        assert json.loads(bucket.read(LOCK))["owner"].startswith(f"process {os.getpid()} on")
+
+
+def test_the_object_is_gone_when_the_block_has_ended_however_it_ends(bucket: Storage) -> None:
+    with lock._held_remote(bucket):
+        assert bucket.exists(LOCK)
+    assert not bucket.exists(LOCK)
+    with pytest.raises(ValueError), lock._held_remote(bucket):
+        raise ValueError
+    assert not bucket.exists(LOCK)
+
+
+def test_a_second_holder_of_the_object_is_refused_while_the_first_goes_on(bucket: Storage) -> None:
+    with lock._held_remote(bucket):
+        with pytest.raises(RunLocked, match=f"process {os.getpid()} on"), lock._held_remote(bucket):
+            pass
+        assert bucket.exists(LOCK)
+
+
+def test_of_two_that_start_at_once_the_one_that_reads_the_others_name_gives_way(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock.time, "sleep", lambda _: _left_by_another(bucket, age_s=0))
+    with pytest.raises(RunLocked, match="process 7 on far"), lock._held_remote(bucket):
+        pass
+    assert json.loads(bucket.read(LOCK))["token"] == "theirs"
+
+
+def test_the_object_is_renewed_while_it_is_held(bucket: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+    with lock._held_remote(bucket):
+        first = json.loads(bucket.read(LOCK))
+        deadline = time.monotonic() + 20
+        while (now := json.loads(bucket.read(LOCK)))["time"] == first["time"]:
+            assert time.monotonic() < deadline, "no beat"
+            time.sleep(0.01)
+    assert now["token"] == first["token"]
+
+
+@pytest.mark.xfail(strict=True, reason="lock._held_remote deletes the object at its end, whoever holds it by then")
+def test_a_holder_that_was_overtaken_leaves_the_new_holders_object_alone(bucket: Storage) -> None:
+    with lock._held_remote(bucket):
+        _left_by_another(bucket, age_s=0)
+    assert bucket.exists(LOCK)
