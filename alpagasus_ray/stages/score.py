@@ -27,6 +27,8 @@ Mode = Literal["score", "rescore", "retry-failed"]
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 TRIAL = "trial"
+PAID = ("api",)
+"""Kinds of judge whose replies cost something and are kept in a ledger."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _judge_all(
 
     stage = run.ratings(config.name)
     begun = _begin(stage, settings, inputs)
-    paid = config.judge.kind == "api"
+    paid = config.judge.kind in PAID
     job = shards.Job(work, run.examples(), stage, stage.storage, config.concurrency, config.judge.max_attempts, paid)
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, rating.FAILED)

@@ -1,0 +1,264 @@
+"""All measurements of scoring and ingest, side by side in one run; `make bench` writes the tables to docs/benchmarks.md.
+
+    python benchmarks/run.py [--only api,ledger,rules,scale,whole] [--write]
+
+The judge is a real HTTP server on loopback in a process of its own, which shares this machine's cores with what is measured.
+"""
+
+import argparse
+import asyncio
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
+
+import pyarrow as pa
+import ray
+from judge_server import message_hash
+from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, machine, server, timed
+
+from alpagasus_ray.config import Ingest, Judge, Score
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.engines.openai_api import OpenAIEngine
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.runner import cluster
+from alpagasus_ray.stages import score as score_stage
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.score import ScoreWork, score
+
+LATENCY_S = 0.2
+IDEAL = 64 / LATENCY_S
+ROWS = 52_002
+
+
+def _copy(run: Run, folder: Path) -> Run:
+    """A run with the same examples and nothing else."""
+    shutil.copytree(f"{run.storage.root}/examples", folder / "examples")
+    return Run.open(str(folder))
+
+
+def _api(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bool = True) -> tuple[float, dict[str, float]]:
+    """Rate `rows` rows through Ray; rows/s as the server saw them, from the first request to the last reply."""
+    with server("--latency", str(LATENCY_S)) as judge:
+        asked = Judge(kind="api", model="toy", base_url=judge.base_url)
+        config = Score(judge=asked, concurrency=concurrency, limit=rows)
+        with mock.patch.object(score_stage, "PAID", ("api",) if with_ledger else ()):
+            score(config, _copy(run, folder))
+        stats = judge.stats()
+    return stats["taken"] / stats["seconds"], stats
+
+
+def bench_api(run: Run, work: Path) -> Table:
+    table = Table(f"API judge, {LATENCY_S * 1000:.0f} ms latency", "client", "in flight", "rows", "rows/s", "of ideal 320")
+    for name, in_flight, rows in (("alpagasus-ray", 64, 19_200), ("alpagasus-ray, one actor", 512, 30_000)):
+        rate, stats = _api(run, work / f"api-{in_flight}", in_flight, rows)
+        table.row(name, f"{stats['peak']:.0f}", f"{rows:,}", f"{rate:.0f}", f"{rate / IDEAL:.0%}")
+    rate, peak = _batches_of_five(run, 400)
+    table.row("batches of 5, each waited for (the original's way)", peak, 400, f"{rate:.1f}", f"{rate / IDEAL:.0%}")
+    rate, peak = _ray_http_processor(run, 128)
+    table.row("Ray's HTTP processor, batch 64, concurrency 1", peak, 128, f"{rate:.1f}", f"{rate / IDEAL:.0%}")
+    return table
+
+
+def _requests(run: Run, rows: int) -> list[object]:
+    work = ScoreWork(Judge(kind="api", model="toy"), rubric.load("accuracy"))
+    examples = run.examples()
+    taken: list[object] = []
+    for shard in examples.tables(examples.finished("ingest")):
+        taken += [work.request(row) for row in shard.to_pylist()]
+        if len(taken) >= rows:
+            break
+    return taken[:rows]
+
+
+def _batches_of_five(run: Run, rows: int) -> tuple[float, int]:
+    requests = _requests(run, rows)
+
+    async def all_batches(base_url: str) -> None:
+        engine = OpenAIEngine(Judge(kind="api", model="toy", base_url=base_url))
+        for start in range(0, rows, 5):
+            await asyncio.gather(*(engine.complete(request) for request in requests[start : start + 5]))  # type: ignore[arg-type]
+        await engine.close()
+
+    with server("--latency", str(LATENCY_S)) as judge:
+        asyncio.run(all_batches(judge.base_url))
+        stats = judge.stats()
+    return stats["taken"] / stats["seconds"], stats["peak"]
+
+
+def _ray_http_processor(run: Run, rows: int) -> tuple[float, int]:
+    from ray.data.llm import HttpRequestProcessorConfig, build_processor
+
+    messages = [{"messages": json.dumps(request.messages)} for request in _requests(run, rows)]  # type: ignore[attr-defined]
+    with server("--latency", str(LATENCY_S)) as judge:
+        config = HttpRequestProcessorConfig(url=f"{judge.base_url}/chat/completions", concurrency=1, batch_size=64)
+        processor = build_processor(
+            config,
+            preprocess=lambda row: {"payload": {"model": "toy", "messages": json.loads(row["messages"])}},
+            postprocess=lambda row: {"reply": row["http_response"]["choices"][0]["message"]["content"]},
+        )
+        assert processor(ray.data.from_items(messages)).count() == rows
+        stats = judge.stats()
+    return stats["taken"] / stats["seconds"], stats["peak"]
+
+
+def bench_ledger(run: Run, work: Path) -> Table:
+    table = Table(
+        "The ledger's cost, one actor, 512 in flight, 20,000 rows, in turns", "turn", "off, rows/s", "on, rows/s", "on / off"
+    )
+    for turn in (1, 2, 3):
+        off, _ = _api(run, work / f"off-{turn}", 512, 20_000, with_ledger=False)
+        on, _ = _api(run, work / f"on-{turn}", 512, 20_000)
+        table.row(turn, f"{off:.0f}", f"{on:.0f}", f"{on / off:.3f}")
+    return table
+
+
+def bench_rules(run: Run, work: Path) -> Table:
+    from scipy.stats import spearmanr
+
+    table = Table("The offline judge over 52,002 rows", "what", "figure")
+    copied = _copy(run, work / "rules")
+    started = time.monotonic()
+    score(Score(judge=Judge(kind="rules")), copied)
+    table.row("rate all, after Ray has started", f"{timed(started):.1f} s")
+    started = time.monotonic()
+    score(Score(judge=Judge(kind="rules")), copied)
+    table.row("the same command again", f"{timed(started):.3f} s")
+    stage = copied.ratings("judge")
+    mine = pa.concat_tables(stage.tables(stage.finished("score"), ["score"]))["score"].to_pylist()
+    with RATINGS.open() as stream:
+        theirs = list(csv.DictReader(stream))
+    judges = [name for name in theirs[0] if name != "alpaca_index"]
+    for judge in judges:
+        table.row(
+            f"rank correlation (Spearman) with {judge}", f"{spearmanr(mine, [float(row[judge]) for row in theirs])[0]:.3f}"
+        )
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        a, b = judges[first], judges[second]
+        both = spearmanr([float(row[a]) for row in theirs], [float(row[b]) for row in theirs])[0]
+        table.row(f"for comparison: {a} with {b}", f"{both:.3f}")
+    return table
+
+
+def bench_scale(run: Run, work: Path) -> Table:
+    columns = ("rows", "ingest s", "rows/s", "driver MiB", "rules s", "rows/s", "driver MiB", "judge actor MiB")
+    table = Table("Time and memory against rows (Alpaca's rows again and again, made different)", *columns)
+    for rows in (ROWS, 250_000, 1_000_000):
+        source = work / f"rows-{rows}.jsonl"
+        _many_rows(run, source, rows)
+        grown = Run.open(str(work / f"grown-{rows}"))
+        cells = [f"{rows:,}"]
+        with PeakMemory() as memory:
+            started = time.monotonic()
+            ingest(Ingest(source=str(source)), grown)
+            seconds = timed(started)
+        cells += [f"{seconds:.1f}", f"{rows / seconds:,.0f}", f"{memory.of('driver') / GIB * 1024:.0f}"]
+        with PeakMemory() as memory:
+            started = time.monotonic()
+            score(Score(judge=Judge(kind="rules")), grown)
+            seconds = timed(started)
+        cells += [f"{seconds:.1f}", f"{rows / seconds:,.0f}", f"{memory.of('driver') / GIB * 1024:.0f}"]
+        table.row(*cells, f"{memory.of('MapBatches') / GIB * 1024:.0f}")
+        source.unlink()
+        shutil.rmtree(work / f"grown-{rows}")
+    return table
+
+
+def _many_rows(run: Run, target: Path, rows: int) -> None:
+    examples = run.examples()
+    fields = ["instruction", "input", "output"]
+    originals = [row for shard in examples.tables(examples.finished("ingest"), fields) for row in shard.to_pylist()]
+    with target.open("w") as stream:
+        for number in range(rows):
+            row = originals[number % len(originals)]
+            stream.write(json.dumps({**row, "instruction": f"{row['instruction']} ({number // len(originals)})"}) + "\n")
+
+
+def bench_whole(run: Run, work: Path) -> Table:
+    """All 52,002 rows in one go, and with the driver killed half way; the recorded scores are the server's replies."""
+    table = Table("All 52,002 rows by API, 512 in flight; driver killed (SIGKILL) half way", "what", "figure")
+    scores, hashes = _recorded_replies(run, work / "scores.json")
+    log = work / "accepted.log"
+    target = _copy(run, work / "whole")
+    with server("--latency", str(LATENCY_S), "--scores", str(work / "scores.json"), "--log", str(log)) as judge:
+        command = [sys.executable, str(ROOT / "jobs/score.py"), "--run", target.storage.root, "--json"]
+        command += ["--set", "score.judge.model=toy", "--set", f"score.judge.base_url={judge.base_url}"]
+        command += ["--set", "score.concurrency=512"]
+        driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        while not log.exists() or log.read_bytes().count(b"\n") < ROWS // 2:
+            time.sleep(0.2)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        time.sleep(5)
+        before = log.read_text().split()
+        again = subprocess.run(command, capture_output=True, text=True, check=True)
+        taken = Counter(log.read_text().split())
+    stage = target.ratings("judge")
+    ratings = pa.concat_tables(stage.tables(stage.finished("score"), ["example_id", "score"]))
+    wanted = [float(scores[key]) for key in hashes]
+    table.row("requests taken when the driver died", f"{len(before):,}")
+    table.row("rows without a rating after the second call", ROWS - len(ratings))
+    table.row(
+        "rows whose score is not the server's", sum(a != b for a, b in zip(ratings["score"].to_pylist(), wanted, strict=True))
+    )
+    table.row("requests never sent", len(set(hashes) - set(taken)))
+    table.row("requests sent twice (bound: 512 in flight + 2 s of replies)", sum(taken.values()) - len(taken))
+    table.row("second call", f"{json.loads(again.stdout.splitlines()[-1])['call_seconds']:.1f} s")
+    return table
+
+
+def _recorded_replies(run: Run, target: Path) -> tuple[dict[str, int], list[str]]:
+    with RATINGS.open() as stream:
+        recorded = [int(row["gpt-4o-mini"]) for row in csv.DictReader(stream)]
+    asked = rubric.load("accuracy")
+    examples = run.examples()
+    rows = (row for shard in examples.tables(examples.finished("ingest")) for row in shard.to_pylist())
+    hashes = [message_hash(asked.messages(row)[-1]["content"]) for row in rows]
+    scores = dict(zip(hashes, recorded, strict=True))
+    target.write_text(json.dumps(scores))
+    return scores, hashes
+
+
+BENCHES: dict[str, Callable[[Run, Path], Table]] = {
+    "api": bench_api,
+    "ledger": bench_ledger,
+    "rules": bench_rules,
+    "whole": bench_whole,
+    "scale": bench_scale,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(BENCHES), help="comma-separated names")
+    parser.add_argument("--write", metavar="FILE", help="write the tables to this Markdown file")
+    options = parser.parse_args()
+    if not ALPACA.exists():
+        sys.exit(f"the benchmarks need the real Alpaca rows at {ALPACA.relative_to(ROOT.parent)}")
+    os.environ["OPENAI_API_KEY"] = "unused"
+    print(f"{machine()}, ray {ray.__version__}")
+    with tempfile.TemporaryDirectory(prefix="alpagasus-bench-") as folder:
+        work = Path(folder)
+        run = Run.open(str(work / "alpaca"))
+        ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca"), run)
+        cluster.connect()
+        tables = [BENCHES[name](run, work) for name in options.only.split(",")]
+    if options.write:
+        text = [f"Measured on {machine()}, ray {ray.__version__}, by `make bench`.", ""]
+        Path(options.write).write_text("\n\n".join(["\n".join(text), *("\n".join(table.lines) for table in tables)]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

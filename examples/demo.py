@@ -1,0 +1,72 @@
+"""The three jobs on the sample dataset, and how what they dropped compares with the defects that were planted in it.
+
+make demo
+"""
+
+import csv
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from alpagasus_ray.datasets.run import Run
+
+ROOT = Path(__file__).parents[1]
+RUN = ROOT / "runs/demo"
+RECIPE = "recipes/quickstart.yaml"
+TRUTH = ROOT / "examples/sample/truth.csv"
+
+
+def main() -> None:
+    shutil.rmtree(RUN, ignore_errors=True)
+    for name in ("ingest", "score", "pick_subset"):
+        command = ["python", f"jobs/{name}.py", "--recipe", RECIPE, "--run", "runs/demo"]
+        print(f"\n$ {' '.join(command)}", flush=True)
+        done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, stderr=subprocess.STDOUT, check=False)
+        if done.returncode != 0:
+            sys.exit(done.returncode)
+    compare(Run.open(str(RUN)))
+
+
+def compare(run: Run) -> None:
+    """Print what was dropped and why, and what of the planted truth that is."""
+    arm, ratings, examples = run.subset("selected"), run.ratings("judge"), run.examples()
+    names = [entry.name for entry in arm.finished("pick_subset").files if entry.name.startswith("dropped-")]
+    dropped = set(pa.concat_tables(arm.storage.read_table(name) for name in names)["example_id"].to_pylist())
+    rated = pa.concat_tables(ratings.tables(ratings.finished("score"))).to_pylist()
+    rows = pa.concat_tables(examples.tables(examples.finished("ingest"))).to_pylist()
+    with TRUTH.open(newline="") as stream:
+        defects = {int(line["index"]): line["defect"] for line in csv.DictReader(stream)}
+
+    print("\nWhy examples were dropped (the offline judge's reasons, most frequent first):")
+    reasons = Counter(reason for row in rated if row["example_id"] in dropped for reason in _reasons(row["reply"]))
+    for reason, count in reasons.most_common(8):
+        print(f"  {count:4} {reason}")
+
+    print("\nAgainst the planted truth (examples/sample/truth.csv):")
+    planted, found = Counter(defects.values()), Counter[str]()
+    for row in rows:
+        defect = defects.get(row["row"])
+        flagged = row["duplicate_of"] is not None if defect == "duplicate" else row["example_id"] in dropped
+        found[defect or ""] += bool(flagged and defect)
+    for defect, count in sorted(planted.items(), key=lambda item: -found[item[0]] / item[1]):
+        how = "flagged by ingest, kept" if defect == "duplicate" else "dropped"
+        print(f"  {defect:15} {found[defect]:3} of {count:3} {how}")
+    sound = [row for row in rows if row["row"] not in defects]
+    lost = sum(row["example_id"] in dropped for row in sound)
+    print(f"  {'no defect':15} {len(sound) - lost:3} of {len(sound):3} kept")
+    print("\nWhat the rules cannot see, false statements above all, is what an LLM judge is for.")
+    print(f"The selected examples, for any trainer: {arm.storage.path('subset.json')}")
+
+
+def _reasons(reply: str) -> list[str]:
+    """The reasons in a reply of the offline judge, numbers left out so that equal ones can be counted."""
+    listed = reply.split("\n", 1)[1].rsplit(". (", 1)[0]
+    return ["".join("N" if c.isdigit() else c for c in reason) for reason in listed.split("; ")]
+
+
+if __name__ == "__main__":
+    main()
