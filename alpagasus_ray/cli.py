@@ -75,8 +75,14 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     run = Run.open(parsed.run)
     with lock.held(run):
         _check_earlier(loaded, run, spec.section)
-        _save_recipe(loaded.recipe, run)
-        report = spec.work(Call(loaded.recipe, run, parsed))
+        try:
+            report = spec.work(Call(loaded.recipe, run, parsed))
+        except UsageError:
+            raise  # refused: the run keeps the recipe it has
+        except BaseException:
+            _save_recipe(loaded.recipe, run, spec.section)
+            raise
+        _save_recipe(loaded.recipe, run, spec.section)
     summary.show(report, sys.stderr)
     if parsed.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -144,7 +150,7 @@ def _both(made: Mapping[str, Any], asked: Mapping[str, Any], written: Any) -> tu
     old: dict[str, Any] = {}
     new: dict[str, Any] = {}
     for key in written if isinstance(written, Mapping) else ():
-        if key in made and key in asked:
+        if key in made and asked.get(key) is not None:
             if isinstance(made[key], Mapping) and isinstance(asked[key], Mapping):
                 old[key], new[key] = _both(made[key], asked[key], written[key])
             else:
@@ -152,10 +158,13 @@ def _both(made: Mapping[str, Any], asked: Mapping[str, Any], written: Any) -> tu
     return old, new
 
 
-def _save_recipe(recipe: Recipe, run: Run) -> None:
-    """Keep the resolved recipe in the run; it holds names of keys, never keys."""
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    run.storage.write(RECIPE, text.encode())
+def _save_recipe(recipe: Recipe, run: Run, section: str) -> None:
+    """Keep the resolved recipe in the run: this job's section as it is now, the others as their own jobs left them.
+    It holds the names of variables with keys, never keys."""
+    resolved = recipe.model_dump(mode="json")
+    if run.storage.exists(RECIPE):
+        resolved |= {name: kept for name, kept in yaml.safe_load(run.storage.read(RECIPE)).items() if name != section}
+    run.storage.write(RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
 
 
 def no_flag_with(flags: argparse.Namespace, *names: str) -> None:

@@ -4,6 +4,7 @@ Knows YAML and pydantic's error list; knows nothing of what the knobs mean.
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from alpagasus_ray.config import Recipe, Section
 from alpagasus_ray.errors import UsageError
+
+SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
 
 
 class Loaded(NamedTuple):
@@ -32,7 +35,7 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     try:
         return Loaded(Recipe.model_validate(written), written)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise UsageError("\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UsageError(f"recipe {path} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
-    return content
+    return {section: knobs for section, knobs in content.items() if knobs is not None}
 
 
 def _apply(written: dict[str, Any], override: str) -> None:
@@ -59,7 +62,9 @@ def _apply(written: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {key}: the value {text!r} is not valid YAML: {error}") from None
     *parents, last = key.split(".")
     node: Any = written
-    for parent in parents:
+    for depth, parent in enumerate(parents):
+        if isinstance(node, dict) and node.get(parent) is None and (default := _default_list(parents[: depth + 1])):
+            node[parent] = default
         node = _step(node, parent, key)
     if isinstance(node, list):
         node[_index(node, last, key)] = value
@@ -80,24 +85,48 @@ def _step(node: Any, part: str, key: str) -> Any:
 
 def _index(node: list[Any], part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise UsageError(f"--set {key}: `{part}` is no place in a list of {len(node)}; give 0 to {len(node) - 1}")
+        places = f"give 0 to {len(node) - 1}" if node else "it is empty"
+        raise UsageError(f"--set {key}: `{part}` is no place in a list of {len(node)}; {places}")
     return int(part)
 
 
 def _explain(problem: Any) -> str:
     """One line for one entry of pydantic's error list: key, value, what is allowed, nearest known key."""
-    where = [str(part) for part in problem["loc"]]
+    where = _known_path([str(part) for part in problem["loc"]], problem["type"])
     key = ".".join(where) or "recipe"
     if problem["type"] == "extra_forbidden":
         parent = ".".join(where[:-1])
         known = sorted(_fields_at(where[:-1]))
         near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"did you mean `{'.'.join([*where[:-1], near[0]])}`?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key `{key}` = {problem['input']!r}{f' in `{parent}`' if parent else ''}; {hint}"
+        return f"unknown key `{key}` = {_shown(where[-1], problem['input'])}{f' in `{parent}`' if parent else ''}; {hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "value_error":
         return f"`{key}`: {message}"
-    return f"`{key}` = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"`{key}` = {_shown(where[-1], problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value as an error shows it; one that may be a secret stays out of terminals and logs."""
+    return "(not shown)" if SECRET.search(key) else repr(value)
+
+
+def _known_path(where: list[str], kind: str) -> list[str]:
+    """The part of pydantic's location that the user wrote: without the names of union members and of map keys."""
+    if where and where[-1] == "[key]":
+        return where[:-1]
+    for length in range(len(where), 0, -1):
+        if where[length - 1].isdigit() or where[length - 1] in _fields_at(where[: length - 1]):
+            return where[: length + (kind == "extra_forbidden" and length < len(where))]
+    return where
+
+
+def _default_list(path: Sequence[str]) -> list[dict[str, Any]]:
+    """The default of a knob that is a list of sections, as plain values, so that one entry of it can be overridden."""
+    node: Any = Recipe()
+    for part in path:
+        node = getattr(node, part, None)
+    return [item.model_dump(mode="json", exclude_unset=True) for item in node] if isinstance(node, tuple) else []
 
 
 def _fields_at(path: Sequence[str]) -> set[str]:

@@ -79,16 +79,30 @@ def reader(layout: str, columns: Mapping[Any, str], turns: str) -> Layout:
 def text(record: Mapping[str, Any], key: str) -> str:
     """The text under a key; numbers are written out, anything else is no text."""
     value = record.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
     if value is None:
         raise NoExample(f"`{key}` is null" if key in record else f"no `{key}`")
+    return _checked(value, key)
+
+
+def _checked(value: Any, key: str) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
         raise NoExample(f"`{key}` is a {type(value).__name__}, not text")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise NoExample(f"`{key}` holds half of a character (an unpaired surrogate)") from None
+    return value
+
+
+def _list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """The list under a key, empty where there is none."""
+    value = record.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise NoExample(f"`{key}` is a {type(value).__name__}, not a list")
     return value
 
 
@@ -110,7 +124,7 @@ def _mapped(record: Mapping[str, Any], columns: Mapping[Any, str]) -> Draft:
         output=text(record, column("output")),
         category=_optional(record, column("category")),
         system=_optional(record, column("system")),
-        history=tuple(_pair(turn) for turn in record.get("history") or ()),
+        history=tuple(_pair(turn) for turn in _list(record, "history")),
     )
 
 
@@ -125,11 +139,11 @@ Turn = tuple[str, str]
 
 
 def _sharegpt(record: Mapping[str, Any]) -> list[Turn]:
-    return [_turn(turn, "from", "value") for turn in record["conversations"] or ()]
+    return [_turn(turn, "from", "value") for turn in _list(record, "conversations")]
 
 
 def _messages(record: Mapping[str, Any]) -> list[Turn]:
-    return [_turn(turn, "role", "content") for turn in record["messages"] or ()]
+    return [_turn(turn, "role", "content") for turn in _list(record, "messages")]
 
 
 def _turn(turn: Any, role_key: str, text_key: str) -> Turn:
@@ -147,7 +161,7 @@ def _turn(turn: Any, role_key: str, text_key: str) -> Turn:
 def _part(part: Any) -> str:
     """Text of one part of a message: `{type: text, text: …}`, as some write it `{type: text, value: …}`."""
     if isinstance(part, str):
-        return part
+        return _checked(part, "content")
     if not isinstance(part, Mapping) or part.get("type", "text") != "text":
         raise NoExample("a message has a part that is not text")
     return text(part, "text" if "text" in part else "value")
@@ -159,13 +173,18 @@ def _oasst(record: Mapping[str, Any]) -> list[Turn]:
     node: Any = record["prompt"] if isinstance(record.get("prompt"), Mapping) else record
     while node is not None:
         turns.append(_turn(node, "role", "text"))
-        replies = [reply for reply in node.get("replies") or () if not reply.get("deleted")]
+        replies = _list(node, "replies")
+        if not all(isinstance(reply, Mapping) for reply in replies):
+            raise NoExample("`replies` holds something that is no message")
+        replies = [reply for reply in replies if not reply.get("deleted")]
         node = min(replies, key=_rank, default=None)
     return turns
 
 
 def _rank(reply: Mapping[str, Any]) -> float:
     rank = reply.get("rank")
+    if not isinstance(rank, int | float | None):
+        raise NoExample(f"`rank` is {rank!r}, not a number")
     return float("inf") if rank is None else float(rank)
 
 
@@ -178,7 +197,7 @@ def _exchanges(turns: Iterable[Turn], every: bool, category: str | None) -> list
         if speaker == "system":
             system.append(said)
         elif speaker == "user":
-            asked = said
+            asked = said if asked is None else f"{asked}\n\n{said}"
         elif asked is not None:
             if asked.strip():
                 drafts.append(Draft(asked, "", said, category, "\n\n".join(system) or None, tuple(done)))
@@ -210,17 +229,30 @@ def grown(stream: Iterable[Record]) -> Iterator[Record]:
 
 
 def _grow(group: list[Record]) -> Iterator[Record]:
+    """The trees of a group of flat messages; what hangs on no root is a record with a problem, never lost."""
     if len(group) == 1:
         yield group[0]
         return
-    nodes = {record.data["message_id"]: {**record.data, "replies": []} for record in group if record.data}
+    nodes = {_message_id(record): {**(record.data or {}), "replies": []} for record in group}
+    children: dict[object, list[object]] = {}
+    for key, node in nodes.items():
+        children.setdefault(node.get("parent_id"), []).append(key)
+    reached: set[object] = set()
+    waiting = list(children.get(None, ()))
+    while waiting:
+        key = waiting.pop()
+        reached.add(key)
+        nodes[key]["replies"] = [nodes[child] for child in children.get(key, ())]
+        waiting += children.get(key, ())
     for record in group:
-        assert record.data is not None
-        parent = record.data.get("parent_id")
-        if parent in nodes:
-            nodes[parent]["replies"].append(nodes[record.data["message_id"]])
-        elif parent is not None:
-            yield record._replace(data=None, problem=f"its parent {parent!r} does not stand in the same tree")
-    for record in group:
-        if record.data and record.data.get("parent_id") is None:
-            yield record._replace(data=nodes[record.data["message_id"]])
+        key = _message_id(record)
+        if key not in reached:
+            parent = (record.data or {}).get("parent_id")
+            yield record._replace(data=None, problem=f"its parent {parent!r} does not stand in the same tree", raw=str(key))
+        elif nodes[key].get("parent_id") is None:
+            yield record._replace(data=nodes[key])
+
+
+def _message_id(record: Record) -> object:
+    """The id of a message; one without is known by its position, and nothing can hang on it."""
+    return (record.data or {}).get("message_id", ("position", record.position))

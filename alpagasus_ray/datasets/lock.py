@@ -81,7 +81,12 @@ def _held_remote(storage: Storage) -> Iterator[None]:
     finally:
         stop.set()
         beater.join()
-        storage.delete(LOCK)
+        if _is_ours(storage, token):
+            storage.delete(LOCK)
+
+
+def _is_ours(storage: Storage, token: str) -> bool:
+    return storage.exists(LOCK) and json.loads(storage.read(LOCK))["token"] == token
 
 
 def _refuse_if_fresh(storage: Storage, token: str) -> None:
@@ -101,6 +106,7 @@ def _beat(storage: Storage, token: str) -> None:
 def _beat_until(storage: Storage, token: str, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         try:
-            _beat(storage, token)
+            if _is_ours(storage, token):
+                _beat(storage, token)
         except OSError:  # the store is out of reach for a moment; the next beat may get through
             continue

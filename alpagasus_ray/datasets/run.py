@@ -169,6 +169,8 @@ class StageDir:
     def verify(self, manifest: Manifest) -> None:
         """Compare every listed file with its checksum; a `StageFailed` names the first that differs."""
         for entry in manifest.files:
+            if not self.storage.exists(entry.name):
+                raise StageFailed(f"{self.storage.path(entry.name)} is listed in the manifest and is missing")
             if hashlib.sha256(self.storage.read(entry.name)).hexdigest() != entry.sha256:
                 raise StageFailed(f"{self.storage.path(entry.name)} is not the file its manifest lists (checksum differs)")
 

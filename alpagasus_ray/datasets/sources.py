@@ -15,8 +15,9 @@ import os
 import posixpath
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, NamedTuple
 
 import ijson
@@ -31,6 +32,9 @@ from alpagasus_ray.errors import InputError, UsageError
 HUGGING_FACE = "hf:"
 HEAD_BYTES = 4096
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
+BROKEN_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+WRAPPERS = ("data", "rows", "examples", "instances", "train")
+"""Keys under which an object that stands on one line may hold the list of records."""
 PLACE_LIMIT = 512 * 2**20
 """Files up to this size are read again as a whole to tell the line and column of a JSON error."""
 
@@ -53,10 +57,8 @@ class SourceFile:
     fs: pafs.FileSystem
     path: str
     size: int
-
-    @property
-    def name(self) -> str:
-        return posixpath.basename(self.path)
+    name: str = ""
+    """The path below the directory that all files of the source have in common."""
 
 
 def expand(source: str | Iterable[str]) -> list[SourceFile]:
@@ -64,18 +66,16 @@ def expand(source: str | Iterable[str]) -> list[SourceFile]:
     found: list[SourceFile] = []
     for location in [source] if isinstance(source, str) else source:
         found += _expand_one(location)
-    return found
+    common = posixpath.commonpath([posixpath.dirname(file.path) for file in found]) if found else ""
+    return [replace(file, name=posixpath.relpath(file.path, common or "/")) for file in found]
 
 
 def _expand_one(location: str) -> list[SourceFile]:
     fs, path = resolve(location)
-    if not glob_like(path):
-        info = fs.get_file_info(path)
-        if info.type == pafs.FileType.File:
-            return [SourceFile(fs, path, info.size)]
-        pattern = posixpath.join(path, "*")
-    else:
-        pattern = path
+    info = fs.get_file_info(path)
+    if info.type == pafs.FileType.File:
+        return [SourceFile(fs, path, info.size)]
+    pattern = path if glob_like(path) else posixpath.join(path, "*")
     fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     selector = pafs.FileSelector(fixed or "/", recursive="/" in pattern[len(fixed) + 1 :], allow_not_found=True)
     infos = [i for i in fs.get_file_info(selector) if i.type == pafs.FileType.File and not i.base_name.startswith(".")]
@@ -99,7 +99,7 @@ def natural(text: str) -> list[tuple[int, int | str]]:
 def records(file: SourceFile, kind: str = "auto") -> Iterator[Record]:
     """All records of a file; `kind` is `auto`, `json`, `jsonl`, `csv` or `parquet`."""
     head = _head(file)
-    if kind == "auto":
+    if kind == "auto" or (kind == "json" and head.lstrip().startswith(b"{")):
         kind = _kind(file, head)
     read = {
         "json": _json_records,
@@ -126,7 +126,7 @@ def _head(file: SourceFile) -> bytes:
     try:
         with _open(file) as stream:
             head = stream.read(HEAD_BYTES)
-    except (gzip.BadGzipFile, EOFError) as error:
+    except BROKEN_GZIP as error:
         raise InputError(file.path, "byte 0", f"broken gzip file: {error}") from None
     if head.startswith(LFS_POINTER):
         raise InputError(file.path, "line 1", "this is a Git LFS pointer, not the data; run `git lfs pull` where it came from")
@@ -143,21 +143,24 @@ def _kind(file: SourceFile, head: bytes) -> str:
     if start == b"[":
         return "json"
     if start == b"{":
-        return "jsonl" if _first_line_is_object(file) else "object"
+        return _kind_of_object(file)
     if name.endswith((".csv", ".tsv")):
         return "csv"
     shown = head[:40].decode("utf-8", "replace")
     raise InputError(file.path, "line 1", f"neither JSON, JSON lines, Parquet nor a .csv file; it starts with {shown!r}")
 
 
-def _first_line_is_object(file: SourceFile) -> bool:
+def _kind_of_object(file: SourceFile) -> str:
+    """`jsonl`, or `object` for one object that holds the list of records."""
     with _open(file) as stream:
-        line = stream.readline()
+        line, more = stream.readline(), stream.readline()
     try:
-        return isinstance(orjson.loads(line), dict)
+        first = orjson.loads(line)
     except orjson.JSONDecodeError:
         # a line that is whole but broken is a broken JSON-lines file; a lone brace starts a pretty-printed object
-        return line.rstrip().endswith(b"}")
+        return "jsonl" if line.rstrip().endswith(b"}") else "object"
+    wraps = not more.strip() and any(isinstance(first.get(key), list) for key in WRAPPERS)
+    return "object" if wraps else "jsonl"
 
 
 def _json_records(file: SourceFile) -> Iterator[Record]:
@@ -185,7 +188,7 @@ def _items(file: SourceFile, prefix: str) -> Iterator[Record]:
             for item in ijson.items(stream, prefix, use_float=True):
                 count += 1
                 yield _record(file, count, item)
-        except (ijson.JSONError, EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        except (ijson.JSONError, *BROKEN_GZIP, UnicodeDecodeError) as error:
             raise InputError(file.path, _json_place(file, count), _first_line(error)) from None
     if count == 0:
         raise InputError(file.path, "line 1", "the list of records is empty")
@@ -220,7 +223,7 @@ def _json_place(file: SourceFile, count: int) -> str:
             return f"line {error.lineno} column {error.colno} (after record {count})"
         except UnicodeDecodeError as error:
             return f"byte {error.start} (after record {count})"
-        except (EOFError, gzip.BadGzipFile):
+        except BROKEN_GZIP:
             pass
     return f"after record {count}"
 
@@ -245,7 +248,7 @@ def _line_records(file: SourceFile) -> Iterator[Record]:
                         raise InputError(file.path, f"line 1 column {error.colno}", f"not valid JSON: {error.msg}") from None
                     shown = line.decode("utf-8", "replace").rstrip("\n")
                     yield Record(file.name, number, None, f"not valid JSON: {error.msg}", shown)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except BROKEN_GZIP as error:
             raise InputError(file.path, f"after line {number}", f"broken gzip file: {error}") from None
 
 
@@ -253,17 +256,19 @@ def _csv_records(file: SourceFile) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     delimiter = "\t" if file.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     with _open(file) as stream:
-        reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline=""), delimiter=delimiter, strict=True)
-        line = 1
+        reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8", newline=""), delimiter=delimiter, strict=True)
+        header: list[str] = []
+        line = 0
         try:
             for row in reader:
                 start, line = line + 1, reader.line_num
-                if None in row or None in row.values():
-                    raw = delimiter.join(str(value) for value in row.values())
-                    yield Record(file.name, start, None, "the row has not as many fields as the header", raw)
-                else:
-                    yield Record(file.name, start, dict(row))
-        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+                if not header:
+                    header = row
+                elif len(row) == len(header):
+                    yield Record(file.name, start, dict(zip(header, row, strict=True)))
+                elif row:
+                    yield Record(file.name, start, None, "the row has not as many fields as the header", delimiter.join(row))
+        except (csv.Error, UnicodeDecodeError, *BROKEN_GZIP) as error:
             raise InputError(file.path, f"after line {line}", f"not valid CSV: {error}") from None
 
 

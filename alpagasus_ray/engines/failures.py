@@ -87,7 +87,7 @@ def _echo(case: Case) -> Failure | None:
 
 
 DANGLING = re.compile(
-    r"(?:\b(?:and|or|the|a|an|of|to|in|with|for|that|which|because|such as|including|by|from|is|are)|[,(:;\-–])$", re.IGNORECASE
+    r"(?:\b(?:and|or|the|a|an|of|to|in|with|for|that|which|because|such as|including|by|from|is|are)|[,(:–])$", re.IGNORECASE
 )
 CODE_LIKE = re.compile(r"[{};=<>]|^\s*(?:def|class|import|from|SELECT|#include|<\w+)", re.MULTILINE)
 
@@ -96,9 +96,10 @@ def _cut_off(case: Case) -> Failure | None:
     if case.output.count("```") % 2:
         return Failure(2.0, "a code block is never closed")
     last_line = case.output.rsplit("\n", 1)[-1]
-    if case.words >= 12 and DANGLING.search(case.output) and not CODE_LIKE.search(last_line):
+    code = re.search(r"\breturn\b|[{}=<>]", last_line)
+    if case.words >= 12 and DANGLING.search(case.output) and not code:
         return Failure(2.0, "the response breaks off in the middle of a sentence")
-    prose = len(last_line) > 200 and case.output[-1].isalnum() and not CODE_LIKE.search(last_line)
+    prose = len(last_line) > 200 and case.output[-1].isalnum() and not code
     if prose and ". " in last_line and not last_line.split()[-1].startswith(("#", "@", "www", "http")):
         return Failure(2.5, "the last sentence has no end")
     return None
@@ -217,7 +218,7 @@ def _too_few(case: Case) -> Failure | None:
 PROSE = re.compile(
     r"\b(?:write|compose|create|generate|draft)(?: me)? an? (?:(?!for|from|of|to|about|on|in|with|the|title|"
     r"quote|line|outline|summar)\w+[ -]){0,3}?"
-    r"(?:essay|story|article|speech|blog post|report|letter|script|paragraph|review)\b(?! (?:starter|problem|"
+    r"(?:essay|story|article|speech|blog post|report|letter|paragraph|review)\b(?! (?:starter|problem|"
     r"title|idea|prompt|name|headline))",
     re.IGNORECASE,
 )
@@ -239,7 +240,7 @@ def _too_short(case: Case) -> Failure | None:
         return None
     wanted = 40 if PROSE.search(case.instruction) else 8 if EXPLAIN.search(case.instruction) else 0
     if (
-        re.search(r"\b(?:one|single|short|brief|two|1|2)[ -](?:sentence|word|line|phrase)", case.task)
+        re.search(r"\b(?:one|single|short|brief|two|three|four|five|\d+)[ -](?:sentence|word|adjective|line|phrase)", case.task)
         or "headline" in case.task
     ):
         return None
@@ -257,7 +258,7 @@ LANGUAGES = {
     "indonesian": "id", "danish": "da", "finnish": "fi", "czech": "cs", "hebrew": "he",
 }  # fmt: skip
 INTO = re.compile(
-    rf"\b(?:translat\w*|convert|write|rewrite|say|express|answer|respond)\b.{{0,80}}?\b(?:in|into|"
+    rf"\b(?:translat\w*|convert|write|rewrite|say|express|answer|respond|explain|describe)\b.{{0,80}}?\b(?:in|into|"
     rf"to)\s+(?P<language>{'|'.join(LANGUAGES)})\b",
     re.IGNORECASE | re.DOTALL,
 )

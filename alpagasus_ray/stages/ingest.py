@@ -5,6 +5,7 @@ One pass with one shard in memory: the shards of a source are the same whenever 
 
 import contextlib
 import hashlib
+import json
 import sqlite3
 import tempfile
 import time
@@ -187,7 +188,7 @@ class _Writer:
     def _reject(self, record: Record, reason: str) -> None:
         self.rejected += 1
         self.reasons[reason] += 1
-        raw = record.raw if record.data is None else orjson.dumps(record.data, default=str).decode()
+        raw = record.raw if record.data is None else json.dumps(record.data, default=str)
         self._rejects.append({"file": record.file, "position": record.position, "reason": reason, "record": raw[:RAW_LIMIT]})
         if len(self._rejects) >= self._size:
             self._write_rejects()
@@ -247,6 +248,8 @@ def content_hash(draft: layouts.Draft) -> str:
 
 
 def _check_rejected(writer: _Writer, allowed: float, stage: StageDir) -> None:
+    if writer.records == 0:
+        raise StageFailed("the source holds no records")
     if writer.examples and writer.rejected <= allowed * writer.records:
         return
     reasons = "; ".join(f"{count} x {reason}" for reason, count in writer.reasons.most_common(3))

@@ -170,14 +170,12 @@ def test_a_later_job_is_refused_on_the_command_line_too(made: Run, capfd: pytest
     assert not made.storage.exists("recipe.yaml")
 
 
-@pytest.mark.xfail(strict=True, reason="cli._check_earlier: a null `ingest.name` differs from the name that ingest chose")
 def test_the_recipe_that_a_run_keeps_can_be_used_for_its_later_jobs(tmp_path: Path, source: str) -> None:
     run = Run.open(str(tmp_path / "run"))
     assert _main(jobs.INGEST, "--run", run.storage.root, "--set", f"ingest.source={source}") == 0
     cli._check_earlier(load(run.storage.path("recipe.yaml"), []), run, "score")
 
 
-@pytest.mark.xfail(strict=True, reason="cli._run saves the recipe before the stage has refused it")
 def test_a_refused_call_leaves_the_recipe_that_the_run_keeps(tmp_path: Path, source: str) -> None:
     run = Run.open(str(tmp_path / "run"))
     arguments = ["--run", run.storage.root, "--set", f"ingest.source={source}"]
@@ -187,7 +185,6 @@ def test_a_refused_call_leaves_the_recipe_that_the_run_keeps(tmp_path: Path, sou
     assert run.storage.read("recipe.yaml") == kept
 
 
-@pytest.mark.xfail(strict=True, reason="cli._save_recipe writes only what this one call was told")
 def test_a_later_call_does_not_make_the_run_forget_its_source(made: Run, source: str) -> None:
     done = {"stage": "x", "rows": 0, "location": ""}
     assert _main(_spec(lambda call: done), "--run", made.storage.root, "--set", f"ingest.source={source}") == 0

@@ -130,7 +130,6 @@ def test_the_object_is_renewed_while_it_is_held(bucket: Storage, monkeypatch: py
     assert now["token"] == first["token"]
 
 
-@pytest.mark.xfail(strict=True, reason="lock._held_remote deletes the object at its end, whoever holds it by then")
 def test_a_holder_that_was_overtaken_leaves_the_new_holders_object_alone(bucket: Storage) -> None:
     with lock._held_remote(bucket):
         _left_by_another(bucket, age_s=0)

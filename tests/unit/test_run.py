@@ -116,7 +116,6 @@ def test_verify_finds_a_file_that_is_not_the_one_listed(stage: StageDir) -> None
         stage.verify(manifest)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="run.StageDir.verify takes for granted that the file is there")
 def test_verify_finds_a_file_that_is_gone(stage: StageDir) -> None:
     with pytest.raises(StageFailed, match=r"part-00000\.parquet"):
         stage.verify(_manifest())
