@@ -9,6 +9,7 @@ import codecs
 import csv
 import fnmatch
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -35,6 +36,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec"
 BROKEN_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 WRAPPERS = ("data", "rows", "examples", "instances", "train")
 """Keys under which an object that stands on one line may hold the list of records."""
+CHECKSUM_LIMIT = 256 * 2**20
 PLACE_LIMIT = 512 * 2**20
 """Files up to this size are read again as a whole to tell the line and column of a JSON error."""
 
@@ -59,6 +61,15 @@ class SourceFile:
     size: int
     name: str = ""
     """The path below the directory that all files of the source have in common."""
+    changed: str = ""
+    """When it was last changed."""
+
+    def fingerprint(self) -> str:
+        """Tells a changed file: its checksum, or for a large one its size and when it was changed."""
+        if self.size > CHECKSUM_LIMIT:
+            return f"{self.size} bytes, changed {self.changed}"
+        with self.fs.open_input_file(self.path) as stream:
+            return hashlib.sha256(stream.read()).hexdigest()[:16]
 
 
 def expand(source: str | Iterable[str]) -> list[SourceFile]:
@@ -74,12 +85,12 @@ def _expand_one(location: str) -> list[SourceFile]:
     fs, path = resolve(location)
     info = fs.get_file_info(path)
     if info.type == pafs.FileType.File:
-        return [SourceFile(fs, path, info.size)]
+        return [SourceFile(fs, path, info.size, changed=str(info.mtime))]
     pattern = path if glob_like(path) else posixpath.join(path, "*")
     fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     selector = pafs.FileSelector(fixed or "/", recursive="/" in pattern[len(fixed) + 1 :], allow_not_found=True)
     infos = [i for i in fs.get_file_info(selector) if i.type == pafs.FileType.File and not i.base_name.startswith(".")]
-    files = [SourceFile(fs, i.path, i.size) for i in infos if fnmatch.fnmatchcase(i.path, pattern)]
+    files = [SourceFile(fs, i.path, i.size, changed=str(i.mtime)) for i in infos if fnmatch.fnmatchcase(i.path, pattern)]
     if not files:
         raise UsageError(
             f"ingest.source: nothing found at {location}; it is neither a file, nor a directory or glob with files"

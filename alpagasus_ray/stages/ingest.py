@@ -83,7 +83,7 @@ def _fingerprint(source: str | tuple[str, ...]) -> dict[str, str]:
     if _is_hub(source):
         return {}
     try:
-        return {file.name: f"{file.size} bytes" for file in sources.expand(source)}
+        return {file.name: file.fingerprint() for file in sources.expand(source)}
     except UsageError:
         return {}
 

@@ -3,10 +3,10 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import pyarrow as pa
@@ -22,6 +22,9 @@ from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.runner.ledger import Outcome
+
+if TYPE_CHECKING:
+    from alpagasus_ray.runner import shards
 
 Mode = Literal["score", "rescore", "retry-failed"]
 FEW_FAILURES = 20
@@ -95,7 +98,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     leaves no ratings, only replies in the ledger that a full run takes over.
     """
     work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
-    _check_judge(config.judge, mode)
+    _check_model(config.judge, mode)
     stage = run.ratings(config.name)
     examples = run.examples().finished("ingest")
     settings = _settings(config, work.rubric)
@@ -111,17 +114,20 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     return _judge_all(config, work, run, examples, settings, inputs)
 
 
-def _check_judge(judge: Judge, mode: Mode) -> None:
-    if judge.kind != "api" or mode == "rescore":
-        return
-    from alpagasus_ray.engines.openai_api import read_key
-
-    if judge.model is None:
+def _check_model(judge: Judge, mode: Mode) -> None:
+    if judge.kind == "api" and judge.model is None and mode != "rescore":
         raise UsageError(
             "`score.judge.model` is not set: name the model that judges, e.g. --set score.judge.model=gpt-4o-mini "
             "(or --set score.judge.kind=rules for the offline baseline)"
         )
-    read_key(judge)
+
+
+def _check_key(judge: Judge) -> None:
+    """Tell of a missing key before any worker starts."""
+    if judge.kind == "api":
+        from alpagasus_ray.engines.openai_api import read_key
+
+        read_key(judge)
 
 
 def _settings(config: Score, asked: Rubric) -> dict[str, Any]:
@@ -139,45 +145,30 @@ def _settings(config: Score, asked: Rubric) -> dict[str, Any]:
 def _recorded_inputs(judge: Judge) -> dict[str, str]:
     if judge.kind != "recorded" or judge.ratings is None:
         return {}
-    return {file.name: f"{file.size} bytes" for file in sources.expand(judge.ratings)}
+    return {file.name: file.fingerprint() for file in sources.expand(judge.ratings)}
 
 
 def _judge_all(
     config: Score, work: ScoreWork, run: Run, examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
     # imported here: reading again and looking at a finished stage need no Ray
-    from alpagasus_ray.runner import cluster, drive, shards
-    from alpagasus_ray.runner.progress import Progress
+    from alpagasus_ray.runner import shards
 
+    _check_key(config.judge)
     stage = run.ratings(config.name)
     begun = _begin(stage, settings, inputs)
     paid = config.judge.kind in PAID
     job = shards.Job(work, run.examples(), stage, stage.storage, config.concurrency, config.judge.max_attempts, paid)
+    if config.limit is not None:
+        tasks = _trial_tasks(examples, config.limit)
+        trial = replace(job, output=stage.storage.at(TRIAL))
+        return _trial(trial, tasks, settings, inputs, _drive(config, trial, tasks, examples))
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, rating.FAILED)
-    names = [entry.name for entry in examples.parts()]
-    tasks = [shards.Task(name) for name in shards.missing(job, names)]
-    if config.limit is not None:
-        job = replace(job, output=stage.storage.at(TRIAL))
-        tasks = _trial_tasks(examples, config.limit)
-    rows = {entry.name: entry.rows for entry in examples.parts()}
-    total = sum(task.rows or rows[task.shard] for task in tasks)
-    started = time.monotonic()
-    if tasks:
-        cluster.connect()
-        actors = config.actors or (1 if paid else cluster.cpus())
-        try:
-            with Progress("score", total) as progress:
-                drive.drive(job, tasks, actors, progress, _hopeless(config, examples.rows))
-        finally:
-            seconds = begun.seconds + time.monotonic() - started
-            stage.begin(begun.model_copy(update={"seconds": seconds}))
-    else:
-        seconds = begun.seconds
-    if config.limit is not None:
-        return _trial(job, tasks, settings, inputs, seconds)
-    files = shards.committed(job)
-    manifest = _manifest(stage, files, settings, inputs, seconds)
+    tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
+    begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
+    stage.begin(begun)
+    manifest = _manifest(stage, shards.committed(job), settings, inputs, begun.seconds)
     _check_rows(manifest, examples)
     reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
     if reason is not None:
@@ -186,6 +177,22 @@ def _judge_all(
     shards.clean_up(job)
     stage.storage.at(TRIAL).delete_tree()
     return manifest
+
+
+def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest) -> float:
+    """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
+    from alpagasus_ray.runner import cluster, drive
+    from alpagasus_ray.runner.progress import Progress
+
+    if not tasks:
+        return 0.0
+    cluster.connect()
+    actors = config.actors or (1 if job.paid else cluster.cpus())
+    rows = {entry.name: entry.rows for entry in examples.parts()}
+    started = time.monotonic()
+    with Progress("score", sum(task.rows or rows[task.shard] for task in tasks)) as progress:
+        drive.drive(job, tasks, actors, progress, _hopeless(config, examples.rows))
+    return time.monotonic() - started
 
 
 def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
@@ -200,7 +207,7 @@ def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) ->
     return begun
 
 
-def _trial_tasks(examples: Manifest, limit: int) -> "list[Any]":
+def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
     from alpagasus_ray.runner.shards import Task
 
     tasks, left = [], limit
@@ -269,7 +276,9 @@ def _check_rows(manifest: Manifest, examples: Manifest) -> None:
         raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
 
 
-def _trial(job: Any, tasks: list[Any], settings: dict[str, Any], inputs: dict[str, str], seconds: float) -> Manifest:
+def _trial(
+    job: "shards.Job", tasks: "Sequence[shards.Task]", settings: dict[str, Any], inputs: dict[str, str], seconds: float
+) -> Manifest:
     """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
     files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
     return _manifest(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, settings, inputs, seconds)

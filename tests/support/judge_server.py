@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 from aiohttp import web
 
 
@@ -31,10 +32,11 @@ class Judge:
         self.scores = json.loads(Path(options.scores).read_text()) if options.scores else {}
         self.log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if options.log else None
         self.taken = self.in_flight = self.peak = 0
-        self.first = self.last = 0.0
+        self.first = 0.0
+        self.answered: list[float] = []
 
     async def chat(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = orjson.loads(await request.read())
         if self.options.key and request.headers.get("Authorization") != f"Bearer {self.options.key}":
             return web.json_response({"error": {"message": "invalid key"}}, status=401)
         key = message_hash(body["messages"][-1]["content"])
@@ -46,9 +48,9 @@ class Judge:
         self.in_flight -= 1
         if fault is not None:
             return fault
-        self.last = time.monotonic()
+        self.answered.append(time.monotonic())
         text = f"{self.scores.get(key, 3)}\nThe response does what was asked."
-        return web.json_response(
+        reply = orjson.dumps(
             {
                 "id": "chatcmpl-0",
                 "object": "chat.completion",
@@ -57,6 +59,7 @@ class Judge:
                 "usage": {"prompt_tokens": 300, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 128}},
             }
         )
+        return web.Response(body=reply, content_type="application/json")
 
     def _note(self, key: str) -> None:
         self.taken += 1
@@ -77,8 +80,13 @@ class Judge:
         return web.json_response({"error": {"message": "broken"}}, status=int(kind))
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Requests taken, peak in flight, and the seconds from the first request to the last reply."""
-        return web.json_response({"taken": self.taken, "peak": self.peak, "seconds": self.last - self.first})
+        """Requests taken, peak in flight, seconds from the first request to the last reply, and the sustained rate: replies
+        a second between the first and the last tenth of them."""
+        tenth = len(self.answered) // 10
+        middle = self.answered[tenth : len(self.answered) - tenth]
+        sustained = (len(middle) - 1) / (middle[-1] - middle[0]) if len(middle) > 1 else 0.0
+        seconds = self.answered[-1] - self.first if self.answered else 0.0
+        return web.json_response({"taken": self.taken, "peak": self.peak, "seconds": seconds, "sustained": sustained})
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Ingest
+from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, Manifest, Run
 from alpagasus_ray.datasets.sources import natural
 from alpagasus_ray.errors import InputError, SettingsChanged, StageFailed, UsageError
@@ -152,12 +153,22 @@ def test_a_changed_setting_is_refused_with_what_differs_and_touches_no_file(tmp_
     assert _contents(run) == files
 
 
-def test_an_input_file_of_another_size_is_refused(tmp_path: Path) -> None:
-    config = Ingest(source=_source(tmp_path))
-    ingest(config, _run(tmp_path))
+def test_an_input_file_with_other_content_of_the_same_size_is_refused(tmp_path: Path) -> None:
+    source = Path(_source(tmp_path))
+    ingest(Ingest(source=str(source)), _run(tmp_path))
+    source.write_text(source.read_text().swapcase())
+    with pytest.raises(SettingsChanged, match=r"rows\.jsonl: [0-9a-f]{16} there, [0-9a-f]{16} now"):
+        ingest(Ingest(source=str(source)), _run(tmp_path))
+
+
+def test_a_large_input_file_is_known_by_its_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHECKSUM_LIMIT", 1)
+    source = Path(_source(tmp_path))
+    first = ingest(Ingest(source=str(source)), _run(tmp_path))
+    assert first.inputs["rows.jsonl"].startswith(f"{source.stat().st_size} bytes, changed ")
     _source(tmp_path, ROWS[:3])
-    with pytest.raises(SettingsChanged, match=r"rows\.jsonl: \d+ bytes there, \d+ bytes now"):
-        ingest(config, _run(tmp_path))
+    with pytest.raises(SettingsChanged, match="bytes, changed"):
+        ingest(Ingest(source=str(source)), _run(tmp_path))
 
 
 def test_files_of_one_name_in_two_directories_are_told_apart(tmp_path: Path) -> None:
