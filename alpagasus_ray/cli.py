@@ -16,14 +16,11 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from alpagasus_ray import recipe as recipes
-from alpagasus_ray.config import Recipe, Section, identity
+from alpagasus_ray.config import DEBUG, Recipe, Section, identity
 from alpagasus_ray.datasets import lock
 from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.errors import AlpagasusError, SettingsChanged, UsageError
 from alpagasus_ray.reporting import summary
-
-DEBUG = "ALPAGASUS_DEBUG"
-"""Environment variable: show the traceback of an unexpected error."""
 
 
 class Call(NamedTuple):
@@ -59,6 +56,10 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted")
+        code = 1
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        _complain(f"{named}{error.strerror or error}")
         code = 1
     except Exception as error:  # the one place for what nobody foresaw: still one message, the traceback on request
         if os.environ.get(DEBUG):

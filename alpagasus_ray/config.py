@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+DEBUG = "ALPAGASUS_DEBUG"
+"""Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
+
 OPERATIONAL = object()
 """Marks a field that does not change what a stage produces."""
 
@@ -58,7 +61,7 @@ class Judge(Section):
     """Model name that the API knows; needed for `api`."""
     base_url: Annotated[str | None, OPERATIONAL] = None
     """The API's address, up to and with `/v1`; by default that of OpenAI."""
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), OPERATIONAL] = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$"), OPERATIONAL] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
     name a file that holds it. Servers at a `base_url` of your own may need none."""
     rubric: str = "accuracy"

@@ -31,7 +31,11 @@ class InputError(UsageError):
     """A data file cannot be read."""
 
     def __init__(self, file: str, place: str, problem: str) -> None:
+        self._parts = (file, place, problem)
         super().__init__(f"{file}, {place}: {problem}" if place else f"{file}: {problem}")
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        return type(self), self._parts
 
 
 class SettingsChanged(UsageError):

@@ -74,10 +74,11 @@ def _apply(written: dict[str, Any], override: str) -> None:
 
 def _step(node: Any, part: str, key: str) -> Any:
     if isinstance(node, list):
-        return node[_index(node, part, key)]
-    child = node.get(part)
-    if child is None:
-        child = node[part] = {}
+        child = node[_index(node, part, key)]
+    else:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
     if not isinstance(child, dict | list):
         raise UsageError(f"--set {key}: `{part}` is {child!r} and has nothing inside; set `{part}` itself")
     return child

@@ -26,8 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import pyarrow as pa
 import ray
-from judge_server import message_hash
-from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, machine, server, timed
 
 from alpagasus_ray.config import Ingest, Judge, Score
 from alpagasus_ray.datasets.run import Run
@@ -38,6 +36,8 @@ from alpagasus_ray.runner import cluster
 from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import ScoreWork, score
+from judge_server import message_hash
+from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, machine, server, timed
 
 LATENCY_S = 0.2
 IDEAL = 64 / LATENCY_S

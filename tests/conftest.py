@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from loopback import JudgeStarter
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

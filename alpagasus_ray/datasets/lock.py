@@ -5,9 +5,11 @@ object store has no locks: there the holder renews a small object every `BEAT_S`
 `STALE_S` seconds belongs to nobody. Two drivers that start within the same moment are told apart by reading back.
 """
 
+import _thread
 import json
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
@@ -106,7 +108,10 @@ def _beat(storage: Storage, token: str) -> None:
 def _beat_until(storage: Storage, token: str, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         try:
-            if _is_ours(storage, token):
-                _beat(storage, token)
+            if not _is_ours(storage, token):
+                print(f"the lock of {storage.root} was lost to another driver", file=sys.stderr)
+                _thread.interrupt_main()
+                return
+            _beat(storage, token)
         except OSError:  # the store is out of reach for a moment; the next beat may get through
             continue

@@ -105,6 +105,8 @@ class Begun(BaseModel):
     """Wall time that earlier calls took."""
     rescoring: bool = False
     """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
+    asked_scale: dict[str, Any] = {}
+    """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,11 @@ def expand(source: str | Iterable[str]) -> list[SourceFile]:
     found: list[SourceFile] = []
     for location in [source] if isinstance(source, str) else source:
         found += _expand_one(location)
-    common = posixpath.commonpath([posixpath.dirname(file.path) for file in found]) if found else ""
-    return [replace(file, name=posixpath.relpath(file.path, common or "/")) for file in found]
+    try:
+        common = posixpath.commonpath([posixpath.dirname(file.path) for file in found])
+    except ValueError:  # on different filesystems
+        return [replace(file, name=file.path) for file in found]
+    return [replace(file, name=posixpath.relpath(file.path, common or ".")) for file in found]
 
 
 def _expand_one(location: str) -> list[SourceFile]:

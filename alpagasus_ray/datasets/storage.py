@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import posixpath
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -89,11 +88,13 @@ class Storage:
             with _renamed_when_whole(self.path(name)) as stream:
                 yield stream
             return
-        with tempfile.TemporaryFile() as spool:
+        with tempfile.NamedTemporaryFile(prefix="alpagasus-") as spool:
             yield spool
-            spool.seek(0)
-            with self.fs.open_output_stream(self.path(name)) as upload:
-                shutil.copyfileobj(spool, upload, 1 << 20)
+            spool.flush()
+            # one call that Python cannot be interrupted in: a stream that an exception closes would be a whole upload
+            pafs.copy_files(
+                spool.name, self.path(name), source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.fs
+            )
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         # pre_buffer starts threads of its own that a busy worker does not need for files of a megabyte

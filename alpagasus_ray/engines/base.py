@@ -11,7 +11,8 @@ class Request(NamedTuple):
     """One question to an engine."""
 
     key: str
-    """Hash of all that decides the reply: messages, model, sampling. Stored replies are found again by it."""
+    """Hash of all that decides the reply: messages, model, sampling; stored replies are found again by it. Where there is no
+    prompt, of the row's content."""
     messages: list[Message]
     row: Mapping[str, Any]
     """The row the question is about, for engines that need no prompt."""
@@ -34,6 +35,3 @@ class Engine(Protocol):
 
     async def complete(self, request: Request) -> Reply:
         """Answer one request, once. Raises `RowRefused`, `TryAgain` or `EngineUnusable`."""
-
-    async def close(self) -> None:
-        """Let go of connections and memory."""

@@ -4,7 +4,6 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +51,38 @@ class OpenAIEngine:
             response = await self._client.post(
                 "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
             )
-        except openai.APITimeoutError:
+        except openai.APITimeoutError as error:
+            # the transport calls a refused connection a timeout of the connection
+            if isinstance(error.__cause__, httpx.ConnectTimeout):
+                raise TryAgain("connection", self._safe(str(error.__cause__))) from None
             raise TryAgain("timeout", "no reply in time") from None
         except openai.APIStatusError as error:
-            raise _status_error(error.response) from None
+            raise self._status_error(error.response) from None
         except openai.APIConnectionError as error:
-            raise TryAgain("connection", _short(str(error.__cause__ or error))) from None
+            raise TryAgain("connection", self._safe(str(error.__cause__ or error))) from None
         return _reply(response.content)
 
     async def close(self) -> None:
+        """Let go of the connections."""
         await self._client.close()
+
+    def _safe(self, text: str) -> str:
+        """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
+        return _short(text.replace(self._client.api_key, "(the key)"))
+
+    def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
+        status, detail = response.status_code, self._safe(_error_text(response))
+        if status == 401:
+            return EngineUnusable("http 401", f"the server refuses the key: {detail}")
+        if status == 402 or (status == 429 and "insufficient_quota" in response.text):
+            return EngineUnusable(f"http {status}", f"the account has no money left: {detail}")
+        if status == 404:
+            return EngineUnusable("http 404", f"no such model or address: {detail}")
+        if status in (408, 409, 429) or status >= 500:
+            return TryAgain(f"http {status}", detail, _retry_after(response))
+        if any(mark in detail.lower() for mark in TOO_LONG):
+            return RowRefused("too long", detail)
+        return RowRefused(f"http {status}", detail)
 
 
 def request_body(judge: Judge) -> dict[str, Any]:
@@ -78,9 +99,10 @@ def read_key(judge: Judge) -> str:
     file = os.environ.get(f"{name}_FILE")
     if file:
         try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {error.strerror}") from None
+            return Path(file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
     if judge.base_url is not None:
         return NO_KEY
     raise UsageError(
@@ -94,39 +116,38 @@ def _reply(content: bytes) -> Reply:
         body = orjson.loads(content)
         choice = body["choices"][0]
         message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
+        text, refusal = _text(message.get("content")), message.get("refusal")
+        usage = body.get("usage") or {}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise TryAgain("malformed reply", _short(content[:DETAIL_LIMIT].decode("utf-8", "replace"))) from None
-    usage: Mapping[str, Any] = body.get("usage") or {}
     return Reply(
-        text=refusal or text or "",
+        text=str(refusal or text),
         finish_reason="refusal" if refusal else str(choice.get("finish_reason") or "stop"),
-        tokens_in=usage.get("prompt_tokens"),
-        tokens_out=usage.get("completion_tokens"),
-        tokens_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
+        tokens_cached=_count(cached),
     )
 
 
-def _status_error(response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
-    status, detail = response.status_code, _error_text(response)
-    if status in (401, 403):
-        return EngineUnusable(f"http {status}", f"the server refuses the key: {detail}")
-    if status == 404:
-        return EngineUnusable("http 404", f"no such model or address: {detail}")
-    if status in (408, 409, 429) or status >= 500:
-        return TryAgain(f"http {status}", detail, _retry_after(response))
-    if any(mark in detail.lower() for mark in TOO_LONG):
-        return RowRefused("too long", detail)
-    return RowRefused(f"http {status}", detail)
+def _text(content: Any) -> str:
+    """The text of a message, also where it comes in parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _error_text(response: httpx.Response) -> str:
     try:
         body = orjson.loads(response.content)
         error = body.get("error", body)
-        return _short(str(error.get("message") or error) if isinstance(error, dict) else str(error))
+        return str(error.get("message") or error) if isinstance(error, dict) else str(error)
     except (orjson.JSONDecodeError, AttributeError):
-        return _short(response.content[:DETAIL_LIMIT].decode("utf-8", "replace"))
+        return response.content[:DETAIL_LIMIT].decode("utf-8", "replace")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -48,9 +48,6 @@ class RecordedEngine:
             raise RowRefused("not recorded", f"the file has no rating for this example (looked up by {self._by})")
         return Reply(reply)
 
-    async def close(self) -> None:
-        pass
-
 
 def _key_kind(path: str, record: Record, columns: Mapping[Any, str]) -> str:
     fields = record.data or {}
@@ -90,7 +87,7 @@ def _release_reply(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _index(path: str, place: str, value: object) -> str:
-    try:
-        return str(int(float(str(value))))
-    except ValueError:
-        raise InputError(path, place, f"index {value!r} is not a row number") from None
+    number = str(value).strip().removesuffix(".0")
+    if number.isdecimal():
+        return str(int(number))
+    raise InputError(path, place, f"index {value!r} is not a row number")

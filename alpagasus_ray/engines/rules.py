@@ -23,9 +23,6 @@ class RulesEngine:
         score, reasons = rate(request.row)
         return Reply(f"{score:g}\n{'; '.join(reasons)}. {DISCLAIMER}")
 
-    async def close(self) -> None:
-        pass
-
 
 def rate(row: Mapping[str, Any]) -> tuple[float, list[str]]:
     """Score (0 to 5 in half points) of an example and the reasons for it."""

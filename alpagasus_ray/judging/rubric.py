@@ -86,18 +86,27 @@ def load(name: str) -> Rubric:
     if name in shipped:
         text = resources.files(__package__).joinpath(SHIPPED, f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = _read(name)
     else:
         raise UsageError(f"rubric {name!r} is neither shipped ({', '.join(shipped)}) nor a file")
     try:
         rubric = Rubric.model_validate(yaml.safe_load(text))
-        rubric.messages({"instruction": "", "input": "", "output": ""})
+        for text in ("", "text"):
+            turns = [{"instruction": text, "output": text}] if text else None
+            rubric.messages({"instruction": text, "input": text, "output": text, "system": text, "history": turns})
     except ValidationError as error:
         problems = "; ".join(f"`{'.'.join(map(str, p['loc']))}`: {p['msg']}" for p in error.errors())
         raise UsageError(f"rubric {name}: {problems}") from None
     except (yaml.YAMLError, jinja2.TemplateError) as error:
         raise UsageError(f"rubric {name}: {error}") from None
     return rubric
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"rubric {path} cannot be read: {error}") from None
 
 
 @functools.cache

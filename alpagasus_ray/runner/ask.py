@@ -1,9 +1,10 @@
 """One row's way to its reply: attempts with pauses in between, until there is a reply or a reason why there is none.
 
-(The cluster-wide limits on requests, tokens and money take their place here, before each attempt.)
+Each attempt is one request; nothing is repeated anywhere else.
 """
 
 import time
+from collections.abc import Callable
 
 import tenacity
 
@@ -17,12 +18,13 @@ LONGEST_PAUSE_S = 60.0
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
-async def ask(engine: Engine, request: Request, max_attempts: int) -> Outcome:
-    """Ask until there is a reply, a refusal of the row, or no attempt left; only `EngineUnusable` is raised."""
+async def ask(engine: Engine, request: Request, max_attempts: int, stopping: Callable[[], bool]) -> Outcome:
+    """Ask until there is a reply, a refusal of the row, or no attempt left; only `EngineUnusable` is raised. Once the stage
+    is `stopping`, what failed is not tried again."""
     attempts = 0
     try:
         async for attempt in tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(max_attempts),
+            stop=lambda state: state.attempt_number >= max_attempts or stopping(),
             wait=_pause,
             retry=tenacity.retry_if_exception_type(TryAgain),
             reraise=True,

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
-DEBUG = "ALPAGASUS_DEBUG"
+from alpagasus_ray.config import DEBUG
 
 
 def cpus() -> int:
@@ -23,11 +24,14 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    terminated = signal.getsignal(signal.SIGTERM)
     with _quiet():
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # Ray has put a handler of its own in place of ours, which ends a stage cleanly
+    signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import ray
+import ray.exceptions
 
 from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.runner.board import Board, BoardHandle
@@ -31,6 +32,9 @@ def drive(job: Job, tasks: Sequence[Task], actors: int, progress: Progress, hope
     except KeyboardInterrupt:
         _wind_up(board, results)
         raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
+    except BaseException:
+        _wind_up(board, results)
+        raise
     if reason is not None:
         raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
 
@@ -75,7 +79,8 @@ def _look(board: BoardHandle, progress: Progress, hopeless: Verdict) -> None:
 
 
 def _wind_up(board: BoardHandle, results: "queue.Queue[Finished | BaseException | None]") -> None:
-    ray.get(board.stop.remote("interrupted"))
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(board.stop.remote("interrupted"), timeout=GRACE_S)
     deadline = time.monotonic() + GRACE_S
     while (left := deadline - time.monotonic()) > 0:
         try:

@@ -6,6 +6,7 @@ committed its output holds every reply, and the ledger is deleted. Not safe for 
 and Ray Data's one task for each shard see to that).
 """
 
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,8 @@ class Ledger:
         self._writer = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
         self._segments = 0
         self._pending: list[bytes] = []
+        # the flush on a timer and the last one of a shard run in different threads
+        self._writing = threading.Lock()
 
     def load(self) -> dict[str, Outcome]:
         """All outcomes that earlier writers left, by request key."""
@@ -55,16 +58,19 @@ class Ledger:
         self._pending.append(orjson.dumps(entry | outcome.reply._asdict()))
 
     def flush(self) -> None:
-        """Write what came in since the last call as one segment."""
-        pending, self._pending = self._pending, []
-        if pending:
-            self._storage.write(f"{self._writer}-{self._segments:05d}.jsonl", b"\n".join(pending) + b"\n")
-            self._segments += 1
+        """Write what came in since the last call as one segment. What could not be written (`OSError`) is kept for the next."""
+        with self._writing:
+            pending = self._pending[:]
+            if pending:
+                self._storage.write(f"{self._writer}-{self._segments:05d}.jsonl", b"\n".join(pending) + b"\n")
+                self._segments += 1
+                del self._pending[: len(pending)]
 
     def delete(self) -> None:
         """Remove the whole ledger of the shard."""
-        self._pending = []
-        self._storage.delete_tree()
+        with self._writing:
+            self._pending.clear()
+            self._storage.delete_tree()
 
 
 def outcomes_in(output: pa.Table) -> dict[str, Outcome]:

@@ -30,6 +30,7 @@ from alpagasus_ray.runner.ledger import FLUSH_S, Ledger, Outcome, outcomes_in
 OVERLAP = 2
 """Shards that one actor works on at the same time."""
 REPORT_S = 0.5
+FLUSH_ATTEMPTS = 5
 DONE, LEDGER = "done", "ledger"
 READERS = 16
 T = TypeVar("T")
@@ -83,10 +84,9 @@ class Task(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What became of a task: its file, or why it stopped."""
+    """What became of a task: committed, or why it stopped."""
 
     shard: str
-    entry: FileEntry | None
     stopped: str | None
 
 
@@ -144,8 +144,7 @@ def run(job: Job, tasks: Sequence[Task], actors: int, board: BoardHandle) -> Ite
         ),
     )
     for row in dataset.iter_rows():
-        entry = FileEntry.model_validate_json(row["entry"]) if row["entry"] else None
-        yield Finished(row["shard"], entry, row["stopped"] or None)
+        yield Finished(row["shard"], row["stopped"] or None)
 
 
 class ShardWorker:
@@ -164,8 +163,7 @@ class ShardWorker:
         rows = batch["rows"][0]
         task = Task(str(batch["shard"][0]), int(rows) or None)
         finished = self._call(self._do(task))
-        entry = finished.entry.model_dump_json() if finished.entry else ""
-        return {"shard": [finished.shard], "entry": [entry], "stopped": [finished.stopped or ""]}
+        return {"shard": [finished.shard], "stopped": [finished.stopped or ""]}
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -187,33 +185,44 @@ class ShardWorker:
 
     async def _report(self) -> None:
         news, self._news = self._news, Counter()
-        self._stop = await asyncio.wrap_future(self._board.report.remote(dict(news)).future())
+        answer = await asyncio.wrap_future(self._board.report.remote(dict(news)).future())
+        self._stop = self._stop or answer
+
+    async def _stop_all(self, reason: str) -> None:
+        """Let all workers end after the requests they have in flight."""
+        self._stop = self._stop or reason
+        await asyncio.wrap_future(self._board.stop.remote(reason).future())
 
     async def _flush_forever(self) -> None:
+        failures = 0
         while True:
             await asyncio.sleep(FLUSH_S)
-            for ledger in list(self._ledgers):
-                await asyncio.to_thread(ledger.flush)
+            try:
+                for ledger in list(self._ledgers):
+                    await asyncio.to_thread(ledger.flush)
+                failures = 0
+            except OSError as error:
+                failures += 1
+                if failures > FLUSH_ATTEMPTS:
+                    await self._stop_all(f"the ledger cannot be written: {error}")
 
     async def _do(self, task: Task) -> Finished:
+        if self._stop is not None:
+            return Finished(task.shard, self._stop)
         ledger = self._job.ledger(task.shard)
         source, known = await asyncio.to_thread(self._open, task, ledger)
         self._ledgers.add(ledger)
         try:
             results = await self._results(source, known, ledger)
-        except* EngineUnusable as errors:
-            self._stop = str(errors.exceptions[0])
-            await asyncio.wrap_future(self._board.stop.remote(self._stop).future())
-            results = []
         finally:
             self._ledgers.discard(ledger)
             await asyncio.to_thread(ledger.flush)
         whole = [result for result in results if result is not None]
         if len(whole) < len(source):
-            return Finished(task.shard, None, self._stop)
-        entry = await asyncio.to_thread(self._commit, task.shard, whole, ledger)
+            return Finished(task.shard, self._stop)
+        await asyncio.to_thread(self._commit, task.shard, whole, ledger)
         await self._report()
-        return Finished(task.shard, entry, None)
+        return Finished(task.shard, None)
 
     def _open(self, task: Task, ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
         """The rows of the shard and the outcomes there are for them already."""
@@ -251,7 +260,13 @@ class ShardWorker:
         else:
             if self._stop is not None:
                 return None
-            outcome = await ask(self._engine, request, self._job.max_attempts)
+            try:
+                outcome = await ask(self._engine, request, self._job.max_attempts, lambda: self._stop is not None)
+            except EngineUnusable as error:
+                await self._stop_all(str(error))
+                return None
+            if outcome.reply is None and self._stop is not None:
+                return None
             if outcome.reply is not None and self._job.paid:
                 ledger.add(request.key, row["example_id"], outcome)
         result = self._job.work.result(row, request, outcome)
@@ -261,7 +276,7 @@ class ShardWorker:
             self._news[f"reason {outcome.error.partition(':')[0]}"] += 1
         return result
 
-    def _commit(self, shard: str, results: list[dict[str, Any]], ledger: Ledger) -> FileEntry:
+    def _commit(self, shard: str, results: list[dict[str, Any]], ledger: Ledger) -> None:
         """Write the output, then the commit record that makes it count, then let go of the ledger."""
         job = self._job
         written = job.output.write_table(shard, pa.Table.from_pylist(results, schema=job.work.schema))
@@ -270,4 +285,3 @@ class ShardWorker:
             record(job.home, entry)
             if job.paid:
                 ledger.delete()
-        return entry

@@ -32,7 +32,7 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
 
     Raises `InputError` for an unreadable file, `StageFailed` when more than `max_rejected` of the records are no examples.
     """
-    if config.source is None:
+    if not config.source:
         raise UsageError("`ingest.source` is not set: give a file, glob, directory, s3:// or hf: source")
     stage = run.examples()
     settings = identity(config) | {"name": config.name or _default_name(config.source)}
@@ -79,7 +79,7 @@ def _is_hub(source: str | tuple[str, ...]) -> bool:
 
 
 def _fingerprint(source: str | tuple[str, ...]) -> dict[str, str]:
-    """Names and sizes of the files; empty where they cannot be told (the hub, or files that are gone since)."""
+    """Checksums of the files; empty where they cannot be told (the hub, or files that are gone since)."""
     if _is_hub(source):
         return {}
     try:

@@ -135,10 +135,12 @@ def _token_counter(tokenizer: str | None) -> Callable[[pa.Table], Integers]:
         return lambda table: (
             -(-sum(pc.binary_length(table[field]).to_numpy().astype(np.int64) for field in fields) // BYTES_PER_TOKEN)
         )
-    from transformers import AutoTokenizer
-
     try:
+        from transformers import AutoTokenizer
+
         encode = AutoTokenizer.from_pretrained(tokenizer)
+    except ModuleNotFoundError:
+        raise UsageError("pick.tokenizer needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"pick.tokenizer {tokenizer!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 

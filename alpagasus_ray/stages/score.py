@@ -104,12 +104,13 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     settings = _settings(config, work.rubric)
     inputs = {"examples": examples.content_hash()} | _recorded_inputs(config.judge)
     if mode == "rescore":
-        return _rescore(work, stage, settings, inputs)
+        return _rescore(work, stage, settings, examples, inputs)
     done = stage.manifest()
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
         if mode == "score" or not done.counts.get(rating.FAILED):
             return done
+        _check_retry(config, done)
         _reopen_failed(stage, done)
     return _judge_all(config, work, run, examples, settings, inputs)
 
@@ -122,12 +123,25 @@ def _check_model(judge: Judge, mode: Mode) -> None:
         )
 
 
-def _check_key(judge: Judge) -> None:
-    """Tell of a missing key before any worker starts."""
+def _check_engine(judge: Judge) -> None:
+    """Tell of a missing key or a wrong file of ratings before any worker starts."""
     if judge.kind == "api":
         from alpagasus_ray.engines.openai_api import read_key
 
         read_key(judge)
+    else:
+        open_engine(judge)
+
+
+def _check_retry(config: Score, done: Manifest) -> None:
+    """The rows asked again must be asked what the others were."""
+    if config.limit is not None:
+        raise UsageError("--retry-failed asks for all failed rows; take `score.limit` out of the recipe")
+    asked = done.details["asked_scale"]
+    if asked != done.settings["rubric"]["scale"]:
+        raise UsageError(
+            f"{done.stage} was asked on the scale {asked} and is read on another; go back to that by --rescore, then retry"
+        )
 
 
 def _settings(config: Score, asked: Rubric) -> dict[str, Any]:
@@ -154,7 +168,7 @@ def _judge_all(
     # imported here: reading again and looking at a finished stage need no Ray
     from alpagasus_ray.runner import shards
 
-    _check_key(config.judge)
+    _check_engine(config.judge)
     stage = run.ratings(config.name)
     begun = _begin(stage, settings, inputs)
     paid = config.judge.kind in PAID
@@ -162,13 +176,14 @@ def _judge_all(
     if config.limit is not None:
         tasks = _trial_tasks(examples, config.limit)
         trial = replace(job, output=stage.storage.at(TRIAL))
-        return _trial(trial, tasks, settings, inputs, _drive(config, trial, tasks, examples))
+        seconds = _drive(config, trial, tasks, examples)
+        return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, rating.FAILED)
     tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
-    manifest = _manifest(stage, shards.committed(job), settings, inputs, begun.seconds)
+    manifest = _manifest(stage, shards.committed(job), begun)
     _check_rows(manifest, examples)
     reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
     if reason is not None:
@@ -198,7 +213,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
 def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
     begun = stage.begun()
     if begun is None:
-        begun = Begun(settings=settings, inputs=inputs)
+        begun = Begun(settings=settings, inputs=inputs, asked_scale=settings["rubric"]["scale"])
         stage.begin(begun)
         return begun
     stage.same_or_refuse(begun, settings, inputs)
@@ -237,9 +252,7 @@ def _too_many(config: Score, rows: int, failed: int, reasons: Mapping[str, int])
     return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
 
 
-def _manifest(
-    stage: StageDir, files: list[FileEntry], settings: dict[str, Any], inputs: dict[str, str], seconds: float
-) -> Manifest:
+def _manifest(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
     counts: Counter[str] = Counter()
     histogram: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -251,18 +264,19 @@ def _manifest(
         usage.update(entry.usage)
     return Manifest(
         stage=stage.name,
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
+        settings=begun.settings,
+        settings_hash=digest(begun.settings),
+        inputs=begun.inputs,
         files=files,
         rows=sum(entry.rows for entry in files),
         counts={status: counts[status] for status in rating.STATUSES if counts[status]},
         usage=dict(usage),
-        seconds=seconds,
+        seconds=begun.seconds,
         versions=versions(),
         details={
             "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
             "reasons": dict(reasons.most_common()),
+            "asked_scale": begun.asked_scale,
         },
     )
 
@@ -276,12 +290,10 @@ def _check_rows(manifest: Manifest, examples: Manifest) -> None:
         raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
 
 
-def _trial(
-    job: "shards.Job", tasks: "Sequence[shards.Task]", settings: dict[str, Any], inputs: dict[str, str], seconds: float
-) -> Manifest:
+def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:
     """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
     files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
-    return _manifest(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, settings, inputs, seconds)
+    return _manifest(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, begun)
 
 
 def _reopen_failed(stage: StageDir, done: Manifest) -> None:
@@ -291,27 +303,33 @@ def _reopen_failed(stage: StageDir, done: Manifest) -> None:
 
     for entry in done.files:
         record(stage, entry)
-    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds))
+    scale = done.details["asked_scale"]
+    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=scale))
     stage.reopen()
 
 
-def _rescore(work: ScoreWork, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest:
+def _rescore(
+    work: ScoreWork, stage: StageDir, settings: dict[str, Any], examples: Manifest, inputs: dict[str, str]
+) -> Manifest:
     """Read all stored replies again, in place: while it lasts there is no manifest, and `stage.json` says why."""
     done = stage.manifest()
     begun = stage.begun()
-    made = done or (begun if begun and begun.rescoring else None)
-    if made is None:
+    if done is not None:
+        begun = Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=done.details["asked_scale"])
+    elif begun is None or not begun.rescoring:
         raise UsageError(
             f"{stage.name}/ is not finished in this run, so there is nothing to read again; run jobs/score.py first"
         )
-    if made.settings["rubric"]["prompt"] != settings["rubric"]["prompt"] or made.settings["judge"] != settings["judge"]:
-        asked = {**settings, "rubric": {**settings["rubric"], "scale": made.settings["rubric"]["scale"]}}
-        stage.same_or_refuse(made, asked, inputs)
+    # all but the scale has to be what it was
+    same_scale = {**settings, "rubric": {**settings["rubric"], "scale": begun.settings["rubric"]["scale"]}}
+    stage.same_or_refuse(begun, same_scale, inputs)
     started = time.monotonic()
-    stage.begin(Begun(settings=settings, inputs=inputs, seconds=made.seconds, rescoring=True))
+    begun = begun.model_copy(update={"settings": settings, "rescoring": True})
+    stage.begin(begun)
     stage.reopen()
-    files = [_reread(work, stage, name) for name in stage.storage.names() if name.startswith("part-")]
-    manifest = _manifest(stage, files, settings, inputs, made.seconds + time.monotonic() - started)
+    files = [_reread(work, stage, entry.name) for entry in examples.parts()]
+    manifest = _manifest(stage, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
+    _check_rows(manifest, examples)
     stage.finish(manifest)
     return manifest
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from runs import ids, ratings
 from scipy.stats import spearmanr
 
 from alpagasus_ray.config import Arm, Judge, Pick, Score
@@ -16,6 +15,7 @@ from alpagasus_ray.datasets.sources import natural
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
+from toy_runs import ids, ratings
 
 ROWS = 52_002
 HISTOGRAMS = {

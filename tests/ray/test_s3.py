@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from loopback import JudgeStarter
-from runs import api_judge, ids, prompt_hashes, ratings
 
 from alpagasus_ray.config import Arm, Ingest, Pick, Score
 from alpagasus_ray.datasets import lock
@@ -14,6 +12,8 @@ from alpagasus_ray.errors import RunLocked
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
+from loopback import JudgeStarter
+from toy_runs import api_judge, ids, prompt_hashes, ratings
 
 
 def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from loopback import JudgeStarter
-from runs import ROOT, api_judge, ids, prompt_hashes, ratings, toy_run
 
 from alpagasus_ray.config import Score
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.runner.ledger import FLUSH_S
 from alpagasus_ray.stages.score import score
+from loopback import JudgeStarter
+from toy_runs import ROOT, api_judge, ids, prompt_hashes, ratings, toy_run
 
 CONCURRENCY = 32
 
@@ -155,7 +155,7 @@ def test_keys_stand_in_no_file_of_the_run(tmp_path: Path, judge: JudgeStarter, m
     assert not any(b"canary-5b1f" in content for content in [*written, done.stdout.encode(), done.stderr.encode()])
 
 
-@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
 def test_a_driver_that_dies_half_way_costs_nothing_twice_beyond_the_bound(
     tmp_path: Path, judge: JudgeStarter, death: signal.Signals
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_driver_that_dies_half_way_costs_nothing_twice_beyond_the_bound(
         time.sleep(0.05)
     os.kill(driver.pid, death)
     _, message = driver.communicate()
-    if death is signal.SIGINT:
+    if death is signal.SIGTERM:
         assert driver.returncode == 1
         assert "the same command goes on from here" in message
         assert "Traceback" not in message

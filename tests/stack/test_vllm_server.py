@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import api_judge, ids, ratings
 
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
+from toy_runs import api_judge, ids, ratings
 
 ROWS, LONGEST = 256, 40
 MAX_TOKENS = 32

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from judge_server import message_hash
 
 from alpagasus_ray.config import Ingest, Judge
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.stages.ingest import ingest
+from judge_server import message_hash
 
 ROOT = Path(__file__).parents[2]
 
