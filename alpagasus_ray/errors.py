@@ -9,7 +9,7 @@
     └── EngineError           one request to an engine got no answer
         ├── RowRefused        asking the same again cannot help (too long for the context, malformed request)
         ├── TryAgain          a later attempt may succeed (429, 5xx, timeout, broken connection)
-        └── EngineUnusable    no request can succeed (wrong key, unknown model): the stage stops at once
+        └── EngineUnusable    no request can succeed (wrong key, unknown model, no money): the stage stops
 
 An `assert` that fails is a mistake of this package, not of its user.
 """
