@@ -1,5 +1,6 @@
 """What all tests share: real data where it is, a quiet environment, a judge on loopback."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parent.parent
+BUCKET = "alpagasus-test"
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -45,3 +47,34 @@ def judge(tmp_path: Path) -> Iterator[JudgeStarter]:
     yield starter
     for server in starter.servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """URI of a bucket in a real S3 server on loopback; the environment tells pyarrow, and Ray's workers, where it is."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "toy",
+        "AWS_SECRET_ACCESS_KEY": "toy",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=BUCKET)
+    yield f"s3://{BUCKET}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def local_ray(bucket: str) -> Iterator[None]:
+    """One local Ray for the whole session; started after the bucket, whose address its workers inherit."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -1,6 +1,5 @@
 """A real vLLM server with a real, tiny model, started once for all tests here."""
 
-import logging
 import os
 import socket
 import subprocess
@@ -12,16 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 START_LIMIT_S = 240
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+@pytest.fixture(autouse=True)
+def _ray(local_ray: None) -> None:
+    """All tests here run on the one local Ray."""
 
 
 @pytest.fixture(scope="session")
