@@ -22,6 +22,8 @@ OPERATIONAL = object()
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
+KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+"""Name of an environment variable that holds a key."""
 
 
 class Section(BaseModel):
@@ -52,6 +54,43 @@ class Ingest(Section):
     """Which split of a Hugging Face dataset to read."""
 
 
+class Price(Section):
+    """What tokens cost, in US dollars a million."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Tokens of the prompt."""
+    output: Annotated[float, Field(ge=0)]
+    """Tokens of the reply, those of its reasoning among them."""
+    cached_input: Annotated[float | None, Field(ge=0)] = None
+    """Tokens of the prompt that the provider had in its cache; by default as `input`."""
+
+
+class Endpoint(Section):
+    """One of several places that serve the same judge; each has limits of its own."""
+
+    base_url: str | None = None
+    """The API's address; by default `judge.base_url`."""
+    api_key_env: KeyName | None = None
+    """Environment variable that holds its key; by default `judge.api_key_env`."""
+    requests_per_minute: PositiveFloat | None = None
+    """By default `score.requests_per_minute`."""
+    tokens_per_minute: PositiveFloat | None = None
+    """By default `score.tokens_per_minute`."""
+
+
+class Batch(Section):
+    """How `judge.mode: batch` talks to the provider's batch API."""
+
+    max_requests: PositiveInt = 50_000
+    """Most requests in one batch."""
+    max_bytes: PositiveInt = 200_000_000
+    """Largest input file of a batch."""
+    in_flight: PositiveInt = 4
+    """Batches that the provider has at the same time."""
+    poll_s: PositiveFloat = 30.0
+    """Seconds between two looks at a batch."""
+
+
 class Judge(Section):
     """Who rates: an engine and a rubric."""
 
@@ -61,9 +100,19 @@ class Judge(Section):
     """Model name that the API knows; needed for `api`."""
     base_url: Annotated[str | None, OPERATIONAL] = None
     """The API's address, up to and with `/v1`; by default that of OpenAI."""
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$"), OPERATIONAL] = "OPENAI_API_KEY"
+    api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
     name a file that holds it. Servers at a `base_url` of your own may need none."""
+    endpoints: Annotated[tuple[Endpoint, ...], OPERATIONAL] = ()
+    """Several keys or servers for the same model, used side by side; without any there is the one at `base_url`."""
+    mode: Annotated[Literal["live", "batch"], OPERATIONAL] = "live"
+    """`batch`: through the provider's batch API, at half the price and within a day."""
+    batch: Annotated[Batch, OPERATIONAL] = Batch()
+    """For `mode: batch`."""
+    price: Annotated[Price | None, OPERATIONAL] = None
+    """What the model costs, e.g. `{input: 0.15, output: 0.6}`; by default as in the shipped price list."""
+    tokenizer: Annotated[str | None, OPERATIONAL] = None
+    """Hugging Face tokenizer (id or directory) that `--plan` counts tokens with; by default tiktoken."""
     rubric: str = "accuracy"
     """What is asked: `accuracy`, `helpfulness`, or the path of your own rubric file."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
@@ -77,7 +126,10 @@ class Judge(Section):
     timeout_s: Annotated[PositiveFloat, OPERATIONAL] = 120.0
     """Seconds to wait for one reply."""
     max_attempts: Annotated[PositiveInt, OPERATIONAL] = 6
-    """How often one row is tried before it is `failed`."""
+    """How often one row may fail before it is `failed`. What a server turns away (429, 503) or what never reached it
+    counts a tenth; while a server is down nothing counts."""
+    max_outage_s: Annotated[PositiveFloat, OPERATIONAL] = 14_400.0
+    """How long to wait for a server that is down or wants to be left alone, before the stage stops."""
     ratings: str | None = None
     """For `recorded`: a CSV, JSON, JSONL or Parquet file with `index` or `example_id`, and `score`; or the AlpaGasus
     release format (objects with `triplet`, `review`, `score`)."""
@@ -90,6 +142,11 @@ class Judge(Section):
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
         return self
 
+    def at_each_endpoint(self) -> "tuple[Judge, ...]":
+        """This judge once for each of its endpoints, with that endpoint's address and key."""
+        places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)
+        return tuple(self.model_copy(update={**place, "endpoints": ()}) for place in places) or (self,)
+
 
 class Score(Section):
     """`jobs/score.py`: rate every example."""
@@ -99,9 +156,15 @@ class Score(Section):
     judge: Judge = Judge()
     """The judge."""
     concurrency: Annotated[PositiveInt, OPERATIONAL] = 64
-    """Requests in flight in each actor."""
+    """Most requests in flight in each actor; it starts low, grows to this, and yields where a server pushes back."""
     actors: Annotated[PositiveInt | None, OPERATIONAL] = None
     """Processes that judge; by default one for `api` and one per CPU for the offline judges."""
+    requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Limit of each endpoint, for the whole cluster; what the server states in its replies holds too."""
+    tokens_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Limit of each endpoint in tokens, of prompts and replies together."""
+    max_cost_usd: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Stop before these ratings have cost more, over all calls; raise it and the same command goes on."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only the first so many examples and stop. Replies are kept, and a full run does not ask again."""
     max_failed: Annotated[Share, OPERATIONAL] = 0.1

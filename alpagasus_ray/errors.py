@@ -6,6 +6,7 @@
     │   └── SettingsChanged   the run holds results made with other settings
     ├── RunLocked             another driver is working on the same run
     ├── StageFailed           a stage could not be finished: what is done stays, the same command goes on
+    │   └── BudgetReached     it stopped at `max_cost_usd`; exit code 3
     └── EngineError           one request to an engine got no answer
         ├── RowRefused        asking the same again cannot help (too long for the context, malformed request)
         ├── TryAgain          a later attempt may succeed (429, 5xx, timeout, broken connection)
@@ -13,6 +14,11 @@
 
 An `assert` that fails is a mistake of this package, not of its user.
 """
+
+
+from typing import Literal
+
+Cause = Literal["refused", "unreached", "unknown"]
 
 
 class AlpagasusError(Exception):
@@ -50,6 +56,12 @@ class StageFailed(AlpagasusError):
     """A stage could not be finished; what is done stays."""
 
 
+class BudgetReached(StageFailed):
+    """The next request could pass `max_cost_usd`; what is paid for stays, and the same command goes on once it is raised."""
+
+    exit_code = 3
+
+
 class EngineError(AlpagasusError):
     """One request to an engine got no answer; `reason` starts with a short category that failures are counted by."""
 
@@ -63,10 +75,16 @@ class RowRefused(EngineError):
 
 
 class TryAgain(EngineError):
-    """A later attempt may succeed; `retry_after_s` is the server's own wish, where it named one."""
+    """A later attempt may succeed.
 
-    def __init__(self, category: str, detail: str = "", retry_after_s: float | None = None) -> None:
+    `cause` says what the attempt did: `refused` (turned away by a server that works, as by a 429), `unreached` (never
+    sent) or `unknown` (taken, and perhaps billed, but there is no answer). `retry_after_s` is the server's own wish, where
+    it named one.
+    """
+
+    def __init__(self, category: str, detail: str = "", cause: Cause = "unknown", retry_after_s: float | None = None) -> None:
         super().__init__(category, detail)
+        self.cause: Cause = cause
         self.retry_after_s = retry_after_s
 
 

@@ -14,12 +14,14 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply, Request
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.errors import Cause, EngineUnusable, RowRefused, TryAgain, UsageError
 
 NO_KEY = "none"
 DETAIL_LIMIT = 300
 CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
+TURNED_AWAY = (408, 409, 425, 429, 503, 529)
+"""Statuses of a request that was not carried out; after the others of a server's errors it may have been, and billed."""
 TOO_LONG = (
     "context_length_exceeded",
     "maximum context length",
@@ -54,7 +56,7 @@ class OpenAIEngine:
         except openai.APITimeoutError as error:
             # the transport calls a refused connection a timeout of the connection
             if isinstance(error.__cause__, httpx.ConnectTimeout):
-                raise TryAgain("connection", self._safe(str(error.__cause__))) from None
+                raise TryAgain("connection", self._safe(str(error.__cause__)), "unreached") from None
             raise TryAgain("timeout", "no reply in time") from None
         except openai.APIStatusError as error:
             raise self._status_error(error.response) from None
@@ -79,7 +81,8 @@ class OpenAIEngine:
         if status == 404:
             return EngineUnusable("http 404", f"no such model or address: {detail}")
         if status in (408, 409, 429) or status >= 500:
-            return TryAgain(f"http {status}", detail, _retry_after(response))
+            cause: Cause = "refused" if status in TURNED_AWAY else "unknown"
+            return TryAgain(f"http {status}", detail, cause, _retry_after(response))
         if any(mark in detail.lower() for mark in TOO_LONG):
             return RowRefused("too long", detail)
         return RowRefused(f"http {status}", detail)

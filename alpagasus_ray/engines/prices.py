@@ -1,0 +1,99 @@
+"""What requests cost: the price of a judge's model, the most a request can cost before it is sent, what a reply did cost.
+
+Prices come from the recipe, else from `prices.yaml`, which lists them by provider with the date they were read. A model at
+an address that is not the provider's own has no price there: resellers and servers of your own charge what they like.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import yaml
+
+from alpagasus_ray.config import Judge, Price
+from alpagasus_ray.engines.base import Message, Reply
+
+DEFAULT_HOST = "api.openai.com"
+MILLION = 1_000_000
+OVERHEAD_TOKENS = 64
+"""What a chat template may add to the texts of a prompt: marks of roles, a standing system turn."""
+BYTES_PER_TOKEN = 4
+"""Of English text, for what is an estimate; the most that texts can be is a token for each byte."""
+SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+class Need(NamedTuple):
+    """What a request may use up before its reply is known."""
+
+    tokens: int
+    """Estimated, of the prompt and of the longest reply."""
+    usd: float | None
+    """The most it can cost; None where there is no price or no bound."""
+
+
+class Tariff(NamedTuple):
+    """How a judge's requests are counted."""
+
+    price: Price | None
+    share: float
+    """Of the list price: less than 1 through a batch API."""
+    max_tokens: int | None
+    """Longest reply, in tokens; None where the recipe sets no bound."""
+
+    def need(self, messages: Sequence[Message]) -> Need:
+        size = sum(len(message["content"].encode()) for message in messages)
+        tokens = size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + (self.max_tokens or 0)
+        if self.price is None or self.max_tokens is None:
+            return Need(tokens, None)
+        # a tokenizer that works on bytes makes at most one token of each
+        dollars = (size + OVERHEAD_TOKENS) * self.price.input + self.max_tokens * self.price.output
+        return Need(tokens, dollars * self.share / MILLION)
+
+    def cost(self, reply: Reply) -> float | None:
+        """Dollars that a reply cost; None where the price or its tokens are not known."""
+        if reply.tokens_in is None or reply.tokens_out is None:
+            return None
+        return self.dollars(reply.tokens_in, reply.tokens_out, reply.tokens_cached or 0)
+
+    def dollars(self, tokens_in: float, tokens_out: float, tokens_cached: float = 0) -> float | None:
+        """Dollars for so many tokens; None without a price."""
+        if self.price is None:
+            return None
+        cached = self.price.input if self.price.cached_input is None else self.price.cached_input
+        millionths = (tokens_in - tokens_cached) * self.price.input + tokens_cached * cached + tokens_out * self.price.output
+        return millionths * self.share / MILLION
+
+
+def tariff(judge: Judge) -> Tariff:
+    """How the requests of this judge are counted."""
+    longest = [judge.extra.get(key) for key in ("max_completion_tokens", "max_tokens")] + [judge.max_tokens]
+    bound = next((value for value in longest if isinstance(value, int)), None)
+    replies = judge.extra.get("n", 1)
+    share = float(price_list()["batch_share"]) if judge.mode == "batch" else 1.0
+    return Tariff(price(judge), share, bound * replies if bound is not None else None)
+
+
+def price(judge: Judge) -> Price | None:
+    """The price of a judge's model: the recipe's, else the listed one if all its endpoints are the provider's own."""
+    if judge.price is not None:
+        return judge.price
+    found = {_listed(place) for place in judge.at_each_endpoint()}
+    return found.pop() if len(found) == 1 else None
+
+
+def _listed(judge: Judge) -> Price | None:
+    host = urlsplit(judge.base_url).hostname if judge.base_url else DEFAULT_HOST
+    models = price_list()["providers"].get(host, {}).get("models", {})
+    name = judge.model or ""
+    entry = models.get(name) or models.get(SNAPSHOT.sub("", name))
+    return Price(**entry) if entry else None
+
+
+@functools.cache
+def price_list() -> dict[str, Any]:
+    """The shipped list: `as_of`, `batch_share`, `providers`."""
+    loaded: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("prices.yaml").read_text(encoding="utf-8"))
+    return loaded
