@@ -143,7 +143,7 @@ class Judge(Section):
         return self
 
     def at_each_endpoint(self) -> "tuple[Judge, ...]":
-        """This judge once for each of its endpoints, with that endpoint's address and key."""
+        """The judge once for each of its endpoints, with that endpoint's address and key."""
         places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)
         return tuple(self.model_copy(update={**place, "endpoints": ()}) for place in places) or (self,)
 
