@@ -1,7 +1,7 @@
 """The command line that all jobs share: recipe and overrides to a checked configuration, then the stage, then its summary.
 
 Messages go to stderr; with `--json` the last line of stdout is the summary as one JSON object. Exit codes: 0 done, 1 failed
-or incomplete, 2 wrong usage, recipe or input. The only place where every exception is caught.
+or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only place where every exception is caught.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from alpagasus_ray import recipe as recipes
 from alpagasus_ray.config import DEBUG, Recipe, Section, identity
 from alpagasus_ray.datasets import lock
 from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
-from alpagasus_ray.errors import AlpagasusError, SettingsChanged, UsageError
+from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import summary
 
 
@@ -43,6 +43,8 @@ class JobSpec(NamedTuple):
     """Does the stage and returns its summary, plain JSON values."""
     flags: Mapping[str, str] = {}
     """Switches of this job alone, with their help."""
+    reading: tuple[str, ...] = ()
+    """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -53,6 +55,8 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
         code = _run(spec, parsed)
     except AlpagasusError as error:
         _complain(str(error))
+        if parsed.json and isinstance(error, BudgetReached):
+            print(json.dumps(error.report, ensure_ascii=False))
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted")
@@ -74,20 +78,30 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     loaded = recipes.load(parsed.recipe, parsed.set)
     run = Run.open(parsed.run)
-    with lock.held(run):
+    if any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
         _check_earlier(loaded, run, spec.section)
-        try:
-            report = spec.work(Call(loaded.recipe, run, parsed))
-        except UsageError:
-            raise  # refused: the run keeps the recipe it has
-        except BaseException:
-            _save_recipe(loaded.recipe, run, spec.section)
-            raise
-        _save_recipe(loaded.recipe, run, spec.section)
+        report = spec.work(Call(loaded.recipe, run, parsed))
+    else:
+        report = _write(spec, loaded, Call(loaded.recipe, run, parsed))
     summary.show(report, sys.stderr)
     if parsed.json:
         print(json.dumps(report, ensure_ascii=False))
     return 0
+
+
+def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
+    """The job's work under the run's lock; the run keeps the recipe that it was done with."""
+    with lock.held(call.run):
+        _check_earlier(loaded, call.run, spec.section)
+        try:
+            report = spec.work(call)
+        except UsageError:
+            raise  # refused: the run keeps the recipe it has
+        except BaseException:
+            _save_recipe(call.recipe, call.run, spec.section)
+            raise
+        _save_recipe(call.recipe, call.run, spec.section)
+    return report
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

@@ -142,6 +142,11 @@ class Judge(Section):
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
         return self
 
+    @property
+    def paid(self) -> bool:
+        """Whether a reply costs something, so that it is kept in a ledger and never asked for again."""
+        return self.kind == "api"
+
     def at_each_endpoint(self) -> "tuple[Judge, ...]":
         """The judge once for each of its endpoints, with that endpoint's address and key."""
         places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)

@@ -15,8 +15,8 @@
 An `assert` that fails is a mistake of this package, not of its user.
 """
 
-
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Cause = Literal["refused", "unreached", "unknown"]
 
@@ -60,6 +60,11 @@ class BudgetReached(StageFailed):
     """The next request could pass `max_cost_usd`; what is paid for stays, and the same command goes on once it is raised."""
 
     exit_code = 3
+
+    def __init__(self, message: str, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+        """The same in plain JSON values."""
 
 
 class EngineError(AlpagasusError):

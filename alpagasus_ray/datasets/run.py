@@ -23,6 +23,8 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
+DONE, LEDGER = "done", "ledger"
+"""Directories of an unfinished stage: a commit record for each shard that is done, and the replies of the others."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
@@ -46,10 +48,10 @@ class FileEntry(BaseModel):
     histogram: dict[str, int] = {}
     """Rows per score, where rows have one."""
     usage: dict[str, float] = {}
-    """Sums over the rows: tokens_in, tokens_out, tokens_cached, cost_usd; absent where no row knows them."""
+    """Sums over the rows of the fields in `USAGE`; absent where no row knows them."""
 
 
-USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "maybe_billed_twice")
 
 
 def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:

@@ -30,8 +30,25 @@ class Reply(NamedTuple):
     cost_usd: float | None = None
 
 
+class Rate(NamedTuple):
+    """Limits of one endpoint, a minute; None is none."""
+
+    requests: float | None = None
+    tokens: float | None = None
+
+    def lower(self, other: "Rate") -> "Rate":
+        """The stricter of both, limit by limit."""
+        pairs = zip(self, other, strict=True)
+        return Rate(*(min((limit for limit in pair if limit is not None), default=None) for pair in pairs))
+
+
 class Engine(Protocol):
     """An engine; it may be asked many things at once."""
+
+    address: str
+    """What messages call it."""
+    stated: Rate
+    """The limits that its server states in its replies, as of the last one."""
 
     async def complete(self, request: Request) -> Reply:
         """Answer one request, once. Raises `RowRefused`, `TryAgain` or `EngineUnusable`."""

@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2 as httpx
 import openai
 import orjson
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.base import Rate, Reply, Request
+from alpagasus_ray.engines.headers import retry_after, stated_rate
 from alpagasus_ray.errors import Cause, EngineUnusable, RowRefused, TryAgain, UsageError
 
 NO_KEY = "none"
@@ -37,6 +39,7 @@ class OpenAIEngine:
 
     def __init__(self, judge: Judge) -> None:
         self._body = request_body(judge)
+        self.stated = Rate()
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
@@ -46,6 +49,7 @@ class OpenAIEngine:
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
             ),
         )
+        self.address = str(self._client.base_url).rstrip("/")
 
     async def complete(self, request: Request) -> Reply:
         try:
@@ -53,16 +57,14 @@ class OpenAIEngine:
             response = await self._client.post(
                 "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
             )
-        except openai.APITimeoutError as error:
-            # the transport calls a refused connection a timeout of the connection
-            if isinstance(error.__cause__, httpx.ConnectTimeout):
-                raise TryAgain("connection", self._safe(str(error.__cause__)), "unreached") from None
-            raise TryAgain("timeout", "no reply in time") from None
         except openai.APIStatusError as error:
             raise self._status_error(error.response) from None
         except openai.APIConnectionError as error:
-            raise TryAgain("connection", self._safe(str(error.__cause__ or error))) from None
-        return _reply(response.content)
+            raise self._connection_error(error) from None
+        stated = stated_rate(response.headers)
+        if stated != Rate():
+            self.stated = stated
+        return read_reply(response.content)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -72,6 +74,20 @@ class OpenAIEngine:
         """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
         return _short(text.replace(self._client.api_key, "(the key)"))
 
+    def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
+        """What became of a request whose connection failed. The transport calls nearly all of that a timeout, a server that
+        hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
+        certainly cost nothing."""
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError):
+            cause = cause.__cause__
+        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return TryAgain("connection", self._safe(str(cause)), "unreached")
+        broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
+        if isinstance(error, openai.APITimeoutError) and not broken:
+            return TryAgain("timeout", "no reply in time")
+        return TryAgain("connection", self._safe(str(cause)))
+
     def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
         status, detail = response.status_code, self._safe(_error_text(response))
         if status == 401:
@@ -80,9 +96,11 @@ class OpenAIEngine:
             return EngineUnusable(f"http {status}", f"the account has no money left: {detail}")
         if status == 404:
             return EngineUnusable("http 404", f"no such model or address: {detail}")
-        if status in (408, 409, 429) or status >= 500:
+        if status == 429 and "request too large" in detail.lower():  # alone above the limit of a minute: it never fits
+            return RowRefused("too long", detail)
+        if status in TURNED_AWAY or status >= 500:
             cause: Cause = "refused" if status in TURNED_AWAY else "unknown"
-            return TryAgain(f"http {status}", detail, cause, _retry_after(response))
+            return TryAgain(f"http {status}", detail, cause, retry_after(response.headers))
         if any(mark in detail.lower() for mark in TOO_LONG):
             return RowRefused("too long", detail)
         return RowRefused(f"http {status}", detail)
@@ -113,7 +131,7 @@ def read_key(judge: Judge) -> str:
     )
 
 
-def _reply(content: bytes) -> Reply:
+def read_reply(content: bytes) -> Reply:
     """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again."""
     try:
         body = orjson.loads(content)
@@ -151,13 +169,6 @@ def _error_text(response: httpx.Response) -> str:
         return str(error.get("message") or error) if isinstance(error, dict) else str(error)
     except (orjson.JSONDecodeError, AttributeError):
         return response.content[:DETAIL_LIMIT].decode("utf-8", "replace")
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    except ValueError:
-        return None
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.sources import Record
-from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.errors import InputError, RowRefused
 
 TRIPLET = "###Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n"
@@ -19,6 +19,9 @@ TRIPLET = "###Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response
 
 class RecordedEngine:
     """Looks ratings up; `by` says whether keys are example ids, row numbers or triplets."""
+
+    address = "the file of ratings"
+    stated = Rate()
 
     def __init__(self, by: str, replies: Mapping[str, str]) -> None:
         self._by, self._replies = by, replies

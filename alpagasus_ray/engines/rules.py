@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.failures import CHECKS, Case, nothing_said
 
 DISCLAIMER = "(Found by mechanical rules, a baseline; no language model read this.)"
@@ -18,6 +18,9 @@ DISCLAIMER = "(Found by mechanical rules, a baseline; no language model read thi
 
 class RulesEngine:
     """Rates the row of a request; the messages are not looked at."""
+
+    address = "the rules"
+    stated = Rate()
 
     async def complete(self, request: Request) -> Reply:
         score, reasons = rate(request.row)

@@ -1,47 +1,90 @@
 """One row's way to its reply: attempts with pauses in between, until there is a reply or a reason why there is none.
 
-Each attempt is one request; nothing is repeated anywhere else.
+Each attempt is one request; nothing is repeated anywhere else. What counts against a row is what may be its own fault.
 """
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import tenacity
 
-from alpagasus_ray.engines.base import Engine, Request
-from alpagasus_ray.errors import RowRefused, TryAgain
+from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.prices import Tariff
+from alpagasus_ray.errors import EngineError, RowRefused, TryAgain
+from alpagasus_ray.runner.lanes import Lanes
 from alpagasus_ray.runner.ledger import Outcome
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
+LIGHT = 0.1
+"""How much of an attempt it counts when the server turned the request away or was not reached."""
 
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
-async def ask(engine: Engine, request: Request, max_attempts: int, stopping: Callable[[], bool]) -> Outcome:
-    """Ask until there is a reply, a refusal of the row, or no attempt left; only `EngineUnusable` is raised. Once the stage
-    is `stopping`, what failed is not tried again."""
-    attempts = 0
+@dataclass
+class _Tally:
+    """What a row's attempts came to."""
+
+    sent: int = 0
+    maybe_billed_twice: int = 0
+    counted: float = 0.0
+    latency_s: float | None = None
+
+
+async def ask(lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int) -> Outcome:
+    """Ask until there is a reply, a refusal of the row, or no attempt left. Raises `EngineUnusable`, and `Stopping` when the
+    stage stops."""
+    tally = _Tally()
+    retrying = tenacity.AsyncRetrying(
+        # ten light ones in floating point are a hair less than one
+        stop=lambda _: tally.counted > max_attempts - LIGHT / 2,
+        wait=_pause,
+        retry=tenacity.retry_if_exception_type(TryAgain),
+        before_sleep=lambda state: _count_retry(lanes, state),
+        sleep=lanes.sleep,
+        reraise=True,
+    )
     try:
-        async for attempt in tenacity.AsyncRetrying(
-            stop=lambda state: state.attempt_number >= max_attempts or stopping(),
-            wait=_pause,
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            reraise=True,
-        ):
+        async for attempt in retrying:
             with attempt:
-                attempts += 1
-                started = time.monotonic()
-                reply = await engine.complete(request)
-                return Outcome(reply, None, attempts, time.monotonic() - started)
+                reply = await _attempt(lanes, request, tariff, tally)
+                return Outcome(reply, None, tally.sent, tally.latency_s, tally.maybe_billed_twice)
     except (RowRefused, TryAgain) as error:
-        return Outcome(None, str(error), attempts, None)
+        return Outcome(None, str(error), tally.sent, None, tally.maybe_billed_twice)
     raise AssertionError("the loop ends by a reply or an error")
 
 
+async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally) -> Reply:
+    need = tariff.need(request.messages)
+    lane = await lanes.enter(need)
+    started = lanes.now()
+    tally.sent += 1
+    try:
+        reply = await lane.engine.complete(request)
+    except TryAgain as error:
+        lanes.failed(lane, need, error, request.key, started)
+        tally.maybe_billed_twice += error.cause == "unknown"
+        if not lane.breaker.is_open or error.cause == "unknown":
+            tally.counted += 1 if error.cause == "unknown" else LIGHT
+        raise
+    except EngineError:
+        lanes.rejected(lane, need)
+        raise
+    reply = reply._replace(cost_usd=tariff.cost(reply)) if reply.cost_usd is None else reply
+    lanes.answered(lane, need, reply)
+    tally.latency_s = lanes.now() - started
+    return reply
+
+
+def _count_retry(lanes: Lanes, state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, TryAgain):
+        lanes.counts[f"retries {error.category}"] += 1
+
+
 def _pause(state: tenacity.RetryCallState) -> float:
-    """As long as the server asked for, else doubling with full jitter."""
+    """Where the server named a time its lane keeps to it, and the row may go to another; else doubling with full jitter."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, TryAgain) and error.retry_after_s is not None:
-        return min(error.retry_after_s, LONGEST_PAUSE_S)
+        return 0.0
     return _backoff(state)

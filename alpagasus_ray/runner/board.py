@@ -1,33 +1,186 @@
-"""Where the workers of one stage and its driver meet while it runs: counts go up, the word to stop comes down."""
+"""Where the workers of one stage and its driver meet: counts go up, the word to stop comes down, and what the whole cluster
+shares is handed out: permits under the rate limits, dollars under the cap, and the memory of which rows killed a worker.
 
+It lives in one actor, on the driver's own node (`drive.py`). Workers ask it for what they need in the next half second, not for single requests. If
+it dies it comes back empty: the budget goes on from its bound on storage, and meanwhile each worker keeps to its share of
+the rates.
+"""
+
+import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-import ray
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.runner.budget import Budget, at_most_spent
+from alpagasus_ray.runner.limits import Bucket
+
+SILENT_S = 60.0
+"""A worker that has not been heard of for so long is taken for dead; what it had borrowed counts as spent."""
+LONGEST_WAIT_S = 5.0
 
 
-@ray.remote(num_cpus=0)
+class Permits(NamedTuple):
+    """What may be sent to an endpoint now, and after how many seconds to ask again for more."""
+
+    requests: float
+    tokens: float
+    wait_s: float
+
+
+class Word(NamedTuple):
+    """What a worker learns when it reports."""
+
+    stop: str | None
+    """Why to stop, or None to go on."""
+    answered: bool
+    """Whether any worker has had an answer in this call."""
+    pauses: dict[int, float]
+    """Seconds for which endpoints are to be left alone."""
+
+
+class Snapshot(NamedTuple):
+    """What the driver sees."""
+
+    counts: dict[str, int]
+    stop: str | None
+    broke: bool
+    """Whether the stop is that of the budget."""
+
+
+class Loss(NamedTuple):
+    """What an earlier worker of a shard left when it died: by place in the shard, how often a worker died over that row."""
+
+    deaths: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A spending cap: where its bound is kept, dollars, and what earlier calls have cost."""
+
+    storage: Storage
+    usd: float
+    spent: float
+
+
 class Board:
-    """An actor that adds up what all workers report."""
+    """The shared state; a plain object, so that it can be looked at without Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Sequence[Rate] = (), cap: Cap | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._shards: dict[str, Counter[str]] = {}
         self._counts: Counter[str] = Counter()
         self._stop: str | None = None
+        self._broke = False
+        self._given = tuple(rates)
+        self._buckets: dict[tuple[int, int], Bucket] = {}
+        for lane, rate in enumerate(rates):
+            self._limit(lane, rate)
+        # after a death of this actor the bound on storage is above what the driver knew
+        self._budget = Budget(cap.storage, cap.usd, max(cap.spent, at_most_spent(cap.storage))) if cap else None
+        self._heard: dict[str, float] = {}
+        self._pauses: dict[int, float] = {}
+        self._under_way: dict[str, set[int]] = {}
+        self._deaths: dict[str, Counter[int]] = {}
 
-    def report(self, counts: Mapping[str, int]) -> str | None:
-        """Add a worker's news; the answer is why to stop, or None to go on."""
-        self._counts.update(counts)
-        return self._stop
+    # counts and the word to stop
+
+    def report(
+        self, worker: str, news: Mapping[str, float], shards: Mapping[str, Mapping[str, int]], pauses: Mapping[int, float]
+    ) -> Word:
+        """Take a worker's news: what happened since its last report, counts of the shards it works on since their begin,
+        seconds for which endpoints asked to be left alone."""
+        now = self._now()
+        self._heard[worker] = now
+        self._forget_silent(now)
+        self._counts.update(news)
+        for shard, counts in shards.items():
+            # a shard that is done again after a death replaces what its first worker said
+            self._counts.subtract(self._shards.get(shard, Counter()))
+            self._shards[shard] = Counter(counts)
+            self._counts.update(counts)
+        for lane, seconds in pauses.items():
+            self._pauses[lane] = max(self._pauses.get(lane, 0.0), now + seconds)
+        left = {lane: until - now for lane, until in self._pauses.items() if until > now}
+        return Word(self._stop, self._counts["requests answered"] > 0, left)
 
     def stop(self, reason: str) -> None:
         """Let every worker end after the requests it has in flight; the first reason stays."""
         self._stop = self._stop or reason
 
-    def snapshot(self) -> tuple[dict[str, int], str | None]:
+    def snapshot(self) -> Snapshot:
         """Counts so far, and why the stage is stopping if it is."""
-        return dict(self._counts), self._stop
+        return Snapshot({key: count for key, count in self._counts.items() if count}, self._stop, self._broke)
+
+    # rates
+
+    def permits(self, lane: int, requests: float, tokens: float, stated: Rate) -> Permits:
+        """Hand out what there is, at most as much as is wanted; `stated` is what the server says its limits are."""
+        self._limit(lane, stated)
+        now = self._now()
+        granted, wait_s = [], 0.0
+        for kind, wanted in enumerate((requests, tokens)):
+            bucket = self._buckets.get((lane, kind))
+            granted.append(bucket.take(wanted, now) if bucket else wanted)
+            if bucket and granted[-1] < wanted:
+                wait_s = max(wait_s, bucket.wait(wanted - granted[-1], now))
+        return Permits(granted[0], granted[1], min(wait_s, LONGEST_WAIT_S))
+
+    def _limit(self, lane: int, stated: Rate) -> None:
+        for kind, limit in enumerate(self._given[lane].lower(stated)):
+            bucket = self._buckets.get((lane, kind))
+            if limit is not None and bucket is None:
+                self._buckets[lane, kind] = Bucket(limit, self._now())
+            elif limit is not None and bucket is not None and bucket.per_minute != limit:
+                bucket.set(limit)
+
+    # dollars
+
+    def borrow(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
+        """Dollars for a worker's next requests, `least` or more or none yet; it gives back what it had at hand and says
+        what it settled. Where even one request will never fit under the cap again, the stage stops."""
+        assert self._budget is not None, "only a judge with a cap borrows"
+        self._heard[worker] = self._now()
+        self._budget.report(worker, settled, 0.0, under_way)
+        lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
+        if lent is None and self._stop is None:
+            self._broke = True
+            self.stop("the budget is used up")
+        return lent or 0.0
+
+    def close_budget(self) -> None:
+        """Write down what was spent."""
+        if self._budget is not None:
+            self._budget.close()
+
+    def _forget_silent(self, now: float) -> None:
+        for worker in [name for name, at in self._heard.items() if now - at > SILENT_S]:
+            del self._heard[worker]
+            if self._budget is not None:
+                self._budget.forget(worker)
+
+    # rows under way, so that one that kills its worker is found
+
+    def begin(self, shard: str) -> Loss:
+        """A worker starts on a shard. Rows that are still marked as under way there saw an earlier worker die."""
+        deaths = self._deaths.setdefault(shard, Counter())
+        deaths.update(self._under_way.pop(shard, set()))
+        return Loss(dict(deaths))
+
+    def under_way(self, shard: str, places: Sequence[int], done: Sequence[int]) -> None:
+        """Mark the rows that are sent next, and unmark those that are done."""
+        self._under_way.setdefault(shard, set()).update(places)
+        self._under_way[shard].difference_update(done)
+
+    def end(self, shard: str) -> None:
+        """A worker is through with a shard, or has stopped in good order."""
+        self._under_way.pop(shard, None)
+        self._deaths.pop(shard, None)
 
 
-BoardHandle = Any
-"""Ray's handle of a `Board`; Ray gives its methods no types."""
+class BoardLink(Protocol):
+    """How a worker reaches the board; None where it cannot be reached for now."""
+
+    async def call(self, method: str, *arguments: Any) -> Any: ...

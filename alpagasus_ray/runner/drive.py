@@ -1,59 +1,122 @@
 """The driver's side of work on shards: start the workers, show how it goes, stop cleanly when asked or when it is hopeless."""
 
 import contextlib
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ray
+import ray.data
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from alpagasus_ray.errors import StageFailed
-from alpagasus_ray.runner.board import Board, BoardHandle
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.runner.board import Board, Cap, Snapshot
 from alpagasus_ray.runner.progress import Progress
-from alpagasus_ray.runner.shards import Finished, Job, Task, run
+from alpagasus_ray.runner.shards import Job, Task
+from alpagasus_ray.runner.worker import Finished, Worker
 
+OVERLAP = 2
+"""Shards that one actor works on at the same time."""
 POLL_S = 0.5
 GRACE_S = 2.5
 """How long an interrupted driver waits for its workers to write down what they have; Ray gives a stopped job 3 s."""
 
+Results = queue.Queue[Finished | BaseException | None]
 Verdict = Callable[[Mapping[str, int]], str | None]
 """Looks at the counts so far and says why to stop, or None."""
 
 
-def drive(job: Job, tasks: Sequence[Task], actors: int, progress: Progress, hopeless: Verdict) -> None:
-    """Do all tasks. Raises `StageFailed` with the reason when they could not all be done; what is done stays done."""
-    board = Board.remote()  # type: ignore[attr-defined]
+@dataclass(frozen=True)
+class RayBoard:
+    """The board in its actor."""
+
+    actor: Any
+
+    @classmethod
+    def start(cls, rates: Sequence[Rate], cap: Cap | None) -> "RayBoard":
+        """Start the actor beside the driver, whose end is the stage's end anyway."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(rates, cap)
+        return cls(actor)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self.actor, method).remote(*arguments)
+        except ray.exceptions.RayActorError:
+            return None
+
+    def ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """The same for the driver's threads; `RayError` where it cannot be reached."""
+        return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
+
+
+def drive(job: Job, tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
+    """Do all tasks. Raises `StageFailed` with the reason when they could not all be done, `BudgetReached` when that is the cap;
+    what is done stays done."""
+    board = RayBoard.start(job.terms.rates, cap)
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
-    threading.Thread(target=_consume, args=(job, tasks, actors, board, results), daemon=True).start()
+    threading.Thread(target=_consume, args=(job, tasks, board, results), daemon=True).start()
     try:
         reason = _watch(board, results, progress, hopeless)
+        seen: Snapshot = board.ask("snapshot")
     except KeyboardInterrupt:
         _wind_up(board, results)
         raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
     except BaseException:
         _wind_up(board, results)
         raise
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            board.ask("close_budget", timeout_s=GRACE_S)
+    if seen.broke and reason is not None:
+        raise BudgetReached(reason)
     if reason is not None:
         raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
 
 
-def _consume(
-    job: Job, tasks: Sequence[Task], actors: int, board: BoardHandle, results: "queue.Queue[Finished | BaseException | None]"
-) -> None:
+def _consume(job: Job, tasks: Sequence[Task], board: RayBoard, results: Results) -> None:
     """Feed results to the driver's thread, and at the end None or what ended it."""
     try:
-        for finished in run(job, tasks, actors, board):
+        for finished in _run(job, tasks, board):
             results.put(finished)
         results.put(None)
     except BaseException as error:  # noqa: BLE001 - handed to the driver's thread, which raises it
         results.put(error)
 
 
-def _watch(
-    board: BoardHandle, results: "queue.Queue[Finished | BaseException | None]", progress: Progress, hopeless: Verdict
-) -> str | None:
+def _run(job: Job, tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
+    """Do the tasks on a pool of workers; results come as they finish."""
+    context = ray.data.DataContext.get_current()
+    # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
+    context.execution_no_progress_timeout_s = -1
+    dataset = ray.data.from_items(
+        [{"shard": task.shard, "rows": task.rows or 0} for task in tasks], override_num_blocks=len(tasks)
+    ).map_batches(
+        Worker,
+        fn_constructor_args=(job, board),
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(job.terms.workers, len(tasks)),
+            max_tasks_in_flight_per_actor=OVERLAP,
+            max_concurrent_calls_per_actor=OVERLAP,
+            enable_true_multi_threading=True,
+        ),
+    )
+    for row in dataset.iter_rows():
+        yield Finished(row["shard"], row["stopped"] or None)
+
+
+def _watch(board: RayBoard, results: Results, progress: Progress, hopeless: Verdict) -> str | None:
     """Show progress until all results are in; the answer is why some are missing, or None."""
     stopped: str | None = None
     looked = 0.0
@@ -67,20 +130,22 @@ def _watch(
             stopped = stopped or result.stopped
         if time.monotonic() - looked >= POLL_S:
             looked = time.monotonic()
-            _look(board, progress, hopeless)
+            # the board may be away for a moment; it comes back
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                _look(board, progress, hopeless)
 
 
-def _look(board: BoardHandle, progress: Progress, hopeless: Verdict) -> None:
-    counts, _ = ray.get(board.snapshot.remote())
+def _look(board: RayBoard, progress: Progress, hopeless: Verdict) -> None:
+    counts = board.ask("snapshot").counts
     progress.show(counts.get("rows", 0), counts)
     reason = hopeless(counts)
     if reason is not None:
-        ray.get(board.stop.remote(reason))
+        board.ask("stop", reason)
 
 
-def _wind_up(board: BoardHandle, results: "queue.Queue[Finished | BaseException | None]") -> None:
+def _wind_up(board: RayBoard, results: Results) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(board.stop.remote("interrupted"), timeout=GRACE_S)
+        board.ask("stop", "interrupted", timeout_s=GRACE_S)
     deadline = time.monotonic() + GRACE_S
     while (left := deadline - time.monotonic()) > 0:
         try:

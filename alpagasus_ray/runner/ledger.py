@@ -29,6 +29,16 @@ class Outcome(NamedTuple):
     attempts: int
     latency_s: float | None
     """Seconds that the attempt which was answered took."""
+    maybe_billed_twice: int = 0
+    """Attempts that have no answer and may have been billed all the same."""
+
+    def shared(self) -> "Outcome":
+        """The same outcome for another row with the same request: it was asked and paid once."""
+        reply = self.reply
+        if reply is not None:
+            cost = None if reply.cost_usd is None else 0.0
+            reply = reply._replace(tokens_in=0, tokens_out=0, tokens_cached=0, cost_usd=cost)
+        return Outcome(reply, self.error, 0, None)
 
 
 class Ledger:
@@ -48,14 +58,14 @@ class Ledger:
         for name in self._storage.names():
             for line in self._storage.read(name).splitlines():
                 entry = orjson.loads(line)
-                known[entry["key"]] = _outcome(entry)
+                _keep(known, entry["key"], _outcome(entry))
         return known
 
     def add(self, key: str, example_id: str, outcome: Outcome) -> None:
         """Take a reply; it is on storage after the next `flush`."""
         assert outcome.reply is not None, "failures are asked again, so they do not belong into the ledger"
-        entry = {"key": key, "example_id": example_id, "attempts": outcome.attempts, "latency_s": outcome.latency_s}
-        self._pending.append(orjson.dumps(entry | outcome.reply._asdict()))
+        entry = {"key": key, "example_id": example_id, **outcome.reply._asdict()}
+        self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in _OF_OUTCOME}))
 
     def flush(self) -> None:
         """Write what came in since the last call as one segment. What could not be written (`OSError`) is kept for the next."""
@@ -76,16 +86,24 @@ class Ledger:
 def outcomes_in(output: pa.Table) -> dict[str, Outcome]:
     """The replies that a committed output shard holds, by request key."""
     rows: Iterable[Mapping[str, Any]] = output.select(["request_hash", "reply", *_COLUMNS]).to_pylist()
-    return {
-        row["request_hash"]: _outcome({**row, "text": row["reply"], "finish_reason": row["finish_reason"] or "stop"})
-        for row in rows
-        if row["reply"] is not None
-    }
+    known: dict[str, Outcome] = {}
+    for row in rows:
+        if row["reply"] is not None:
+            outcome = _outcome({**row, "text": row["reply"], "finish_reason": row["finish_reason"] or "stop"})
+            _keep(known, row["request_hash"], outcome)
+    return known
 
 
-_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "latency_s"]
+_OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
+_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", *_OF_OUTCOME]
+
+
+def _keep(known: dict[str, Outcome], key: str, outcome: Outcome) -> None:
+    """Of a reply that several rows share, keep the one that tells what it cost."""
+    if key not in known or not known[key].attempts:
+        known[key] = outcome
 
 
 def _outcome(entry: Mapping[str, Any]) -> Outcome:
     reply = Reply(**{field: entry[field] for field in Reply._fields})
-    return Outcome(reply, None, entry["attempts"], entry["latency_s"])
+    return Outcome(reply, None, **{field: entry[field] for field in _OF_OUTCOME})

@@ -17,11 +17,13 @@ from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.base import Engine, Request
-from alpagasus_ray.engines.choose import open_engine
-from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.engines.choose import open_engines
+from alpagasus_ray.engines.prices import tariff
+from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.stages import asking
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
@@ -30,8 +32,6 @@ Mode = Literal["score", "rescore", "retry-failed"]
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 TRIAL = "trial"
-PAID = ("api",)
-"""Kinds of judge whose replies cost something and are kept in a ledger."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ScoreWork:
     judge: Judge
     rubric: Rubric
 
-    def open_engine(self) -> Engine:
-        return open_engine(self.judge)
+    def open_engines(self) -> list[Engine]:
+        return open_engines(self.judge)
 
     @property
     def schema(self) -> pa.Schema:
@@ -81,6 +81,7 @@ class ScoreWork:
             "cost_usd": reply.cost_usd if reply else None,
             "latency_s": outcome.latency_s,
             "attempts": outcome.attempts,
+            "maybe_billed_twice": outcome.maybe_billed_twice,
             "error": reading.error,
         }
 
@@ -128,9 +129,10 @@ def _check_engine(judge: Judge) -> None:
     if judge.kind == "api":
         from alpagasus_ray.engines.openai_api import read_key
 
-        read_key(judge)
+        for place in judge.at_each_endpoint():
+            read_key(place)
     else:
-        open_engine(judge)
+        open_engines(judge)
 
 
 def _check_retry(config: Score, done: Manifest) -> None:
@@ -170,9 +172,9 @@ def _judge_all(
 
     _check_engine(config.judge)
     stage = run.ratings(config.name)
+    job = _job(config, work, run)
+    asking.check_cap(config, job.tariff)
     begun = _begin(stage, settings, inputs)
-    paid = config.judge.kind in PAID
-    job = shards.Job(work, run.examples(), stage, stage.storage, config.concurrency, config.judge.max_attempts, paid)
     if config.limit is not None:
         tasks = _trial_tasks(examples, config.limit)
         trial = replace(job, output=stage.storage.at(TRIAL))
@@ -194,6 +196,23 @@ def _judge_all(
     return manifest
 
 
+def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
+    from alpagasus_ray.runner import shards
+
+    home = run.ratings(config.name)
+    terms = asking.terms(config, config.actors or 1)
+    return shards.Job(
+        work,
+        source=run.examples(),
+        home=home,
+        output=home.storage,
+        terms=terms,
+        tariff=tariff(config.judge),
+        max_attempts=config.judge.max_attempts,
+        paid=config.judge.paid,
+    )
+
+
 def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest) -> float:
     """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
     from alpagasus_ray.runner import cluster, drive
@@ -201,12 +220,17 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
 
     if not tasks:
         return 0.0
+    cap = asking.cap(config, job, examples)
     cluster.connect()
-    actors = config.actors or (1 if job.paid else cluster.cpus())
+    workers = config.actors or (1 if job.paid else cluster.cpus())
+    job = replace(job, terms=job.terms._replace(workers=workers))
     rows = {entry.name: entry.rows for entry in examples.parts()}
     started = time.monotonic()
-    with Progress("score", sum(task.rows or rows[task.shard] for task in tasks)) as progress:
-        drive.drive(job, tasks, actors, progress, _hopeless(config, examples.rows))
+    try:
+        with Progress("score", sum(task.rows or rows[task.shard] for task in tasks)) as progress:
+            drive.drive(job, tasks, cap, progress, _hopeless(config, examples.rows))
+    except BudgetReached:
+        raise asking.at_the_cap(config, job, examples) from None
     return time.monotonic() - started
 
 

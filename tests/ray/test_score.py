@@ -38,7 +38,8 @@ def test_every_row_is_rated_once_with_the_judges_own_score(tmp_path: Path, judge
     assert table["score"].to_pylist() == wanted
     assert sorted(server.taken()) == sorted(prompt_hashes(run))
     assert manifest.counts == {"scored": 250}
-    assert manifest.usage == {"tokens_in": 75000, "tokens_out": 3000, "tokens_cached": 32000}
+    counted = {"tokens_in": 75000, "tokens_out": 3000, "tokens_cached": 32000, "attempts": 250, "maybe_billed_twice": 0}
+    assert manifest.usage == counted
     assert set(table["attempts"].to_pylist()) == {1}
     assert [entry.name for entry in manifest.files] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     run.ratings("judge").verify(manifest)

@@ -1,0 +1,383 @@
+"""A worker's way to its engines: one lane for each endpoint, one queue before all of them.
+
+A request waits in the queue until some lane has room in flight, is not down or paused, and has a permit and the dollars for
+it; then it goes there. Lanes learn from how requests end. Permits and dollars come from the board in stocks for the next
+half second; while the board is away each worker keeps to its share of the rates, and spends nothing it has not borrowed.
+"""
+
+import asyncio
+import math
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alpagasus_ray.engines.base import Engine, Rate, Reply
+from alpagasus_ray.engines.prices import Need
+from alpagasus_ray.errors import TryAgain
+from alpagasus_ray.runner.board import BoardLink, Permits
+from alpagasus_ray.runner.limits import Breaker, Bucket, Window
+
+ASK_S = 0.1
+"""Shortest time between two requests to the board for the same thing."""
+AHEAD_S = 0.5
+"""What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
+FIRST_ANSWER_S = 60.0
+"""How long to try a server that has never answered in this call: its address may be wrong."""
+
+
+class Stopping(Exception):
+    """The stage stops: nothing more is sent."""
+
+
+class Terms(NamedTuple):
+    """The conditions under which a worker sends requests."""
+
+    concurrency: int
+    rates: tuple[Rate, ...]
+    """Of each endpoint, for the whole cluster."""
+    workers: int
+    """How many share the rates."""
+    capped: bool
+    """Whether dollars have to be borrowed before a request leaves."""
+    adaptive: bool
+    """Whether the number in flight starts low and adapts; engines in the worker itself take all at once."""
+    max_outage_s: float
+
+
+class Stock:
+    """Units at hand of something that the board hands out, and how fast they go."""
+
+    def __init__(self) -> None:
+        self.at_hand = 0.0
+        self._used = 0.0
+        self._asked = self._filled = -math.inf
+        self._plenty = False
+
+    def use(self, units: float) -> None:
+        self.at_hand -= units
+        self._used += units
+
+    def order(self, needed: float, now: float) -> float:
+        """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use."""
+        span = now - self._asked
+        ahead = self._used / span * min(AHEAD_S, 2 * span) if self._plenty and 0 < span < math.inf else 0.0
+        self._asked, self._used = now, 0.0
+        return max(0.0, needed, ahead)
+
+    def fill(self, units: float, ordered: float, now: float) -> None:
+        self.at_hand += units
+        self._plenty = units >= ordered
+        self._filled = now
+
+    def drop_old(self, now: float) -> None:
+        if now - self._filled > AHEAD_S:
+            self.at_hand = min(self.at_hand, 0.0)
+
+
+class Lane:
+    """One endpoint as this worker knows it."""
+
+    def __init__(self, number: int, engine: Engine, terms: Terms, now: float) -> None:
+        self.number, self.engine = number, engine
+        self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
+        self.breaker = Breaker()
+        self.paused_until = -math.inf
+        self.given = terms.rates[number] if terms.rates else Rate()
+        self.requests, self.tokens = Stock(), Stock()
+        self.asking = False
+        share = [limit / terms.workers if limit else None for limit in self.given]
+        self.own_share = [Bucket(limit, now) if limit else None for limit in share]
+
+    @property
+    def rate(self) -> Rate:
+        """The limits of the recipe, or what the server states where that is less."""
+        return self.given.lower(self.engine.stated)
+
+    def ready(self, now: float) -> bool:
+        return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
+
+    def permits(self, need: Need) -> bool:
+        requests, tokens = self.rate
+        return (requests is None or self.requests.at_hand >= 1) and (tokens is None or self.tokens.at_hand >= need.tokens)
+
+    def start(self, need: Need, now: float) -> None:
+        """Count a request that goes here."""
+        requests, tokens = self.rate
+        self.window.in_flight += 1
+        self.breaker.sent(now)
+        if requests is not None:
+            self.requests.use(1)
+        if tokens is not None:
+            self.tokens.use(need.tokens)
+
+    def settle_tokens(self, need: Need, reply: Reply) -> None:
+        """Put back the tokens that were reserved and not used."""
+        if self.rate.tokens is not None and reply.tokens_in is not None and reply.tokens_out is not None:
+            self.tokens.at_hand += need.tokens - reply.tokens_in - reply.tokens_out
+
+    def wait(self, now: float) -> float:
+        """Seconds until a pause or the time before the next probe is over."""
+        return max(self.paused_until - now, self.breaker.wait(now), 0.0)
+
+
+class Waiter(NamedTuple):
+    """A request in the queue."""
+
+    need: Need
+    turn: "asyncio.Future[Lane]"
+
+
+class Lanes:
+    """All lanes of a worker and the queue before them; to be used on one event loop."""
+
+    def __init__(self, worker: str, engines: Sequence[Engine], terms: Terms, board: BoardLink) -> None:
+        self._worker, self._terms, self._board = worker, terms, board
+        self._loop = asyncio.get_running_loop()
+        self.lanes = [Lane(number, engine, terms, self.now()) for number, engine in enumerate(engines)]
+        self._queue: deque[Waiter] = deque()
+        self._money = Stock()
+        self._under_way = self._settled = 0.0
+        self._borrowing = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self.counts: defaultdict[str, float] = defaultdict(float)
+        """What happened, over the worker's life."""
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.window.in_flight for lane in self.lanes)
+
+    @property
+    def room(self) -> int:
+        """Requests that may be in flight."""
+        return sum(int(lane.window.size) for lane in self.lanes)
+
+    @property
+    def down(self) -> int:
+        """Lanes whose server is down or has to be left alone for more than a moment."""
+        now = self.now()
+        return sum(lane.breaker.is_open or lane.paused_until - now > ASK_S for lane in self.lanes)
+
+    # for a row
+
+    async def enter(self, need: Need) -> Lane:
+        """Wait for a lane that takes a request with this need; to be followed by one of `answered`, `failed`, `rejected`."""
+        if self._stopped.is_set():
+            raise Stopping
+        if not self._queue and (lane := self._open_lane(need)) is not None:
+            self._start(lane, need)
+            return lane
+        asked = self.now()
+        waiter = Waiter(need, self._loop.create_future())
+        self._queue.append(waiter)
+        self._dispatch()
+        lane = await waiter.turn
+        self.counts["waited"] += self.now() - asked
+        return lane
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, unless the stage stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            return
+        raise Stopping
+
+    def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
+        """The request came back well; where its cost is not known, it counts as the most it could be."""
+        lane.breaker.answered()
+        self._end(lane, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
+        lane.settle_tokens(need, reply)
+        lane.window.answered(self.now())
+        self.counts["requests answered"] += 1
+        self.counts["tokens in"] += reply.tokens_in or 0
+        self.counts["tokens out"] += reply.tokens_out or 0
+        self.counts["tokens cached"] += reply.tokens_cached or 0
+        self.counts["usd billed"] += reply.cost_usd or 0.0
+
+    def rejected(self, lane: Lane, need: Need) -> None:
+        """The server works, and will not take this request."""
+        lane.breaker.answered()
+        self._end(lane, need, 0.0)
+        self.counts["requests rejected"] += 1
+
+    def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float) -> None:
+        """The request got no answer; the lane draws its conclusions."""
+        now = self.now()
+        self._end(lane, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
+        if error.cause == "unknown":
+            self.counts["usd maybe"] += need.usd or 0.0
+        self.counts[f"requests {error.cause}"] += 1
+        if error.retry_after_s:
+            # later by up to a tenth, so that not all workers are back at once
+            lane.paused_until = max(lane.paused_until, now + error.retry_after_s * (1 + 0.1 * ((hash(row) % 97) / 97)))
+        if error.category == "http 429":
+            lane.window.pushed_back(sent, now)
+            return
+        was_open = lane.breaker.is_open
+        lane.window.troubled(now)
+        lane.breaker.failed(row, error.cause == "unreached", sent, now)
+        if lane.breaker.is_open and not was_open:
+            lane.window.restart()
+            self.counts["outages"] += 1
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped.set()
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.turn.done():
+                waiter.turn.set_exception(Stopping())
+
+    # for the worker
+
+    def pauses(self) -> dict[int, float]:
+        """Seconds for which lanes still have to be left alone because their server said so."""
+        now = self.now()
+        return {lane.number: lane.paused_until - now for lane in self.lanes if lane.paused_until > now}
+
+    def pause(self, pauses: dict[int, float]) -> None:
+        """Take over what other workers were told."""
+        now = self.now()
+        for number, seconds in pauses.items():
+            lane = self.lanes[number]
+            lane.paused_until = max(lane.paused_until, now + seconds)
+
+    def given_up(self, ever_answered: bool) -> str | None:
+        """Why there is no more hope of any lane, or None."""
+        now = self.now()
+        patience = self._terms.max_outage_s if ever_answered else min(FIRST_ANSWER_S, self._terms.max_outage_s)
+        reasons = []
+        for lane in self.lanes:
+            down_s = now - lane.breaker.down_since if lane.breaker.down_since is not None else 0.0
+            if down_s > patience:
+                reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s")
+            elif lane.paused_until - now > self._terms.max_outage_s:
+                wait = lane.paused_until - now
+                reasons.append(f"{lane.engine.address} wants to be left alone for {wait:.0f} s (Retry-After)")
+        return "; ".join(reasons) if len(reasons) == len(self.lanes) else None
+
+    async def repay(self) -> None:
+        """Tell the board what was settled, and give back dollars that nobody waits for."""
+        if self._terms.capped and (self._settled or self._money.at_hand) and not self._borrowing.locked():
+            await self._borrow(0.0, 0.0)
+
+    # the queue
+
+    def _dispatch(self) -> None:
+        while self._queue:
+            waiter = self._queue[0]
+            if waiter.turn.done():  # its row was cancelled
+                self._queue.popleft()
+                continue
+            lane = self._open_lane(waiter.need)
+            if lane is None:
+                self._see_to_supplies()
+                return
+            self._queue.popleft()
+            self._start(lane, waiter.need)
+            waiter.turn.set_result(lane)
+
+    def _open_lane(self, need: Need) -> Lane | None:
+        """The least loaded lane that can take the request now."""
+        if self._terms.capped and self._money.at_hand < (need.usd or 0.0):
+            return None
+        now = self.now()
+        fit = [lane for lane in self.lanes if lane.ready(now) and lane.permits(need)]
+        return min(fit, key=lambda lane: lane.window.in_flight / lane.window.size, default=None)
+
+    def _start(self, lane: Lane, need: Need) -> None:
+        lane.start(need, self.now())
+        self._money.use(need.usd or 0.0)
+        self._under_way += need.usd or 0.0
+
+    def _end(self, lane: Lane, need: Need, cost_usd: float) -> None:
+        lane.window.in_flight -= 1
+        reserved = need.usd or 0.0
+        self._under_way -= reserved
+        self._settled += cost_usd
+        self._money.use(cost_usd - reserved)
+        self._loop.call_soon(self._dispatch)
+
+    def _see_to_supplies(self) -> None:
+        """The head of the queue cannot go: ask for what is missing, and look again when a pause is over."""
+        now, need = self.now(), self._queue[0].need
+        if self._terms.capped and self._money.at_hand < (need.usd or 0.0):
+            if not self._borrowing.locked():
+                self._spawn(self._borrow_for_queue())
+            return
+        waits = []
+        for lane in self.lanes:
+            if lane.ready(now):
+                if not lane.asking:
+                    lane.asking = True
+                    self._spawn(self._fetch_permits(lane))
+            elif lane.window.room:
+                waits.append(lane.wait(now))
+        if waits and (self._timer is None or self._timer.when() > now + min(waits)):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(min(waits) + 0.001, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fetch_permits(self, lane: Lane) -> None:
+        try:
+            while self._queue and not lane.permits(self._queue[0].need) and not self._stopped.is_set():
+                lane.requests.drop_old(self.now())
+                first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
+                now = self.now()
+                requests = lane.requests.order(len(first) - lane.requests.at_hand, now)
+                tokens = lane.tokens.order(sum(need.tokens for need in first) - lane.tokens.at_hand, now)
+                permits = await self._permits(lane, requests, tokens)
+                lane.requests.fill(permits.requests, requests, now)
+                lane.tokens.fill(permits.tokens, tokens, now)
+                self._dispatch()
+                await asyncio.sleep(max(ASK_S, permits.wait_s if permits.requests + permits.tokens == 0 else 0.0))
+        finally:
+            lane.asking = False
+        self._dispatch()
+
+    async def _permits(self, lane: Lane, requests: float, tokens: float) -> Permits:
+        permits: Permits | None = await self._board.call("permits", lane.number, requests, tokens, lane.engine.stated)
+        if permits is None:
+            now = self.now()
+            first, second = lane.own_share
+            granted = first.take(requests, now) if first else requests
+            return Permits(granted, second.take(tokens, now) if second else tokens, ASK_S)
+        return permits
+
+    async def _borrow_for_queue(self) -> None:
+        while self._queue and not self._stopped.is_set():
+            needs = [waiter.need.usd or 0.0 for waiter, _ in zip(self._queue, range(self._terms.concurrency), strict=False)]
+            if self._money.at_hand >= needs[0]:
+                break
+            await self._borrow(self._money.order(sum(needs), self.now()), needs[0])
+            if self._money.at_hand < needs[0]:
+                await asyncio.sleep(ASK_S)
+        self._dispatch()
+
+    async def _borrow(self, wanted: float, least: float) -> None:
+        """Borrow, and tell what was settled; what is at hand goes back, so that it cannot lie idle here while others wait."""
+        async with self._borrowing:
+            if not wanted and self._queue:
+                return
+            settled, self._settled = self._settled, 0.0
+            self._money.at_hand = 0.0
+            lent = await self._board.call("borrow", self._worker, settled, self._under_way, wanted, least)
+            if lent is None:
+                self._settled += settled  # the board is away; nothing is lent until it is back
+                return
+            self._money.fill(lent, wanted, self.now())

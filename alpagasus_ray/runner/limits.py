@@ -1,0 +1,164 @@
+"""What keeps requests within what a server can take: a strict rate a minute, a number in flight that adapts, a breaker.
+
+Three small machines. Time is given to them in seconds, so they know no clock, no Ray and no requests.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+MARGIN = 0.02
+"""Share of a limit that is left unused: what a server counts in its minute is not quite what was sent in ours."""
+BURST = 0.005
+"""Share of a limit that may leave at one moment."""
+FIRST = 8
+"""Requests in flight at the start."""
+CUT = 0.85
+"""What is left of the number in flight after the server pushed back."""
+REGROWTH = 0.4
+"""Requests a cubic second: how fast the number in flight comes back (the constant of RFC 9438, section 5)."""
+TROUBLE_S = 5.0
+"""How long growth pauses after a server error or a timeout."""
+STREAK = 10
+"""Failures in a row, with nothing answered in between, that open the breaker."""
+STREAK_ROWS = 5
+"""Different rows that must be among them: a few rows that a server cannot take are no outage."""
+FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
+
+
+class Bucket:
+    """So many units a minute: in no window of 60 s are more handed out, whenever it starts.
+
+    It starts empty but for one unit, so that a restarted holder of the limit does not hand out a minute's worth twice.
+    """
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self.set(per_minute)
+        self._level, self._at = min(1.0, self._burst), now
+
+    def set(self, per_minute: float) -> None:
+        """Change the limit; what was handed out counts on."""
+        self.per_minute = per_minute
+        self._rate = per_minute * (1 - MARGIN) / 60
+        self._burst = max(1.0, per_minute * BURST)
+
+    def take(self, wanted: float, now: float) -> float:
+        """Units there are now, at most `wanted`."""
+        self._fill(now)
+        taken = max(0.0, min(wanted, self._level))
+        self._level -= taken
+        return taken
+
+    def wait(self, units: float, now: float) -> float:
+        """Seconds until so many units, or all it can hold, will be there."""
+        self._fill(now)
+        return max(0.0, (min(units, self._burst) - self._level) / self._rate)
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._rate)
+        self._at = max(now, self._at)
+
+
+@dataclass
+class Window:
+    """How many requests may be in flight.
+
+    It doubles with each round of replies until the server pushes back for the first time, is cut then, and follows the
+    cubic curve of RFC 9438 from there: fast back to where the push came, slowly past it, faster after. A push back that
+    answers a request sent before the last cut belongs to the same burst and cuts nothing.
+    """
+
+    most: int
+    size: float = 0.0
+    in_flight: int = 0
+    _peak: float = 0.0
+    """Size at which the server last pushed back; 0 before it did."""
+    _cut_at: float = float("-inf")
+    _grown_from: float = 0.0
+    _paused_until: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.size = self.size or float(min(self.most, FIRST))
+
+    @property
+    def room(self) -> bool:
+        return self.in_flight < int(self.size)
+
+    def answered(self, now: float) -> None:
+        """A request came back well."""
+        if now < self._paused_until or self.in_flight + 1 < self.size / 2:
+            return  # in trouble, or not using what it has
+        if not self._peak:
+            self.size = min(self.most, self.size + 1)
+            return
+        span = ((self._peak * (1 - CUT)) / REGROWTH) ** (1 / 3)
+        curve = self._peak + REGROWTH * (now - self._grown_from - span) ** 3
+        self.size = min(self.most, max(self.size, min(curve, self.size + 1)))
+
+    def pushed_back(self, sent: float, now: float) -> None:
+        """A request that was sent at `sent` was turned away (429)."""
+        if sent <= self._cut_at:
+            return
+        self._peak = min(self.size, self.in_flight + 1.0)
+        self.size = max(1.0, self._peak * CUT)
+        self._cut_at = self._grown_from = now
+
+    def troubled(self, now: float) -> None:
+        """A server error or a timeout: no reason to send less, none to send more either."""
+        before = max(self._paused_until, now)
+        self._paused_until = now + TROUBLE_S
+        self._grown_from += self._paused_until - before  # the time of the pause does not count as time of growth
+
+    def restart(self) -> None:
+        """The server was away: begin as at the start, up to where it pushed back before."""
+        self.size = min(self.size, float(FIRST))
+
+
+@dataclass
+class Breaker:
+    """Keeps requests from a server that is down: after a streak of failures only a probe now and then goes through."""
+
+    down_since: float | None = None
+    """When the streak began that opened it; None while it is closed."""
+    _streak: int = 0
+    _first: float = 0.0
+    _opened: float = 0.0
+    _rows: set[str] = field(default_factory=set)
+    _unreached: int = 0
+    _probe_at: float = 0.0
+    _pause: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self.down_since is not None
+
+    def lets_through(self, now: float) -> bool:
+        """Whether a request may go; while it is open, the one that may is the probe."""
+        return self.down_since is None or now >= self._probe_at
+
+    def sent(self, now: float) -> None:
+        """A request went through: while it is open no other may follow until this one fails or is long overdue."""
+        if self.is_open:
+            self._probe_at = now + 2 * LONGEST_PROBE_S
+
+    def answered(self) -> None:
+        self.down_since, self._streak, self._unreached, self._pause = None, 0, 0, 0.0
+        self._rows.clear()
+
+    def failed(self, row: str, unreached: bool, sent: float, now: float) -> None:
+        """A request failed in a way that may mean an outage; `unreached` when nobody was there at all."""
+        if self.is_open and sent < self._opened:
+            return  # it was under way when the breaker opened and tells nothing new
+        self._first = self._first if self._streak else now
+        self._streak += 1
+        self._unreached += unreached
+        self._rows.add(row)
+        many_rows = len(self._rows) >= STREAK_ROWS or self._unreached >= STREAK_ROWS
+        if self.is_open or (self._streak >= STREAK and many_rows):
+            if self.down_since is None:
+                self.down_since, self._opened = self._first, now
+            self._pause = min(LONGEST_PROBE_S, max(FIRST_PROBE_S, 2 * self._pause))
+            self._probe_at = now + random.uniform(0.5, 1) * self._pause  # noqa: S311 - not for secrets
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next probe."""
+        return max(0.0, self._probe_at - now) if self.is_open else 0.0

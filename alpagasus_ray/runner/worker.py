@@ -1,0 +1,261 @@
+"""A worker: it lives in a Ray actor, takes shards one call at a time, and asks for the rows that have no reply yet.
+
+Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
+rows of one come in. Rows are marked on the board before they are sent: if the worker dies, its successor sends the marked
+ones alone, one at a time, and sets aside the one over which a worker has died twice.
+"""
+
+import asyncio
+import gc
+import threading
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from alpagasus_ray.engines.base import Request
+from alpagasus_ray.errors import EngineUnusable
+from alpagasus_ray.runner import shards
+from alpagasus_ray.runner.ask import ask
+from alpagasus_ray.runner.board import BoardLink, Loss, Word
+from alpagasus_ray.runner.lanes import Lanes, Stopping
+from alpagasus_ray.runner.ledger import FLUSH_S, Ledger, Outcome
+from alpagasus_ray.runner.metrics import Metrics
+from alpagasus_ray.runner.shards import Job, Task
+
+REPORT_S = 0.5
+FLUSH_ATTEMPTS = 5
+MARKED = 16
+"""Rows that are marked on the board at a time, before they are sent."""
+DEATHS = 2
+"""After so many dead workers a row is set aside."""
+T = TypeVar("T")
+
+
+class Finished(NamedTuple):
+    """What became of a task: committed, or why it stopped."""
+
+    shard: str
+    stopped: str | None
+
+
+class Shard:
+    """One shard in work."""
+
+    def __init__(self, name: str, rows: list[dict[str, Any]], known: dict[str, Outcome], ledger: Ledger) -> None:
+        self.name, self.rows, self.known, self.ledger = name, rows, known, ledger
+        self.results: list[dict[str, Any] | None] = [None] * len(rows)
+        self.counts: Counter[str] = Counter()
+        self.taken: set[str] = set()
+        """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
+        self.done: list[int] = []
+        """Places that were finished since the last mark."""
+
+
+class Worker:
+    """Does tasks; a pool of these is what Ray Data maps over the shards."""
+
+    def __init__(self, job: Job, board: BoardLink) -> None:
+        self._job, self._board = job, board
+        self._name = uuid.uuid4().hex[:8]
+        self._stop: str | None = None
+        self._shards: set[Shard] = set()
+        self._counts: Counter[str] = Counter()
+        self._told: defaultdict[str, float] = defaultdict(float)
+        self._asked: dict[str, tuple[Shard, asyncio.Future[Outcome | None]]] = {}
+        """Requests under way, by key: a row with an equal one waits for its outcome."""
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._call(self._start())
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        rows = batch["rows"][0]
+        finished = self._call(self._do(Task(str(batch["shard"][0]), int(rows) or None)))
+        return {"shard": [finished.shard], "stopped": [finished.stopped or ""]}
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _start(self) -> None:
+        self._lanes = Lanes(self._name, self._job.work.open_engines(), self._job.terms, self._board)
+        self._metrics = Metrics(self._job.home.name)
+        # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
+        # What is there now stays; it need not be looked at again.
+        gc.collect()
+        gc.freeze()
+        # rows that wait for their next attempt stay open, so there are more open than in flight
+        self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
+        self._feeding = asyncio.Lock()
+        self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
+
+    # what it tells, and what it is told
+
+    async def _report_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            await self._report()
+
+    async def _report(self) -> None:
+        await self._lanes.repay()
+        shards_now = {shard.name: dict(shard.counts) for shard in self._shards}
+        word: Word | None = await self._board.call("report", self._name, self._news(), shards_now, self._lanes.pauses())
+        if word is None:
+            return
+        self._lanes.pause(word.pauses)
+        if word.stop is not None:
+            self._end(word.stop)
+        reason = self._lanes.given_up(word.answered)
+        if reason is not None:
+            await self._stop_all(reason)
+
+    def _news(self) -> dict[str, float]:
+        """What happened since the last report, published as metrics too; what belongs to shards goes to the board with them."""
+        totals = {**self._lanes.counts, **self._counts, "endpoints down": self._lanes.down}
+        news = {key: total - self._told[key] for key, total in totals.items() if total != self._told[key]}
+        self._told.update(totals)
+        self._metrics.publish(news, self._lanes.in_flight, self._lanes.room)
+        return {key: amount for key, amount in news.items() if key not in self._counts}
+
+    async def _stop_all(self, reason: str) -> None:
+        """Let all workers end after the requests they have in flight."""
+        self._end(reason)
+        await self._board.call("stop", reason)
+
+    def _end(self, reason: str) -> None:
+        self._stop = self._stop or reason
+        self._lanes.stop()
+
+    async def _flush_forever(self) -> None:
+        failures = 0
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                for shard in list(self._shards):
+                    await asyncio.to_thread(shard.ledger.flush)
+                failures = 0
+            except OSError as error:
+                failures += 1
+                if failures > FLUSH_ATTEMPTS:
+                    await self._stop_all(f"the ledger cannot be written: {error}")
+
+    # a shard
+
+    async def _do(self, task: Task) -> Finished:
+        if self._stop is not None:
+            return Finished(task.shard, self._stop)
+        shard = await asyncio.to_thread(self._open_shard, task)
+        loss: Loss | None = await self._board.call("begin", task.shard)
+        self._shards.add(shard)
+        try:
+            await self._ask_all(shard, loss.deaths if loss else {})
+        finally:
+            await asyncio.to_thread(shard.ledger.flush)
+            await self._report()
+            self._shards.discard(shard)
+        results = [result for result in shard.results if result is not None]
+        if len(results) == len(shard.rows):
+            await asyncio.to_thread(shards.commit, self._job, task.shard, results, shard.ledger)
+        await self._board.call("end", task.shard)
+        return Finished(task.shard, None if len(results) == len(shard.rows) else self._stop)
+
+    def _open_shard(self, task: Task) -> Shard:
+        rows = self._job.source.storage.read_table(task.shard).slice(0, task.rows).to_pylist()
+        return Shard(task.shard, rows, self._job.known(task.shard), self._job.ledger(task.shard))
+
+    async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
+        """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
+        none."""
+        requests = [self._job.work.request(row) for row in shard.rows]
+        suspects = [place for place in sorted(deaths) if requests[place].key not in shard.known]
+        others = [place for place in range(len(requests)) if place not in set(suspects)]
+        # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
+        async with asyncio.TaskGroup() as group, self._feeding:
+            for place in suspects:
+                await self._row_alone(shard, place, requests[place], deaths[place])
+            for chunk in _chunks(others, MARKED if self._job.terms.adaptive else len(others)):
+                await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
+                for place in chunk:
+                    await self._open.acquire()
+                    task = group.create_task(self._row(shard, place, requests[place]))
+                    task.add_done_callback(lambda _: self._open.release())
+
+    async def _mark(self, shard: Shard, places: Sequence[int]) -> None:
+        if places and self._stop is None:
+            done, shard.done = shard.done, []
+            await self._board.call("under_way", shard.name, places, done)
+
+    async def _row_alone(self, shard: Shard, place: int, request: Request, deaths: int) -> None:
+        """A row that may have killed a worker: nothing else is under way while it is, so that there will be no doubt."""
+        if deaths >= DEATHS:
+            self._result(shard, place, request, Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None))
+            return
+        while self._lanes.in_flight and self._stop is None:
+            await asyncio.sleep(REPORT_S / 10)
+        await self._mark(shard, [place])
+        await self._row(shard, place, request)
+
+    # a row
+
+    async def _row(self, shard: Shard, place: int, request: Request) -> None:
+        outcome = self._known(shard, request)
+        if outcome is None and self._stop is None:
+            other = self._asked.get(request.key) if self._job.paid else None
+            outcome = await (self._shared(shard, request, *other) if other else self._ask(shard, place, request))
+        if outcome is not None:
+            self._result(shard, place, request, outcome)
+
+    def _known(self, shard: Shard, request: Request) -> Outcome | None:
+        """The outcome that an earlier call, or an earlier row of the shard, has left."""
+        outcome = shard.known.get(request.key)
+        if outcome is None:
+            return None
+        shard.counts["from ledger"] += 1
+        self._counts["ledger"] += 1
+        shared = request.key in shard.taken
+        shard.taken.add(request.key)
+        return outcome.shared() if shared else outcome
+
+    async def _shared(
+        self, shard: Shard, request: Request, owner: Shard, asked: "asyncio.Future[Outcome | None]"
+    ) -> Outcome | None:
+        """The outcome of an equal request that is under way."""
+        outcome = await asked
+        if outcome is None:
+            return None
+        self._counts["merged"] += 1
+        if owner is not shard and outcome.reply is not None:
+            shard.ledger.add(request.key, shard.rows[0]["example_id"], outcome.shared())
+        return outcome.shared()
+
+    async def _ask(self, shard: Shard, place: int, request: Request) -> Outcome | None:
+        """Ask the engines; None when the stage stops before there is an outcome."""
+        asked = self._asked[request.key] = shard, self._loop.create_future()
+        outcome: Outcome | None = None
+        try:
+            outcome = await ask(self._lanes, request, self._job.tariff, self._job.max_attempts)
+        except Stopping:
+            pass
+        except EngineUnusable as error:
+            await self._stop_all(str(error))
+        finally:
+            self._asked.pop(request.key, None)
+            asked[1].set_result(outcome)
+        if outcome is not None and outcome.reply is not None and self._job.paid:
+            shard.ledger.add(request.key, shard.rows[place]["example_id"], outcome)
+            shard.known[request.key] = outcome
+            shard.taken.add(request.key)
+        return outcome if outcome is None or outcome.reply or self._stop is None else None
+
+    def _result(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
+        result = self._job.work.result(shard.rows[place], request, outcome)
+        shard.results[place] = result
+        shard.done.append(place)
+        shard.counts["rows"] += 1
+        shard.counts[f"status {result['status']}"] += 1
+        self._counts[f"status {result['status']}"] += 1
+        if outcome.error:
+            shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
+
+
+def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (places[start : start + size] for start in range(0, len(places), size or 1))

@@ -1,0 +1,108 @@
+"""How a stage that asks a judge goes about it: the conditions for its workers, the cap, and what earlier calls have cost.
+
+Knows the recipe's words for these; nothing of ratings.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.datasets.run import Manifest
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.engines.prices import Tariff, price_list
+from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.runner.board import Cap
+from alpagasus_ray.runner.budget import at_most_spent
+from alpagasus_ray.runner.lanes import Terms
+from alpagasus_ray.runner.shards import READERS, Job, committed, missing
+
+
+def terms(config: Score, workers: int) -> Terms:
+    """The conditions under which the workers of a stage send requests."""
+    judge = config.judge
+    return Terms(
+        concurrency=config.concurrency,
+        rates=rates(config) if judge.paid else (Rate(),),
+        workers=workers,
+        capped=judge.paid and config.max_cost_usd is not None,
+        adaptive=judge.paid,
+        max_outage_s=judge.max_outage_s,
+    )
+
+
+def rates(config: Score) -> tuple[Rate, ...]:
+    """The limits a minute of each endpoint."""
+    common = Rate(config.requests_per_minute, config.tokens_per_minute)
+    own = [Rate(place.requests_per_minute, place.tokens_per_minute) for place in config.judge.endpoints]
+    return tuple(Rate(*(a or b for a, b in zip(rate, common, strict=True))) for rate in own) or (common,)
+
+
+def check_cap(config: Score, tariff: Tariff) -> None:
+    """A cap needs a price and a bound for each reply; without them it would hold nothing."""
+    judge = config.judge
+    if config.max_cost_usd is None or not judge.paid:
+        return
+    if tariff.price is None:
+        raise UsageError(
+            f"`score.max_cost_usd` = {config.max_cost_usd:g} cannot be kept: {_unknown_price(judge)}. Give the price in "
+            "dollars a million tokens, e.g. --set 'score.judge.price={input: 0.15, output: 0.6}'"
+        )
+    if tariff.max_tokens is None:
+        raise UsageError(
+            f"`score.max_cost_usd` = {config.max_cost_usd:g} cannot be kept: a reply has no longest length. Set "
+            "score.judge.max_tokens, or max_completion_tokens in score.judge.extra"
+        )
+
+
+def _unknown_price(judge: Judge) -> str:
+    places = ", ".join(sorted({place.base_url or "OpenAI's API" for place in judge.at_each_endpoint()}))
+    return f"the price list of {price_list()['as_of']} has none for {judge.model!r} at {places}"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a stage stands before it goes on."""
+
+    rows_left: int
+    """Rows that have no reply yet."""
+    spent_usd: float
+    """What all calls so far have cost at most."""
+
+
+def account(job: Job, examples: Manifest) -> Account:
+    """Look through commit records and ledgers."""
+    rows = {entry.name: entry.rows for entry in examples.parts()}
+    open_shards = missing(job, list(rows))
+    with ThreadPoolExecutor(READERS) as pool:
+        known = list(pool.map(job.known, open_shards))
+    paid = sum(entry.usage.get("cost_usd", 0.0) for entry in committed(job))
+    paid += sum(outcome.reply.cost_usd or 0.0 for outcomes in known for outcome in outcomes.values() if outcome.reply)
+    left = sum(max(0, rows[shard] - len(outcomes)) for shard, outcomes in zip(open_shards, known, strict=True))
+    return Account(left, max(paid, at_most_spent(job.home.storage)))
+
+
+def at_the_cap(config: Score, job: Job, examples: Manifest) -> BudgetReached:
+    """What to tell when the cap is reached."""
+    now = account(job, examples)
+    assert config.max_cost_usd is not None, "there is a cap"
+    return BudgetReached(
+        f"stopped at the budget: ${now.spent_usd:.6g} of `score.max_cost_usd` = {config.max_cost_usd:g} are spent, and "
+        f"{now.rows_left:,} of {examples.rows:,} rows are left. What is paid for is kept: raise the cap, and the same command "
+        "goes on from here",
+        {
+            "stopped": "budget",
+            "stage": job.home.name,
+            "spent_usd": now.spent_usd,
+            "max_cost_usd": config.max_cost_usd,
+            "rows_left": now.rows_left,
+            "rows": examples.rows,
+        },
+    )
+
+
+def cap(config: Score, job: Job, examples: Manifest) -> Cap | None:
+    """The cap with what has been spent; `UsageError` where it is used up already."""
+    if not job.terms.capped:
+        return None
+    assert config.max_cost_usd is not None, "terms say so"
+    return Cap(job.home.storage, config.max_cost_usd, account(job, examples).spent_usd)
