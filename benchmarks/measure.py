@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+
+from alpagasus_ray.datasets.run import Run
 
 ROOT = Path(__file__).parents[1]
 ALPACA = ROOT.parent / "shared/data/alpaca52k"
@@ -39,6 +42,12 @@ class Server:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
+
+
+def copy_examples(run: Run, folder: Path) -> Run:
+    """A run with the same examples and nothing else."""
+    shutil.copytree(f"{run.storage.root}/examples", folder / "examples")
+    return Run.open(str(folder))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """All measurements of scoring and ingest, side by side in one run; `make bench` writes the tables to docs/benchmarks.md.
 
-    python benchmarks/run.py [--only api,ledger,rules,scale,whole] [--write]
+    python benchmarks/run.py [--only api,ledger,rules,scale,whole,limiter,rate,adaptive] [--write]
 
 The judge is a real HTTP server on loopback in a process of its own, which shares this machine's cores with what is measured.
 """
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -36,8 +37,9 @@ from alpagasus_ray.runner import cluster
 from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import ScoreWork, score
+from bench_limits import bench_adaptive, bench_limiter, bench_rate
 from judge_server import message_hash
-from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, machine, server, timed
+from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, copy_examples, machine, server, timed
 
 LATENCY_S = 0.2
 IDEAL = 64 / LATENCY_S
@@ -46,19 +48,14 @@ ROWS = 52_002
 Stats = dict[str, float]
 
 
-def _copy(run: Run, folder: Path) -> Run:
-    """A run with the same examples and nothing else."""
-    shutil.copytree(f"{run.storage.root}/examples", folder / "examples")
-    return Run.open(str(folder))
-
-
 def _api(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bool = True) -> Stats:
     """Rate `rows` rows through Ray, by one actor; what the server saw."""
     with server("--latency", str(LATENCY_S)) as judge:
         asked = Judge(kind="api", model="toy", base_url=judge.base_url)
         config = Score(judge=asked, concurrency=concurrency, actors=1, limit=rows)
-        with mock.patch.object(score_stage, "PAID", ("api",) if with_ledger else ()):
-            score(config, _copy(run, folder))
+        made = score_stage._job  # noqa: SLF001 - the ledger cannot be switched off otherwise, and should not be
+        with mock.patch.object(score_stage, "_job", lambda *given: replace(made(*given), paid=with_ledger)):
+            score(config, copy_examples(run, folder))
         return judge.stats()
 
 
@@ -163,7 +160,7 @@ def bench_rules(run: Run, work: Path) -> Table:
     from scipy.stats import spearmanr
 
     table = Table("The offline judge over 52,002 rows", "what", "figure")
-    copied = _copy(run, work / "rules")
+    copied = copy_examples(run, work / "rules")
     started = time.monotonic()
     score(Score(judge=Judge(kind="rules")), copied)
     table.row("rate all, after Ray has started", f"{timed(started):.1f} s")
@@ -225,7 +222,7 @@ def bench_whole(run: Run, work: Path) -> Table:
     table = Table("All 52,002 rows by API, 512 in flight; driver killed (SIGKILL) half way", "what", "figure")
     scores, hashes = _recorded_replies(run, work / "scores.json")
     log = work / "accepted.log"
-    target = _copy(run, work / "whole")
+    target = copy_examples(run, work / "whole")
     with server("--latency", str(LATENCY_S), "--scores", str(work / "scores.json"), "--log", str(log)) as judge:
         command = [sys.executable, str(ROOT / "jobs/score.py"), "--run", target.storage.root, "--json"]
         command += ["--set", "score.judge.model=toy", "--set", f"score.judge.base_url={judge.base_url}"]
@@ -236,9 +233,9 @@ def bench_whole(run: Run, work: Path) -> Table:
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         time.sleep(5)
-        before = log.read_text().split()
+        before = log.read_text().splitlines()
         again = subprocess.run(command, capture_output=True, text=True, check=True)
-        taken = Counter(log.read_text().split())
+        taken = Counter(line.split()[0] for line in log.read_text().splitlines())
     stage = target.ratings("judge")
     ratings = pa.concat_tables(stage.tables(stage.finished("score"), ["example_id", "score"]))
     wanted = [float(scores[key]) for key in hashes]
@@ -271,6 +268,9 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "rules": bench_rules,
     "whole": bench_whole,
     "scale": bench_scale,
+    "limiter": bench_limiter,
+    "rate": bench_rate,
+    "adaptive": bench_adaptive,
 }
 
 

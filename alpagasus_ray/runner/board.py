@@ -44,7 +44,7 @@ class Word(NamedTuple):
 class Snapshot(NamedTuple):
     """What the driver sees."""
 
-    counts: dict[str, int]
+    counts: dict[str, float]
     stop: str | None
     broke: bool
     """Whether the stop is that of the budget."""

@@ -14,8 +14,9 @@ FIRST = 8
 """Requests in flight at the start."""
 CUT = 0.85
 """What is left of the number in flight after the server pushed back."""
-REGROWTH = 0.4
-"""Requests a cubic second: how fast the number in flight comes back (the constant of RFC 9438, section 5)."""
+REGROWTH = 2.0
+"""Requests a cubic second: how fast the number in flight comes back (the constant C of RFC 9438, section 4; 0.4 there, for
+paths where a loss costs more than the refusal of one request)."""
 TROUBLE_S = 5.0
 """How long growth pauses after a server error or a timeout."""
 STREAK = 10

@@ -21,7 +21,7 @@ class Progress:
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
         self._started = self._printed = time.monotonic()
-        self._marks: list[tuple[float, int]] = []
+        self._marks: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:
         if self._live:
@@ -32,7 +32,7 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def show(self, done: int, counts: Mapping[str, int] | None = None) -> None:
+    def show(self, done: int, counts: Mapping[str, float] | None = None) -> None:
         """Tell that `done` rows are through; `counts` are the board's."""
         now = time.monotonic()
         # rows that came out of a ledger take no time and would make the rate and the time left look too good
@@ -45,13 +45,17 @@ class Progress:
             self._printed = now
             print(line, file=sys.stderr, flush=True)
 
-    def _line(self, done: int, counts: Mapping[str, int]) -> str:
+    def _line(self, done: int, counts: Mapping[str, float]) -> str:
         parts = [f"{self._label}: {done:,} of {self._total:,} rows" if self._total else f"{self._label}: {done:,} rows"]
         rate = self._rate()
         if rate:
             parts.append(f"{rate:,.0f} rows/s")
             if self._total:
                 parts.append(f"{clock((self._total - done) / rate)} left")
+        if counts.get("usd billed"):
+            parts.append(f"${counts['usd billed']:,.2f}")
+        if counts.get("endpoints down"):
+            parts.append("waiting for a server that is down or asked to be left alone")
         if counts.get("from ledger"):
             parts.append(f"{counts['from ledger']:,} from the ledger")
         reasons = {key.removeprefix("reason "): count for key, count in counts.items() if key.startswith("reason ")}

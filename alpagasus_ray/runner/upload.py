@@ -1,0 +1,65 @@
+"""What `ray job submit --working-dir DIR` would send to the cluster, by Ray's own rules; starts nothing, sends nothing."""
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
+
+LIMIT_BYTES: int = packaging.GCS_STORAGE_MAX_SIZE
+"""Ray refuses packages of this size; it does not compress them."""
+SEARCHED_BYTES = 1 << 20
+SECRET_NAME = re.compile(
+    r"^(\.env(\..*)?|\.netrc|\.pypirc|auth_token|id_(rsa|dsa|ecdsa|ed25519)|.*\.(key|pem|p12|pfx)|credentials(\.json)?)$",
+    re.IGNORECASE,
+)
+HARMLESS_NAME = re.compile(r"\.(example|sample|template|dist)$", re.IGNORECASE)
+
+
+class Sent(NamedTuple):
+    """One file of the upload."""
+
+    path: Path
+    bytes: int
+
+
+def sent_files(folder: Path) -> list[Sent]:
+    """The files that would be sent, after `.gitignore`, `.rayignore` and Ray's own exceptions."""
+    root = folder.absolute()
+    found: list[Sent] = []
+
+    def keep(path: Path) -> None:
+        if path.is_file():
+            found.append(Sent(path, path.stat().st_size))
+
+    quiet = logging.getLogger(f"{__name__}.quiet")
+    quiet.setLevel(logging.CRITICAL)
+    always = packaging._get_excludes(root, ray_constants.get_runtime_env_default_excludes())  # noqa: SLF001 - no public way
+    with_gitignore = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    packaging._dir_travel(root, [always], keep, include_gitignore=with_gitignore, logger=quiet)  # noqa: SLF001
+    return found
+
+
+def secrets_among(files: Iterable[Sent], keys: Iterable[str]) -> list[Path]:
+    """Files that are named as files of keys are, or that hold one of these keys."""
+    needles = [key.encode() for key in keys if key]
+    return [file.path for file in files if _is_secret(file, needles)]
+
+
+def _is_secret(file: Sent, needles: list[bytes]) -> bool:
+    name = file.path.name
+    if SECRET_NAME.match(name) and not HARMLESS_NAME.search(name):
+        return True
+    return any(needle in content for content in _content(file) for needle in needles)
+
+
+def _content(file: Sent) -> Iterator[bytes]:
+    if file.bytes <= SEARCHED_BYTES:
+        try:
+            yield file.path.read_bytes()
+        except OSError:  # Ray could not send it either
+            return
