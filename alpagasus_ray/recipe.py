@@ -98,8 +98,9 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         parent = ".".join(where[:-1])
         known = sorted(_fields_at(where[:-1]))
-        near = difflib.get_close_matches(where[-1], known, n=1)
-        hint = f"did you mean `{'.'.join([*where[:-1], near[0]])}`?" if near else f"known keys: {', '.join(known)}"
+        near = difflib.get_close_matches(where[-1], known, n=2, cutoff=0.7)
+        meant = " or ".join(f"`{'.'.join([*where[:-1], key])}`" for key in near)
+        hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key `{key}` = {_shown(where[-1], problem['input'])}{f' in `{parent}`' if parent else ''}; {hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "value_error":

@@ -24,6 +24,12 @@ CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
 TURNED_AWAY = (408, 409, 425, 429, 503, 529)
 """Statuses of a request that was not carried out; after the others of a server's errors it may have been, and billed."""
+HOPELESS = {
+    401: "the server refuses the key",
+    402: "the account has no money left",
+    404: "no such model or address",
+}
+"""Statuses that every request would get."""
 TOO_LONG = (
     "context_length_exceeded",
     "maximum context length",
@@ -90,18 +96,14 @@ class OpenAIEngine:
 
     def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
         status, detail = response.status_code, self._safe(_error_text(response))
-        if status == 401:
-            return EngineUnusable("http 401", f"the server refuses the key: {detail}")
-        if status == 402 or (status == 429 and "insufficient_quota" in response.text):
-            return EngineUnusable(f"http {status}", f"the account has no money left: {detail}")
-        if status == 404:
-            return EngineUnusable("http 404", f"no such model or address: {detail}")
-        if status == 429 and "request too large" in detail.lower():  # alone above the limit of a minute: it never fits
-            return RowRefused("too long", detail)
-        if status in TURNED_AWAY or status >= 500:
+        hopeless = HOPELESS[402] if status == 429 and "insufficient_quota" in response.text else HOPELESS.get(status)
+        if hopeless is not None:
+            return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
+        too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
+        if not too_large and (status in TURNED_AWAY or status >= 500):
             cause: Cause = "refused" if status in TURNED_AWAY else "unknown"
             return TryAgain(f"http {status}", detail, cause, retry_after(response.headers))
-        if any(mark in detail.lower() for mark in TOO_LONG):
+        if too_large or any(mark in detail.lower() for mark in TOO_LONG):
             return RowRefused("too long", detail)
         return RowRefused(f"http {status}", detail)
 

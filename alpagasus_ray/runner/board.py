@@ -1,9 +1,9 @@
 """Where the workers of one stage and its driver meet: counts go up, the word to stop comes down, and what the whole cluster
 shares is handed out: permits under the rate limits, dollars under the cap, and the memory of which rows killed a worker.
 
-It lives in one actor, on the driver's own node (`drive.py`). Workers ask it for what they need in the next half second, not for single requests. If
-it dies it comes back empty: the budget goes on from its bound on storage, and meanwhile each worker keeps to its share of
-the rates.
+It lives in one actor, on the driver's own node (`drive.py`). Workers ask it for what they need in the next half second, not
+for single requests. If it dies it comes back empty: the budget goes on from its bound on storage, and meanwhile each worker
+keeps to its share of the rates.
 """
 
 import time

@@ -140,7 +140,7 @@ class Lanes:
         self._borrowing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopped = asyncio.Event()
+        self._stopped, self._ended = asyncio.Event(), asyncio.Event()
         self.counts: defaultdict[str, float] = defaultdict(float)
         """What happened, over the worker's life."""
 
@@ -188,6 +188,12 @@ class Lanes:
             return
         raise Stopping
 
+    async def drained(self) -> None:
+        """Wait until nothing is in flight, or the stage stops."""
+        while self.in_flight and not self._stopped.is_set():
+            self._ended.clear()
+            await self._ended.wait()
+
     def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
         lane.breaker.answered()
@@ -229,6 +235,7 @@ class Lanes:
     def stop(self) -> None:
         """Send nothing more."""
         self._stopped.set()
+        self._ended.set()
         while self._queue:
             waiter = self._queue.popleft()
             if not waiter.turn.done():
@@ -302,6 +309,7 @@ class Lanes:
         self._under_way -= reserved
         self._settled += cost_usd
         self._money.use(cost_usd - reserved)
+        self._ended.set()
         self._loop.call_soon(self._dispatch)
 
     def _see_to_supplies(self) -> None:

@@ -53,7 +53,7 @@ def look(storage: Storage, name: str | None) -> list[Facts | Silent]:
     asked = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)  # type: ignore[no-untyped-call]
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             resources = node["Resources"]
             facts = (node["NodeManagerAddress"], int(resources.get("CPU", 0)), HEAD in resources)
             asked[task.options(scheduling_strategy=place).remote(facts, storage, name, gcs)] = facts[0]

@@ -189,8 +189,7 @@ class Worker:
         if deaths >= DEATHS:
             self._result(shard, place, request, Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None))
             return
-        while self._lanes.in_flight and self._stop is None:
-            await asyncio.sleep(REPORT_S / 10)
+        await self._lanes.drained()
         await self._mark(shard, [place])
         await self._row(shard, place, request)
 

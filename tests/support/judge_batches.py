@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+
 from judge_faults import Rule, Schedule, drop, error_body, file_or_json
 
 DAY_S = 86_400

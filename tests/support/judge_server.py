@@ -28,6 +28,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+
 from judge_batches import Batches, add_batch_options
 from judge_faults import Rule, Schedule, as_rule, file_or_json, misbehave, retry_headers
 from judge_log import RequestLog

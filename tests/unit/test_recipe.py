@@ -38,7 +38,7 @@ def test_an_empty_recipe_file_means_the_defaults(tmp_path: Path) -> None:
     [
         ("scor.limit=5", "scor", "{'limit': 5}", "score"),
         ("ingest.formatt=csv", "ingest.formatt", "'csv'", "ingest.format"),
-        ("score.judge.modle=gpt", "score.judge.modle", "'gpt'", "score.judge.model"),
+        ("score.judge.modle=gpt", "score.judge.modle", "'gpt'", "score.judge.mode` or `score.judge.model"),
         (
             "pick.arms=[{name: a, policy: top, k: 3, treshold: 1}]",
             "pick.arms.0.treshold",
