@@ -16,6 +16,7 @@ from alpagasus_ray.config import Arm, Pick, digest, identity
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
 from alpagasus_ray.datasets.schema import DROPPED, SUBSET
 from alpagasus_ray.datasets.storage import Storage, Written
+from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.reporting.figures import score_histogram
 from alpagasus_ray.selection.policies import Choice, Columns, choose
@@ -135,14 +136,7 @@ def _token_counter(tokenizer: str | None) -> Callable[[pa.Table], Integers]:
         return lambda table: (
             -(-sum(pc.binary_length(table[field]).to_numpy().astype(np.int64) for field in fields) // BYTES_PER_TOKEN)
         )
-    try:
-        from transformers import AutoTokenizer
-
-        encode = AutoTokenizer.from_pretrained(tokenizer)
-    except ModuleNotFoundError:
-        raise UsageError("pick.tokenizer needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"pick.tokenizer {tokenizer!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    encode = load_tokenizer(tokenizer, "pick.tokenizer")
 
     def count(table: pa.Table) -> Integers:
         texts = ["\n".join(parts) for parts in zip(*(table[field].to_pylist() for field in fields), strict=True)]
