@@ -34,11 +34,16 @@ def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.score import Mode, score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
+    no_flag_with(call.flags, "rescore", "retry-failed", "plan")
     config = call.recipe.score
     if call.flags.limit is not None:
         if call.flags.limit < 1:
             raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
         config = config.model_copy(update={"limit": call.flags.limit})
+    if call.flags.plan:
+        from alpagasus_ray.stages.plan import plan
+
+        return plan(config, call.run)
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
     manifest = score(config, call.run, mode)
@@ -92,6 +97,8 @@ SCORE = JobSpec(
         "limit": "a trial: rate only the first N examples; replies are kept for the full run",
         "rescore": "read the stored replies again with the present scale and parser; sends nothing",
         "retry-failed": "ask again for the rows that failed",
+        "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
+    reading=("plan",),
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)

@@ -1,9 +1,11 @@
 """A stage's summary as a person reads it: a few lines and a small bar chart on a terminal."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 BAR = 40
+CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
 def show(report: Mapping[str, Any], stream: TextIO) -> None:
@@ -14,6 +16,9 @@ def show(report: Mapping[str, Any], stream: TextIO) -> None:
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    if report.get("plan"):
+        yield from _plan(report)
+        return
     yield f"{report['stage']}: {report['rows']:,} rows in {report['location']}"
     counts = report.get("counts")
     if counts:
@@ -45,3 +50,74 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
     yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {words['kept']} words an output"
     yield f"    {arm['file']}"
+
+
+def _plan(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a call would do; the first prompt stands at the end."""
+    trial = "" if report["limit"] is None else f", a trial with the first {report['limit']:,}"
+    yield f"plan of {report['stage']}: {report['left']:,} of {report['rows']:,} rows left to ask{trial}; nothing was sent"
+    if "tokens" in report:
+        yield from _load(report)
+        yield from _dollars(report["dollars"], report["requests"])
+        minutes = report["minutes"]
+        if minutes["least"] is not None:
+            yield f"  minutes: at least {minutes['least']:,.1f}, bound by {minutes['bound_by']}"
+    for note in report["notes"]:
+        yield f"  {note}"
+    yield "  hashes: " + ", ".join(f"{name} {value}" for name, value in report["hashes"].items() if value)
+    if report["prompt"]:
+        yield f"\nThe first request to {report['model']}:"
+    for message in report["prompt"] or ():
+        yield f"--- {message['role']} ---\n{_harmless(message['content'])}"
+
+
+def _harmless(text: str) -> str:
+    """A text of the dataset without codes that would command the terminal; they are spelled out."""
+    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", text)
+
+
+def _load(report: Mapping[str, Any]) -> Iterator[str]:
+    replies, tokens, requests = report["replies"], report["tokens"], report["requests"]
+    yield f"  requests: {requests:,}; {replies['count']:,} replies so far{_means(replies)}"
+    if not requests:
+        return
+    about = "about " if tokens["margin"] or tokens["estimate"] else ""
+    margin = f" ± {tokens['margin']:.1%}" if tokens["margin"] else ""
+    mean = f"{tokens['in_each']:,.0f}{margin} a request, the mean of {tokens['sampled']:,}"
+    yield f"  tokens in: {about}{tokens['in']:,} ({mean})"
+    yield f"    counted by {tokens['counted_by']}"
+    low = "the score alone" if replies["tokens_out"] is None else f"{replies['tokens_out']:,.1f} a reply, as so far"
+    high = "no bound" if tokens["out_high"] is None else f"{tokens['out_high']:,} (each {tokens['longest_reply']:,})"
+    yield f"  tokens out: {tokens['out_low']:,} ({low}) to {high}"
+
+
+def _means(replies: Mapping[str, Any]) -> str:
+    words = {"tokens_in": "{:,.0f} tokens in", "tokens_out": "{:,.0f} out", "latency_s": "{:,.2f} s"}
+    known = [text.format(replies[field]) for field, text in words.items() if replies[field] is not None]
+    return f", {', '.join(known)} on average" if known else ""
+
+
+def _dollars(dollars: Mapping[str, Any], requests: int) -> Iterator[str]:
+    low, high, spent = (_money(dollars[name]) for name in ("low", "high", "spent"))
+    yield f"  dollars: {low if low == high else f'{low} to {high}'}; {spent} spent so far"
+    price = dollars["price"]
+    if price is None or not requests:
+        return
+    share = "" if price["share"] == 1 else f", times {price['share']:g} for the batch API"
+    yield f"    at {price['input']:g} a million tokens in and {price['output']:g} out ({price['source']}){share}"
+    if dollars["max_cost_usd"] is not None:
+        yield f"    score.max_cost_usd={dollars['max_cost_usd']:g} {_cap(dollars, requests)}"
+
+
+def _cap(dollars: Mapping[str, Any], requests: int) -> str:
+    at_low, at_high = (dollars["cap_reached_after"][name] for name in ("low", "high"))
+    if at_high is None:
+        return "is enough"
+    if at_low is None:
+        return f"may be reached, after about {at_high:,} of {requests:,} requests"
+    return f"is reached after about {at_high:,} to {at_low:,} of {requests:,} requests"
+
+
+def _money(dollars: float | None) -> str:
+    """Two places, or four of what is less than a dollar."""
+    return "unknown" if dollars is None else f"{dollars:,.{2 if dollars >= 1 or not dollars else 4}f}"

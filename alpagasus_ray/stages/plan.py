@@ -1,0 +1,318 @@
+"""What a call of `jobs/score.py` would do: rows left to ask, tokens, dollars, minutes, the first request.
+
+It sends nothing and writes nothing, needs no key and no Ray, and may look at a run that a driver is working on. Knows what
+a stage leaves behind while it is unfinished; nothing of how the rows are asked.
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from alpagasus_ray.config import Judge, Score, digest
+from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.engines import prices, tokens
+from alpagasus_ray.engines.base import Rate, Request
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.judging import rating, rubric
+from alpagasus_ray.runner.budget import at_most_spent
+from alpagasus_ray.runner.ledger import Ledger, Outcome, outcomes_in
+from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.score import ScoreWork, _check_model, _recorded_inputs, _settings
+
+SAMPLE = 200
+"""Requests that are made and counted; all others are taken to be like them."""
+SHORTEST_REPLY = 2
+"""Tokens of a reply that is a score and nothing else."""
+READERS = 16
+MEASURED = ("tokens_in", "tokens_out", "cost_usd", "latency_s")
+
+
+class Part(NamedTuple):
+    """What there is to do in one shard."""
+
+    name: str
+    rows: int
+    """Rows left to ask."""
+    places: Sequence[int]
+    """One of them for each request: rows with the same prompt are asked once."""
+    known: Counter[str]
+    """Sums over the replies that are there: their `count`, the fields in `MEASURED`, and how many know each (`n <field>`)."""
+
+
+class Volume(NamedTuple):
+    """What is to be sent and received."""
+
+    requests: int
+    tokens_in: float
+    out_low: float
+    out_high: float | None
+    """None where replies have no longest length."""
+
+
+def plan(config: Score, run: Run) -> dict[str, Any]:
+    """The summary of what `score(config, run)` would do now, plain JSON values; with `config.limit`, of the trial.
+
+    Refuses what that call would refuse at its start, but for a missing key.
+    """
+    work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
+    _check_model(config.judge, "score")
+    stage, examples = run.ratings(config.name), run.examples().finished("ingest")
+    settings = _settings(config, work.rubric)
+    done = stage.manifest()
+    _check_same(stage, done, settings, {"examples": examples.content_hash()} | _recorded_inputs(config.judge))
+    if done is None:
+        asking.check_cap(config, prices.tariff(config.judge))
+    parts = _parts(config, work, run, examples, done)
+    sample = _sample(work, run.examples(), parts)
+    return {
+        "plan": True,
+        "stage": stage.name,
+        "location": stage.storage.root,
+        "rows": examples.rows,
+        "left": sum(part.rows for part in parts),
+        "limit": config.limit,
+        **(_paid(config, stage, parts, sample) if config.judge.paid else {"requests": 0, "prompt": None}),
+        "hashes": _hashes(settings, examples, sample),
+        "notes": list(_notes(config, parts, done)),
+    }
+
+
+def _check_same(stage: StageDir, done: Manifest | None, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+    begun = None if done else stage.begun()
+    made = done or begun
+    if made is not None:
+        stage.same_or_refuse(made, settings, inputs)
+    if begun is not None and begun.rescoring:
+        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
+
+
+def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None) -> list[Part]:
+    """Every shard, with what is left to ask of the rows that the call is about."""
+    stage = run.ratings(config.name)
+    committed = {} if done else {entry.name: entry for entry in _committed(stage)}
+    left = 0 if done else config.limit or examples.rows
+    jobs = []
+    for entry in examples.parts():
+        record = committed.get(entry.name)
+        # as for a call of an unfinished stage: what failed gets another chance
+        over = record is not None and not record.counts.get(rating.FAILED)
+        jobs.append((entry.name, 0 if over else min(entry.rows, left)))
+        left = max(0, left - entry.rows)
+    if not config.judge.paid:
+        return [Part(name, rows, (), Counter()) for name, rows in jobs]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda job: _part(work, run.examples(), stage, *job), jobs))
+
+
+def _committed(stage: StageDir) -> list[FileEntry]:
+    records = stage.storage.at(DONE)
+    with ThreadPoolExecutor(READERS) as pool:
+        return [FileEntry.model_validate_json(content) for content in pool.map(records.read, records.names())]
+
+
+def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: int) -> Part:
+    """What is left of the first `rows` rows of a shard."""
+    known = _known(stage, name)
+    keys: list[str] = []
+    if rows and known:
+        keys = [work.request(row).key for row in source.storage.read_table(name).slice(0, rows).to_pylist()]
+    elif rows:
+        # the content decides the prompt, and is read in a hundredth of the time that making the prompts takes
+        keys = source.storage.read_table(name, ["content_hash"])["content_hash"].slice(0, rows).to_pylist()
+    left = [(place, key) for place, key in enumerate(keys) if key not in known]
+    first = {key: place for place, key in reversed(left)}
+    return Part(name, len(left), sorted(first.values()), _measure(known.values()))
+
+
+def _known(stage: StageDir, name: str) -> dict[str, Outcome]:
+    """All replies there are for a shard, by request key."""
+    try:
+        known = Ledger(stage.storage.at(LEDGER, name.removesuffix(".parquet"))).load()
+    except FileNotFoundError:
+        known = {}  # a driver has just committed the shard: its output, read after this, holds what the ledger held
+    if stage.storage.exists(name):
+        known = outcomes_in(stage.storage.read_table(name)) | known
+    return known
+
+
+def _measure(outcomes: Iterable[Outcome]) -> Counter[str]:
+    """Sums over replies that were asked for themselves, not taken from an equal row."""
+    sums: Counter[str] = Counter()
+    for outcome in outcomes:
+        if outcome.reply is not None and outcome.attempts:
+            found = {**outcome.reply._asdict(), "latency_s": outcome.latency_s, "count": 1}
+            for field in ("count", *MEASURED):
+                if found[field] is not None:
+                    sums.update({field: found[field], f"n {field}": 1})
+    return sums
+
+
+def _mean(known: Counter[str], field: str) -> float | None:
+    return known[field] / known[f"n {field}"] if known[f"n {field}"] else None
+
+
+def evenly(total: int, most: int = SAMPLE) -> list[int]:
+    """At most so many numbers below `total`, evenly spread, 0 among them: the same ones every time."""
+    size = min(total, most)
+    return [place * total // size for place in range(size)]
+
+
+def _sample(work: ScoreWork, source: StageDir, parts: Sequence[Part]) -> list[Request]:
+    """Requests evenly spread over those that would be sent, the first among them."""
+    chosen = evenly(sum(len(part.places) for part in parts))
+    requests, start = [], 0
+    for part in parts:
+        end = start + len(part.places)
+        places = [part.places[number - start] for number in chosen if start <= number < end]
+        if places:
+            requests += [work.request(row) for row in source.storage.read_table(part.name).take(places).to_pylist()]
+        start = end
+    return requests
+
+
+def _paid(config: Score, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request]) -> dict[str, Any]:
+    """The part of the summary that only judges have which are asked over a network."""
+    tariff, known = prices.tariff(config.judge), _all_known(parts)
+    requests = sum(len(part.places) for part in parts)
+    counted = _count_in(config, sample, requests)
+    reply = _mean(known, "tokens_out")
+    volume = Volume(
+        requests,
+        requests * counted["in_each"],
+        requests * (SHORTEST_REPLY if reply is None else reply),
+        None if tariff.max_tokens is None else float(requests * tariff.max_tokens),
+    )
+    out = {"out_low": round(volume.out_low), "out_high": None if volume.out_high is None else round(volume.out_high)}
+    return {
+        "model": config.judge.model,
+        "mode": config.judge.mode,
+        "requests": requests,
+        "replies": {"count": known["count"]} | {field: _rounded(_mean(known, field)) for field in MEASURED},
+        "tokens": {**counted, "in": round(volume.tokens_in), **out, "longest_reply": tariff.max_tokens},
+        "dollars": _dollars(config, tariff, volume, _spent(known, stage)),
+        "minutes": _minutes(config, volume, sum(1 for part in parts if part.places), _mean(known, "latency_s")),
+        "prompt": sample[0].messages if sample else None,
+    }
+
+
+def _all_known(parts: Sequence[Part]) -> Counter[str]:
+    return sum((part.known for part in parts), Counter())
+
+
+def _count_in(config: Score, sample: Sequence[Request], requests: int) -> dict[str, Any]:
+    """Mean tokens of the sampled prompts, and by which share of it the mean over all may differ (two standard errors)."""
+    if not sample:
+        return {"counted_by": None, "estimate": False, "sampled": 0, "in_each": 0.0, "margin": 0.0}
+    counter = tokens.counter(config.judge)
+    lengths = counter.lengths([request.messages for request in sample])
+    mean, seen = statistics.fmean(lengths), len(lengths)
+    error = statistics.stdev(lengths) * math.sqrt((1 - seen / requests) / seen) if seen < requests else 0.0
+    return {
+        "counted_by": counter.by,
+        "estimate": counter.estimate,
+        "sampled": seen,
+        "in_each": round(mean, 2),
+        "margin": round(2 * error / mean, 4),
+    }
+
+
+def _spent(known: Counter[str], stage: StageDir) -> float | None:
+    """Dollars spent so far, at most: the cost of the replies, and what a call that was killed may have spent besides. None
+    where there are replies and nothing tells."""
+    at_most = max(float(known["cost_usd"]), at_most_spent(stage.storage))
+    return None if known["count"] and not known["n cost_usd"] and not at_most else at_most
+
+
+def _dollars(config: Score, tariff: prices.Tariff, volume: Volume, spent: float | None) -> dict[str, Any]:
+    """What is to be paid, and for how many requests `max_cost_usd` is enough (null: for all)."""
+    low = tariff.dollars(volume.tokens_in, volume.out_low)
+    high = None if volume.out_high is None else tariff.dollars(volume.tokens_in, volume.out_high)
+    cap, free = config.max_cost_usd, (config.max_cost_usd or 0.0) - (spent or 0.0)
+    reached = {
+        name: None if cap is None or not cost or cost <= free else max(0, int(volume.requests * free / cost))
+        for name, cost in (("low", low), ("high", high))
+    }
+    return {
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "spent": _rounded(spent),
+        "max_cost_usd": cap,
+        "cap_reached_after": reached,
+        "price": _price(config, tariff),
+    }
+
+
+def _price(config: Score, tariff: prices.Tariff) -> dict[str, Any] | None:
+    """Dollars a million tokens, and who says so."""
+    if tariff.price is None:
+        return None
+    listed = config.judge.price is None
+    source = f"listed {prices.price_list()['as_of']}" if listed else "score.judge.price"
+    return {"input": tariff.price.input, "output": tariff.price.output, "share": tariff.share, "source": source}
+
+
+def _minutes(config: Score, volume: Volume, shards: int, latency_s: float | None) -> dict[str, Any]:
+    """The least time that the known limits allow, and which of them decides; null where none is known."""
+    ways: dict[str, float] = {}
+    if config.judge.mode == "live" and volume.requests:
+        limits = _limits(config)
+        loads = Rate(float(volume.requests), volume.tokens_in + volume.out_low)
+        ways = {f"score.{kind}_per_minute": loads._asdict()[kind] / limit for kind, limit in limits.items()}
+        if latency_s is not None:
+            in_flight = config.concurrency * min(config.actors or 1, shards or 1)
+            ways["score.concurrency"] = volume.requests * latency_s / 60 / in_flight
+    binding = max(ways, key=lambda way: ways[way]) if ways else None
+    return {"least": None if binding is None else round(ways[binding], 2), "bound_by": binding}
+
+
+def _limits(config: Score) -> dict[str, float]:
+    """`requests` and `tokens` a minute over all endpoints together; one without a limit takes whatever comes."""
+    rates = asking.rates(config)
+    each = {kind: [getattr(rate, kind) for rate in rates] for kind in Rate._fields}
+    return {kind: sum(limits) for kind, limits in each.items() if None not in limits}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _hashes(settings: dict[str, Any], examples: Manifest, sample: Sequence[Request]) -> dict[str, str | None]:
+    return {
+        "settings": digest(settings),
+        "prompt": settings["rubric"]["prompt"],
+        "examples": examples.content_hash(),
+        "request": sample[0].key if sample else None,
+    }
+
+
+def _notes(config: Score, parts: Sequence[Part], done: Manifest | None) -> Iterator[str]:
+    """What a reader has to know besides the numbers."""
+    judge = config.judge
+    if done is not None:
+        yield "the stage is finished: a call returns at once"
+        if done.counts.get(rating.FAILED) and judge.paid:
+            yield f"{done.counts[rating.FAILED]:,} rows failed; --retry-failed asks for them again"
+    if not judge.paid:
+        yield f"score.judge.kind={judge.kind} sends nothing and costs nothing"
+        return
+    if prices.price(judge) is None:
+        yield (
+            f"no price is known for {judge.model} at {' and '.join(_hosts(judge))}; give one in dollars a million tokens, e.g. "
+            "--set 'score.judge.price={input: 0.15, output: 0.6}'"
+        )
+    if prices.tariff(judge).max_tokens is None:
+        yield "score.judge.max_tokens is null: nothing bounds what a reply can cost"
+    if judge.mode == "batch":
+        yield "through the batch API: up to 24 hours per round"
+    elif any(part.places for part in parts) and not (_all_known(parts)["n latency_s"] or _limits(config)):
+        yield "how long it takes is not known: no limit is set and no reply was timed; --limit 100 without --plan tells"
+
+
+def _hosts(judge: Judge) -> list[str]:
+    """Names alone: an address may hold a password."""
+    addresses = (place.base_url for place in judge.at_each_endpoint())
+    return list(dict.fromkeys(urlsplit(address).hostname or "?" if address else prices.DEFAULT_HOST for address in addresses))
