@@ -14,6 +14,8 @@ FIRST = 8
 """Requests in flight at the start."""
 CUT = 0.85
 """What is left of the number in flight after the server pushed back."""
+BURST_S = 1.0
+"""Refusals within so long after a cut belong to the same burst."""
 REGROWTH = 2.0
 """Requests a cubic second: how fast the number in flight comes back (the constant C of RFC 9438, section 4; 0.4 there, for
 paths where a loss costs more than the refusal of one request)."""
@@ -65,7 +67,7 @@ class Window:
 
     It doubles with each round of replies until the server pushes back for the first time, is cut then, and follows the
     cubic curve of RFC 9438 from there: fast back to where the push came, slowly past it, faster after. A push back that
-    answers a request sent before the last cut belongs to the same burst and cuts nothing.
+    answers a request sent before the last cut, or within `BURST_S` after it, belongs to the same burst and cuts nothing.
     """
 
     most: int
@@ -97,7 +99,7 @@ class Window:
 
     def pushed_back(self, sent: float, now: float) -> None:
         """A request that was sent at `sent` was turned away (429)."""
-        if sent <= self._cut_at:
+        if sent <= self._cut_at or now < self._cut_at + BURST_S:
             return
         self._peak = min(self.size, self.in_flight + 1.0)
         self.size = max(1.0, self._peak * CUT)

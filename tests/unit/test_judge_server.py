@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from judge_faults import Rule, Schedule, fate_of, retry_headers
 from judge_log import RequestLog
 from judge_rates import Arrivals, Bucket, Capacity, Limits, duration
-
 from judge_server import message_hash, prompt_tokens
 from loopback import JudgeStarter, LoopbackJudge
 

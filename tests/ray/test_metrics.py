@@ -1,0 +1,54 @@
+"""The metrics of a stage reach Ray's Prometheus endpoint while it runs, under the names that the docs explain."""
+
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+import ray
+
+from alpagasus_ray.config import Price, Score
+from alpagasus_ray.runner.metrics import COUNTERS, IN_FLIGHT, WINDOW
+from alpagasus_ray.stages.score import score
+from loopback import JudgeStarter
+from toy_runs import ROOT, api_judge, toy_run
+
+NAMES = [name for name, _, _ in COUNTERS.values()] + [IN_FLIGHT[0], WINDOW[0]]
+LINE = re.compile(r"^ray_(alpagasus_\w+)\{(.*)\} ([\d.e+-]+)$", re.MULTILINE)
+
+
+def _scrape() -> dict[tuple[str, str], float]:
+    """The largest value that each metric and tag has had, over all processes."""
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    found: dict[tuple[str, str], float] = {}
+    for name, labels, value in LINE.findall(text):
+        tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        own = " ".join(tags[key] for key in ("stage", "outcome", "kind", "certainty", "reason", "status") if key in tags)
+        found[name, own] = max(found.get((name, own), 0.0), float(value))
+    return found
+
+
+def test_metrics_count_what_the_run_did(tmp_path: Path, judge: JudgeStarter) -> None:
+    run = toy_run(tmp_path, 400)
+    server = judge("--latency", "0.1", "--fault", "429", "--fault-every", "50")
+    asked = api_judge(server.base_url, price=Price(input=1, output=2))
+    score(Score(name="metered", judge=asked, concurrency=16), run)
+    found = _scrape()
+    counted = {
+        (name.removeprefix("alpagasus_"), tags.removeprefix("ratings/metered").strip()): n for (name, tags), n in found.items()
+    }
+    refused = len(server.taken()) - len(server.billed())
+    assert refused > 0
+    assert counted["requests_total", "answered"] == counted["rows_total", "scored"] == 400
+    assert counted["requests_total", "refused"] == counted["retries_total", "http 429"] == refused
+    assert counted["tokens_total", "in"] == 400 * 300
+    assert counted["dollars_total", "billed"] == pytest.approx(400 * (300 * 1 + 12 * 2) / 1e6)
+    assert counted["concurrency", ""] >= 1
+    assert counted["limiter_wait_seconds_total", ""] > 0
+
+
+def test_every_metric_is_explained_in_the_docs() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
