@@ -45,6 +45,8 @@ class JobSpec(NamedTuple):
     """Switches of this job alone, with their help."""
     reading: tuple[str, ...] = ()
     """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
+    only_reads: bool = False
+    """Whether it does so without any switch."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -78,7 +80,7 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     loaded = recipes.load(parsed.recipe, parsed.set)
     run = Run.open(parsed.run)
-    if any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
+    if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
         _check_earlier(loaded, run, spec.section)
         report = spec.work(Call(loaded.recipe, run, parsed))
     else:
@@ -86,7 +88,7 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     summary.show(report, sys.stderr)
     if parsed.json:
         print(json.dumps(report, ensure_ascii=False))
-    return 0
+    return 0 if report.get("ok", True) else 1
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:

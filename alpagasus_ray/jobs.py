@@ -87,6 +87,13 @@ def _pick(call: Call) -> dict[str, Any]:
     }
 
 
+def _doctor(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.doctor import examine
+
+    checks = examine(call.recipe.score, call.run)
+    return {"checks": [check._asdict() for check in checks], "ok": all(check.status != "problem" for check in checks)}
+
+
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
 SCORE = JobSpec(
     "score",
@@ -102,3 +109,10 @@ SCORE = JobSpec(
     reading=("plan",),
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
+DOCTOR = JobSpec(
+    "doctor",
+    "score",
+    "Look, before any money is spent, whether `score` can do its work here. Exit code 1 where there is a problem.",
+    _doctor,
+    only_reads=True,
+)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 BAR = 40
+TWICE = "maybe_billed_twice"
 CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
@@ -16,6 +17,9 @@ def show(report: Mapping[str, Any], stream: TextIO) -> None:
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    if "checks" in report:
+        yield from _checks(report)
+        return
     if report.get("plan"):
         yield from _plan(report)
         return
@@ -28,13 +32,26 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _bars(report.get("histogram", {}))
     usage = report.get("usage")
     if usage:
-        yield "  " + ", ".join(f"{value:,.0f} {name.replace('_', ' ')}" for name, value in usage.items())
+        yield "  " + ", ".join(_used(name, value) for name, value in usage.items() if value or name != TWICE)
     if report.get("rows_per_s"):
         yield f"  {report['seconds']:,.1f} s, {report['rows_per_s']:,.0f} rows/s"
     for arm in report.get("arms", ()):
         yield from _arm(arm)
     for note in report.get("notes", ()):
         yield f"  {note}"
+
+
+def _used(name: str, value: float) -> str:
+    return f"${value:,.4f}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
+
+
+def _checks(report: Mapping[str, Any]) -> Iterator[str]:
+    """One line a check, with what to do where it is not `ok`."""
+    width = max((len(check["name"]) for check in report["checks"]), default=0)
+    for check in report["checks"]:
+        todo = f" -> {check['fix']}" if check["fix"] else ""
+        yield f"{check['status']:<9}{check['name']:<{width}}  {check['detail']}{todo}"
+    yield "no problem found" if report["ok"] else "there are problems: score is not ready to run"
 
 
 def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
