@@ -20,6 +20,8 @@ from alpagasus_ray.runner.limits import Bucket
 SILENT_S = 60.0
 """A worker that has not been heard of for so long is taken for dead; what it had borrowed counts as spent."""
 LONGEST_WAIT_S = 5.0
+UNWRITABLE_S = 10.0
+"""How long storage may refuse the bound on spending before the stage stops."""
 
 
 class Permits(NamedTuple):
@@ -81,6 +83,7 @@ class Board:
         # after a death of this actor the bound on storage is above what the driver knew
         self._budget = Budget(cap.storage, cap.usd, max(cap.spent, at_most_spent(cap.storage))) if cap else None
         self._heard: dict[str, float] = {}
+        self._unwritable_since: float | None = None
         self._pauses: dict[int, float] = {}
         self._under_way: dict[str, set[int]] = {}
         self._deaths: dict[str, Counter[int]] = {}
@@ -144,11 +147,21 @@ class Board:
         assert self._budget is not None, "only a judge with a cap borrows"
         self._heard[worker] = self._now()
         self._budget.report(worker, settled, 0.0, under_way)
-        lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
+        try:
+            lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
+        except OSError as error:  # nothing is lent that is not on storage; the worker asks again
+            return self._cannot_write(error)
+        self._unwritable_since = None
         if lent is None and self._stop is None:
             self._broke = True
             self.stop("the budget is used up")
         return lent or 0.0
+
+    def _cannot_write(self, error: OSError) -> float:
+        self._unwritable_since = self._unwritable_since or self._now()
+        if self._now() - self._unwritable_since > UNWRITABLE_S:
+            self.stop(f"what is spent cannot be written down: {error}")
+        return 0.0
 
     def close_budget(self) -> None:
         """Write down what was spent."""

@@ -143,6 +143,8 @@ class Lanes:
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
         self.counts: defaultdict[str, float] = defaultdict(float)
         """What happened, over the worker's life."""
+        self.broken: str | None = None
+        """Why the queue cannot go on, should a mistake of ours have ended it."""
 
     def now(self) -> float:
         return self._loop.time()
@@ -339,7 +341,13 @@ class Lanes:
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.broken = f"unexpected {type(error).__name__}: {error}"
+            self.stop()
 
     async def _fetch_permits(self, lane: Lane) -> None:
         try:

@@ -87,6 +87,8 @@ class Worker:
         self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
         self._feeding = asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
+        for task in self._background:
+            task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
 
     # what it tells, and what it is told
 
@@ -95,16 +97,16 @@ class Worker:
             await asyncio.sleep(REPORT_S)
             await self._report()
 
-    async def _report(self) -> None:
+    async def _report(self, *finished: Shard) -> None:
         await self._lanes.repay()
-        shards_now = {shard.name: dict(shard.counts) for shard in self._shards}
+        shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *finished)}
         word: Word | None = await self._board.call("report", self._name, self._news(), shards_now, self._lanes.pauses())
         if word is None:
             return
         self._lanes.pause(word.pauses)
         if word.stop is not None:
             self._end(word.stop)
-        reason = self._lanes.given_up(word.answered)
+        reason = self._lanes.broken or self._lanes.given_up(word.answered)
         if reason is not None:
             await self._stop_all(reason)
 
@@ -143,20 +145,27 @@ class Worker:
     async def _do(self, task: Task) -> Finished:
         if self._stop is not None:
             return Finished(task.shard, self._stop)
-        shard = await asyncio.to_thread(self._open_shard, task)
-        loss: Loss | None = await self._board.call("begin", task.shard)
+        try:
+            return await self._do_shard(await asyncio.to_thread(self._open_shard, task))
+        except OSError as error:
+            reason = f"{task.shard}: {error}"
+            await self._stop_all(reason)
+            return Finished(task.shard, reason)
+
+    async def _do_shard(self, shard: Shard) -> Finished:
+        loss: Loss | None = await self._board.call("begin", shard.name)
         self._shards.add(shard)
         try:
             await self._ask_all(shard, loss.deaths if loss else {})
         finally:
-            await asyncio.to_thread(shard.ledger.flush)
-            await self._report()
             self._shards.discard(shard)
+            await asyncio.to_thread(shard.ledger.flush)
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
-            await asyncio.to_thread(shards.commit, self._job, task.shard, results, shard.ledger)
-        await self._board.call("end", task.shard)
-        return Finished(task.shard, None if len(results) == len(shard.rows) else self._stop)
+            await asyncio.to_thread(shards.commit, self._job, shard.name, results, shard.ledger)
+        await self._report(shard)
+        await self._board.call("end", shard.name)
+        return Finished(shard.name, None if len(results) == len(shard.rows) else self._stop)
 
     def _open_shard(self, task: Task) -> Shard:
         rows = self._job.source.storage.read_table(task.shard).slice(0, task.rows).to_pylist()
