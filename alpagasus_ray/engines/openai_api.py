@@ -55,7 +55,8 @@ class OpenAIEngine:
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
             ),
         )
-        self.address = str(self._client.base_url).rstrip("/")
+        url = self._client.base_url
+        self.address = f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")  # without a name and a password
 
     async def complete(self, request: Request) -> Reply:
         try:

@@ -49,7 +49,8 @@ class Tariff(NamedTuple):
         if self.price is None or self.max_tokens is None:
             return Need(tokens, None)
         # a tokenizer that works on bytes makes at most one token of each
-        dollars = (size + OVERHEAD_TOKENS) * self.price.input + self.max_tokens * self.price.output
+        dearest = max(self.price.input, self.price.cached_input or 0.0)
+        dollars = (size + OVERHEAD_TOKENS) * dearest + self.max_tokens * self.price.output
         return Need(tokens, dollars * self.share / MILLION)
 
     def cost(self, reply: Reply) -> float | None:
@@ -76,6 +77,11 @@ def tariff(judge: Judge) -> Tariff:
     return Tariff(price(judge), share, bound * replies if bound is not None else None)
 
 
+def host(judge: Judge) -> str:
+    """The host of a judge's address, which unlike the address holds no name or password."""
+    return (urlsplit(judge.base_url).hostname or "") if judge.base_url else DEFAULT_HOST
+
+
 def price(judge: Judge) -> Price | None:
     """The price of a judge's model: the recipe's, else the listed one if all its endpoints are the provider's own."""
     if judge.price is not None:
@@ -85,8 +91,7 @@ def price(judge: Judge) -> Price | None:
 
 
 def _listed(judge: Judge) -> Price | None:
-    host = urlsplit(judge.base_url).hostname if judge.base_url else DEFAULT_HOST
-    models = price_list()["providers"].get(host, {}).get("models", {})
+    models = price_list()["providers"].get(host(judge), {}).get("models", {})
     name = judge.model or ""
     entry = models.get(name) or models.get(SNAPSHOT.sub("", name))
     return Price(**entry) if entry else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.datasets.run import Manifest
 from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.engines.prices import Tariff, price_list
+from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
@@ -55,7 +55,7 @@ def check_cap(config: Score, tariff: Tariff) -> None:
 
 
 def _unknown_price(judge: Judge) -> str:
-    places = ", ".join(sorted({place.base_url or "OpenAI's API" for place in judge.at_each_endpoint()}))
+    places = ", ".join(sorted({host(place) for place in judge.at_each_endpoint()}))
     return f"the price list of {price_list()['as_of']} has none for {judge.model!r} at {places}"
 
 
