@@ -4,10 +4,13 @@ Locally a write goes to a hidden name in the same directory, is synced and renam
 visible when it is complete. Knows nothing of what the files mean.
 """
 
+import fnmatch
 import hashlib
 import io
+import itertools
 import os
 import posixpath
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +23,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from alpagasus_ray.errors import UsageError
+
+FAILPOINT = "ALPAGASUS_FAILPOINT"
+"""Environment variable, for tests of crashes: `<point>:<pattern>:<n>`. The process kills itself when it passes the point for
+the n-th time with a file (or directory) whose name fits. Points: `before-rename`, `after-rename`, `before-delete`; on an
+object store the first two are before and after the upload."""
+_passed = itertools.count(1)
 
 
 class Written(NamedTuple):
@@ -91,10 +100,12 @@ class Storage:
         with tempfile.NamedTemporaryFile(prefix="alpagasus-") as spool:
             yield spool
             spool.flush()
+            _failpoint("before-rename", name)
             # one call that Python cannot be interrupted in: a stream that an exception closes would be a whole upload
             pafs.copy_files(
                 spool.name, self.path(name), source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.fs
             )
+            _failpoint("after-rename", name)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         # pre_buffer starts threads of its own that a busy worker does not need for files of a megabyte
@@ -106,11 +117,13 @@ class Storage:
         return self.write(name, sink.getvalue())
 
     def delete(self, name: str) -> None:
+        _failpoint("before-delete", name)
         if self.exists(name):
             self.fs.delete_file(self.path(name))
 
     def delete_tree(self) -> None:
         """Remove this directory and all in it, if there is one."""
+        _failpoint("before-delete", posixpath.basename(self.root))
         if self.fs.get_file_info(self.root).type == pafs.FileType.Directory:
             self.fs.delete_dir(self.root)
 
@@ -125,7 +138,9 @@ def _renamed_when_whole(path: str) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        _failpoint("before-rename", name)
         os.replace(hidden, path)
+        _failpoint("after-rename", name)
     except BaseException:
         if os.path.exists(hidden):
             os.unlink(hidden)
@@ -140,3 +155,11 @@ def _sync_folder(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _failpoint(point: str, name: str) -> None:
+    wanted = os.environ.get(FAILPOINT)
+    if wanted:
+        at, pattern, number = wanted.split(":")
+        if at == point and fnmatch.fnmatch(name, pattern) and next(_passed) == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
