@@ -6,118 +6,24 @@ half second; while the board is away each worker keeps to its share of the rates
 """
 
 import asyncio
-import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alpagasus_ray.engines.base import Engine, Rate, Reply
+from alpagasus_ray.engines.base import Engine, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import TryAgain
 from alpagasus_ray.runner.board import BoardLink, Permits
-from alpagasus_ray.runner.limits import Breaker, Bucket, Window
+from alpagasus_ray.runner.lane import Lane, Stock, Terms
 
 ASK_S = 0.1
 """Shortest time between two requests to the board for the same thing."""
-AHEAD_S = 0.5
-"""What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
 FIRST_ANSWER_S = 60.0
 """How long to try a server that has never answered in this call: its address may be wrong."""
 
 
 class Stopping(Exception):
     """The stage stops: nothing more is sent."""
-
-
-class Terms(NamedTuple):
-    """The conditions under which a worker sends requests."""
-
-    concurrency: int
-    rates: tuple[Rate, ...]
-    """Of each endpoint, for the whole cluster."""
-    workers: int
-    """How many share the rates."""
-    capped: bool
-    """Whether dollars have to be borrowed before a request leaves."""
-    adaptive: bool
-    """Whether the number in flight starts low and adapts; engines in the worker itself take all at once."""
-    max_outage_s: float
-
-
-class Stock:
-    """Units at hand of something that the board hands out, and how fast they go."""
-
-    def __init__(self) -> None:
-        self.at_hand = 0.0
-        self._used = 0.0
-        self._asked = self._filled = -math.inf
-        self._plenty = False
-
-    def use(self, units: float) -> None:
-        self.at_hand -= units
-        self._used += units
-
-    def order(self, needed: float, now: float) -> float:
-        """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use."""
-        span = now - self._asked
-        ahead = self._used / span * min(AHEAD_S, 2 * span) if self._plenty and 0 < span < math.inf else 0.0
-        self._asked, self._used = now, 0.0
-        return max(0.0, needed, ahead)
-
-    def fill(self, units: float, ordered: float, now: float) -> None:
-        self.at_hand += units
-        self._plenty = units >= ordered
-        self._filled = now
-
-    def drop_old(self, now: float) -> None:
-        if now - self._filled > AHEAD_S:
-            self.at_hand = min(self.at_hand, 0.0)
-
-
-class Lane:
-    """One endpoint as this worker knows it."""
-
-    def __init__(self, number: int, engine: Engine, terms: Terms, now: float) -> None:
-        self.number, self.engine = number, engine
-        self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
-        self.breaker = Breaker()
-        self.paused_until = -math.inf
-        self.given = terms.rates[number] if terms.rates else Rate()
-        self.requests, self.tokens = Stock(), Stock()
-        self.asking = False
-        share = [limit / terms.workers if limit else None for limit in self.given]
-        self.own_share = [Bucket(limit, now) if limit else None for limit in share]
-
-    @property
-    def rate(self) -> Rate:
-        """The limits of the recipe, or what the server states where that is less."""
-        return self.given.lower(self.engine.stated)
-
-    def ready(self, now: float) -> bool:
-        return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
-
-    def permits(self, need: Need) -> bool:
-        requests, tokens = self.rate
-        return (requests is None or self.requests.at_hand >= 1) and (tokens is None or self.tokens.at_hand >= need.tokens)
-
-    def start(self, need: Need, now: float) -> None:
-        """Count a request that goes here."""
-        requests, tokens = self.rate
-        self.window.in_flight += 1
-        self.breaker.sent(now)
-        if requests is not None:
-            self.requests.use(1)
-        if tokens is not None:
-            self.tokens.use(need.tokens)
-
-    def settle_tokens(self, need: Need, reply: Reply) -> None:
-        """Put back the tokens that were reserved and not used."""
-        if self.rate.tokens is not None and reply.tokens_in is not None and reply.tokens_out is not None:
-            self.tokens.at_hand += need.tokens - reply.tokens_in - reply.tokens_out
-
-    def wait(self, now: float) -> float:
-        """Seconds until a pause or the time before the next probe is over."""
-        return max(self.paused_until - now, self.breaker.wait(now), 0.0)
 
 
 class Waiter(NamedTuple):

@@ -15,7 +15,7 @@ from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, StageDir, descri
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.runner.lanes import Terms
+from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Ledger, Outcome, outcomes_in
 
 READERS = 16

@@ -13,7 +13,7 @@ from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
-from alpagasus_ray.runner.lanes import Terms
+from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.shards import READERS, Job, committed, missing
 
 
