@@ -67,6 +67,8 @@ class Lane:
         self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
         self.breaker = Breaker()
         self.paused_until = -math.inf
+        self.trouble = ""
+        """What was wrong the last time."""
         self.given = terms.rates[number] if terms.rates else Rate()
         self.requests, self.tokens = Stock(), Stock()
         self.asking = False

@@ -123,6 +123,7 @@ class Lanes:
     def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float) -> None:
         """The request got no answer; the lane draws its conclusions."""
         now = self.now()
+        lane.trouble = str(error)
         self._end(lane, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
         if error.cause == "unknown":
             self.counts["usd maybe"] += need.usd or 0.0
@@ -171,7 +172,7 @@ class Lanes:
         for lane in self.lanes:
             down_s = now - lane.breaker.down_since if lane.breaker.down_since is not None else 0.0
             if down_s > patience:
-                reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s")
+                reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s ({lane.trouble})")
             elif lane.paused_until - now > self._terms.max_outage_s:
                 wait = lane.paused_until - now
                 reasons.append(f"{lane.engine.address} wants to be left alone for {wait:.0f} s (Retry-After)")
