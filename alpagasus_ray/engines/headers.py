@@ -8,6 +8,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 
 from alpagasus_ray.engines.base import Rate
 
@@ -31,7 +32,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is not None:
         return max(0.0, seconds)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        date = email.utils.parsedate_to_datetime(said)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # dates of HTTP are in GMT, said or not
+        return max(0.0, date.timestamp() - time.time())
     except ValueError:
         return duration(said)
 

@@ -17,6 +17,9 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 LIGHT = 0.1
 """How much of an attempt it counts when the server turned the request away or was not reached."""
+WHILE_DOWN = 0.25
+"""How much of an attempt it counts when a server that is down took the request: it is hardly the row's fault, but a few
+rows that no server can take must not look like an outage for ever."""
 
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
@@ -64,8 +67,7 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     except TryAgain as error:
         lanes.failed(lane, need, error, request.key, started)
         tally.maybe_billed_twice += error.cause == "unknown"
-        if not lane.breaker.is_open or error.cause == "unknown":
-            tally.counted += 1 if error.cause == "unknown" else LIGHT
+        tally.counted += _counts(error, lane.breaker.is_open)
         raise
     except EngineError:
         lanes.rejected(lane, need)
@@ -76,6 +78,13 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     return reply
 
 
+def _counts(error: TryAgain, is_down: bool) -> float:
+    """What a failed attempt counts against the row."""
+    if error.cause == "unknown":
+        return WHILE_DOWN if is_down else 1.0
+    return 0.0 if is_down else LIGHT
+
+
 def _count_retry(lanes: Lanes, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, TryAgain):
@@ -83,8 +92,9 @@ def _count_retry(lanes: Lanes, state: tenacity.RetryCallState) -> None:
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """Where the server named a time its lane keeps to it, and the row may go to another; else doubling with full jitter."""
+    """Where the server named a time its lane keeps to it, and the row may go to another; else, or where that time is so short
+    that a row would be through with its attempts in no time, doubling with full jitter."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TryAgain) and error.retry_after_s is not None:
+    if isinstance(error, TryAgain) and (error.retry_after_s or 0.0) >= FIRST_PAUSE_S:
         return 0.0
     return _backoff(state)

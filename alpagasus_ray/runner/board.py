@@ -20,6 +20,8 @@ from alpagasus_ray.runner.limits import Bucket
 SILENT_S = 60.0
 """A worker that has not been heard of for so long is taken for dead; what it had borrowed counts as spent."""
 LONGEST_WAIT_S = 5.0
+REQUESTS = 0
+"""Place of the limit in requests in a `Rate`."""
 UNWRITABLE_S = 10.0
 """How long storage may refuse the bound on spending before the stage stops."""
 
@@ -77,9 +79,8 @@ class Board:
         self._stop: str | None = None
         self._broke = False
         self._given = tuple(rates)
+        self._stated = [Rate() for _ in rates]
         self._buckets: dict[tuple[int, int], Bucket] = {}
-        for lane, rate in enumerate(rates):
-            self._limit(lane, rate)
         # after a death of this actor the bound on storage is above what the driver knew
         self._budget = Budget(cap.storage, cap.usd, max(cap.spent, at_most_spent(cap.storage))) if cap else None
         self._heard: dict[str, float] = {}
@@ -132,10 +133,12 @@ class Board:
         return Permits(granted[0], granted[1], min(wait_s, LONGEST_WAIT_S))
 
     def _limit(self, lane: int, stated: Rate) -> None:
-        for kind, limit in enumerate(self._given[lane].lower(stated)):
+        # a worker that has had no answer yet does not know what another was told
+        self._stated[lane] = Rate(*(new or old for new, old in zip(stated, self._stated[lane], strict=True)))
+        for kind, limit in enumerate(self._given[lane].lower(self._stated[lane])):
             bucket = self._buckets.get((lane, kind))
             if limit is not None and bucket is None:
-                self._buckets[lane, kind] = Bucket(limit, self._now())
+                self._buckets[lane, kind] = Bucket(limit, self._now(), whole=kind == REQUESTS)
             elif limit is not None and bucket is not None and bucket.per_minute != limit:
                 bucket.set(limit)
 
@@ -146,8 +149,8 @@ class Board:
         what it settled. Where even one request will never fit under the cap again, the stage stops."""
         assert self._budget is not None, "only a judge with a cap borrows"
         self._heard[worker] = self._now()
-        self._budget.report(worker, settled, 0.0, under_way)
         try:
+            self._budget.report(worker, settled, 0.0, under_way)
             lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
         except OSError as error:  # nothing is lent that is not on storage; the worker asks again
             return self._cannot_write(error)

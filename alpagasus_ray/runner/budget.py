@@ -32,8 +32,7 @@ class Budget:
         self._storage, self._cap = storage, cap
         self._settled = spent
         self._loans: dict[str, Loan] = {}
-        self._bound = 0.0
-        self._raise_bound(spent)
+        self._bound = spent
 
     @property
     def free(self) -> float:
@@ -45,6 +44,7 @@ class Budget:
         hold any more and has not settled comes back."""
         self._settled += settled
         self._loans[borrower] = Loan(at_hand, under_way)
+        self._raise_bound(self._settled + self._lent())
 
     def lend(self, borrower: str, wanted: float, least: float) -> float | None:
         """Lend up to `wanted` dollars to one that has none at hand, and not less than `least`; 0 when that has to wait until
@@ -52,7 +52,7 @@ class Budget:
         loan = self._loans.setdefault(borrower, Loan())
         if self.free + ROUNDING < least:
             return 0.0 if self._lent() > ROUNDING else None
-        granted = min(wanted, self.free)
+        granted = max(least, min(wanted, self.free))
         self._raise_bound(self._settled + self._lent() + granted)
         loan.at_hand += granted
         return granted
@@ -64,8 +64,7 @@ class Budget:
 
     def close(self) -> float:
         """Write down what was spent, loans that nobody returned included; the sum in dollars."""
-        self._bound = self._settled + self._lent()
-        self._write()
+        self._write(self._settled + self._lent())
         return self._bound
 
     @property
@@ -77,12 +76,12 @@ class Budget:
         return sum(loan.at_hand + loan.under_way for loan in self._loans.values())
 
     def _raise_bound(self, needed: float) -> None:
-        if needed > self._bound:
-            self._bound = min(max(self._cap, needed), needed + STEP * self._cap)
-            self._write()
+        if needed > self._bound + ROUNDING:
+            self._write(min(max(self._cap, needed), needed + STEP * self._cap))
 
-    def _write(self) -> None:
-        self._storage.write(SPEND, json.dumps({"at_most_usd": self._bound}).encode())
+    def _write(self, bound: float) -> None:
+        self._storage.write(SPEND, json.dumps({"at_most_usd": bound}).encode())
+        self._bound = bound
 
 
 def at_most_spent(storage: Storage) -> float:

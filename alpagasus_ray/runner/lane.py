@@ -67,13 +67,15 @@ class Lane:
         self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
         self.breaker = Breaker()
         self.paused_until = -math.inf
+        self.told_until = -math.inf
+        """Up to when the other workers know of the pause."""
         self.trouble = ""
         """What was wrong the last time."""
         self.given = terms.rates[number] if terms.rates else Rate()
         self.requests, self.tokens = Stock(), Stock()
         self.asking = False
         share = [limit / terms.workers if limit else None for limit in self.given]
-        self.own_share = [Bucket(limit, now) if limit else None for limit in share]
+        self.own_share = [Bucket(limit, now, whole=kind == 0) if limit else None for kind, limit in enumerate(share)]
 
     @property
     def rate(self) -> Rate:

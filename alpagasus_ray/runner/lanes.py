@@ -14,6 +14,7 @@ from alpagasus_ray.engines.base import Engine, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import TryAgain
 from alpagasus_ray.runner.board import BoardLink, Permits
+from alpagasus_ray.runner.budget import ROUNDING
 from alpagasus_ray.runner.lane import Lane, Stock, Terms
 
 ASK_S = 0.1
@@ -44,6 +45,7 @@ class Lanes:
         self._money = Stock()
         self._under_way = self._settled = 0.0
         self._borrowing = asyncio.Lock()
+        self._asking = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
@@ -132,6 +134,7 @@ class Lanes:
             # later by up to a tenth, so that not all workers are back at once
             lane.paused_until = max(lane.paused_until, now + error.retry_after_s * (1 + 0.1 * ((hash(row) % 97) / 97)))
         if error.category == "http 429":
+            lane.breaker.answered()  # it is there, and busy
             lane.window.pushed_back(sent, now)
             return
         was_open = lane.breaker.is_open
@@ -153,16 +156,20 @@ class Lanes:
     # for the worker
 
     def pauses(self) -> dict[int, float]:
-        """Seconds for which lanes still have to be left alone because their server said so."""
-        now = self.now()
-        return {lane.number: lane.paused_until - now for lane in self.lanes if lane.paused_until > now}
+        """Seconds for which lanes still have to be left alone because their server said so, of pauses not told yet."""
+        now, pauses = self.now(), {}
+        for lane in self.lanes:
+            if lane.paused_until > max(now, lane.told_until):
+                pauses[lane.number] = lane.paused_until - now
+                lane.told_until = lane.paused_until
+        return pauses
 
     def pause(self, pauses: dict[int, float]) -> None:
         """Take over what other workers were told."""
         now = self.now()
         for number, seconds in pauses.items():
             lane = self.lanes[number]
-            lane.paused_until = max(lane.paused_until, now + seconds)
+            lane.told_until = lane.paused_until = max(lane.paused_until, now + seconds)
 
     def given_up(self, ever_answered: bool) -> str | None:
         """Why there is no more hope of any lane, or None."""
@@ -182,6 +189,7 @@ class Lanes:
         """Tell the board what was settled, and give back dollars that nobody waits for."""
         if self._terms.capped and (self._settled or self._money.at_hand) and not self._borrowing.locked():
             await self._borrow(0.0, 0.0)
+            self._dispatch()  # what came meanwhile could not borrow
 
     # the queue
 
@@ -201,7 +209,7 @@ class Lanes:
 
     def _open_lane(self, need: Need) -> Lane | None:
         """The least loaded lane that can take the request now."""
-        if self._terms.capped and self._money.at_hand < (need.usd or 0.0):
+        if self._is_short(need.usd):
             return None
         now = self.now()
         fit = [lane for lane in self.lanes if lane.ready(now) and lane.permits(need)]
@@ -224,8 +232,9 @@ class Lanes:
     def _see_to_supplies(self) -> None:
         """The head of the queue cannot go: ask for what is missing, and look again when a pause is over."""
         now, need = self.now(), self._queue[0].need
-        if self._terms.capped and self._money.at_hand < (need.usd or 0.0):
-            if not self._borrowing.locked():
+        if self._is_short(need.usd):
+            if not self._borrowing.locked() and not self._asking:
+                self._asking = True
                 self._spawn(self._borrow_for_queue())
             return
         waits = []
@@ -283,14 +292,21 @@ class Lanes:
         return permits
 
     async def _borrow_for_queue(self) -> None:
-        while self._queue and not self._stopped.is_set():
-            needs = [waiter.need.usd or 0.0 for waiter, _ in zip(self._queue, range(self._terms.concurrency), strict=False)]
-            if self._money.at_hand >= needs[0]:
-                break
-            await self._borrow(self._money.order(sum(needs), self.now()), needs[0])
-            if self._money.at_hand < needs[0]:
-                await asyncio.sleep(ASK_S)
+        try:
+            while self._queue and not self._stopped.is_set():
+                needs = [waiter.need.usd or 0.0 for waiter, _ in zip(self._queue, range(self._terms.concurrency), strict=False)]
+                if not self._is_short(needs[0]):
+                    break
+                await self._borrow(self._money.order(sum(needs), self.now()), needs[0])
+                if self._is_short(needs[0]):
+                    await asyncio.sleep(ASK_S)
+        finally:
+            self._asking = False
         self._dispatch()
+
+    def _is_short(self, usd: float | None) -> bool:
+        """Whether there is less money at hand than that."""
+        return self._terms.capped and self._money.at_hand + ROUNDING < (usd or 0.0)
 
     async def _borrow(self, wanted: float, least: float) -> None:
         """Borrow, and tell what was settled; what is at hand goes back, so that it cannot lie idle here while others wait."""

@@ -3,11 +3,15 @@
 Three small machines. Time is given to them in seconds, so they know no clock, no Ray and no requests.
 """
 
+import math
 import random
 from dataclasses import dataclass, field
 
+ROUNDING = 1e-9
 MARGIN = 0.02
 """Share of a limit that is left unused: what a server counts in its minute is not quite what was sent in ours."""
+ASKED_S = 0.25
+"""A bucket is asked about so often."""
 BURST = 0.005
 """Share of a limit that may leave at one moment."""
 FIRST = 8
@@ -31,23 +35,27 @@ FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
 class Bucket:
     """So many units a minute: in no window of 60 s are more handed out, whenever it starts.
 
-    It starts empty but for one unit, so that a restarted holder of the limit does not hand out a minute's worth twice.
+    It starts empty, so that a restarted holder of the limit hands out nothing twice. `whole` units are not handed out in
+    parts, which many could collect and use at one moment.
     """
 
-    def __init__(self, per_minute: float, now: float) -> None:
+    def __init__(self, per_minute: float, now: float, *, whole: bool = True) -> None:
         self.set(per_minute)
-        self._level, self._at = min(1.0, self._burst), now
+        self._whole, self._level, self._at = whole, 0.0, now
 
     def set(self, per_minute: float) -> None:
         """Change the limit; what was handed out counts on."""
         self.per_minute = per_minute
         self._rate = per_minute * (1 - MARGIN) / 60
-        self._burst = max(1.0, per_minute * BURST)
+        # what comes in between two asks must not run over, or a small limit would be missed by far
+        self._burst = max(1.0, per_minute * BURST) + self._rate * ASKED_S
 
     def take(self, wanted: float, now: float) -> float:
         """Units there are now, at most `wanted`."""
         self._fill(now)
         taken = max(0.0, min(wanted, self._level))
+        if self._whole:
+            taken = float(math.floor(taken + ROUNDING))
         self._level -= taken
         return taken
 
@@ -90,6 +98,7 @@ class Window:
         """A request came back well."""
         if now < self._paused_until or self.in_flight + 1 < self.size / 2:
             return  # in trouble, or not using what it has
+        self._grown_from = min(self._grown_from, now)
         if not self._peak:
             self.size = min(self.most, self.size + 1)
             return
@@ -112,8 +121,10 @@ class Window:
         self._grown_from += self._paused_until - before  # the time of the pause does not count as time of growth
 
     def restart(self) -> None:
-        """The server was away: begin as at the start, up to where it pushed back before."""
+        """The server was away: begin as at the start, up to where it pushed back before; growth counts from its first
+        answer."""
         self.size = min(self.size, float(FIRST))
+        self._grown_from = math.inf
 
 
 @dataclass
