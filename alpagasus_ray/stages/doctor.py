@@ -196,6 +196,8 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
         found = nodes.look(storage, name)
     facts = [node for node in found if isinstance(node, Facts)]
     yield _answers(found)
+    if not facts:
+        return
     most = nodes.most_actors(found)
     present = sum(node.cpus for node in facts)
     yield _shared(storage, facts, grows=most is None or most > present)

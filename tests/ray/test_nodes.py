@@ -1,0 +1,99 @@
+"""The doctor on a cluster of two nodes with an autoscaler: what it sees of the nodes, and of the cluster's limits."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray_head import START_S, Head, free_ports
+
+from toy_runs import job
+
+EMPTY = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
+EMPTY += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+AUTOSCALER: dict[str, Any] = {
+    "cluster_name": "toy",
+    "max_workers": 3,
+    "provider": {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "launch_multiple": True,
+        "head_node_id": FAKE_HEAD_NODE_ID,
+    },
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 1}, "max_workers": 0, "node_config": {}},
+        "worker": {"resources": {"CPU": 2}, "min_workers": 1, "max_workers": 3, "node_config": {}},
+    },
+    "head_node_type": "ray.head.default",
+    "idle_timeout_minutes": 60,
+    "file_mounts": {},
+    "file_mounts_sync_continuously": False,
+    "auth": {},
+    **{name: [] for name in EMPTY},
+}
+
+
+@pytest.fixture(autouse=True)
+def _ray() -> None:
+    """In place of the local Ray that the other tests here run on."""
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    [port] = free_ports(1)
+    config = tmp_path_factory.mktemp("autoscaler") / "cluster.yaml"
+    provider = {**AUTOSCALER["provider"], "gcs_address": f"127.0.0.1:{port}"}
+    config.write_text(yaml.safe_dump({**AUTOSCALER, "provider": provider}))
+    identity = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+    options = {"port": port, "num-cpus": 1, "include-dashboard": "false", "autoscaling-config": config}
+    started = Head("token", environment={"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **identity}, **options)
+    try:
+        started.wait_for_start()
+        yield started
+    finally:
+        started.close()
+
+
+def _doctor(head: Head, run: Path | str, *options: str, **environment: str) -> dict[str, dict[str, Any]]:
+    known = {name: value for name, value in head.environment.items() if name.startswith("RAY_")}
+    settings = ("--set", "score.judge.kind=rules", "--json")
+    done = job("doctor", run, *settings, *options, **{**known, "RAY_ADDRESS": head.address, **environment})
+    assert done.stdout, done.stderr
+    return {check["name"]: check for check in json.loads(done.stdout.splitlines()[-1])["checks"]}
+
+
+@pytest.fixture(scope="module")
+def two_nodes(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Head:
+    """The cluster once its autoscaler has started the node that it always keeps."""
+    run = tmp_path_factory.mktemp("run")
+    deadline = time.monotonic() + START_S
+    while "nodes: 2" not in (found := _doctor(head, run))["cluster"]["detail"]:
+        assert time.monotonic() < deadline, found
+    return head
+
+
+def test_actors_may_need_all_that_the_autoscaler_can_start_and_no_more(two_nodes: Head, tmp_path: Path) -> None:
+    check = _doctor(two_nodes, tmp_path / "run", "--set", "score.actors=7")["actors"]
+    assert check["status"] == "ok", check
+    check = _doctor(two_nodes, tmp_path / "run", "--set", "score.actors=8")["actors"]
+    assert (check["status"], "score.actors=7" in check["fix"]) == ("problem", True), check
+
+
+def test_a_run_that_only_the_driver_sees_is_a_problem(two_nodes: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # a path that is another one in every process
+    found = _doctor(two_nodes, "/proc/self/cwd/run")
+    assert found["storage"]["status"] == "ok"
+    assert found["shared storage"]["status"] == "problem"
+    assert "all nodes share" in found["shared storage"]["fix"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_nodes_that_are_added_have_to_see_a_local_run(two_nodes: Head, tmp_path: Path) -> None:
+    found = _doctor(two_nodes, tmp_path / "run")
+    assert found["shared storage"]["status"] == "warning"
+    assert [found[name]["status"] for name in ("cluster", "actors", "versions")] == ["ok", "ok", "ok"]
