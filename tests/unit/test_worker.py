@@ -1,0 +1,466 @@
+"""A worker in the process of the test: shards in, files out, a plain board beside it, engines of a few lines.
+
+Its event loop has a clock that leaps (`fast_clock.py`), so that slow engines take no time.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from alpagasus_ray.datasets.run import DONE, LEDGER, Run
+from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
+from alpagasus_ray.engines.prices import Tariff
+from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
+from alpagasus_ray.runner.board import Board
+from alpagasus_ray.runner.lane import Terms
+from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.runner.worker import DEATHS, Worker
+from fast_clock import LeapingLoop
+from toy_runs import toy_run
+
+ROWS = 40
+SHARDS = ["part-00000.parquet", "part-00001.parquet"]
+Span = tuple[str, float, float]
+
+
+class Toy:
+    """Takes 2 s for each reply, of a dollar; what `behave` returns is raised instead."""
+
+    address = "toy"
+    stated = Rate()
+
+    def __init__(self, behave: Callable[[str], Exception | None]) -> None:
+        self._behave = behave
+        self.may_answer: Callable[[], bool] = lambda: True
+        self.spans: list[Span] = []
+        """Key, begin and end of every request."""
+
+    async def complete(self, request: Request) -> Reply:
+        now = asyncio.get_running_loop().time
+        began, error = now(), self._behave(request.key)
+        while not self.may_answer():  # noqa: ASYNC110 - another thread may make it so
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2.0)
+        self.spans.append((request.key, began, now()))
+        if error is not None:
+            raise error
+        return Reply(f"4 for {request.key}", "stop", 10, 5, 0, 1.0)
+
+    @property
+    def asked(self) -> list[str]:
+        return [key for key, _, _ in self.spans]
+
+
+@dataclass
+class Asking:
+    """The work of a stage: the key of a row is its number, or what `keys` says."""
+
+    engine: Toy
+    keys: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    texts = ("example_id", "status", "error", "reply")
+    schema = pa.schema([*((name, pa.string()) for name in texts), ("cost_usd", pa.float64()), ("attempts", pa.int64())])
+
+    def open_engines(self) -> Sequence[Engine]:
+        return [self.engine]
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        number = row["instruction"].split()[-1].rstrip(".")
+        self.seen.add(number)
+        return Request(self.keys.get(number, number), [{"role": "user", "content": row["instruction"]}], row)
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        reply = outcome.reply
+        found = {"status": "scored", "reply": reply.text, "cost_usd": reply.cost_usd} if reply else {"status": "failed"}
+        return {"example_id": row["example_id"], "error": outcome.error, "attempts": outcome.attempts, **found}
+
+
+@dataclass
+class Link:
+    """A plain board in the same process."""
+
+    board: Board
+    is_away: bool = False
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return None if self.is_away else getattr(self.board, method)(*arguments)
+
+
+@dataclass
+class Stage:
+    """One stage over a toy run, with whatever workers a test starts."""
+
+    run: Run
+    board: Board = field(default_factory=lambda: Board((Rate(),)))
+    workers: list[Worker] = field(default_factory=list)
+
+    def job(self, work: Asking, **changes: Any) -> Job:
+        home = self.run.ratings("judge")
+        terms = Terms(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=14_400.0)
+        job = Job(work, self.run.examples(), home, home.storage, terms, Tariff(None, 1.0, 100), max_attempts=3, paid=True)
+        return replace(job, **changes)
+
+    def worker(self, work: Asking, link: Link | None = None, **changes: Any) -> Worker:
+        worker = Worker(self.job(work, **changes), link or Link(self.board))
+        self.workers.append(worker)
+        return worker
+
+    def results(self, shard: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.run.ratings("judge").storage.read_table(shard).to_pylist()
+        return rows
+
+    def left(self, work: Asking, shard: str) -> dict[str, Outcome]:
+        return self.job(work).ledger(shard).load()
+
+    @property
+    def committed(self) -> list[str]:
+        return self.run.ratings("judge").storage.at(DONE).names()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(asyncio, "new_event_loop", LeapingLoop)
+    stage = Stage(toy_run(tmp_path, ROWS, rows_per_shard=ROWS // 2))
+    yield stage
+    for worker in stage.workers:
+        worker._loop.call_soon_threadsafe(worker._loop.stop)
+
+
+def _asking(behave: Callable[[str], Exception | None] = lambda _: None, **keys: str) -> Asking:
+    return Asking(Toy(behave), {number.removeprefix("row_"): key for number, key in keys.items()})
+
+
+def _do(worker: Worker, shard: str, rows: int = 0) -> str:
+    """Do a shard; the answer is why it stopped, empty if it did not."""
+    done = worker({"shard": [shard], "rows": [rows]})
+    assert done["shard"] == [shard]
+    return done["stopped"][0]
+
+
+def _ids(stage: Stage) -> list[str]:
+    return [row for shard in SHARDS for row in stage.run.examples().storage.read_table(shard)["example_id"].to_pylist()]
+
+
+def _numbers(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last)]
+
+
+# rows and results
+
+
+def test_every_row_has_its_result_in_the_order_of_the_shard(stage: Stage) -> None:
+    work = _asking()
+    assert _do(stage.worker(work), SHARDS[1]) == ""
+    rows = stage.results(SHARDS[1])
+    assert [row["reply"] for row in rows] == [f"4 for {number}" for number in _numbers(20, 40)]
+    assert [row["example_id"] for row in rows] == _ids(stage)[20:]
+    assert sorted(work.engine.asked) == _numbers(20, 40)
+    assert stage.committed == [f"{SHARDS[1]}.json"]
+    assert stage.left(work, SHARDS[1]) == {}, "the output holds all that was in the ledger"
+    counts = stage.board.snapshot().counts
+    assert (counts["rows"], counts["status scored"], counts["requests answered"]) == (20, 20, 20)
+
+
+def test_a_trial_does_the_first_rows_commits_nothing_and_keeps_its_replies(stage: Stage) -> None:
+    work = _asking()
+    trial = stage.run.ratings("judge").storage.at("trial")
+    assert _do(stage.worker(work, output=trial), SHARDS[0], rows=5) == ""
+    assert trial.read_table(SHARDS[0]).num_rows == 5
+    assert stage.committed == []
+    assert sorted(stage.left(work, SHARDS[0])) == _numbers(0, 5)
+    again = _asking()
+    assert _do(stage.worker(again), SHARDS[0]) == ""
+    assert sorted(again.engine.asked, key=int) == _numbers(5, 20)
+
+
+def test_two_shards_of_a_worker_overlap_and_each_is_whole(stage: Stage) -> None:
+    work = _asking(lambda key: TryAgain("http 500") if key == "0" else None)
+    worker = stage.worker(work)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda shard: _do(worker, shard), SHARDS)) == ["", ""]
+    assert [row["reply"] for row in stage.results(SHARDS[1])] == [f"4 for {number}" for number in _numbers(20, 40)]
+    assert stage.board.snapshot().counts["rows"] == ROWS
+
+
+def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
+    def behave(key: str) -> Exception | None:
+        return {"3": RowRefused("too long", "9000 tokens"), "5": TryAgain("http 500", "broken")}.get(key)
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    rows = stage.results(SHARDS[0])
+    assert {number: row["error"] for number, row in enumerate(rows) if row["status"] == "failed"} == {
+        3: "too long: 9000 tokens",
+        5: "http 500: broken",
+    }
+    assert (rows[3]["attempts"], rows[5]["attempts"], rows[4]["attempts"]) == (1, 3, 1)
+    counts = stage.board.snapshot().counts
+    assert (counts["status failed"], counts["reason too long"], counts["reason http 500"]) == (2, 1, 1)
+
+
+def test_a_shard_of_failures_only_is_committed_with_its_reasons(stage: Stage) -> None:
+    work = _asking(lambda _: RowRefused("http 400", "no"))
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert {row["error"] for row in stage.results(SHARDS[0])} == {"http 400: no"}
+    assert stage.committed == [f"{SHARDS[0]}.json"]
+
+
+# equal requests
+
+
+def test_equal_requests_in_flight_are_sent_and_paid_once(stage: Stage) -> None:
+    work = _asking(row_1="same", row_2="same", row_4="same")
+    _do(stage.worker(work), SHARDS[0])
+    rows = stage.results(SHARDS[0])
+    assert work.engine.asked.count("same") == 1
+    assert [rows[number]["reply"] for number in (1, 2, 4)] == ["4 for same"] * 3
+    assert sum(row["cost_usd"] for row in rows) == 18.0
+    assert [rows[number]["attempts"] for number in (1, 2, 4)] == [1, 0, 0]
+
+
+def test_a_later_equal_row_of_the_shard_takes_the_reply_that_is_there(stage: Stage) -> None:
+    work = _asking(row_0="same", row_19="same")
+    _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0])
+    assert work.engine.asked.count("same") == 1
+    assert sum(row["cost_usd"] for row in stage.results(SHARDS[0])) == 19.0
+
+
+def test_offline_judges_are_asked_for_every_row_and_leave_no_ledger(stage: Stage) -> None:
+    work = _asking(row_0="same", row_1="same")
+    terms = stage.job(work).terms._replace(adaptive=False)
+    assert _do(stage.worker(work, paid=False, terms=terms), SHARDS[0]) == ""
+    assert work.engine.asked.count("same") == 2
+    assert stage.run.ratings("judge").storage.at(LEDGER, "part-00000").names() == []
+
+
+def test_an_equal_request_that_fails_fails_for_all_who_wait_for_it(stage: Stage) -> None:
+    work = _asking(lambda key: TryAgain("http 500") if key == "same" else None, row_1="same", row_2="same")
+    _do(stage.worker(work), SHARDS[0])
+    assert [row["error"] for row in stage.results(SHARDS[0])][:3] == [None, "http 500", "http 500"]
+    assert work.engine.asked.count("same") == 3
+
+
+def _both_at_once(stage: Stage, work: Asking) -> tuple[str, str]:
+    """Both shards on one worker; no row of the first is answered before the second has begun."""
+    worker = stage.worker(work, terms=stage.job(work).terms._replace(concurrency=12))
+    work.engine.may_answer = lambda: {"0", "20"} <= work.seen
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_do, worker, SHARDS[0])
+        while "0" not in work.seen:
+            time.sleep(0.001)
+        second = pool.submit(_do, worker, SHARDS[1])
+        return first.result(), second.result()
+
+
+def test_a_request_that_two_shards_share_is_paid_once_and_each_has_the_reply(stage: Stage) -> None:
+    work = _asking(row_19="same", row_20="same")
+    assert _both_at_once(stage, work) == ("", "")
+    assert work.engine.asked.count("same") == 1
+    first, second = stage.results(SHARDS[0]), stage.results(SHARDS[1])
+    assert first[19]["reply"] == second[0]["reply"] == "4 for same"
+    assert sum(row["cost_usd"] for row in first + second) == ROWS - 1
+
+
+def _unusable_at(number: str) -> Callable[[str], Exception | None]:
+    return lambda key: EngineUnusable("http 402") if key == number else None
+
+
+def test_each_of_two_shards_that_share_a_request_has_it_in_its_own_ledger(stage: Stage) -> None:
+    work = Asking(Toy(_unusable_at("39")), {"0": "same", "21": "same"})
+    assert _both_at_once(stage, work) == ("", "http 402")
+    shared = stage.left(work, SHARDS[1])["same"]
+    assert shared.reply is not None
+    assert shared.reply.cost_usd == 0.0
+    again = _asking(row_21="same")
+    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[1]) == ""
+    assert "same" not in again.engine.asked
+
+
+@pytest.mark.xfail(strict=True, reason="a reply of another shard is in the ledger, but not among those that are known")
+def test_a_reply_shared_with_another_shard_serves_the_later_equal_rows_of_this_one(stage: Stage) -> None:
+    work = _asking(row_0="same", row_20="same", row_39="same")
+    assert _both_at_once(stage, work) == ("", "")
+    assert work.engine.asked.count("same") == 1
+
+
+@pytest.mark.xfail(strict=True, reason="the entry names the first row of the shard")
+def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -> None:
+    work = Asking(Toy(_unusable_at("39")), {"0": "same", "21": "same"})
+    _both_at_once(stage, work)
+    ledger = stage.run.ratings("judge").storage.at(LEDGER, "part-00001")
+    lines = [line for name in ledger.names() for line in ledger.read(name).splitlines()]
+    (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same"]
+    assert entry["example_id"] == _ids(stage)[21]
+
+
+# what earlier calls left
+
+
+def test_replies_in_the_ledger_are_not_asked_again(stage: Stage) -> None:
+    work = _asking()
+    ledger = stage.job(work).ledger(SHARDS[0])
+    for number in _numbers(0, 7):
+        ledger.add(number, "", Outcome(Reply(f"old {number}", "stop", 1, 1, 0, 0.25), None, 1, 1.0))
+    ledger.flush()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert sorted(work.engine.asked, key=int) == _numbers(7, 20)
+    rows = stage.results(SHARDS[0])
+    assert [row["reply"] for row in rows[:7]] == [f"old {number}" for number in _numbers(0, 7)]
+    assert sum(row["cost_usd"] for row in rows) == 7 * 0.25 + 13
+    assert stage.board.snapshot().counts["from ledger"] == 7
+
+
+def test_a_stop_leaves_no_shard_half_committed_and_every_reply_in_the_ledger(stage: Stage) -> None:
+    def behave(key: str) -> Exception | None:
+        if key == "9":
+            stage.board.stop("enough")
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == "enough"
+    assert stage.committed == []
+    assert not stage.run.ratings("judge").storage.exists(SHARDS[0])
+    assert 0 < len(work.engine.asked) < 20
+    assert sorted(stage.left(work, SHARDS[0])) == sorted(work.engine.asked)
+    again = _asking()
+    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[0]) == ""
+    assert sorted(again.engine.asked + work.engine.asked, key=int) == _numbers(0, 20), "nothing was asked twice"
+
+
+def test_a_stopped_worker_takes_no_more_shards(stage: Stage) -> None:
+    work = _asking(lambda _: EngineUnusable("http 401", "the server refuses the key"))
+    worker = stage.worker(work)
+    assert _do(worker, SHARDS[0]) == "http 401: the server refuses the key"
+    asked = len(work.engine.asked)
+    assert _do(worker, SHARDS[1]) == "http 401: the server refuses the key"
+    assert len(work.engine.asked) == asked
+    assert stage.committed == []
+
+
+def test_an_engine_that_is_unusable_stops_every_worker(stage: Stage) -> None:
+    work, other = _asking(lambda _: EngineUnusable("http 402", "pay")), _asking()
+    sound = stage.worker(other)
+    assert _do(stage.worker(work), SHARDS[0]) == "http 402: pay"
+    assert stage.board.snapshot().stop == "http 402: pay"
+    assert _do(sound, SHARDS[1]) == "http 402: pay"
+
+
+def test_rows_that_had_failed_when_the_stage_stopped_are_asked_again(stage: Stage) -> None:
+    def behave(key: str) -> Exception | None:
+        return {"2": TryAgain("http 500"), "4": EngineUnusable("http 402")}.get(key)
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == "http 402"
+    assert "2" not in stage.left(work, SHARDS[0])
+    again = _asking()
+    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[0]) == ""
+    assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
+
+
+def test_a_board_that_is_away_keeps_no_worker_from_its_work(stage: Stage) -> None:
+    work = _asking()
+    assert _do(stage.worker(work, Link(stage.board, is_away=True)), SHARDS[0]) == ""
+    assert len(stage.results(SHARDS[0])) == 20
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: Stage) -> None:
+    home = Path(stage.run.ratings("judge").storage.root)
+    home.mkdir(parents=True)
+    (home / LEDGER).write_text("in the way")
+    work = _asking()
+    reason = _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0])
+    assert "ledger" in reason
+    assert stage.committed == []
+
+
+# rows that kill
+
+
+def _died(stage: Stage, shard: str, *places: int) -> None:
+    """A worker began with the shard and died while it asked these rows."""
+    stage.board.begin(shard)
+    stage.board.under_way(shard, places, [])
+
+
+def _alone(spans: Sequence[Span], key: str) -> bool:
+    """Whether nothing else was under way while this was."""
+    ((begin, end),) = [(begin, end) for name, begin, end in spans if name == key]
+    return not [name for name, other, last in spans if name != key and other < end and last > begin]
+
+
+def test_the_rows_over_which_a_worker_died_are_asked_alone_and_the_others_together(stage: Stage) -> None:
+    _died(stage, SHARDS[0], 5, 11)
+    work = _asking()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert _alone(work.engine.spans, "5")
+    assert _alone(work.engine.spans, "11")
+    assert Counter(_alone(work.engine.spans, key) for key in _numbers(0, 20)) == {True: 2, False: 18}
+    assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
+
+
+def test_a_row_over_which_workers_died_twice_is_set_aside_with_the_reason(stage: Stage) -> None:
+    _died(stage, SHARDS[0], 5, 11)
+    _died(stage, SHARDS[0], 11)
+    work = _asking()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    rows = stage.results(SHARDS[0])
+    assert rows[11]["status"] == "failed"
+    assert rows[11]["error"] == f"deadly: {DEATHS} workers died while they asked this"
+    assert "11" not in work.engine.asked
+    assert _alone(work.engine.spans, "5")
+    assert stage.board.snapshot().counts["reason deadly"] == 1
+    assert stage.board.begin(SHARDS[0]).deaths == {}, "the shard is through"
+
+
+def test_a_row_that_had_its_reply_before_the_worker_died_is_no_suspect(stage: Stage) -> None:
+    _died(stage, SHARDS[0], 5)
+    _died(stage, SHARDS[0], 5)
+    work = _asking()
+    ledger = stage.job(work).ledger(SHARDS[0])
+    ledger.add("5", "", Outcome(Reply("in time", "stop", 1, 1, 0, 1.0), None, 1, 1.0))
+    ledger.flush()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert stage.results(SHARDS[0])[5]["reply"] == "in time"
+
+
+def test_rows_are_marked_before_they_are_sent_and_those_that_are_done_are_not(stage: Stage) -> None:
+    marked: list[tuple[str, set[int]]] = []
+
+    def behave(key: str) -> Exception | None:
+        marked.append((key, set(stage.board._under_way.get(SHARDS[0], set()))))
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0]) == ""
+    assert all(int(key) in places for key, places in marked)
+    assert 0 not in marked[-1][1]
+    assert stage.board._under_way == {}
+
+
+def test_a_worker_that_stops_in_good_order_leaves_no_suspects(stage: Stage) -> None:
+    work = _asking(lambda key: EngineUnusable("http 402") if key == "7" else None)
+    assert _do(stage.worker(work), SHARDS[0]) == "http 402"
+    assert stage.board.begin(SHARDS[0]).deaths == {}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="only what is in flight is waited for, not rows of another shard that will be tried again"
+)
+def test_nothing_of_another_shard_is_sent_while_a_suspect_is_under_way(stage: Stage) -> None:
+    _died(stage, SHARDS[1], 5)
+    tries = iter([TryAgain("http 500")])
+    work = _asking(lambda key: next(tries, None) if key == "19" else None)
+    assert _both_at_once(stage, work) == ("", "")
+    assert work.engine.asked.count("19") == 2
+    assert _alone(work.engine.spans, "25")
