@@ -27,8 +27,10 @@ from alpagasus_ray.stages import asking
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
+    from alpagasus_ray.runner.settled import Collected
 
 Mode = Literal["score", "rescore", "retry-failed"]
+Verdict = Callable[[Mapping[str, int]], str | None]
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 TRIAL = "trial"
@@ -220,18 +222,43 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
 
     if not tasks:
         return 0.0
+    hopeless = _hopeless(config, examples.rows)
+    before = time.monotonic()
+    job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
+    before = time.monotonic() - before
     cap = asking.cap(config, job, examples)
     cluster.connect()
     workers = config.actors or (1 if job.paid else cluster.cpus())
     job = replace(job, terms=job.terms._replace(workers=workers))
-    rows = {entry.name: entry.rows for entry in examples.parts()}
     started = time.monotonic()
     try:
-        with Progress("score", sum(task.rows or rows[task.shard] for task in tasks)) as progress:
-            drive.drive(job, tasks, cap, progress, _hopeless(config, examples.rows))
+        if tasks:
+            with Progress("score", _rows(tasks, examples)) as progress:
+                drive.drive(job, tasks, cap, progress, hopeless)
     except BudgetReached:
-        raise asking.at_the_cap(config, job, examples) from None
-    return time.monotonic() - started
+        at_cap = True
+    if at_cap:
+        raise asking.at_the_cap(config, job, examples)
+    return before + time.monotonic() - started
+
+
+def _by_batches(
+    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: Verdict
+) -> "Collected":
+    """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
+    from alpagasus_ray.runner.journal import under_way
+    from alpagasus_ray.runner.settled import Collected
+
+    if not job.paid or (config.judge.mode == "live" and not under_way(job.home.storage)):
+        return Collected(job, tasks, at_cap=False)
+    from alpagasus_ray.runner import batches
+
+    return batches.collect(config.judge, job, tasks, _rows(tasks, examples), asking.cap(config, job, examples), hopeless)
+
+
+def _rows(tasks: "Sequence[shards.Task]", examples: Manifest) -> int:
+    rows = {entry.name: entry.rows for entry in examples.parts()}
+    return sum(task.rows or rows[task.shard] for task in tasks)
 
 
 def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
@@ -258,7 +285,7 @@ def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
     return tasks
 
 
-def _hopeless(config: Score, rows: int) -> Callable[[Mapping[str, int]], str | None]:
+def _hopeless(config: Score, rows: int) -> Verdict:
     """What the driver watches the counts with."""
 
     def verdict(counts: Mapping[str, int]) -> str | None:

@@ -1,0 +1,208 @@
+"""The client side of an OpenAI-compatible batch API: files go up, batches are created, found again, looked at and read.
+
+One attempt per call and typed failures, as in `openai_api.py`. Knows requests by their key; nothing of shards or dollars.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Literal, NamedTuple
+
+import httpx2 as httpx
+import openai
+import orjson
+from openai import OpenAI
+from openai.types import Batch
+
+from alpagasus_ray.config import Judge
+from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.headers import retry_after
+from alpagasus_ray.engines.openai_api import DETAIL_LIMIT, TOO_LONG, TURNED_AWAY, read_key, read_reply, request_body
+from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
+
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+WINDOW: Literal["24h"] = "24h"
+TOKEN = "alpagasus_token"  # noqa: S105 - the name of a mark, no secret
+"""Field of a batch's metadata by which it is found again."""
+ENDED = ("completed", "expired", "cancelled", "failed")
+PAGE = 100
+QUEUE_FULL = ("token_limit", "enqueued")
+TOO_LARGE = ("too_many", "too many", "too_large", "too large", "larger than", "http 413", "exceeds the maximum")
+UNUSABLE = {401: "the server refuses the key", 402: "the account has no money left", 404: "no such model or address"}
+NOT_DONE = ("batch_expired", "batch_cancelled")
+"""Codes of rows that the provider has not worked on."""
+
+
+class Refusal(NamedTuple):
+    """Why the provider did not take a batch: its queue is full, the batch is too large, or something else."""
+
+    kind: Literal["queue", "size", "other"]
+    message: str
+
+
+class Result(NamedTuple):
+    """What a batch says about one request."""
+
+    key: str
+    got: Reply | EngineError
+    """`TryAgain`: it may be asked again, and was perhaps billed unless the cause is `refused`."""
+
+
+class BatchClient:
+    """Talks to the batch API of a judge's first endpoint. Every call raises `TryAgain`, `RowRefused` (the provider does not
+    take what was sent) or `EngineUnusable`."""
+
+    def __init__(self, judge: Judge) -> None:
+        place = judge.at_each_endpoint()[0]
+        self._body = request_body(judge)
+        self._client = OpenAI(
+            api_key=read_key(place),
+            base_url=place.base_url,
+            max_retries=0,
+            timeout=httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s)),
+        )
+        url = self._client.base_url
+        self.address = f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")  # without a name and a password
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def line(self, request: Request) -> bytes:
+        """A request as a line of an input file."""
+        body = {**self._body, "messages": request.messages}
+        return orjson.dumps({"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}) + b"\n"
+
+    def upload(self, file: IO[bytes], name: str) -> str:
+        """Send an input file; its id."""
+        file.seek(0)
+        with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
+            return str(self._client.files.create(file=(name, file), purpose="batch").id)
+
+    def create(self, file_id: str, marks: dict[str, str]) -> Batch:
+        """Create a batch of an input file. After a `TryAgain` whose cause is `unknown` there may be one: `find` it."""
+        with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
+            return _sound(
+                self._client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window=WINDOW, metadata=marks)
+            )
+
+    def find(self, token: str, file_id: str) -> Batch | None:
+        """The batch with this token, or of this input file where a provider keeps no metadata."""
+        with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
+            for batch in self._client.batches.list(limit=PAGE):
+                if (batch.metadata or {}).get(TOKEN) == token or batch.input_file_id == file_id:
+                    return _sound(batch)
+        return None
+
+    def look(self, batch_id: str) -> Batch:
+        """A batch as it is now."""
+        with self._typed(f"{self.address} knows no batch {batch_id}"):
+            return _sound(self._client.batches.retrieve(batch_id))
+
+    def download(self, file_id: str, into: IO[bytes]) -> None:
+        """Append a result file to `into`."""
+        with self._typed(f"{self.address} knows no file {file_id}"):
+            with self._client.files.with_streaming_response.content(file_id) as response:
+                for chunk in response.iter_bytes():
+                    into.write(chunk)
+            into.write(b"\n")  # the last line of a file may have no end
+
+    @contextmanager
+    def _typed(self, missing: str) -> Iterator[None]:
+        """Turn the client's errors into ours; `missing` is what a 404 means."""
+        try:
+            yield
+        except openai.APIStatusError as error:
+            if error.status_code == 404:
+                raise EngineUnusable("http 404", missing) from None
+            raise self._failure(error) from None
+        except (openai.APIConnectionError, httpx.HTTPError) as error:
+            raise TryAgain("connection", self._safe(str(error.__cause__ or error))) from None
+        except (openai.APIError, ValueError, AttributeError) as error:  # what the client makes of a page of HTML
+            raise TryAgain("malformed reply", self._safe(str(error))) from None
+
+    def _failure(self, error: openai.APIStatusError) -> EngineError:
+        text = error.response.text
+        found = failure(error.status_code, self._safe(_message(error.body, text)), text)
+        if isinstance(found, TryAgain):
+            found.retry_after_s = retry_after(error.response.headers)
+        return found
+
+    def _safe(self, text: str) -> str:
+        return _short(text.replace(self._client.api_key, "(the key)"))
+
+
+def failure(status: int, detail: str, text: str) -> RowRefused | TryAgain | EngineUnusable:
+    """What an error status means, the same as for a request of its own (`OpenAIEngine`); `text` is the whole body."""
+    unusable = UNUSABLE.get(402 if status == 429 and "insufficient_quota" in text else status)
+    if unusable is not None:
+        return EngineUnusable(f"http {status}", f"{unusable}: {detail}")
+    never_fits = status == 429 and "request too large" in detail.lower()
+    if not never_fits and (status in TURNED_AWAY or status >= 500 or status < 200):
+        return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown")
+    if never_fits or any(mark in detail.lower() for mark in TOO_LONG):
+        return RowRefused("too long", detail)
+    return RowRefused(f"http {status}", detail)
+
+
+def refusal(batch: Batch) -> Refusal:
+    """Why a batch is `failed`: what its validation found, the first of it."""
+    found = (batch.errors.data if batch.errors else None) or []
+    told = [f"{error.code or 'invalid'}: {error.message or ''}{_place(error.line)}" for error in found]
+    return refusal_of(_short("; ".join(told[:3])) or "the provider says no reason")
+
+
+def refusal_of(message: str) -> Refusal:
+    """The kind of a refusal by its words; providers have no common codes."""
+    words = message.lower()
+    if any(mark in words for mark in QUEUE_FULL):
+        return Refusal("queue", message)
+    return Refusal("size" if any(mark in words for mark in TOO_LARGE) else "other", message)
+
+
+def read_results(lines: IO[bytes]) -> Iterator[Result]:
+    """The results in output and error files, in whatever order they stand there; a line that is none is left out."""
+    lines.seek(0)
+    for line in lines:
+        try:
+            entry = orjson.loads(line)
+            yield Result(str(entry["custom_id"]), _got(entry))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+
+
+def _got(entry: dict[str, Any]) -> Reply | EngineError:
+    response, error = entry.get("response"), entry.get("error")
+    if not response:
+        code = str((error or {}).get("code") or "no result")
+        cause: Literal["refused", "unknown"] = "refused" if code in NOT_DONE else "unknown"
+        return TryAgain(code.replace("_", " "), _short(str((error or {}).get("message") or "")), cause)
+    if response.get("status_code") == 200:
+        try:
+            return read_reply(orjson.dumps(response["body"]))
+        except TryAgain as malformed:
+            return malformed
+    body = response.get("body")
+    return failure(int(response.get("status_code") or 0), _short(_message(body, "")), str(body))
+
+
+def _message(body: object, otherwise: str) -> str:
+    """What a body says of an error; `{"error": {...}}` or the inner part of it."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        return str(error.get("message") or error)
+    return str(error) if error else otherwise
+
+
+def _place(line: int | None) -> str:
+    return f" (line {line})" if line else ""
+
+
+def _sound(batch: Batch) -> Batch:
+    """What a proxy answers in the provider's place is no batch."""
+    if not isinstance(batch, Batch) or not getattr(batch, "id", None) or not getattr(batch, "status", None):
+        raise TryAgain("malformed reply", _short(str(batch)))
+    return batch
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:DETAIL_LIMIT]

@@ -1,0 +1,379 @@
+"""Batches without Ray: what is packed, what the provider's answers and failures lead to, what is kept where."""
+
+import itertools
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpagasus_ray.config import Ingest, Score
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.engines.openai_batches import BatchClient, failure, refusal_of
+from alpagasus_ray.errors import EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.runner import batches
+from alpagasus_ray.runner.board import Cap
+from alpagasus_ray.runner.budget import at_most_spent
+from alpagasus_ray.runner.journal import Entry, Item, Journal, under_way
+from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.settled import Collected
+from alpagasus_ray.runner.shards import Task
+from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.score import ScoreWork, _job
+from loopback import JudgeStarter, LoopbackJudge
+from toy_runs import api_judge, prompt_hashes, toy_run
+
+QUICK = ("--batch-seconds", "0.05")
+STRIDE = 11
+"""Of the steps at which a call may die, each so many-th is tried."""
+PRICE = {"input": 1.0, "output": 4.0}
+ROW_USD = (300 * 1.0 + 12 * 4.0) / 1e6
+"""What a reply of the server costs when it is asked for live."""
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+
+
+class Caller:
+    """Calls what a stage calls, on one run and server."""
+
+    def __init__(self, run: Run, server: LoopbackJudge) -> None:
+        self.run, self.server = run, server
+
+    def __call__(self, max_cost_usd: float | None = None, **judge: Any) -> Collected:
+        batch = {"poll_s": 0.02, **judge.pop("batch", {})}
+        base_url = judge.pop("base_url", self.server.base_url)
+        asked = api_judge(base_url, **{"mode": "batch", "price": PRICE, "batch": batch, **judge})
+        config = Score(judge=asked, max_cost_usd=max_cost_usd)
+        self.job = _job(config, ScoreWork(asked, rubric.load("accuracy")), self.run)
+        examples = self.run.examples().finished("ingest")
+        tasks = [Task(entry.name) for entry in examples.parts()]
+        cap = asking.cap(config, self.job, examples)
+        return batches.collect(asked, self.job, tasks, examples.rows, cap, lambda counts: None)
+
+    def known(self) -> dict[str, dict[str, Outcome]]:
+        """By shard what its ledger holds."""
+        return {entry.name: self.job.known(entry.name) for entry in self.run.examples().finished("ingest").parts()}
+
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for known in self.known().values() for outcome in known.values()]
+
+
+@pytest.fixture
+def call(tmp_path: Path, judge: JudgeStarter) -> Callable[..., Caller]:
+    def make(rows: int, *options: str, faults: object = None, rows_per_shard: int = 100) -> Caller:
+        given = ("--batch-faults", json.dumps(faults)) if faults else ()
+        return Caller(toy_run(tmp_path, rows, rows_per_shard), judge(*QUICK, *options, *given))
+
+    return make
+
+
+def test_different_requests_are_asked_once_and_equal_rows_share_the_reply_in_their_own_ledgers(
+    tmp_path: Path, judge: JudgeStarter
+) -> None:
+    source = tmp_path / "twice.json"
+    texts = [n % 10 for n in range(30)]  # each ten times over three shards, and once more in the last
+    records = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}."} for n in [*texts, 7, 7]]
+    source.write_text(json.dumps(records))
+    run = Run.open(str(tmp_path / "run"))
+    ingest(Ingest(source=str(source), rows_per_shard=10), run)
+    caller = Caller(run, judge(*QUICK))
+    caller(batch={"max_requests": 6, "in_flight": 1})  # the first batch is through before the last shards are opened
+    assert sorted(caller.server.taken()) == sorted(set(prompt_hashes(run)))
+    assert [len(known) for known in caller.known().values()] == [10, 10, 10, 1]
+    paid = [outcome.reply.cost_usd for outcome in caller.outcomes() if outcome.reply]
+    assert sum(cost > 0 for cost in paid) == 10
+    assert caller.server.stats()["batches"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "limits", "batches"),
+    [
+        ((), {"max_requests": 40}, 3),
+        ((), {"max_bytes": 60_000}, None),
+        (("--batch-max-requests", "30"), {}, None),  # the provider takes less than the recipe says
+        (("--batch-max-bytes", "60000"), {}, None),
+    ],
+)
+def test_batches_keep_to_the_limits_of_the_recipe_and_of_the_provider(
+    call: Callable[..., Caller], options: tuple[str, ...], limits: dict[str, int], batches: int | None
+) -> None:
+    caller = call(100, *options)
+    caller(batch=limits)
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+    assert len(caller.outcomes()) == 100
+    assert not under_way(caller.job.home.storage)
+    made = caller.server.stats()["batches"]
+    assert made == batches if batches else made > 1
+
+
+def test_no_more_batches_are_at_the_provider_than_the_recipe_says(call: Callable[..., Caller]) -> None:
+    caller = call(60)
+    seen: list[int] = []
+    note = Journal.note
+
+    def watch(self: Journal, entry: Entry, **changes: Any) -> Entry:
+        noted = note(self, entry, **changes)
+        seen.append(len(self.entries))
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "note", watch)
+        caller(batch={"max_requests": 10, "in_flight": 2})
+    assert max(seen) == 2
+
+
+def test_rows_that_may_yet_be_answered_are_asked_again_and_the_others_keep_their_reason(call: Callable[..., Caller]) -> None:
+    faults = [
+        {"row_status": 500, "match": "number 3.", "batches": 1},
+        {"row_status": 429, "match": "number 4.", "batches": 1},
+        {"row_status": 400, "match": "number 5."},
+        {"row_status": 503, "match": "number 6."},
+    ]
+    caller = call(10, faults=faults)
+    collected = caller(max_attempts=2)
+    outcomes = caller.known()["part-00000.parquet"]
+    by_number = dict(enumerate(_keys(caller)))
+    assert (outcomes[by_number[3]].attempts, outcomes[by_number[3]].maybe_billed_twice) == (2, 1)
+    assert (outcomes[by_number[4]].attempts, outcomes[by_number[4]].maybe_billed_twice) == (2, 0)
+    failed = collected.job.work.open_engines()[0].failed
+    assert failed == {
+        by_number[5]: Outcome(None, "http 400: broken", 1, None),
+        by_number[6]: Outcome(None, "http 503: broken", 2, None),
+    }
+    assert set(outcomes) == set(by_number.values()) - set(failed)
+
+
+def _keys(caller: Caller) -> list[str]:
+    """Request keys of the examples, in order."""
+    stage = caller.run.examples()
+    rows = (row for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist())
+    return [caller.job.work.request(row).key for row in rows]
+
+
+def test_what_an_expired_batch_has_done_is_taken_and_the_rest_is_asked_again(call: Callable[..., Caller]) -> None:
+    caller = call(40, faults={"expire_after": 25, "batches": 1})
+    caller()
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+    assert Counter(outcome.attempts for outcome in caller.outcomes()) == {1: 25, 2: 15}
+    assert {outcome.maybe_billed_twice for outcome in caller.outcomes()} == {0}
+
+
+def test_a_full_queue_is_waited_for(call: Callable[..., Caller], capsys: pytest.CaptureFixture[str]) -> None:
+    caller = call(40, faults={"fail_validation": 2})
+    caller()
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+    assert "batch not taken, requests: 40: token_limit_exceeded: Enqueued token limit reached" in capsys.readouterr().err
+
+
+def test_a_queue_that_stays_full_stops_the_stage(call: Callable[..., Caller]) -> None:
+    caller = call(3, faults={"fail_validation": 1000})
+    with pytest.raises(StageFailed, match="takes no batch: token_limit_exceeded"):
+        caller(max_outage_s=0.2)
+    assert Journal(caller.job.home.storage, None).entries == []
+
+
+def test_a_batch_whose_creation_was_not_answered_is_found_and_not_created_again(call: Callable[..., Caller]) -> None:
+    caller = call(40, faults={"lost_reply": 2})
+    caller(batch={"max_requests": 10})
+    assert caller.server.stats()["batches"] == 4
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
+STEPS = [
+    *((Journal, name) for name in ("open", "note", "close", "_write", "end")),
+    *((BatchClient, name) for name in ("upload", "create", "look", "download")),
+    (Ledger, "flush"),
+    (Storage, "write"),
+]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_wherever_a_call_dies_nothing_is_asked_twice_and_the_books_are_right(
+    tmp_path: Path, judge: JudgeStarter, after: bool
+) -> None:
+    server = judge("--batch-seconds", "0.03")
+    for number in range(1 + 2 * after, 1000, STRIDE):
+        run = toy_run(tmp_path, 12, rows_per_shard=5)
+        caller = Caller(run, server)
+        before = len(server.taken())
+        if not _dies_at_step(number, after, partial(caller, 0.05, batch={"max_requests": 7})):
+            assert number > 40
+            break
+        caller(0.05, batch={"max_requests": 7})
+        assert sorted(server.taken()[before:]) == sorted(prompt_hashes(run)), number
+        assert len(caller.outcomes()) == 12
+        assert at_most_spent(caller.job.home.storage) == pytest.approx(12 * ROW_USD / 2), number
+        shutil.rmtree(run.storage.root)
+
+
+def _dies_at_step(number: int, after: bool, work: Callable[[], object]) -> bool:
+    """Do the work up to the step, or through it. False where it has fewer steps."""
+    steps = itertools.count(1)
+
+    def step(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            last = next(steps) == number
+            if last and not after:
+                raise KeyboardInterrupt
+            result = original(*arguments, **named)
+            if last:
+                raise KeyboardInterrupt
+            return result
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in STEPS:
+            patch.setattr(owner, name, step(getattr(owner, name)))
+        try:
+            work()
+        except (StageFailed, KeyboardInterrupt):
+            return True
+    return False
+
+
+def test_an_intent_whose_batch_was_never_created_is_dropped_and_its_rows_are_asked(call: Callable[..., Caller]) -> None:
+    caller = call(10)
+    journal = Journal(caller.run.ratings("judge").storage, None)
+    intent = {"address": caller.server.base_url, "requests": 1, "usd": 1.0}
+    item = Item("nobody", "part-00000.parquet", "toy:0", 1.0)
+    journal.open(Entry(number=3, token="a", **intent), {"nobody": item})
+    journal.open(Entry(number=4, token="b", input_file_id="file-0", **intent), {"nobody": item})
+    caller()
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+    assert not under_way(caller.job.home.storage)
+
+
+def test_a_batch_cancelled_at_the_provider_stops_the_stage_with_what_is_done_kept(call: Callable[..., Caller]) -> None:
+    caller = call(40)
+    caller.server.control(batch_seconds=1.0)
+    client = BatchClient(api_judge(caller.server.base_url))
+    look = BatchClient.look
+
+    def cancel_half_way(self: BatchClient, batch_id: str) -> Any:
+        batch = look(self, batch_id)
+        if batch.request_counts and batch.request_counts.completed >= 10 and batch.status == "in_progress":
+            client._client.batches.cancel(batch_id)
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchClient, "look", cancel_half_way)
+        with pytest.raises(StageFailed, match=r"batch_00001 was cancelled at .* the same command goes on"):
+            caller()
+    assert 10 <= len(caller.outcomes()) < 40
+    caller.server.control(batch_seconds=0.05)
+    caller()
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+    client.close()
+
+
+def test_a_wrong_key_and_a_server_without_batches_stop_at_once_with_one_message(call: Callable[..., Caller]) -> None:
+    caller = call(10, "--key", "right")
+    with pytest.raises(StageFailed, match="stopped: http 401: the server refuses the key") as error:
+        caller()
+    assert "unused" not in str(error.value)
+    with pytest.raises(StageFailed, match=r"has no batch API; set score\.judge\.mode to live"):
+        caller(base_url=caller.server.base_url.replace("/v1", "/nothing"))
+    assert caller.server.taken() == []
+
+
+def test_a_server_that_is_down_for_too_long_stops_the_stage(call: Callable[..., Caller]) -> None:
+    caller = call(10)
+    for kind, told in (("503", "http 503"), ("html", "malformed reply"), ("disconnect", "connection")):
+        caller.server.control(down=kind)
+        with pytest.raises(StageFailed, match=rf"has given none for 0 s \({told}"):
+            caller(max_outage_s=0.2)
+    caller.server.control(down=None)
+    caller()
+    assert len(caller.outcomes()) == 10
+
+
+def test_a_batch_under_way_elsewhere_is_not_forgotten(call: Callable[..., Caller]) -> None:
+    caller = call(10)
+    journal = Journal(caller.run.ratings("judge").storage, None)
+    journal.open(Entry(number=1, token="a", address="http://there/v1", requests=1, usd=0.0, input_file_id="f"), {})
+    with pytest.raises(
+        UsageError, match=r"under way at http://there/v1; go back to that .* or take its entry out of .*journal\.json"
+    ):
+        caller()
+
+
+def test_spending_keeps_to_the_cap_and_goes_on_when_it_is_raised(call: Callable[..., Caller]) -> None:
+    caller = call(60, rows_per_shard=20)
+    full = 60 * ROW_USD / 2
+    collected = caller(max_cost_usd=full / 2)
+    assert collected.at_cap
+    done = len(caller.outcomes())
+    assert 20 < done <= 30
+    assert [task.shard for task in collected.tasks] == ["part-00000.parquet"]
+    assert at_most_spent(caller.job.home.storage) == pytest.approx(done * ROW_USD / 2)
+    assert not caller(max_cost_usd=100 * full).at_cap
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.open(str(tmp_path / "stage"))
+
+
+def _open(journal: Journal) -> Entry:
+    return journal.open(Entry(number=1, token="a", address="", requests=1, usd=4.0), {})
+
+
+def test_a_loan_outlives_its_call_and_is_not_counted_twice(storage: Storage) -> None:
+    entry = _open(Journal(storage, Cap(storage, 10.0, 1.0)))
+    assert at_most_spent(storage) == 5.0
+    again = Journal(storage, Cap(storage, 10.0, at_most_spent(storage)))
+    assert again.entries == [entry]
+    assert again.free == pytest.approx(5.0)
+    again.close(entry, 1.5)
+    assert at_most_spent(storage) == pytest.approx(2.5)
+
+
+def test_what_a_call_without_a_cap_has_under_way_is_lent_under_the_next_cap(storage: Storage) -> None:
+    assert not _open(Journal(storage, None)).lent
+    capped = Journal(storage, Cap(storage, 10.0, 1.0))
+    assert capped.entries[0].lent
+    assert capped.free == pytest.approx(5.0)
+    assert at_most_spent(storage) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("token_limit_exceeded: Enqueued token limit reached for toy", "queue"),
+        ("too_many_tasks: The number of requests is too large", "size"),
+        ("http 400: The batch input file is larger than the 209715200 maximum", "size"),
+        ("model_mismatch: The batch names two models", "other"),
+    ],
+)
+def test_refusals_are_told_apart(words: str, kind: str) -> None:
+    assert refusal_of(words).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error", "told"),
+    [
+        (400, "This model's maximum context length is 9", RowRefused, "too long: "),
+        (400, "bad field", RowRefused, "http 400: bad field"),
+        (429, "Request too large for toy", RowRefused, "too long: "),
+        (429, "slow down", TryAgain, "http 429: slow down"),
+        (429, "insufficient_quota", EngineUnusable, "http 429: the account has no money left"),
+        (404, "no such model", EngineUnusable, "http 404: no such model or address"),
+        (0, "", TryAgain, "http 0"),
+    ],
+)
+def test_an_error_of_a_row_means_what_it_means_to_a_request(status: int, text: str, error: type, told: str) -> None:
+    found = failure(status, text, text)
+    assert type(found) is error
+    assert str(found).startswith(told)
