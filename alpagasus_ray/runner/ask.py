@@ -59,7 +59,7 @@ async def ask(lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int)
 
 async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally) -> Reply:
     need = tariff.need(request.messages)
-    lane = await lanes.enter(need)
+    lane = await lanes.enter(request.key, need)
     started = lanes.now()
     tally.sent += 1
     try:

@@ -7,7 +7,8 @@ half second; while the board is away each worker keeps to its share of the rates
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from alpagasus_ray.engines.base import Engine, Reply
@@ -30,6 +31,7 @@ class Stopping(Exception):
 class Waiter(NamedTuple):
     """A request in the queue."""
 
+    row: str
     need: Need
     turn: "asyncio.Future[Lane]"
 
@@ -46,6 +48,8 @@ class Lanes:
         self._under_way = self._settled = 0.0
         self._borrowing = asyncio.Lock()
         self._asking = False
+        self._only: str | None = None
+        """The one row that may be sent, while there is one."""
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
@@ -74,15 +78,15 @@ class Lanes:
 
     # for a row
 
-    async def enter(self, need: Need) -> Lane:
-        """Wait for a lane that takes a request with this need; to be followed by one of `answered`, `failed`, `rejected`."""
+    async def enter(self, row: str, need: Need) -> Lane:
+        """Wait for a lane that takes a request of this row with this need; `answered`, `failed` or `rejected` has to follow."""
         if self._stopped.is_set():
             raise Stopping
-        if not self._queue and (lane := self._open_lane(need)) is not None:
+        if not self._queue and self._only in (None, row) and (lane := self._open_lane(need)) is not None:
             self._start(lane, need)
             return lane
         asked = self.now()
-        waiter = Waiter(need, self._loop.create_future())
+        waiter = Waiter(row, need, self._loop.create_future())
         self._queue.append(waiter)
         self._dispatch()
         lane = await waiter.turn
@@ -98,11 +102,18 @@ class Lanes:
             return
         raise Stopping
 
-    async def drained(self) -> None:
-        """Wait until nothing is in flight, or the stage stops."""
-        while self.in_flight and not self._stopped.is_set():
-            self._ended.clear()
-            await self._ended.wait()
+    @asynccontextmanager
+    async def alone(self, row: str) -> AsyncIterator[None]:
+        """While the block runs nothing but this row is sent; it begins when nothing else is in flight, or the stage stops."""
+        self._only = row
+        try:
+            while self.in_flight and not self._stopped.is_set():
+                self._ended.clear()
+                await self._ended.wait()
+            yield
+        finally:
+            self._only = None
+            self._dispatch()
 
     def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
@@ -194,18 +205,20 @@ class Lanes:
     # the queue
 
     def _dispatch(self) -> None:
-        while self._queue:
-            waiter = self._queue[0]
-            if waiter.turn.done():  # its row was cancelled
-                self._queue.popleft()
-                continue
+        while (waiter := self._next()) is not None:
             lane = self._open_lane(waiter.need)
             if lane is None:
-                self._see_to_supplies()
+                self._see_to_supplies(waiter.need)
                 return
-            self._queue.popleft()
+            self._queue.remove(waiter)
             self._start(lane, waiter.need)
             waiter.turn.set_result(lane)
+
+    def _next(self) -> Waiter | None:
+        """Whose turn it is."""
+        while self._queue and self._queue[0].turn.done():  # its row was cancelled
+            self._queue.popleft()
+        return next((waiter for waiter in self._queue if self._only in (None, waiter.row)), None)
 
     def _open_lane(self, need: Need) -> Lane | None:
         """The least loaded lane that can take the request now."""
@@ -229,9 +242,9 @@ class Lanes:
         self._ended.set()
         self._loop.call_soon(self._dispatch)
 
-    def _see_to_supplies(self) -> None:
-        """The head of the queue cannot go: ask for what is missing, and look again when a pause is over."""
-        now, need = self.now(), self._queue[0].need
+    def _see_to_supplies(self, need: Need) -> None:
+        """The next request cannot go: ask for what is missing, and look again when a pause is over."""
+        now = self.now()
         if self._is_short(need.usd):
             if not self._borrowing.locked() and not self._asking:
                 self._asking = True
@@ -267,7 +280,7 @@ class Lanes:
 
     async def _fetch_permits(self, lane: Lane) -> None:
         try:
-            while self._queue and not lane.permits(self._queue[0].need) and not self._stopped.is_set():
+            while (waiter := self._next()) is not None and not lane.permits(waiter.need) and not self._stopped.is_set():
                 lane.requests.drop_old(self.now())
                 first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
                 now = self.now()

@@ -30,6 +30,7 @@ MARKED = 16
 DEATHS = 2
 """After so many dead workers a row is set aside."""
 T = TypeVar("T")
+Waiting = asyncio.Future[Outcome | None]
 
 
 class Finished(NamedTuple):
@@ -62,7 +63,7 @@ class Worker:
         self._shards: set[Shard] = set()
         self._counts: Counter[str] = Counter()
         self._told: defaultdict[str, float] = defaultdict(float)
-        self._asked: dict[str, tuple[Shard, asyncio.Future[Outcome | None]]] = {}
+        self._asked: dict[str, Waiting] = {}
         """Requests under way, by key: a row with an equal one waits for its outcome."""
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -198,9 +199,9 @@ class Worker:
         if deaths >= DEATHS:
             self._result(shard, place, request, Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None))
             return
-        await self._lanes.drained()
-        await self._mark(shard, [place])
-        await self._row(shard, place, request)
+        async with self._lanes.alone(request.key):
+            await self._mark(shard, [place])
+            await self._row(shard, place, request)
 
     # a row
 
@@ -208,7 +209,7 @@ class Worker:
         outcome = self._known(shard, request)
         if outcome is None and self._stop is None:
             other = self._asked.get(request.key) if self._job.paid else None
-            outcome = await (self._shared(shard, request, *other) if other else self._ask(shard, place, request))
+            outcome = await (self._shared(shard, place, request, other) if other else self._ask(shard, place, request))
         if outcome is not None:
             self._result(shard, place, request, outcome)
 
@@ -223,21 +224,19 @@ class Worker:
         shard.taken.add(request.key)
         return outcome.shared() if shared else outcome
 
-    async def _shared(
-        self, shard: Shard, request: Request, owner: Shard, asked: "asyncio.Future[Outcome | None]"
-    ) -> Outcome | None:
+    async def _shared(self, shard: Shard, place: int, request: Request, other: Waiting) -> Outcome | None:
         """The outcome of an equal request that is under way."""
-        outcome = await asked
+        outcome = await other
         if outcome is None:
             return None
         self._counts["merged"] += 1
-        if owner is not shard and outcome.reply is not None:
-            shard.ledger.add(request.key, shard.rows[0]["example_id"], outcome.shared())
+        if outcome.reply is not None and request.key not in shard.known:  # it was asked for a row of another shard
+            self._keep(shard, place, request, outcome.shared())
         return outcome.shared()
 
     async def _ask(self, shard: Shard, place: int, request: Request) -> Outcome | None:
         """Ask the engines; None when the stage stops before there is an outcome."""
-        asked = self._asked[request.key] = shard, self._loop.create_future()
+        asked = self._asked[request.key] = self._loop.create_future()
         outcome: Outcome | None = None
         try:
             outcome = await ask(self._lanes, request, self._job.tariff, self._job.max_attempts)
@@ -247,12 +246,16 @@ class Worker:
             await self._stop_all(str(error))
         finally:
             self._asked.pop(request.key, None)
-            asked[1].set_result(outcome)
+            asked.set_result(outcome)
         if outcome is not None and outcome.reply is not None and self._job.paid:
-            shard.ledger.add(request.key, shard.rows[place]["example_id"], outcome)
-            shard.known[request.key] = outcome
-            shard.taken.add(request.key)
+            self._keep(shard, place, request, outcome)
         return outcome if outcome is None or outcome.reply or self._stop is None else None
+
+    def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
+        """Into the ledger of the shard, and for its later rows with the same request."""
+        shard.ledger.add(request.key, shard.rows[place]["example_id"], outcome)
+        shard.known[request.key] = outcome
+        shard.taken.add(request.key)
 
     def _result(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         result = self._job.work.result(shard.rows[place], request, outcome)
