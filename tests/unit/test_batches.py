@@ -14,8 +14,8 @@ import pytest
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.engines.openai_batches import BatchClient, failure, refusal_of
-from alpagasus_ray.errors import EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
+from alpagasus_ray.engines.openai_batches import BatchClient
+from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.runner import batches
 from alpagasus_ray.runner.board import Cap
@@ -346,34 +346,3 @@ def test_what_a_call_without_a_cap_has_under_way_is_lent_under_the_next_cap(stor
     assert capped.entries[0].lent
     assert capped.free == pytest.approx(5.0)
     assert at_most_spent(storage) == pytest.approx(5.0)
-
-
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        ("token_limit_exceeded: Enqueued token limit reached for toy", "queue"),
-        ("too_many_tasks: The number of requests is too large", "size"),
-        ("http 400: The batch input file is larger than the 209715200 maximum", "size"),
-        ("model_mismatch: The batch names two models", "other"),
-    ],
-)
-def test_refusals_are_told_apart(words: str, kind: str) -> None:
-    assert refusal_of(words).kind == kind
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "error", "told"),
-    [
-        (400, "This model's maximum context length is 9", RowRefused, "too long: "),
-        (400, "bad field", RowRefused, "http 400: bad field"),
-        (429, "Request too large for toy", RowRefused, "too long: "),
-        (429, "slow down", TryAgain, "http 429: slow down"),
-        (429, "insufficient_quota", EngineUnusable, "http 429: the account has no money left"),
-        (404, "no such model", EngineUnusable, "http 404: no such model or address"),
-        (0, "", TryAgain, "http 0"),
-    ],
-)
-def test_an_error_of_a_row_means_what_it_means_to_a_request(status: int, text: str, error: type, told: str) -> None:
-    found = failure(status, text, text)
-    assert type(found) is error
-    assert str(found).startswith(told)
