@@ -212,7 +212,8 @@ def _answers(found: Sequence[Facts | Silent]) -> Check:
         first = f"{silent[0].address} first: {silent[0].reason}"
         fix = "submit with --working-dir . so that all nodes have this package, and see that their Ray is the same"
         return Check("cluster", "problem", f"{len(silent)} of {len(found)} nodes cannot run this package, {first}", fix)
-    return Check("cluster", "ok", f"nodes: {len(found)}, this package in {os.path.dirname(alpagasus_ray.__file__)}")
+    places = {os.path.dirname(alpagasus_ray.__file__), *(node.package for node in found if isinstance(node, Facts))}
+    return Check("cluster", "ok", f"nodes: {len(found)}, this package in {' and '.join(sorted(places)[:3])}")
 
 
 def _shared(storage: Storage, facts: Sequence[Facts], *, grows: bool) -> Check:

@@ -188,7 +188,8 @@ def test_the_doctor_sees_the_cluster_and_the_package_that_came_with_the_job(jobs
     assert {name: check["status"] for name, check in found.items() if name != "price"} == dict.fromkeys(
         ("key", "model", "storage", "cluster", "shared storage", "actors", "versions"), "ok"
     )
-    assert "working_dir_files" in found["cluster"]["detail"]
+    # one place, for the driver and for the tasks on the nodes
+    assert re.fullmatch(r"nodes: 1, this package in \S+/working_dir_files/\S+", found["cluster"]["detail"])
 
 
 def test_a_stopped_job_ends_cleanly(jobs: Jobs) -> None:
