@@ -31,7 +31,8 @@ def _ingest(call: Call) -> dict[str, Any]:
 
 
 def _score(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.stages.score import Mode, score
+    from alpagasus_ray.stages.ratings import Mode
+    from alpagasus_ray.stages.score import score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
     no_flag_with(call.flags, "rescore", "retry-failed", "plan")

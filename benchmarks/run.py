@@ -36,7 +36,8 @@ from alpagasus_ray.judging import rubric
 from alpagasus_ray.runner import cluster
 from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.score import ScoreWork, score
+from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.score import score
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
 from judge_server import message_hash
 from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, copy_examples, machine, server, timed

@@ -6,6 +6,7 @@ committed its output holds every reply, and the ledger is deleted. Not safe for 
 and Ray Data's one task for each shard see to that).
 """
 
+import logging
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Reply
 
 FLUSH_S = 1.0
+log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -57,8 +59,12 @@ class Ledger:
         known: dict[str, Outcome] = {}
         for name in self._storage.names():
             for line in self._storage.read(name).splitlines():
-                entry = orjson.loads(line)
-                _keep(known, entry["key"], _outcome(entry))
+                try:
+                    entry = orjson.loads(line)
+                    _keep(known, entry["key"], _outcome(entry))
+                except (orjson.JSONDecodeError, KeyError, TypeError):
+                    # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
+                    log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
         return known
 
     def add(self, key: str, example_id: str, outcome: Outcome) -> None:

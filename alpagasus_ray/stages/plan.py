@@ -21,7 +21,7 @@ from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.ledger import Ledger, Outcome, outcomes_in
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.score import ScoreWork, _check_model, _recorded_inputs, _settings
+from alpagasus_ray.stages.ratings import ScoreWork, check_model, recorded_inputs, settings_of
 
 SAMPLE = 200
 """Requests that are made and counted; all others are taken to be like them."""
@@ -59,11 +59,11 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
     Refuses what that call would refuse at its start, but for a missing key.
     """
     work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
-    _check_model(config.judge, "score")
+    check_model(config.judge, "score")
     stage, examples = run.ratings(config.name), run.examples().finished("ingest")
-    settings = _settings(config, work.rubric)
+    settings = settings_of(config, work.rubric)
     done = stage.manifest()
-    _check_same(stage, done, settings, {"examples": examples.content_hash()} | _recorded_inputs(config.judge))
+    _check_same(stage, done, settings, {"examples": examples.content_hash()} | recorded_inputs(config.judge))
     if done is None:
         asking.check_cap(config, prices.tariff(config.judge))
     parts = _parts(config, work, run, examples, done)

@@ -1,96 +1,30 @@
 """Rate every example with a judge; read stored replies again; ask again for what failed."""
 
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import orjson
-import pyarrow as pa
-
-from alpagasus_ray.config import Judge, Score, digest, identity
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, describe, versions
-from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.datasets.run import Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.datasets.storage import Written
-from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
-from alpagasus_ray.judging.rubric import Rubric, Scale
-from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, check_rows, manifest_of, recorded_inputs, settings_of
+from alpagasus_ray.stages.reread import reread
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
     from alpagasus_ray.runner.settled import Collected
 
-Mode = Literal["score", "rescore", "retry-failed"]
+
 Verdict = Callable[[Mapping[str, int]], str | None]
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 TRIAL = "trial"
-
-
-@dataclass(frozen=True)
-class ScoreWork:
-    """What the runner does with each example: ask for a rating and read it."""
-
-    judge: Judge
-    rubric: Rubric
-
-    def open_engines(self) -> list[Engine]:
-        return open_engines(self.judge)
-
-    @property
-    def schema(self) -> pa.Schema:
-        return RATINGS
-
-    @cached_property
-    def _body(self) -> dict[str, Any]:
-        from alpagasus_ray.engines.openai_api import request_body
-
-        return request_body(self.judge)
-
-    def request(self, row: Mapping[str, Any]) -> Request:
-        if self.judge.kind != "api":
-            return Request(row["content_hash"], [], row)
-        messages = self.rubric.messages(row)
-        key = hashlib.blake2b(orjson.dumps([self._body, messages], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-        return Request(key, messages, row)
-
-    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
-        reply = outcome.reply
-        if reply is None:
-            reading = rating.Reading(rating.FAILED, error=outcome.error)
-        else:
-            reading = rating.read(reply.text, reply.finish_reason, self.scale)
-        return {
-            "example_id": row["example_id"],
-            "request_hash": request.key,
-            "status": reading.status,
-            "score": reading.score,
-            "expected_score": None,
-            "reply": reply.text if reply else None,
-            "finish_reason": reply.finish_reason if reply else None,
-            "tokens_in": reply.tokens_in if reply else None,
-            "tokens_out": reply.tokens_out if reply else None,
-            "tokens_cached": reply.tokens_cached if reply else None,
-            "cost_usd": reply.cost_usd if reply else None,
-            "latency_s": outcome.latency_s,
-            "attempts": outcome.attempts,
-            "maybe_billed_twice": outcome.maybe_billed_twice,
-            "error": reading.error,
-        }
-
-    @property
-    def scale(self) -> Scale:
-        """Recorded ratings may be means of several; all others come from the rubric's steps."""
-        return self.rubric.scale.model_copy(update={"step": None}) if self.judge.kind == "recorded" else self.rubric.scale
 
 
 def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
@@ -101,13 +35,13 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     leaves no ratings, only replies in the ledger that a full run takes over.
     """
     work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
-    _check_model(config.judge, mode)
+    check_model(config.judge, mode)
     stage = run.ratings(config.name)
     examples = run.examples().finished("ingest")
-    settings = _settings(config, work.rubric)
-    inputs = {"examples": examples.content_hash()} | _recorded_inputs(config.judge)
+    settings = settings_of(config, work.rubric)
+    inputs = {"examples": examples.content_hash()} | recorded_inputs(config.judge)
     if mode == "rescore":
-        return _rescore(work, stage, settings, examples, inputs)
+        return reread(work, stage, settings, examples, inputs)
     done = stage.manifest()
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
@@ -116,14 +50,6 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
         _check_retry(config, done)
         _reopen_failed(stage, done)
     return _judge_all(config, work, run, examples, settings, inputs)
-
-
-def _check_model(judge: Judge, mode: Mode) -> None:
-    if judge.kind == "api" and judge.model is None and mode != "rescore":
-        raise UsageError(
-            "`score.judge.model` is not set: name the model that judges, e.g. --set score.judge.model=gpt-4o-mini "
-            "(or --set score.judge.kind=rules for the offline baseline)"
-        )
 
 
 def _check_engine(judge: Judge) -> None:
@@ -148,24 +74,6 @@ def _check_retry(config: Score, done: Manifest) -> None:
         )
 
 
-def _settings(config: Score, asked: Rubric) -> dict[str, Any]:
-    """The identity of the ratings; what only another kind of judge would use is left out."""
-    judge = identity(config.judge)
-    used = {"api": {"model", "temperature", "top_p", "max_tokens", "extra"}, "recorded": {"ratings", "columns"}}
-    kept = {"kind"} | used.get(config.judge.kind, set())
-    scale = asked.scale.model_dump()
-    return {
-        "judge": {key: value for key, value in judge.items() if key in kept},
-        "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale},
-    }
-
-
-def _recorded_inputs(judge: Judge) -> dict[str, str]:
-    if judge.kind != "recorded" or judge.ratings is None:
-        return {}
-    return {file.name: file.fingerprint() for file in sources.expand(judge.ratings)}
-
-
 def _judge_all(
     config: Score, work: ScoreWork, run: Run, examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
@@ -187,8 +95,8 @@ def _judge_all(
     tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
-    manifest = _manifest(stage, shards.committed(job), begun)
-    _check_rows(manifest, examples)
+    manifest = manifest_of(stage, shards.committed(job), begun)
+    check_rows(manifest, examples)
     reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
     if reason is not None:
         raise StageFailed(f"{reason}. The same command asks again for those")
@@ -303,48 +211,10 @@ def _too_many(config: Score, rows: int, failed: int, reasons: Mapping[str, int])
     return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
 
 
-def _manifest(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    counts: Counter[str] = Counter()
-    histogram: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    usage: Counter[str] = Counter()  # adds floats just as well
-    for entry in files:
-        counts.update(entry.counts)
-        histogram.update(entry.histogram)
-        reasons.update(entry.reasons)
-        usage.update(entry.usage)
-    return Manifest(
-        stage=stage.name,
-        settings=begun.settings,
-        settings_hash=digest(begun.settings),
-        inputs=begun.inputs,
-        files=files,
-        rows=sum(entry.rows for entry in files),
-        counts={status: counts[status] for status in rating.STATUSES if counts[status]},
-        usage=dict(usage),
-        seconds=begun.seconds,
-        versions=versions(),
-        details={
-            "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
-            "reasons": dict(reasons.most_common()),
-            "asked_scale": begun.asked_scale,
-        },
-    )
-
-
-def _check_rows(manifest: Manifest, examples: Manifest) -> None:
-    """Rows in = rows out, shard by shard."""
-    expected = {entry.name: entry.rows for entry in examples.parts()}
-    found = {entry.name: entry.rows for entry in manifest.files}
-    if found != expected:
-        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
-
-
 def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:
     """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
     files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
-    return _manifest(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, begun)
+    return manifest_of(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, begun)
 
 
 def _reopen_failed(stage: StageDir, done: Manifest) -> None:
@@ -357,39 +227,3 @@ def _reopen_failed(stage: StageDir, done: Manifest) -> None:
     scale = done.details["asked_scale"]
     stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=scale))
     stage.reopen()
-
-
-def _rescore(
-    work: ScoreWork, stage: StageDir, settings: dict[str, Any], examples: Manifest, inputs: dict[str, str]
-) -> Manifest:
-    """Read all stored replies again, in place: while it lasts there is no manifest, and `stage.json` says why."""
-    done = stage.manifest()
-    begun = stage.begun()
-    if done is not None:
-        begun = Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=done.details["asked_scale"])
-    elif begun is None or not begun.rescoring:
-        raise UsageError(
-            f"{stage.name}/ is not finished in this run, so there is nothing to read again; run jobs/score.py first"
-        )
-    # all but the scale has to be what it was
-    same_scale = {**settings, "rubric": {**settings["rubric"], "scale": begun.settings["rubric"]["scale"]}}
-    stage.same_or_refuse(begun, same_scale, inputs)
-    started = time.monotonic()
-    begun = begun.model_copy(update={"settings": settings, "rescoring": True})
-    stage.begin(begun)
-    stage.reopen()
-    files = [_reread(work, stage, entry.name) for entry in examples.parts()]
-    manifest = _manifest(stage, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
-    _check_rows(manifest, examples)
-    stage.finish(manifest)
-    return manifest
-
-
-def _reread(work: ScoreWork, stage: StageDir, name: str) -> FileEntry:
-    rows = stage.storage.read_table(name).to_pylist()
-    for row in rows:
-        if row["reply"] is not None:
-            reading = rating.read(row["reply"], row["finish_reason"] or "stop", work.scale)
-            row.update(status=reading.status, score=reading.score, error=reading.error)
-    written = stage.storage.write_table(name, pa.Table.from_pylist(rows, schema=RATINGS))
-    return describe(name, written, rows)

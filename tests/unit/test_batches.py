@@ -26,7 +26,8 @@ from alpagasus_ray.runner.settled import Collected
 from alpagasus_ray.runner.shards import Task
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.score import ScoreWork, _job
+from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.score import _job
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import api_judge, prompt_hashes, toy_run
 

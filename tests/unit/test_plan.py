@@ -32,7 +32,7 @@ from alpagasus_ray.runner.budget import Budget
 from alpagasus_ray.runner.ledger import Ledger, Outcome
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan import SAMPLE, _known, evenly, plan
-from alpagasus_ray.stages.score import ScoreWork, _settings
+from alpagasus_ray.stages.ratings import ScoreWork, settings_of
 from toy_runs import ROOT, toy_run
 
 MODEL = "gpt-4o-mini"
@@ -61,7 +61,7 @@ def _rows(run: Run, shard: str) -> list[dict[str, Any]]:
 
 def _begin(run: Run, config: Score, **changes: Any) -> StageDir:
     """The stage as a call leaves it that was stopped at its beginning."""
-    stage, settings = run.ratings(config.name), _settings(config, _work(config).rubric)
+    stage, settings = run.ratings(config.name), settings_of(config, _work(config).rubric)
     inputs = {"examples": run.examples().finished("ingest").content_hash()}
     stage.begin(Begun(settings=settings, inputs=inputs, asked_scale=settings["rubric"]["scale"], **changes))
     return stage
@@ -188,7 +188,7 @@ def test_changed_settings_are_refused_as_by_the_call_itself(tmp_path: Path, leav
     leave(run, _score())
     with pytest.raises(SettingsChanged, match=rf"judge\.model: '{MODEL}' there, 'other' now"):
         plan(_score(model="other"), run)
-    assert plan(_score(timeout_s=1), run)["hashes"]["settings"] == digest(_settings(_score(), rubric.load("accuracy")))
+    assert plan(_score(timeout_s=1), run)["hashes"]["settings"] == digest(settings_of(_score(), rubric.load("accuracy")))
 
 
 def test_what_the_call_would_refuse_for_other_reasons_is_refused_too(tmp_path: Path) -> None:
