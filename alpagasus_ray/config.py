@@ -24,6 +24,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
+Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
+"""`http://` or `https://`, host, path."""
 
 
 class Section(BaseModel):
@@ -68,7 +70,7 @@ class Price(Section):
 class Endpoint(Section):
     """One of several places that serve the same judge; each has limits of its own."""
 
-    base_url: str | None = None
+    base_url: Address | None = None
     """The API's address; by default `judge.base_url`."""
     api_key_env: KeyName | None = None
     """Environment variable that holds its key; by default `judge.api_key_env`."""
@@ -98,7 +100,7 @@ class Judge(Section):
     """`api`: an OpenAI-compatible server; `rules`: the offline baseline, no LLM; `recorded`: ratings you already have."""
     model: str | None = None
     """Model name that the API knows; needed for `api`."""
-    base_url: Annotated[str | None, OPERATIONAL] = None
+    base_url: Annotated[Address | None, OPERATIONAL] = None
     """The API's address, up to and with `/v1`; by default that of OpenAI."""
     api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may

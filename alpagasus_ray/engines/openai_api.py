@@ -11,12 +11,13 @@ import aiohttp
 import httpx2 as httpx
 import openai
 import orjson
+from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.headers import retry_after, stated_rate
-from alpagasus_ray.errors import Cause, EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
 
 NO_KEY = "none"
 DETAIL_LIMIT = 300
@@ -68,6 +69,8 @@ class OpenAIEngine:
             raise self._status_error(error.response) from None
         except openai.APIConnectionError as error:
             raise self._connection_error(error) from None
+        except (aiohttp.ClientError, HttpProcessingError) as error:  # what is no HTTP at all comes through as it is
+            raise TryAgain("connection", self._safe(str(error))) from None
         stated = stated_rate(response.headers)
         if stated != Rate():
             self.stated = stated
@@ -96,17 +99,20 @@ class OpenAIEngine:
         return TryAgain("connection", self._safe(str(cause)))
 
     def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
-        status, detail = response.status_code, self._safe(_error_text(response))
-        hopeless = HOPELESS[402] if status == 429 and "insufficient_quota" in response.text else HOPELESS.get(status)
-        if hopeless is not None:
-            return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
-        too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-        if not too_large and (status in TURNED_AWAY or status >= 500):
-            cause: Cause = "refused" if status in TURNED_AWAY else "unknown"
-            return TryAgain(f"http {status}", detail, cause, retry_after(response.headers))
-        if too_large or any(mark in detail.lower() for mark in TOO_LONG):
-            return RowRefused("too long", detail)
-        return RowRefused(f"http {status}", detail)
+        return failure(response.status_code, self._safe(_error_text(response)), response.text, retry_after(response.headers))
+
+
+def failure(status: int, detail: str, body: str, retry_after_s: float | None = None) -> RowRefused | TryAgain | EngineUnusable:
+    """What an error status means; `detail` is what may be told of it, `body` all that the server said."""
+    hopeless = HOPELESS.get(402 if status == 429 and "insufficient_quota" in body else status)
+    if hopeless is not None:
+        return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
+    too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
+    if not too_large and (status in TURNED_AWAY or not 200 <= status < 500):
+        return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown", retry_after_s)
+    if too_large or any(mark in detail.lower() for mark in TOO_LONG):
+        return RowRefused("too long", detail)
+    return RowRefused(f"http {status}", detail)
 
 
 def request_body(judge: Judge) -> dict[str, Any]:

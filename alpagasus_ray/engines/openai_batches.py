@@ -16,8 +16,8 @@ from openai.types import Batch
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.headers import retry_after
-from alpagasus_ray.engines.openai_api import DETAIL_LIMIT, TOO_LONG, TURNED_AWAY, read_key, read_reply, request_body
-from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
+from alpagasus_ray.engines.openai_api import DETAIL_LIMIT, failure, read_key, read_reply, request_body
+from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
@@ -27,7 +27,6 @@ ENDED = ("completed", "expired", "cancelled", "failed")
 PAGE = 100
 QUEUE_FULL = ("token_limit", "enqueued")
 TOO_LARGE = ("too_many", "too many", "too_large", "too large", "larger than", "http 413", "exceeds the maximum")
-UNUSABLE = {401: "the server refuses the key", 402: "the account has no money left", 404: "no such model or address"}
 NOT_DONE = ("batch_expired", "batch_cancelled")
 """Codes of rows that the provider has not worked on."""
 
@@ -122,26 +121,10 @@ class BatchClient:
 
     def _failure(self, error: openai.APIStatusError) -> EngineError:
         text = error.response.text
-        found = failure(error.status_code, self._safe(_message(error.body, text)), text)
-        if isinstance(found, TryAgain):
-            found.retry_after_s = retry_after(error.response.headers)
-        return found
+        return failure(error.status_code, self._safe(_message(error.body, text)), text, retry_after(error.response.headers))
 
     def _safe(self, text: str) -> str:
         return _short(text.replace(self._client.api_key, "(the key)"))
-
-
-def failure(status: int, detail: str, text: str) -> RowRefused | TryAgain | EngineUnusable:
-    """What an error status means, the same as for a request of its own (`OpenAIEngine`); `text` is the whole body."""
-    unusable = UNUSABLE.get(402 if status == 429 and "insufficient_quota" in text else status)
-    if unusable is not None:
-        return EngineUnusable(f"http {status}", f"{unusable}: {detail}")
-    never_fits = status == 429 and "request too large" in detail.lower()
-    if not never_fits and (status in TURNED_AWAY or status >= 500 or status < 200):
-        return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown")
-    if never_fits or any(mark in detail.lower() for mark in TOO_LONG):
-        return RowRefused("too long", detail)
-    return RowRefused(f"http {status}", detail)
 
 
 def refusal(batch: Batch) -> Refusal:

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from alpagasus_ray.engines.base import Reply
-from alpagasus_ray.engines.openai_batches import failure, read_results, refusal_of
+from alpagasus_ray.engines.openai_api import failure
+from alpagasus_ray.engines.openai_batches import read_results, refusal_of
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 
 
