@@ -7,23 +7,20 @@ import re
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import create_package
 
 from alpagasus_ray.config import Judge, Price, Score
 from alpagasus_ray.datasets import probe
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.runner import nodes, upload
+from alpagasus_ray.runner import nodes
 from alpagasus_ray.stages.doctor import Check, examine
 from loopback import JudgeStarter
-from toy_runs import ROOT, api_judge, job
+from toy_runs import api_judge, job
 
 RULES = Judge(kind="rules")
 KEY = "sk-canary-0123456789abcdef"
@@ -292,57 +289,6 @@ def test_more_actors_than_cpus_are_a_problem_without_starting_ray(run: Run) -> N
 )
 def test_the_largest_cluster_takes_the_best_workers_first(config: dict[str, Any], most: int | None) -> None:
     assert nodes.largest(config, head_cpus=1) == most
-
-
-def _packed(folder: Path, target: Path) -> set[str]:
-    """What Ray really packs, as `ray job submit --working-dir` does."""
-    create_package(str(folder), target, include_gitignore=True, excludes=get_runtime_env_default_excludes())
-    with zipfile.ZipFile(target) as package:
-        return {name for name in package.namelist() if not name.endswith("/")}
-
-
-def _tracked() -> list[str]:
-    """What jobs need of this project."""
-    listing = ["git", "ls-files", "alpagasus_ray", "jobs", "recipes", "examples"]
-    return subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-
-
-def _checkout(folder: Path) -> Path:
-    """A folder with this project's ignore files, its code, and things that must not leave it."""
-    for file in _tracked():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes((ROOT / file).read_bytes())
-    for name in (".rayignore", ".gitignore"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
-    for name in PRIVATE:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(KEY)
-    return folder
-
-
-PRIVATE = (
-    ".env", ".env.local", "openai.key", "jobs/.env", "keys/openai", "secrets/openai.txt", "server.pem", "id_ed25519",
-    ".ray/auth_token", "runs/mine/recipe.yaml", ".git/config", ".venv/bin/python", "alpagasus_ray.egg-info/PKG-INFO",
-    "alpagasus_ray/__pycache__/cli.pyc", ".mypy_cache/x", "models/judge/config.json", "model.safetensors",
-)  # fmt: skip
-
-
-def test_an_upload_holds_the_code_and_neither_keys_nor_outputs(tmp_path: Path) -> None:
-    packed = _packed(_checkout(tmp_path / "work"), tmp_path / "package.zip")
-    assert not packed & set(PRIVATE)
-    assert set(_tracked()) <= packed
-
-
-def test_without_the_ignore_file_a_key_would_be_sent(tmp_path: Path) -> None:
-    folder = _checkout(tmp_path / "work")
-    (folder / ".rayignore").unlink()
-    assert {".env", "openai.key", "keys/openai"} <= _packed(folder, tmp_path / "package.zip")
-
-
-def test_the_doctor_counts_what_ray_packs(tmp_path: Path) -> None:
-    folder = _checkout(tmp_path / "work")
-    sent = {str(file.path.relative_to(folder)) for file in upload.sent_files(folder)}
-    assert sent == _packed(folder, tmp_path / "package.zip")
 
 
 @pytest.mark.parametrize("name", [".env", ".env.local", "openai.key", "cert.pem", "id_rsa", "jobs/.env"])

@@ -1,0 +1,64 @@
+"""What `ray job submit --working-dir .` sends from a checkout, packed by Ray itself: the code, and neither keys nor outputs."""
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.runtime_env.packaging import create_package
+
+from alpagasus_ray.runner import upload
+from toy_runs import ROOT
+
+KEY = "sk-canary-0123456789abcdef"
+
+
+def _packed(folder: Path, target: Path) -> set[str]:
+    """What Ray really packs, as `ray job submit --working-dir` does."""
+    create_package(str(folder), target, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    with zipfile.ZipFile(target) as package:
+        return {name for name in package.namelist() if not name.endswith("/")}
+
+
+def _tracked() -> list[str]:
+    """What jobs need of this project."""
+    listing = ["git", "ls-files", "alpagasus_ray", "jobs", "recipes", "examples"]
+    return subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def _checkout(folder: Path) -> Path:
+    """A folder with this project's ignore files, its code, and things that must not leave it."""
+    for file in _tracked():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes((ROOT / file).read_bytes())
+    for name in (".rayignore", ".gitignore"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(KEY)
+    return folder
+
+
+PRIVATE = (
+    ".env", ".env.local", "openai.key", "jobs/.env", "keys/openai", "secrets/openai.txt", "server.pem", "id_ed25519",
+    ".ray/auth_token", "runs/mine/recipe.yaml", ".git/config", ".venv/bin/python", "alpagasus_ray.egg-info/PKG-INFO",
+    "alpagasus_ray/__pycache__/cli.pyc", ".mypy_cache/x", "models/judge/config.json", "model.safetensors",
+)  # fmt: skip
+
+
+def test_an_upload_holds_the_code_and_neither_keys_nor_outputs(tmp_path: Path) -> None:
+    packed = _packed(_checkout(tmp_path / "work"), tmp_path / "package.zip")
+    assert not packed & set(PRIVATE)
+    assert set(_tracked()) <= packed
+
+
+def test_without_the_ignore_file_a_key_would_be_sent(tmp_path: Path) -> None:
+    folder = _checkout(tmp_path / "work")
+    (folder / ".rayignore").unlink()
+    assert {".env", "openai.key", "keys/openai"} <= _packed(folder, tmp_path / "package.zip")
+
+
+def test_the_doctor_counts_what_ray_packs(tmp_path: Path) -> None:
+    folder = _checkout(tmp_path / "work")
+    sent = {str(file.path.relative_to(folder)) for file in upload.sent_files(folder)}
+    assert sent == _packed(folder, tmp_path / "package.zip")
