@@ -123,6 +123,13 @@ def request_body(judge: Judge) -> dict[str, Any]:
 
 def read_key(judge: Judge) -> str:
     """The API key from the environment, or from the file that the environment names."""
+    key = _read_key(judge)
+    if any(sign.isspace() or not sign.isprintable() for sign in key):
+        raise UsageError(f"the key of {judge.api_key_env} holds spaces or line breaks; it should be one word")
+    return key
+
+
+def _read_key(judge: Judge) -> str:
     name = judge.api_key_env
     if os.environ.get(name):
         return os.environ[name].strip()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 
 from alpagasus_ray.config import DEBUG
+from alpagasus_ray.errors import UsageError
 
 
 def cpus() -> int:
@@ -24,9 +25,15 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        raise UsageError(
+            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job from here, unset it "
+            "or name the cluster's own address, host:6379"
+        )
     terminated = signal.getsignal(signal.SIGTERM)
     with _quiet():
-        if os.environ.get("RAY_ADDRESS"):
+        if address:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

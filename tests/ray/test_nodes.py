@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-from ray_head import START_S, Head, free_ports
 
+from ray_head import START_S, Head, free_ports
 from toy_runs import job
 
 EMPTY = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")

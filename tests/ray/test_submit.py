@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-from ray_head import COMMAND_S, Head
 
 from alpagasus_ray.datasets.run import Run
 from loopback import JudgeStarter, LoopbackJudge
+from ray_head import COMMAND_S, Head
 from toy_runs import ids, ratings, toy_run
 
 # made here, not written here: this file goes to the cluster too

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.engines.headers import duration, retry_after, stated_rate
 
-local_time = pytest.mark.xfail(
-    strict=True, reason="a date without a zone is taken for local time; HTTP dates are GMT (RFC 9110)"
-)
+unhurried = settings(deadline=None)
+"""On a busy machine an example may take its time."""
 
 
 @pytest.fixture(params=["UTC", "America/New_York", "Asia/Kolkata"])
@@ -58,27 +57,23 @@ def _date(form: str, at: float) -> str:
 
 
 @pytest.mark.usefixtures("_zone")
-@pytest.mark.parametrize("form", ["imf", "%A, %d-%b-%y %H:%M:%S GMT", "%a, %d %b %Y %H:%M:%S UTC"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "imf",
+        "%A, %d-%b-%y %H:%M:%S GMT",
+        "%a %b %e %H:%M:%S %Y",
+        "%a, %d %b %Y %H:%M:%S UTC",
+        "%a, %d %b %Y %H:%M:%S -0000",
+    ],
+)
 def test_a_date_is_a_pause_until_then_wherever_this_machine_is(form: str) -> None:
     seconds = retry_after({"retry-after": _date(form, time.time() + 600)})
     assert seconds is not None
     assert 590 < seconds <= 600
 
 
-@pytest.mark.parametrize(
-    "zone", ["UTC", *(pytest.param(zone, marks=local_time) for zone in ("America/New_York", "Asia/Kolkata"))]
-)
-@pytest.mark.parametrize("form", ["%a %b %e %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000"])
-def test_a_date_without_a_zone_is_in_gmt(zone: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as there:
-        there.setenv("TZ", zone)
-        time.tzset()
-        seconds = retry_after({"retry-after": _date(form, time.time() + 600)})
-    time.tzset()
-    assert seconds is not None
-    assert 590 < seconds <= 600
-
-
+@unhurried
 @given(
     st.text(max_size=40)
     | st.from_regex(r"((Mon|Sunday),? )?\d{1,3}[ -](Jan|Feb|Xyz)[ -]\d{1,6} \d{1,2}:\d{1,2}(:\d{1,2})? ?[A-Z0-9+-]{0,6}")
@@ -159,6 +154,7 @@ def test_limits_a_minute_are_taken_and_limits_a_day_are_not(headers: dict[str, s
 words = st.none() | st.sampled_from(["0", "-1", "5", "1e9", "nan", "inf", "1s", "6m0s", "x", ""]) | st.text(max_size=8)
 
 
+@unhurried
 @given(words, words, words)
 def test_whatever_stands_in_the_headers_a_limit_is_positive_or_none(
     limit: str | None, remaining: str | None, reset: str | None
@@ -168,6 +164,7 @@ def test_whatever_stands_in_the_headers_a_limit_is_positive_or_none(
     assert tokens is None or tokens > 0
 
 
+@unhurried
 @given(st.integers(1, 100_000), st.floats(0.01, 1.0))
 def test_a_minute_limit_is_known_however_much_of_it_is_used(limit: int, share: float) -> None:
     used = max(1, int(limit * share))

@@ -39,12 +39,13 @@ OUTAGE_S = 2400.0
 FREE = Tariff(None, 1.0, 100)
 PAID = Tariff(Price(input=1.0, output=10.0), 1.0, 100)
 NO_LIMIT = (Rate(),)
-hoards = pytest.mark.xfail(strict=True, reason="each worker collects parts of a permit, and many have a whole one at a time")
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+def _key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary-77")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # to read all certificates takes longer than a test
 
 
 # the other end
@@ -290,12 +291,12 @@ def _down(start: float, answer: Answer, seconds: float = OUTAGE_S) -> Callable[[
 def test_forty_minutes_of_503_fail_no_row_and_cost_few_requests() -> None:
     async def scene() -> None:
         async with _served(_down(3.0, Answer(503))) as (place, worker):
-            outcomes = await worker.rows(150)
+            outcomes = await worker.rows(100)
             assert not _failed(outcomes)
             assert place.between(30.0, OUTAGE_S) <= OUTAGE_S / 15 + 10, "a probe now and then"
             assert worker.lanes.now() < 3.0 + OUTAGE_S + 120
             assert worker.lanes.counts["outages"] == 1
-            assert len(place.answered) == 150
+            assert len(place.answered) == 100
 
     fast_clock.run(scene())
 
@@ -303,10 +304,10 @@ def test_forty_minutes_of_503_fail_no_row_and_cost_few_requests() -> None:
 def test_forty_minutes_without_a_server_fail_no_row_and_cost_nothing() -> None:
     async def scene() -> None:
         async with _served() as (place, worker):
-            asking = asyncio.create_task(worker.rows(150))
+            asking = asyncio.create_task(worker.rows(100))
             await asyncio.sleep(2.75)
             await place.go()
-            assert 0 < len(place.answered) < 150
+            assert 0 < len(place.answered) < 100
             await asyncio.sleep(OUTAGE_S)
             assert worker.lanes.down == 1
             unreached = worker.lanes.counts["requests unreached"]
@@ -326,15 +327,14 @@ def test_several_outages_of_a_quarter_of_an_hour_fail_no_row(kind: str, cause: A
         return TryAgain(kind, "", cause) if now % 1000 > 100 else None
 
     async def scene() -> None:
-        engine = Toy(behave, latency_s=10.0)
+        engine = Toy(behave, latency_s=20.0)
         async with Asker([engine], Link(_board()), _terms()) as worker:
-            assert not _failed(await worker.rows(400))
+            assert not _failed(await worker.rows(200))
             assert worker.lanes.counts["outages"] >= 2
 
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="an attempt with an unknown end counts in full while the server is down as well")
 def test_forty_minutes_of_500_fail_no_row() -> None:
     async def scene() -> None:
         engine = Toy(lambda now, _: TryAgain("http 500") if 0.1 < now < OUTAGE_S else None)
@@ -363,7 +363,7 @@ def test_a_server_that_has_answered_before_is_waited_for_as_long_as_the_recipe_s
     async def scene() -> None:
         engine = Toy(lambda now, _: TryAgain("http 503", "", "refused") if now > 1 else None)
         async with Asker([engine], Link(_board()), _terms(max_outage_s=600.0)) as worker:
-            assert None in await worker.rows(150)
+            assert None in await worker.rows(100)
             assert worker.stopped is not None
             assert "has not answered for 600 s" in worker.stopped
             assert 600 < worker.lanes.now() < 605
@@ -423,9 +423,6 @@ def test_what_cannot_be_helped_by_asking_again_is_asked_once(error: Exception) -
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a probe that is answered by a 429 does not close the breaker; the next one leaves a minute later"
-)
 def test_a_server_that_is_back_but_busy_is_not_taken_for_down() -> None:
     def behave(now: float, _: str) -> Exception | None:
         return TryAgain("http 503" if now < 100 else "http 429", "", "refused") if 0.1 < now < 130 else None
@@ -451,8 +448,7 @@ FORMS: list[Callable[[], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", range(len(FORMS)))
+@pytest.mark.parametrize(("status", "form"), [(503, 0), *((429, form) for form in range(len(FORMS)))])
 def test_the_pause_that_a_server_names_is_kept_in_every_form(status: int, form: int) -> None:
     async def scene() -> None:
         answer = Answer(status, FORMS[form]())
@@ -478,7 +474,6 @@ def test_a_pause_holds_for_all_workers() -> None:
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="each report tells the pause again, later by the way to the board and back")
 def test_a_pause_does_not_grow_on_its_way_to_the_board_and_back() -> None:
     async def scene() -> None:
         engine = Toy(lambda now, _: TryAgain("http 503", "", "refused", 600.0) if now < 1 else None)
@@ -489,7 +484,6 @@ def test_a_pause_does_not_grow_on_its_way_to_the_board_and_back() -> None:
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="a pause of no time is no pause, so a row's attempts are gone at once")
 def test_rows_outlast_a_minute_of_refusals_that_name_no_time_to_wait() -> None:
     async def scene() -> None:
         answer = Answer(429, {"Retry-After": "0"})
@@ -557,12 +551,11 @@ async def _cluster(engine: Engine, rate: Rate, workers: int, link: Link) -> Asyn
         yield [await stack.enter_async_context(Asker([engine], link, terms, f"worker {n}")) for n in range(workers)]
 
 
-@pytest.mark.parametrize(("workers", "one_way_s"), [(1, 0.05), (4, 0.002)])
-def test_a_limit_of_3000_a_minute_is_kept_and_used_to_97_percent(workers: int, one_way_s: float) -> None:
+def test_a_limit_of_3000_a_minute_is_kept_and_used_to_97_percent() -> None:
     async def scene() -> None:
         rate, engine = Rate(3000), Toy()
-        async with _cluster(engine, rate, workers, Link(_board([rate]), one_way_s)) as all_workers:
-            await _keep_asking(all_workers, 70)
+        async with _cluster(engine, rate, 3, Link(_board([rate]), 0.02)) as workers:
+            await _keep_asking(workers, 66)
         assert _most_in_a_minute(engine.at) <= 3000
         assert sum(5 <= at < 65 for at in engine.at) >= 0.97 * 3000
 
@@ -571,12 +564,12 @@ def test_a_limit_of_3000_a_minute_is_kept_and_used_to_97_percent(workers: int, o
 
 def test_the_server_counts_no_more_than_its_limit_in_any_minute() -> None:
     async def scene() -> None:
-        rate = Rate(300)
+        rate = Rate(180)
         async with _place(latency_s=0.1) as place, _engine(place.port) as engine:
             async with _cluster(engine, rate, 2, Link(_board([rate]), 0.002)) as workers:
                 await _keep_asking(workers, 75)
-            assert _most_in_a_minute(place.at) <= 300
-            assert place.between(10, 70) >= 0.97 * 300
+            assert _most_in_a_minute(place.at) <= 180
+            assert place.between(10, 70) >= 0.97 * 180
 
     fast_clock.run(scene())
 
@@ -598,16 +591,16 @@ def test_a_limit_that_the_server_states_is_kept_without_being_given() -> None:
 
 def test_a_limit_of_tokens_is_kept() -> None:
     async def scene() -> None:
-        rate, engine = Rate(None, 20_000), Toy()
+        rate, engine = Rate(None, 10_000), Toy()
         async with _cluster(engine, rate, 2, Link(_board([rate]), 0.002)) as workers:
             await _keep_asking(workers, 90)
         tokens = 25 * _most_in_a_minute([at for at in engine.at if at > 10])
-        assert 0.95 * 20_000 <= tokens <= 20_000
+        assert 0.95 * 10_000 <= tokens <= 10_000
 
     fast_clock.run(scene())
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(20, marks=hoards)])
+@pytest.mark.parametrize("workers", [1, 20])
 def test_a_small_limit_is_kept_however_many_workers_share_it(workers: int) -> None:
     async def scene() -> None:
         rate, engine = Rate(30), Toy()
@@ -620,14 +613,14 @@ def test_a_small_limit_is_kept_however_many_workers_share_it(workers: int) -> No
 
 def test_while_the_board_is_away_each_worker_keeps_to_its_share() -> None:
     async def scene() -> None:
-        rate, engine, other = Rate(600), Toy(), Toy()
+        rate, engine, other = Rate(400), Toy(), Toy()
         link = Link(_board([rate]), is_away=lambda now: 20 <= now < 90)
         terms = _terms([rate], workers=4)
         async with Asker([engine], link, terms) as worker, Asker([other], link, terms, "idle"):
-            await _keep_asking([worker], 120)
+            await _keep_asking([worker], 115)
         share = sum(25 <= at < 85 for at in engine.at)
-        assert 0.97 * 150 <= share <= 150
-        assert sum(95 <= at < 115 for at in engine.at) > 150, "it is back"
+        assert 0.97 * 100 <= share <= 100
+        assert sum(95 <= at < 115 for at in engine.at) > 100, "it is back"
 
     fast_clock.run(scene())
 
@@ -637,9 +630,9 @@ def test_permits_are_asked_for_in_stocks_and_not_for_each_request() -> None:
         rate, engine = Rate(6000), Toy()
         link = Link(_board([rate]), 0.002)
         async with _cluster(engine, rate, 1, link) as workers:
-            await _keep_asking(workers, 10)
-        assert len(engine.at) > 600
-        assert link.calls["permits"] <= 10 * 10 + 5
+            await _keep_asking(workers, 5)
+        assert len(engine.at) > 300
+        assert link.calls["permits"] <= 5 * 10 + 5
 
     fast_clock.run(scene())
 
@@ -649,10 +642,10 @@ def test_permits_are_asked_for_in_stocks_and_not_for_each_request() -> None:
 
 def test_what_a_server_takes_at_a_time_is_found_out_and_used_to_nine_tenths() -> None:
     async def scene() -> None:
-        busy = Busy(lambda now: 20 if now < 40 or now >= 80 else 10, latency_s=1.0)
+        busy = Busy(lambda now: 16 if now < 30 or now >= 60 else 8, latency_s=1.0)
         async with Asker([busy], Link(_board()), _terms(concurrency=64)) as worker:
-            await _keep_asking([worker], 120)
-        assert 0.9 <= len(busy.answered) / (80 * 20 + 40 * 10) <= 1.0
+            await _keep_asking([worker], 90)
+        assert 0.9 <= len(busy.answered) / (60 * 16 + 30 * 8) <= 1.0
 
     fast_clock.run(scene())
 
@@ -676,14 +669,14 @@ def _reserved() -> float:
 def test_spending_ends_below_the_cap_and_the_exact_sum_is_on_storage(workers: int, tmp_path: Path) -> None:
     async def scene() -> None:
         storage = Storage.open(str(tmp_path))
-        cap = 100.5 * _cost(50)
+        cap = 40.5 * _cost(50)
         board = _board(cap=Cap(storage, cap, 0.0))
         link = Link(board, 0.002)
         async with _place(lambda *_: Answer(tokens_out=50)) as place, _engine(place.port) as engine:
             async with AsyncExitStack() as stack:
                 terms = _terms(capped=True)
                 all_workers = [await stack.enter_async_context(Asker([engine], link, terms, str(n))) for n in range(workers)]
-                outcomes = await asyncio.gather(*[worker.rows(150) for worker in all_workers])
+                outcomes = await asyncio.gather(*[worker.rows(60) for worker in all_workers])
                 await asyncio.sleep(1)
             answered = [row for rows in outcomes for row in rows if row is not None]
             paid = math.fsum(row.reply.cost_usd or 0.0 for row in answered if row.reply)
@@ -746,11 +739,10 @@ def test_while_the_board_is_away_nothing_is_borrowed_and_no_request_leaves(tmp_p
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="within rounding of the cap less is lent than one request needs")
 def test_a_cap_that_is_a_multiple_of_a_request_is_used_up_and_ends_the_stage(tmp_path: Path) -> None:
     async def scene() -> None:
         board = _board(cap=Cap(Storage.open(str(tmp_path)), 30 * _reserved(), 0.0))
-        async with Asker([Toy(lambda *_: TryAgain("timeout"))], Link(board, 0.002), _terms(capped=True)) as worker:
+        async with Asker([Toy(tokens=(104, 100))], Link(board, 0.002), _terms(capped=True)) as worker:
             async with asyncio.timeout(60):
                 await worker.rows(64)
             assert board.snapshot().broke
@@ -758,7 +750,6 @@ def test_a_cap_that_is_a_multiple_of_a_request_is_used_up_and_ends_the_stage(tmp
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="after repaying nobody looks at the queue again")
 def test_a_row_that_comes_while_the_worker_repays_is_sent(tmp_path: Path) -> None:
     async def scene() -> None:
         board = _board(cap=Cap(Storage.open(str(tmp_path)), 1.0, 0.0))
@@ -773,12 +764,11 @@ def test_a_row_that_comes_while_the_worker_repays_is_sent(tmp_path: Path) -> Non
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="every row that waits for money starts borrowers of its own")
 def test_rows_that_wait_for_money_borrow_together(tmp_path: Path) -> None:
     async def scene() -> None:
         link = Link(_board(cap=Cap(Storage.open(str(tmp_path)), 1.0, 0.0)), 0.002)
-        async with Asker([Toy()], link, _terms(capped=True, concurrency=64)) as worker:
-            assert not _failed(await worker.rows(128))
+        async with Asker([Toy()], link, _terms(capped=True, concurrency=32)) as worker:
+            assert not _failed(await worker.rows(64))
             assert link.calls["borrow"] <= 10 * worker.lanes.now() + 5
 
     fast_clock.run(scene())
@@ -818,10 +808,16 @@ def test_a_row_that_is_cancelled_in_the_queue_holds_up_no_other() -> None:
 
 
 def test_everything_that_was_sent_is_counted_once_by_its_end() -> None:
+    errors = [
+        RowRefused("too long"),
+        TryAgain("http 500"),
+        TryAgain("http 503", "", "refused"),
+        TryAgain("dns", "", "unreached"),
+    ]
+    left = {f"row {n}": errors[n % 4] for n in range(40)}
+
     def behave(_: float, row: str) -> Exception | None:
-        number = int(row.split()[1])
-        errors = [None, RowRefused("too long"), TryAgain("http 500"), TryAgain("http 503", "", "refused")]
-        return errors[number % 4] if number < 40 else None
+        return left.pop(row, None)
 
     async def scene() -> None:
         engine = Toy(behave)
@@ -829,10 +825,9 @@ def test_everything_that_was_sent_is_counted_once_by_its_end() -> None:
             await worker.rows(100)
             counts = worker.lanes.counts
             ends = [counts[f"requests {end}"] for end in ("answered", "rejected", "refused", "unreached", "unknown")]
-            assert ends[:2] == [70, 10]
-            assert sum(ends) == len(engine.at)
-            assert counts["tokens in"] == 70 * 20
-            assert counts["tokens out"] == 70 * 5
+            assert ends == [90, 10, 10, 10, 10]
+            assert len(engine.at) == 130
+            assert (counts["tokens in"], counts["tokens out"]) == (90 * 20, 90 * 5)
             assert worker.lanes.in_flight == 0
 
     fast_clock.run(scene())

@@ -7,19 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpagasus_ray.runner.limits import CUT, FIRST, STREAK, STREAK_ROWS, TROUBLE_S, Breaker, Bucket, Window
 
+unhurried = settings(deadline=None, max_examples=60)
+"""On a busy machine an example may take its time."""
 MINUTE_S = 60.0
 LIMITS = [60, 3000, 90_000]
 SMALL = [3, 20]
 EXACT = 1 + 1e-9
-fractions = pytest.mark.xfail(
-    strict=True, reason="units are handed out in fractions, so a small limit is passed by a part of one"
-)
-full_start = pytest.mark.xfail(strict=True, reason="each start hands out one unit at once, and a fraction of another")
 Taken = list[tuple[float, float]]
 """Time and units."""
 Asks = list[tuple[float, float]]
@@ -52,14 +50,27 @@ def _constant(step_s: float, seconds: float) -> Iterable[tuple[float, float]]:
     return ((step_s, 1e9) for _ in range(int(seconds / step_s)))
 
 
-@given(st.sampled_from(LIMITS), asks)
+@unhurried
+@given(st.sampled_from([*SMALL, *LIMITS]), asks)
 def test_no_minute_hands_out_more_than_the_limit(limit: int, asked: Asks) -> None:
-    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), asked)) <= limit * EXACT
+    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), asked)) <= limit
 
 
-@pytest.mark.parametrize("limit", [*(pytest.param(limit, marks=fractions) for limit in SMALL), *LIMITS])
+@unhurried
+@given(st.sampled_from([3000, 90_000]), asks)
+def test_no_minute_hands_out_more_than_the_limit_in_parts_of_units(limit: int, asked: Asks) -> None:
+    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0, whole=False), asked)) <= limit * EXACT
+
+
+@unhurried
+@given(st.sampled_from([*SMALL, *LIMITS]), asks)
+def test_whole_units_are_handed_out_whole(limit: int, asked: Asks) -> None:
+    assert all(units == int(units) for _, units in _take_all(Bucket(limit, 0.0), asked))
+
+
+@pytest.mark.parametrize("limit", [*SMALL, *LIMITS])
 def test_no_minute_under_constant_demand_hands_out_more_than_the_limit(limit: int) -> None:
-    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), _constant(0.05, 200))) <= limit * EXACT
+    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), _constant(0.05, 200))) <= limit
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -69,38 +80,40 @@ def test_constant_demand_gets_97_to_100_percent_of_the_limit(limit: int) -> None
     assert 0.97 * limit <= got / minutes <= limit
 
 
-@given(st.sampled_from([3000, 90_000]), asks, st.floats(0, 30), asks)
+@unhurried
+@given(st.sampled_from([*SMALL, *LIMITS]), asks, st.floats(0, 30), asks)
 def test_a_restart_within_the_minute_keeps_to_the_limit(limit: int, first: Asks, gap: float, second: Asks) -> None:
     before = _take_all(Bucket(limit, 0.0), first)
     restarted = before[-1][0] + gap
     after = _take_all(Bucket(limit, restarted), second, restarted)
-    assert _most_in_a_minute(before + after) <= limit * EXACT
+    assert _most_in_a_minute(before + after) <= limit
 
 
-@full_start
-@pytest.mark.parametrize("limit", [*SMALL, 60])
-def test_a_restart_within_the_minute_keeps_to_a_small_limit(limit: int) -> None:
-    before = _take_all(Bucket(limit, 0.0), _constant(0.05, 31))
-    after = _take_all(Bucket(limit, 31.0), _constant(0.05, 60), 31.0)
-    assert _most_in_a_minute(before + after) <= limit * EXACT
+@pytest.mark.parametrize("limit", [*SMALL, *LIMITS])
+def test_starts_again_and_again_keep_to_the_limit(limit: int) -> None:
+    taken: Taken = []
+    for start in range(0, 180, 7):
+        taken += _take_all(Bucket(limit, start), _constant(0.05, 7), start)
+    assert _most_in_a_minute(taken) <= limit
 
 
-@given(asks, st.sampled_from([60, 600]), asks)
+@unhurried
+@given(asks, st.sampled_from([3, 60, 600]), asks)
 def test_a_lowered_limit_holds_from_then_on(before: Asks, lowered: int, after: Asks) -> None:
     bucket = Bucket(3000, 0.0)
     at = _take_all(bucket, before)[-1][0]
     bucket.set(lowered)
-    assert _most_in_a_minute(_take_all(bucket, after, at)) <= lowered * EXACT
+    assert _most_in_a_minute(_take_all(bucket, after, at)) <= lowered
 
 
-@given(st.sampled_from(LIMITS), asks, st.floats(0.001, 100))
-def test_after_the_wait_the_units_are_there(limit: int, asked: list[tuple[float, float]], units: float) -> None:
+@unhurried
+@given(st.sampled_from([*SMALL, *LIMITS]), asks, st.integers(1, 100))
+def test_after_the_wait_the_units_are_there(limit: int, asked: Asks, units: int) -> None:
     bucket = Bucket(limit, 0.0)
     now = _take_all(bucket, asked)[-1][0]
     wait = bucket.wait(units, now)
-    full = Bucket(limit, 0.0)
-    most = full.take(1e9, 1e6)
-    assert bucket.take(units, now + wait) == pytest.approx(min(units, most), rel=1e-6, abs=1e-6)
+    most = Bucket(limit, 0.0).take(1e9, 1e6)
+    assert bucket.take(units, now + wait) == min(units, most)
 
 
 # the number in flight
@@ -182,6 +195,7 @@ def test_a_window_that_is_not_used_does_not_grow() -> None:
 events = st.lists(st.tuples(st.sampled_from(["answered", "refused", "error", "restart"]), st.floats(0, 30)), max_size=200)
 
 
+@unhurried
 @given(st.integers(1, 300), events)
 def test_the_number_in_flight_stays_between_one_and_the_most(most: int, happened: list[tuple[str, float]]) -> None:
     window, now = Window(most), 0.0
@@ -211,7 +225,6 @@ def test_after_an_outage_it_starts_low_again() -> None:
     assert window.size == FIRST
 
 
-@pytest.mark.xfail(strict=True, reason="the curve goes on during an outage, so the number in flight doubles past the old peak")
 def test_after_an_outage_it_grows_fast_to_where_the_server_pushed_back_before_and_slowly_past_it() -> None:
     window = _full(size=100.0)
     _push_back_all(window, sent=9.0, now=10.0)
@@ -304,6 +317,7 @@ def test_a_streak_over_several_rows_opens_it_and_a_shorter_one_does_not() -> Non
     assert not breaker.lets_through(0.0)
 
 
+@unhurried
 @given(st.lists(st.integers(1, STREAK_ROWS - 1), max_size=100))
 def test_a_few_rows_that_always_fail_never_open_it(rows: list[int]) -> None:
     breaker = Breaker()
@@ -317,6 +331,7 @@ def test_one_row_is_enough_where_nobody_is_there_at_all() -> None:
     assert breaker.is_open
 
 
+@unhurried
 @given(st.lists(st.integers(0, STREAK - 1), max_size=20))
 def test_streaks_with_an_answer_between_them_never_open_it(streaks: list[int]) -> None:
     breaker = Breaker()
@@ -362,6 +377,7 @@ def test_pauses_between_probes_double_up_to_half_a_minute() -> None:
     assert all(long / 2 <= pause <= long for pause, long in zip(pauses, longest, strict=True)), pauses
 
 
+@unhurried
 @given(st.lists(st.floats(0, 99), max_size=30))
 def test_what_was_under_way_when_it_opened_does_not_lengthen_the_pause(sent: list[float]) -> None:
     breaker = _open(now=100.0)
@@ -389,6 +405,7 @@ def test_an_answer_closes_it_and_the_next_outage_begins_with_short_pauses() -> N
 outages = st.lists(st.tuples(st.sampled_from(["fails", "late", "answered", "never ends"]), st.floats(0, 50)), max_size=60)
 
 
+@unhurried
 @given(outages)
 def test_while_it_is_open_probes_never_overlap_unless_one_is_a_minute_old(probes: list[tuple[str, float]]) -> None:
     breaker, now, under_way = _open(), 0.0, float("-inf")

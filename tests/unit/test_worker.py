@@ -287,14 +287,12 @@ def test_each_of_two_shards_that_share_a_request_has_it_in_its_own_ledger(stage:
     assert "same" not in again.engine.asked
 
 
-@pytest.mark.xfail(strict=True, reason="a reply of another shard is in the ledger, but not among those that are known")
 def test_a_reply_shared_with_another_shard_serves_the_later_equal_rows_of_this_one(stage: Stage) -> None:
     work = _asking(row_0="same", row_20="same", row_39="same")
     assert _both_at_once(stage, work) == ("", "")
     assert work.engine.asked.count("same") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the entry names the first row of the shard")
 def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -> None:
     work = Asking(Toy(_unusable_at("39")), {"0": "same", "21": "same"})
     _both_at_once(stage, work)
@@ -454,9 +452,6 @@ def test_a_worker_that_stops_in_good_order_leaves_no_suspects(stage: Stage) -> N
     assert stage.board.begin(SHARDS[0]).deaths == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only what is in flight is waited for, not rows of another shard that will be tried again"
-)
 def test_nothing_of_another_shard_is_sent_while_a_suspect_is_under_way(stage: Stage) -> None:
     _died(stage, SHARDS[1], 5)
     tries = iter([TryAgain("http 500")])
