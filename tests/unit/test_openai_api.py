@@ -150,7 +150,6 @@ def test_any_json_is_a_reply_or_may_be_asked_for_again(body: object) -> None:
         (401, f"wrong key {KEY}", EngineUnusable, r"refuses the key: wrong key \(the key\)"),
         (404, "no such model", EngineUnusable, "no such model or address"),
         (402, "pay", EngineUnusable, "no money left"),
-        (300, "elsewhere", TryAgain, "http 300"),
         (429, "slow down", TryAgain, "http 429"),
         (500, "broken", TryAgain, "http 500"),
         (529, "overloaded", TryAgain, "http 529"),
