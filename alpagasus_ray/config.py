@@ -10,11 +10,18 @@ This module knows nothing of files, of Ray or of how a recipe is read (`recipe.p
 import hashlib
 import json
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
+
+
+def _with_a_port_there_is(url: str) -> str:
+    urlsplit(url).port  # noqa: B018 - raises ValueError
+    return url
+
 
 OPERATIONAL = object()
 """Marks a field that does not change what a stage produces."""
@@ -24,7 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
-Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
+Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_with_a_port_there_is)]
 """`http://` or `https://`, host, path."""
 
 

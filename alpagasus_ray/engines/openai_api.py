@@ -108,7 +108,7 @@ def failure(status: int, detail: str, body: str, retry_after_s: float | None = N
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
     too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-    if not too_large and (status in TURNED_AWAY or not 200 <= status < 500):
+    if not too_large and (status in TURNED_AWAY or not 400 <= status < 500):
         return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown", retry_after_s)
     if too_large or any(mark in detail.lower() for mark in TOO_LONG):
         return RowRefused("too long", detail)

@@ -28,7 +28,7 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
         raise UsageError(
-            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job from here, unset it "
+            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job here, unset it "
             "or name the cluster's own address, host:6379"
         )
     terminated = signal.getsignal(signal.SIGTERM)
