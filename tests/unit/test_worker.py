@@ -372,6 +372,34 @@ def test_a_board_that_is_away_keeps_no_worker_from_its_work(stage: Stage) -> Non
     assert len(stage.results(SHARDS[0])) == 20
 
 
+@pytest.mark.xfail(strict=True, reason="what was told to a board that was away is not told again")
+def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: Stage) -> None:
+    link = Link(stage.board, is_away=True)
+
+    def behave(key: str) -> Exception | None:
+        link.is_away = link.is_away and key != "15"
+        return None
+
+    assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
+    assert stage.board.snapshot().counts["requests answered"] == 20
+
+
+@pytest.mark.xfail(strict=True, reason="a new board does not know that there were answers, and the worker does not say so")
+def test_an_outage_is_waited_for_though_the_board_was_lost_after_the_first_answers(stage: Stage) -> None:
+    link, tries = Link(stage.board), Counter[str]()
+
+    def behave(key: str) -> Exception | None:
+        tries[key] += 1
+        if int(key) < 8 or sum(tries.values()) > 80:
+            return None
+        if tries[key] == 2 and link.board is stage.board:
+            link.board = Board((Rate(),))
+        return TryAgain("connection", "", "unreached")
+
+    assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
+    assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
+
+
 def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: Stage) -> None:
     home = Path(stage.run.ratings("judge").storage.root)
     home.mkdir(parents=True)
@@ -459,3 +487,26 @@ def test_nothing_of_another_shard_is_sent_while_a_suspect_is_under_way(stage: St
     assert _both_at_once(stage, work) == ("", "")
     assert work.engine.asked.count("19") == 2
     assert _alone(work.engine.spans, "25")
+
+
+def test_a_stop_while_a_suspect_is_under_way_ends_the_shard_and_keeps_its_reply(stage: Stage) -> None:
+    _died(stage, SHARDS[0], 5, 11)
+
+    def behave(key: str) -> Exception | None:
+        stage.board.stop("enough")
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == "enough"
+    assert work.engine.asked == ["5"]
+    assert list(stage.left(work, SHARDS[0])) == ["5"]
+    assert stage.committed == []
+
+
+def test_a_suspect_that_fails_at_first_is_tried_again_alone(stage: Stage) -> None:
+    _died(stage, SHARDS[0], 5)
+    tries = iter([TryAgain("http 500"), TryAgain("http 500")])
+    work = _asking(lambda key: next(tries, None) if key == "5" else None)
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert work.engine.asked[:3] == ["5", "5", "5"]
+    assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
