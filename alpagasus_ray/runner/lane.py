@@ -34,7 +34,7 @@ class Stock:
 
     def __init__(self) -> None:
         self.at_hand = 0.0
-        self._used = 0.0
+        self._used = self._filled_to = 0.0
         self._asked = self._filled = -math.inf
         self._plenty = False
 
@@ -42,15 +42,22 @@ class Stock:
         self.at_hand -= units
         self._used += units
 
+    @property
+    def low(self) -> bool:
+        """Whether it is time to fetch more, so that nobody has to wait for it."""
+        return self._plenty and self.at_hand < self._filled_to / 2
+
     def order(self, needed: float, now: float) -> float:
-        """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use."""
+        """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use; less
+        what is at hand."""
         span = now - self._asked
         ahead = self._used / span * min(AHEAD_S, 2 * span) if self._plenty and 0 < span < math.inf else 0.0
         self._asked, self._used = now, 0.0
-        return max(0.0, needed, ahead)
+        return max(0.0, max(needed, ahead) - self.at_hand)
 
     def fill(self, units: float, ordered: float, now: float) -> None:
         self.at_hand += units
+        self._filled_to = self.at_hand
         self._plenty = units >= ordered
         self._filled = now
 
@@ -74,6 +81,8 @@ class Lane:
         self.given = terms.rates[number] if terms.rates else Rate()
         self.requests, self.tokens = Stock(), Stock()
         self.asking = False
+        self.on_its_own = False
+        """Whether the board is away, so that the worker keeps to its share of the rates."""
         share = [limit / terms.workers if limit else None for limit in self.given]
         self.own_share = [Bucket(limit, now, whole=kind == 0) if limit else None for kind, limit in enumerate(share)]
 
@@ -81,6 +90,13 @@ class Lane:
     def rate(self) -> Rate:
         """The limits of the recipe, or what the server states where that is less."""
         return self.given.lower(self.engine.stated)
+
+    def rely_on_itself(self, now: float) -> None:
+        """The board is away: from now on, and not from the start, this worker's share comes in."""
+        self.on_its_own = True
+        for bucket in self.own_share:
+            if bucket is not None:
+                bucket.drain(now)
 
     def ready(self, now: float) -> bool:
         return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
@@ -98,6 +114,12 @@ class Lane:
             self.requests.use(1)
         if tokens is not None:
             self.tokens.use(need.tokens)
+
+    @property
+    def low(self) -> bool:
+        """Whether permits are about to run out that are not scarce."""
+        requests, tokens = self.rate
+        return (requests is not None and self.requests.low) or (tokens is not None and self.tokens.low)
 
     def settle_tokens(self, need: Need, reply: Reply) -> None:
         """Put back the tokens that were reserved and not used."""

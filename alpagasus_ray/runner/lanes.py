@@ -180,7 +180,8 @@ class Lanes:
         now = self.now()
         for number, seconds in pauses.items():
             lane = self.lanes[number]
-            lane.told_until = lane.paused_until = max(lane.paused_until, now + seconds)
+            if now + seconds > lane.paused_until:
+                lane.told_until = lane.paused_until = now + seconds
 
     def given_up(self, ever_answered: bool) -> str | None:
         """Why there is no more hope of any lane, or None."""
@@ -230,6 +231,8 @@ class Lanes:
 
     def _start(self, lane: Lane, need: Need) -> None:
         lane.start(need, self.now())
+        if lane.low:
+            self._fetch(lane)
         self._money.use(need.usd or 0.0)
         self._under_way += need.usd or 0.0
 
@@ -253,9 +256,7 @@ class Lanes:
         waits = []
         for lane in self.lanes:
             if lane.ready(now):
-                if not lane.asking:
-                    lane.asking = True
-                    self._spawn(self._fetch_permits(lane))
+                self._fetch(lane)
             elif lane.window.room:
                 waits.append(lane.wait(now))
         if waits and (self._timer is None or self._timer.when() > now + min(waits)):
@@ -278,30 +279,47 @@ class Lanes:
             self.broken = f"unexpected {type(error).__name__}: {error}"
             self.stop()
 
+    def _fetch(self, lane: Lane) -> None:
+        if not lane.asking and not self._stopped.is_set():
+            lane.asking = True
+            self._spawn(self._fetch_permits(lane))
+
     async def _fetch_permits(self, lane: Lane) -> None:
+        """Fetch permits, and go on until the next request has its own."""
         try:
-            while (waiter := self._next()) is not None and not lane.permits(waiter.need) and not self._stopped.is_set():
-                lane.requests.drop_old(self.now())
-                first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
-                now = self.now()
-                requests = lane.requests.order(len(first) - lane.requests.at_hand, now)
-                tokens = lane.tokens.order(sum(need.tokens for need in first) - lane.tokens.at_hand, now)
-                permits = await self._permits(lane, requests, tokens)
-                lane.requests.fill(permits.requests, requests, now)
-                lane.tokens.fill(permits.tokens, tokens, now)
+            while True:
+                wait_s = await self._fetch_once(lane)
                 self._dispatch()
-                await asyncio.sleep(max(ASK_S, permits.wait_s if permits.requests + permits.tokens == 0 else 0.0))
+                waiter = self._next()
+                if waiter is None or lane.permits(waiter.need) or self._stopped.is_set():
+                    break
+                await asyncio.sleep(wait_s)
         finally:
             lane.asking = False
         self._dispatch()
 
+    async def _fetch_once(self, lane: Lane) -> float:
+        """The answer is after how many seconds to ask again, should it not be enough."""
+        now = self.now()
+        lane.requests.drop_old(now)
+        first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
+        requests = lane.requests.order(len(first), now)
+        tokens = lane.tokens.order(sum(need.tokens for need in first), now)
+        permits = await self._permits(lane, requests, tokens)
+        lane.requests.fill(permits.requests, requests, now)
+        lane.tokens.fill(permits.tokens, tokens, now)
+        return max(ASK_S, permits.wait_s if permits.requests + permits.tokens == 0 else 0.0)
+
     async def _permits(self, lane: Lane, requests: float, tokens: float) -> Permits:
         permits: Permits | None = await self._board.call("permits", lane.number, requests, tokens, lane.engine.stated)
+        now = self.now()
+        first, second = lane.own_share
+        if permits is None and not lane.on_its_own:
+            lane.rely_on_itself(now)
         if permits is None:
-            now = self.now()
-            first, second = lane.own_share
             granted = first.take(requests, now) if first else requests
             return Permits(granted, second.take(tokens, now) if second else tokens, ASK_S)
+        lane.on_its_own = False
         return permits
 
     async def _borrow_for_queue(self) -> None:

@@ -59,10 +59,15 @@ class Bucket:
         self._level -= taken
         return taken
 
+    def drain(self, now: float) -> None:
+        """Throw away what there is."""
+        self._level, self._at = 0.0, now
+
     def wait(self, units: float, now: float) -> float:
-        """Seconds until so many units, or all it can hold, will be there."""
+        """Seconds until it is worth asking again for so many units: not so long that it would be full by then, and run over."""
         self._fill(now)
-        return max(0.0, (min(units, self._burst) - self._level) / self._rate)
+        enough = min(units, 1.0 if self._whole else self._burst / 2)
+        return max(0.0, (enough - self._level) / self._rate)
 
     def _fill(self, now: float) -> None:
         self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._rate)

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import threading
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -62,7 +62,10 @@ class Worker:
         self._stop: str | None = None
         self._shards: set[Shard] = set()
         self._counts: Counter[str] = Counter()
-        self._told: defaultdict[str, float] = defaultdict(float)
+        self._told: Mapping[str, float] = {}
+        self._published: Mapping[str, float] = {}
+        self._answered = False
+        """Whether any worker has had an answer in this call."""
         self._asked: dict[str, Waiting] = {}
         """Requests under way, by key: a row with an equal one waits for its outcome."""
         self._loop = asyncio.new_event_loop()
@@ -101,23 +104,26 @@ class Worker:
     async def _report(self, *finished: Shard) -> None:
         await self._lanes.repay()
         shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *finished)}
-        word: Word | None = await self._board.call("report", self._name, self._news(), shards_now, self._lanes.pauses())
+        totals = self._totals()
+        news = {key: amount for key, amount in _added(totals, self._told).items() if key not in self._counts}
+        word: Word | None = await self._board.call("report", self._name, news, shards_now, self._lanes.pauses())
         if word is None:
-            return
+            return  # it will be told when the board is back
+        self._told = totals
+        self._answered = self._answered or word.answered or totals.get("requests answered", 0) > 0
         self._lanes.pause(word.pauses)
         if word.stop is not None:
             self._end(word.stop)
-        reason = self._lanes.broken or self._lanes.given_up(word.answered)
+        reason = self._lanes.broken or self._lanes.given_up(self._answered)
         if reason is not None:
             await self._stop_all(reason)
 
-    def _news(self) -> dict[str, float]:
-        """What happened since the last report, published as metrics too; what belongs to shards goes to the board with them."""
-        totals = {**self._lanes.counts, **self._counts, "endpoints down": self._lanes.down}
-        news = {key: total - self._told[key] for key, total in totals.items() if total != self._told[key]}
-        self._told.update(totals)
-        self._metrics.publish(news, self._lanes.in_flight, self._lanes.room)
-        return {key: amount for key, amount in news.items() if key not in self._counts}
+    def _totals(self) -> dict[str, float]:
+        """What happened in this worker's life; what is new of it is published as metrics."""
+        totals: dict[str, float] = {**self._lanes.counts, **self._counts, "endpoints down": self._lanes.down}
+        self._metrics.publish(_added(totals, self._published), self._lanes.in_flight, self._lanes.room)
+        self._published = totals
+        return totals
 
     async def _stop_all(self, reason: str) -> None:
         """Let all workers end after the requests they have in flight."""
@@ -266,6 +272,11 @@ class Worker:
         self._counts[f"status {result['status']}"] += 1
         if outcome.error:
             shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
+
+
+def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """What counts have grown by."""
+    return {key: total - before.get(key, 0) for key, total in now.items() if total != before.get(key, 0)}
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

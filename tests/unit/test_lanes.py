@@ -484,7 +484,6 @@ def test_a_pause_does_not_grow_on_its_way_to_the_board_and_back() -> None:
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="what others tell marks the longer pause as told")
 def test_a_long_pause_is_told_though_a_shorter_one_is_heard_of_meanwhile() -> None:
     async def scene() -> None:
         engine = Toy()
@@ -639,7 +638,6 @@ def test_while_the_board_is_away_each_worker_keeps_to_its_share() -> None:
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="a worker is told to wait until the bucket is full, which then runs over on the way")
 @pytest.mark.parametrize("limit", [60, 200])
 def test_a_board_that_is_some_way_off_costs_little_of_a_limit(limit: int) -> None:
     async def scene() -> None:
@@ -651,7 +649,6 @@ def test_a_board_that_is_some_way_off_costs_little_of_a_limit(limit: int) -> Non
     fast_clock.run(scene())
 
 
-@pytest.mark.xfail(strict=True, reason="each worker's own share has filled up while permits came from the board")
 def test_when_the_board_goes_away_the_workers_together_still_keep_to_the_limit() -> None:
     async def scene() -> None:
         rate, engine = Rate(60), Toy()

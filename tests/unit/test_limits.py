@@ -108,12 +108,12 @@ def test_a_lowered_limit_holds_from_then_on(before: Asks, lowered: int, after: A
 
 @unhurried
 @given(st.sampled_from([*SMALL, *LIMITS]), asks, st.integers(1, 100))
-def test_after_the_wait_the_units_are_there(limit: int, asked: Asks, units: int) -> None:
+def test_after_the_wait_it_is_worth_asking_and_nothing_has_run_over(limit: int, asked: Asks, units: int) -> None:
     bucket = Bucket(limit, 0.0)
     now = _take_all(bucket, asked)[-1][0]
     wait = bucket.wait(units, now)
     most = Bucket(limit, 0.0).take(1e9, 1e6)
-    assert bucket.take(units, now + wait) == min(units, most)
+    assert 1 <= bucket.take(units, now + wait) <= min(units, most)
 
 
 # the number in flight

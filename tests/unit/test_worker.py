@@ -372,7 +372,6 @@ def test_a_board_that_is_away_keeps_no_worker_from_its_work(stage: Stage) -> Non
     assert len(stage.results(SHARDS[0])) == 20
 
 
-@pytest.mark.xfail(strict=True, reason="what was told to a board that was away is not told again")
 def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: Stage) -> None:
     link = Link(stage.board, is_away=True)
 
@@ -384,7 +383,6 @@ def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: S
     assert stage.board.snapshot().counts["requests answered"] == 20
 
 
-@pytest.mark.xfail(strict=True, reason="a new board does not know that there were answers, and the worker does not say so")
 def test_an_outage_is_waited_for_though_the_board_was_lost_after_the_first_answers(stage: Stage) -> None:
     link, tries = Link(stage.board), Counter[str]()
 
