@@ -10,6 +10,7 @@ from alpagasus_ray.engines.base import Engine, Rate, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.runner.limits import Breaker, Bucket, Window
 
+NEARLY_NONE = 1e-9
 AHEAD_S = 0.5
 """What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
 
@@ -83,8 +84,12 @@ class Lane:
         self.asking = False
         self.on_its_own = False
         """Whether the board is away, so that the worker keeps to its share of the rates."""
-        share = [limit / terms.workers if limit else None for limit in self.given]
-        self.own_share = [Bucket(limit, now, whole=kind == 0) if limit else None for kind, limit in enumerate(share)]
+        # whole requests, rounded down: many workers that each round up a little would pass a small limit together
+        shares = [limit // terms.workers if limit else None for limit in self.given]
+        self.own_share = [
+            Bucket(max(share, NEARLY_NONE), now, whole=kind == 0) if share is not None else None
+            for kind, share in enumerate(shares)
+        ]
 
     @property
     def rate(self) -> Rate:

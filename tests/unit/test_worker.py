@@ -92,9 +92,13 @@ class Link:
 
     board: Board
     is_away: bool = False
+    one_way_s: float = 0.0
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        return None if self.is_away else getattr(self.board, method)(*arguments)
+        await asyncio.sleep(self.one_way_s)
+        answer = None if self.is_away else getattr(self.board, method)(*arguments)
+        await asyncio.sleep(self.one_way_s)
+        return answer
 
 
 @dataclass
@@ -381,6 +385,13 @@ def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: S
 
     assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
     assert stage.board.snapshot().counts["requests answered"] == 20
+
+
+def test_what_is_told_while_another_report_is_under_way_counts_once(stage: Stage) -> None:
+    worker = stage.worker(_asking(), Link(stage.board, one_way_s=0.45))
+    assert [_do(worker, shard) for shard in SHARDS] == ["", ""]
+    counts = stage.board.snapshot().counts
+    assert (counts["requests answered"], counts["rows"]) == (ROWS, ROWS)
 
 
 def test_an_outage_is_waited_for_though_the_board_was_lost_after_the_first_answers(stage: Stage) -> None:
