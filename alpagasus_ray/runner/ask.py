@@ -17,9 +17,11 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 LIGHT = 0.1
 """How much of an attempt it counts when the server turned the request away or was not reached."""
-WHILE_DOWN = 0.25
-"""How much of an attempt it counts when a server that is down took the request: it is hardly the row's fault, but a few
-rows that no server can take must not look like an outage for ever."""
+WHILE_DOWN = {"unknown": 0.25, "refused": 0.05, "unreached": 0.0}
+"""How much of an attempt it counts while the server is down: it is hardly the row's fault, but a few rows that no server takes
+must not look like an outage for ever."""
+PATIENT = 10
+"""So often a row goes again as soon as the server's own pause is over; then it waits longer by itself."""
 
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
@@ -80,9 +82,9 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
 
 def _counts(error: TryAgain, is_down: bool) -> float:
     """What a failed attempt counts against the row."""
-    if error.cause == "unknown":
-        return WHILE_DOWN if is_down else 1.0
-    return 0.0 if is_down else LIGHT
+    if is_down:
+        return WHILE_DOWN[error.cause]
+    return 1.0 if error.cause == "unknown" else LIGHT
 
 
 def _count_retry(lanes: Lanes, state: tenacity.RetryCallState) -> None:
@@ -95,6 +97,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
     """Where the server named a time its lane keeps to it, and the row may go to another; else, or where that time is so short
     that a row would be through with its attempts in no time, doubling with full jitter."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, TryAgain) and (error.retry_after_s or 0.0) >= FIRST_PAUSE_S:
+    if isinstance(error, TryAgain) and (error.retry_after_s or 0.0) >= FIRST_PAUSE_S and state.attempt_number <= PATIENT:
         return 0.0
     return _backoff(state)

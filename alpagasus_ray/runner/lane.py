@@ -70,7 +70,7 @@ class Stock:
 class Lane:
     """One endpoint as this worker knows it."""
 
-    def __init__(self, number: int, engine: Engine, terms: Terms, now: float) -> None:
+    def __init__(self, number: int, engine: Engine, terms: Terms) -> None:
         self.number, self.engine = number, engine
         self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
         self.breaker = Breaker()
@@ -84,12 +84,8 @@ class Lane:
         self.asking = False
         self.on_its_own = False
         """Whether the board is away, so that the worker keeps to its share of the rates."""
-        # whole requests, rounded down: many workers that each round up a little would pass a small limit together
-        shares = [limit // terms.workers if limit else None for limit in self.given]
-        self.own_share = [
-            Bucket(max(share, NEARLY_NONE), now, whole=kind == 0) if share is not None else None
-            for kind, share in enumerate(shares)
-        ]
+        self._workers = terms.workers
+        self.own_share: list[Bucket | None] = [None, None]
 
     @property
     def rate(self) -> Rate:
@@ -99,9 +95,12 @@ class Lane:
     def rely_on_itself(self, now: float) -> None:
         """The board is away: from now on, and not from the start, this worker's share comes in."""
         self.on_its_own = True
-        for bucket in self.own_share:
-            if bucket is not None:
-                bucket.drain(now)
+        # whole requests, rounded down: many workers that each round up a little would pass a small limit together
+        shares = [limit // self._workers if limit else None for limit in self.rate]
+        self.own_share = [
+            Bucket(max(share, NEARLY_NONE), now, whole=kind == 0) if share is not None else None
+            for kind, share in enumerate(shares)
+        ]
 
     def ready(self, now: float) -> bool:
         return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)

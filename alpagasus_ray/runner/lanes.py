@@ -20,6 +20,8 @@ from alpagasus_ray.runner.lane import Lane, Stock, Terms
 
 ASK_S = 0.1
 """Shortest time between two requests to the board for the same thing."""
+JITTER = 0.1
+"""Share by which a pause that a server asks for is stretched at most."""
 FIRST_ANSWER_S = 60.0
 """How long to try a server that has never answered in this call: its address may be wrong."""
 
@@ -42,7 +44,7 @@ class Lanes:
     def __init__(self, worker: str, engines: Sequence[Engine], terms: Terms, board: BoardLink) -> None:
         self._worker, self._terms, self._board = worker, terms, board
         self._loop = asyncio.get_running_loop()
-        self.lanes = [Lane(number, engine, terms, self.now()) for number, engine in enumerate(engines)]
+        self.lanes = [Lane(number, engine, terms) for number, engine in enumerate(engines)]
         self._queue: deque[Waiter] = deque()
         self._money = Stock()
         self._under_way = self._settled = 0.0
@@ -143,14 +145,14 @@ class Lanes:
         self.counts[f"requests {error.cause}"] += 1
         if error.retry_after_s:
             # later by up to a tenth, so that not all workers are back at once
-            lane.paused_until = max(lane.paused_until, now + error.retry_after_s * (1 + 0.1 * ((hash(row) % 97) / 97)))
+            lane.paused_until = max(lane.paused_until, now + error.retry_after_s * (1 + JITTER * ((hash(row) % 97) / 97)))
         if error.category == "http 429":
             lane.breaker.answered()  # it is there, and busy
             lane.window.pushed_back(sent, now)
             return
         was_open = lane.breaker.is_open
         lane.window.troubled(now)
-        lane.breaker.failed(row, error.cause == "unreached", sent, now)
+        lane.breaker.failed(row, error.cause != "unknown", sent, now)
         if lane.breaker.is_open and not was_open:
             lane.window.restart()
             self.counts["outages"] += 1
@@ -168,12 +170,14 @@ class Lanes:
 
     def pauses(self) -> dict[int, float]:
         """Seconds for which lanes still have to be left alone because their server said so, of pauses not told yet."""
-        now, pauses = self.now(), {}
-        for lane in self.lanes:
-            if lane.paused_until > max(now, lane.told_until):
-                pauses[lane.number] = lane.paused_until - now
-                lane.told_until = lane.paused_until
-        return pauses
+        now = self.now()
+        return {lane.number: lane.paused_until - now for lane in self.lanes if lane.paused_until > max(now, lane.told_until)}
+
+    def told(self, pauses: dict[int, float]) -> None:
+        """The other workers will learn of these."""
+        for number, seconds in pauses.items():
+            lane = self.lanes[number]
+            lane.told_until = max(lane.told_until, min(lane.paused_until, self.now() + seconds))
 
     def pause(self, pauses: dict[int, float]) -> None:
         """Take over what other workers were told."""
@@ -192,7 +196,7 @@ class Lanes:
             down_s = now - lane.breaker.down_since if lane.breaker.down_since is not None else 0.0
             if down_s > patience:
                 reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s ({lane.trouble})")
-            elif lane.paused_until - now > self._terms.max_outage_s:
+            elif lane.paused_until - now > self._terms.max_outage_s * (1 + JITTER):
                 wait = lane.paused_until - now
                 reasons.append(f"{lane.engine.address} wants to be left alone for {wait:.0f} s (Retry-After)")
         return "; ".join(reasons) if len(reasons) == len(self.lanes) else None
@@ -302,6 +306,7 @@ class Lanes:
         """The answer is after how many seconds to ask again, should it not be enough."""
         now = self.now()
         lane.requests.drop_old(now)
+        lane.tokens.drop_old(now)
         first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
         requests = lane.requests.order(len(first), now)
         tokens = lane.tokens.order(sum(need.tokens for need in first), now)
@@ -312,11 +317,11 @@ class Lanes:
 
     async def _permits(self, lane: Lane, requests: float, tokens: float) -> Permits:
         permits: Permits | None = await self._board.call("permits", lane.number, requests, tokens, lane.engine.stated)
-        now = self.now()
-        first, second = lane.own_share
-        if permits is None and not lane.on_its_own:
-            lane.rely_on_itself(now)
         if permits is None:
+            now = self.now()
+            if not lane.on_its_own:
+                lane.rely_on_itself(now)
+            first, second = lane.own_share
             granted = first.take(requests, now) if first else requests
             return Permits(granted, second.take(tokens, now) if second else tokens, ASK_S)
         lane.on_its_own = False

@@ -40,12 +40,14 @@ class Bucket:
     """
 
     def __init__(self, per_minute: float, now: float, *, whole: bool = True) -> None:
-        self.set(per_minute)
         self._whole, self._level, self._at = whole, 0.0, now
+        self.set(per_minute)
 
     def set(self, per_minute: float) -> None:
         """Change the limit; what was handed out counts on."""
         self.per_minute = per_minute
+        if self._whole and per_minute > 1:
+            per_minute = math.floor(per_minute)
         self._rate = per_minute * (1 - MARGIN) / 60
         # what comes in between two asks must not run over, or a small limit would be missed by far
         self._burst = max(1.0, per_minute * BURST) + self._rate * ASKED_S
@@ -58,10 +60,6 @@ class Bucket:
             taken = float(math.floor(taken + ROUNDING))
         self._level -= taken
         return taken
-
-    def drain(self, now: float) -> None:
-        """Throw away what there is."""
-        self._level, self._at = 0.0, now
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until it is worth asking again for so many units: not so long that it would be full by then, and run over."""
@@ -142,7 +140,7 @@ class Breaker:
     _first: float = 0.0
     _opened: float = 0.0
     _rows: set[str] = field(default_factory=set)
-    _unreached: int = 0
+    _not_taken: int = 0
     _probe_at: float = 0.0
     _pause: float = 0.0
 
@@ -160,18 +158,19 @@ class Breaker:
             self._probe_at = now + 2 * LONGEST_PROBE_S
 
     def answered(self) -> None:
-        self.down_since, self._streak, self._unreached, self._pause = None, 0, 0, 0.0
+        self.down_since, self._streak, self._not_taken, self._pause = None, 0, 0, 0.0
         self._rows.clear()
 
-    def failed(self, row: str, unreached: bool, sent: float, now: float) -> None:
-        """A request failed in a way that may mean an outage; `unreached` when nobody was there at all."""
+    def failed(self, row: str, not_taken: bool, sent: float, now: float) -> None:
+        """A request failed in a way that may mean an outage; `not_taken` when nobody was there, or it was turned away, which is
+        hardly the row's fault."""
         if self.is_open and sent < self._opened:
             return  # it was under way when the breaker opened and tells nothing new
         self._first = self._first if self._streak else now
         self._streak += 1
-        self._unreached += unreached
+        self._not_taken += not_taken
         self._rows.add(row)
-        many_rows = len(self._rows) >= STREAK_ROWS or self._unreached >= STREAK_ROWS
+        many_rows = len(self._rows) >= STREAK_ROWS or self._not_taken >= STREAK_ROWS
         if self.is_open or (self._streak >= STREAK and many_rows):
             if self.down_since is None:
                 self.down_since, self._opened = self._first, now

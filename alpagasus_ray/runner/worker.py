@@ -61,6 +61,8 @@ class Worker:
         self._name = uuid.uuid4().hex[:8]
         self._stop: str | None = None
         self._shards: set[Shard] = set()
+        self._ended: list[Shard] = []
+        """Shards whose last counts the board has not been told."""
         self._counts: Counter[str] = Counter()
         self._told: Mapping[str, float] = {}
         self._published: Mapping[str, float] = {}
@@ -89,7 +91,7 @@ class Worker:
         gc.freeze()
         # rows that wait for their next attempt stay open, so there are more open than in flight
         self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
-        self._feeding = asyncio.Lock()
+        self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
             task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
@@ -101,15 +103,22 @@ class Worker:
             await asyncio.sleep(REPORT_S)
             await self._report()
 
-    async def _report(self, *finished: Shard) -> None:
-        await self._lanes.repay()
-        shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *finished)}
+    async def _report(self) -> None:
+        async with self._reporting:  # two at a time would tell the same twice
+            await self._lanes.repay()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        ended, paused = list(self._ended), self._lanes.pauses()
+        shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *ended)}
         totals = self._totals()
         news = {key: amount for key, amount in _added(totals, self._told).items() if key not in self._counts}
-        word: Word | None = await self._board.call("report", self._name, news, shards_now, self._lanes.pauses())
+        word: Word | None = await self._board.call("report", self._name, news, shards_now, paused)
         if word is None:
             return  # it will be told when the board is back
         self._told = totals
+        self._ended = self._ended[len(ended) :]
+        self._lanes.told(paused)
         self._answered = self._answered or word.answered or totals.get("requests answered", 0) > 0
         self._lanes.pause(word.pauses)
         if word.stop is not None:
@@ -170,7 +179,8 @@ class Worker:
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
             await asyncio.to_thread(shards.commit, self._job, shard.name, results, shard.ledger)
-        await self._report(shard)
+        self._ended.append(shard)
+        await self._report()
         await self._board.call("end", shard.name)
         return Finished(shard.name, None if len(results) == len(shard.rows) else self._stop)
 

@@ -387,7 +387,6 @@ def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: S
     assert stage.board.snapshot().counts["requests answered"] == 20
 
 
-@pytest.mark.xfail(strict=True, reason="two reports at a time both tell what is new since the one before them")
 def test_what_is_told_while_another_report_is_under_way_counts_once(stage: Stage) -> None:
     worker = stage.worker(_asking(), Link(stage.board, one_way_s=0.45))
     assert [_do(worker, shard) for shard in SHARDS] == ["", ""]
