@@ -67,7 +67,8 @@ class Progress:
 
     def _rate(self) -> float:
         (first, before), (last, now) = self._marks[0], self._marks[-1]
-        return (now - before) / (last - first) if last - first > 0.2 else 0.0
+        # a shard that is done again after a worker's death begins at nothing
+        return max(0.0, (now - before) / (last - first)) if last - first > 0.2 else 0.0
 
 
 def clock(seconds: float) -> str:
