@@ -19,7 +19,9 @@ FIRST = 8
 CUT = 0.85
 """What is left of the number in flight after the server pushed back."""
 BURST_S = 1.0
-"""Refusals within so long after a cut belong to the same burst."""
+"""Single refusals within so long after a cut belong to the same burst,"""
+INSISTS = 3
+"""but so many mean that the cut was too small."""
 REGROWTH = 2.0
 """Requests a cubic second: how fast the number in flight comes back (the constant C of RFC 9438, section 4; 0.4 there, for
 paths where a loss costs more than the refusal of one request)."""
@@ -78,7 +80,8 @@ class Window:
 
     It doubles with each round of replies until the server pushes back for the first time, is cut then, and follows the
     cubic curve of RFC 9438 from there: fast back to where the push came, slowly past it, faster after. A push back that
-    answers a request sent before the last cut, or within `BURST_S` after it, belongs to the same burst and cuts nothing.
+    answers a request sent before the last cut, or a single one within `BURST_S` after it, belongs to the same burst and cuts
+    nothing.
     """
 
     most: int
@@ -87,6 +90,7 @@ class Window:
     _peak: float = 0.0
     """Size at which the server last pushed back; 0 before it did."""
     _cut_at: float = float("-inf")
+    _since_cut: int = 0
     _grown_from: float = 0.0
     _paused_until: float = float("-inf")
 
@@ -111,8 +115,12 @@ class Window:
 
     def pushed_back(self, sent: float, now: float) -> None:
         """A request that was sent at `sent` was turned away (429)."""
-        if sent <= self._cut_at or now < self._cut_at + BURST_S:
+        if sent <= self._cut_at:
             return
+        self._since_cut += 1
+        if now < self._cut_at + BURST_S and self._since_cut < INSISTS:
+            return
+        self._since_cut = 0
         self._peak = min(self.size, self.in_flight + 1.0)
         self.size = max(1.0, self._peak * CUT)
         self._cut_at = self._grown_from = now
