@@ -1,0 +1,83 @@
+"""Works that end the worker they run in; a driver is made to use one by `prepare` of `Arena.start`."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import ray.cloudpickle
+
+from alpagasus_ray.config import Score
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.datasets.storage import FAILPOINT
+from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
+from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.stages import score as stage
+from alpagasus_ray.stages.ratings import ScoreWork
+
+DEADLY, IN_WORKERS, MOST, DEATHS = "FAULTS_DEADLY", "FAULTS_FAILPOINT_IN_WORKERS", "FAULTS_MOST", "FAULTS_DEATHS"
+"""Environment variables of the driver: a text, a failpoint, how many workers have it, a file with a line for each death."""
+
+
+class DeadlyEngine:
+    """Dies over every request that holds a text, after leaving a line in a file."""
+
+    def __init__(self, inner: Engine, text: str, deaths: str) -> None:
+        self._inner, self._text, self._deaths = inner, text, deaths
+        self.address, self.stated = inner.address, Rate()
+
+    async def complete(self, request: Request) -> Reply:
+        if self._text in request.messages[-1]["content"]:
+            Path(self._deaths).open("a").write(f"{os.getpid()}\n")  # noqa: ASYNC230, SIM115 - the process ends here
+            os._exit(1)
+        return await self._inner.complete(request)
+
+
+class DeadlyWork(ScoreWork):
+    """Some row kills its worker, whoever asks it."""
+
+    text: ClassVar[str]
+    deaths: ClassVar[str]
+
+    def open_engines(self) -> list[Engine]:
+        return [DeadlyEngine(engine, self.text, self.deaths) for engine in super().open_engines()]
+
+
+class FailpointWork(ScoreWork):
+    """Sets a failpoint in the first few workers, one after the other, and nowhere else."""
+
+    failpoint: ClassVar[str]
+    deaths: ClassVar[str]
+    most: ClassVar[int]
+
+    def open_engines(self) -> list[Engine]:
+        with open(self.deaths, "a+") as stream:
+            stream.seek(0)
+            if len(stream.readlines()) < self.most:
+                stream.write(f"{os.getpid()}\n")
+                os.environ[FAILPOINT] = self.failpoint
+        return super().open_engines()
+
+
+def deadly_row() -> None:
+    DeadlyWork.text, DeadlyWork.deaths = os.environ[DEADLY], os.environ[DEATHS]
+    _use(DeadlyWork)
+
+
+def failpoint_in_workers() -> None:
+    FailpointWork.failpoint, FailpointWork.deaths = os.environ[IN_WORKERS], os.environ[DEATHS]
+    FailpointWork.most = int(os.environ[MOST])
+    _use(FailpointWork)
+
+
+def _use(kind: type[ScoreWork]) -> None:
+    """Let the driver's next job have this work; it goes to the workers by value, who do not know this module."""
+    import faults.sabotage
+
+    ray.cloudpickle.register_pickle_by_value(faults.sabotage)  # type: ignore[no-untyped-call]
+    make = stage._job
+
+    def job(config: Score, work: ScoreWork, run: Run) -> Job:
+        return replace(make(config, work, run), work=kind(work.judge, work.rubric))
+
+    stage._job = job
