@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test check bench lock clean
+.PHONY: install demo test check faults bench lock clean
 install: .venv/installed-$(EXTRA)
 
 # torch comes first: asked for by another package it would arrive in its largest build. On CPU machines its CPU build is
@@ -36,6 +36,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: install
+	$(BIN)/python tests/faults/run.py --write docs/faults.md
 
 bench: install
 	$(BIN)/python benchmarks/run.py
