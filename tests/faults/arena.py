@@ -27,7 +27,7 @@ from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import toy_run
 
 POLL_S = 0.02
-PATIENCE_S = 120.0
+PATIENCE_S = 200.0
 WORKER, BOARD = "MapWorker(MapBatches(Worker))", "ray::Board"
 """What stands in the titles of the processes of those actors."""
 PRELOAD = ["alpagasus_ray.jobs", "alpagasus_ray.stages.score", "alpagasus_ray.stages.ingest", "alpagasus_ray.runner.drive"]
