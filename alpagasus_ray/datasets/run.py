@@ -146,6 +146,13 @@ class StageDir:
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.storage.delete(STAGE)
 
+    def tidy(self) -> None:
+        """Remove what the call that finished the stage was killed before it could remove."""
+        if self.storage.exists(STAGE):
+            for name in (DONE, LEDGER):
+                self.storage.at(name).delete_tree()
+            self.storage.delete(STAGE)
+
     def reopen(self) -> None:
         """Take the manifest away: the stage is unfinished again, its files stay."""
         self.storage.delete(MANIFEST)

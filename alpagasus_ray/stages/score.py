@@ -46,6 +46,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
         if mode == "score" or not done.counts.get(rating.FAILED):
+            stage.tidy()
             return done
         _check_retry(config, done)
         _reopen_failed(stage, done)
