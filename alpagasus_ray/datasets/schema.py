@@ -43,7 +43,7 @@ RATINGS = pa.schema(
         pa.field("tokens_cached", pa.int32()),
         pa.field("cost_usd", pa.float64()),
         pa.field("latency_s", pa.float32()),
-        pa.field("attempts", pa.int32(), nullable=False),  # requests sent; 0 where an equal row's reply was taken
+        pa.field("attempts", pa.int32(), nullable=False),  # requests sent (of earlier calls: in vain); 0 if an equal row's
         pa.field("maybe_billed_twice", pa.int32(), nullable=False),  # of these: no answer, and billed for all we know
         pa.field("error", pa.string()),  # why there is no score
     ]

@@ -3,6 +3,8 @@
 Each attempt is one request; nothing is repeated anywhere else. What counts against a row is what may be its own fault.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tenacity
@@ -18,11 +20,12 @@ LONGEST_PAUSE_S = 60.0
 LIGHT = 0.1
 """How much of an attempt it counts when the server turned the request away or was not reached."""
 WHILE_DOWN = {"unknown": 0.25, "refused": 0.05, "unreached": 0.0}
-"""How much of an attempt it counts while the server is down: it is hardly the row's fault, but a few rows that no server takes
-must not look like an outage for ever."""
+"""How much of an attempt it counts while the server is down: that is hardly the row's fault, but a few rows that no server
+takes must not look like an outage for ever."""
 PATIENT = 10
 """So often a row goes again as soon as the server's own pause is over; then it waits longer by itself."""
 
+Note = Callable[[Outcome], None]
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
@@ -33,13 +36,28 @@ class _Tally:
     sent: int = 0
     maybe_billed_twice: int = 0
     counted: float = 0.0
+    has_failed: bool = False
+    failed_at: float = math.inf
+    """When an attempt first ended without anyone knowing what became of it."""
+
+    def is_doubtful(self, answered_at: float) -> bool:
+        """Whether the row failed before, and the server has answered others since: where few rows are left, those that no
+        server can take would look like an outage."""
+        return self.has_failed or self.failed_at < answered_at
+
     latency_s: float | None = None
 
+    def without_reply(self, error: Exception) -> Outcome:
+        return Outcome(None, str(error), self.sent, None, self.maybe_billed_twice)
 
-async def ask(lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int) -> Outcome:
-    """Ask until there is a reply, a refusal of the row, or no attempt left. Raises `EngineUnusable`, and `Stopping` when the
-    stage stops."""
-    tally = _Tally()
+
+async def ask(
+    lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int, note: Note, *, has_failed: bool = False
+) -> Outcome:
+    """Ask until there is a reply, a refusal of the row, or no attempt left; attempts that may have been billed without an
+    answer are told to `note` at once. `has_failed`: an earlier call had no attempt left. Raises `EngineUnusable`, and
+    `Stopping` when the stage stops."""
+    tally = _Tally(has_failed=has_failed)
     retrying = tenacity.AsyncRetrying(
         # ten light ones in floating point are a hair less than one
         stop=lambda _: tally.counted > max_attempts - LIGHT / 2,
@@ -52,14 +70,14 @@ async def ask(lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int)
     try:
         async for attempt in retrying:
             with attempt:
-                reply = await _attempt(lanes, request, tariff, tally)
+                reply = await _attempt(lanes, request, tariff, tally, note)
                 return Outcome(reply, None, tally.sent, tally.latency_s, tally.maybe_billed_twice)
     except (RowRefused, TryAgain) as error:
-        return Outcome(None, str(error), tally.sent, None, tally.maybe_billed_twice)
+        return tally.without_reply(error)
     raise AssertionError("the loop ends by a reply or an error")
 
 
-async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally) -> Reply:
+async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally, note: Note) -> Reply:
     need = tariff.need(request.messages)
     lane = await lanes.enter(request.key, need)
     started = lanes.now()
@@ -67,9 +85,13 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     try:
         reply = await lane.engine.complete(request)
     except TryAgain as error:
-        lanes.failed(lane, need, error, request.key, started)
-        tally.maybe_billed_twice += error.cause == "unknown"
-        tally.counted += _counts(error, lane.breaker.is_open)
+        own_fault = error.cause == "unknown" and tally.is_doubtful(lane.answered_at)
+        lanes.failed(lane, need, error, request.key, started, own_fault=own_fault)
+        tally.counted += 1.0 if own_fault else _counts(error, lane.breaker.is_open)
+        if error.cause == "unknown":
+            tally.failed_at = min(tally.failed_at, lanes.now())
+            tally.maybe_billed_twice += 1
+            note(tally.without_reply(error))
         raise
     except EngineError:
         lanes.rejected(lane, need)

@@ -246,11 +246,14 @@ class Collector:
             after = self._outcome(item, got)
             if isinstance(after, Item):
                 again.append(after)
+                if after.maybe_billed_twice:
+                    kept[item.shard].append((item.key, item.example_id, after.without_reply()))
                 continue
             rows = self.packer.settle(item.key, after if after.reply is None else None)
             self._rows_settled += 1 + len(rows)
-            if after.reply is not None:
+            if after.reply is not None or after.maybe_billed_twice:
                 kept[item.shard].append((item.key, item.example_id, after))
+            if after.reply is not None:
                 for row in rows:
                     kept[row.shard].append((item.key, row.example_id, after.shared()))
         for shard, outcomes in kept.items():
@@ -267,7 +270,7 @@ class Collector:
             priced = got._replace(cost_usd=self._job.tariff.cost(got))
             return Outcome(priced, None, attempts, None, item.maybe_billed_twice)
         maybe = item.maybe_billed_twice + (isinstance(got, TryAgain) and got.cause == "unknown")
-        if isinstance(got, TryAgain) and attempts < self._job.max_attempts:
+        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.max_attempts:
             return item._replace(attempts=attempts, maybe_billed_twice=maybe)
         return Outcome(None, str(got), attempts, None, maybe)
 
@@ -282,7 +285,7 @@ class Collector:
         ledger = self._job.ledger(shard)
         known = ledger.load()  # an earlier call may have been killed between this and the end of the entry
         for key, example_id, outcome in outcomes:
-            if key not in known:
+            if key not in known.replies:
                 ledger.add(key, example_id, outcome)
         ledger.flush()
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import Budget
+from alpagasus_ray.runner.ledger import Outcome
 
 BATCHES = "batches"
 """Directory of an unfinished stage: what is under way at a batch API."""
@@ -34,9 +35,15 @@ class Item(NamedTuple):
     usd: float
     """The most it can cost; 0 where there is no price."""
     attempts: int = 0
-    """Batches it was in before, without a reply."""
+    """Batches and requests it was in before, without a reply."""
     maybe_billed_twice: int = 0
     """Of these: it may have been billed all the same."""
+    earlier: int = 0
+    """Of these: requests of earlier calls, which do not count against `max_attempts`."""
+
+    def without_reply(self) -> Outcome:
+        """What was asked so far, in vain."""
+        return Outcome(None, None, self.attempts, None, self.maybe_billed_twice)
 
 
 class Entry(BaseModel):

@@ -77,6 +77,8 @@ class Lane:
         self.paused_until = -math.inf
         self.told_until = -math.inf
         """Up to when the other workers know of the pause."""
+        self.answered_at = -math.inf
+        """When the server last answered a request."""
         self.trouble = ""
         """What was wrong the last time."""
         self.given = terms.rates[number] if terms.rates else Rate()

@@ -15,8 +15,8 @@ from alpagasus_ray.engines.base import Engine, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import TryAgain
 from alpagasus_ray.runner.board import BoardLink, Permits
-from alpagasus_ray.runner.budget import ROUNDING
-from alpagasus_ray.runner.lane import Lane, Stock, Terms
+from alpagasus_ray.runner.lane import Lane, Terms
+from alpagasus_ray.runner.wallet import Wallet
 
 ASK_S = 0.1
 """Shortest time between two requests to the board for the same thing."""
@@ -42,16 +42,15 @@ class Lanes:
     """All lanes of a worker and the queue before them; to be used on one event loop."""
 
     def __init__(self, worker: str, engines: Sequence[Engine], terms: Terms, board: BoardLink) -> None:
-        self._worker, self._terms, self._board = worker, terms, board
+        self._terms, self._board = terms, board
         self._loop = asyncio.get_running_loop()
         self.lanes = [Lane(number, engine, terms) for number, engine in enumerate(engines)]
         self._queue: deque[Waiter] = deque()
-        self._money = Stock()
-        self._under_way = self._settled = 0.0
-        self._borrowing = asyncio.Lock()
+        self._wallet = Wallet(worker, board, capped=terms.capped)
         self._asking = False
         self._only: str | None = None
         """The one row that may be sent, while there is one."""
+        self._held = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
@@ -84,7 +83,7 @@ class Lanes:
         """Wait for a lane that takes a request of this row with this need; `answered`, `failed` or `rejected` has to follow."""
         if self._stopped.is_set():
             raise Stopping
-        if not self._queue and self._only in (None, row) and (lane := self._open_lane(need)) is not None:
+        if not self._queue and self._may_go(row) and (lane := self._open_lane(need)) is not None:
             self._start(lane, need)
             return lane
         asked = self.now()
@@ -117,9 +116,15 @@ class Lanes:
             self._only = None
             self._dispatch()
 
+    def hold(self, hold: bool) -> None:
+        """Send nothing for now, or go on: what cannot be kept is not bought."""
+        self._held = hold
+        self._dispatch()
+
     def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
         lane.breaker.answered()
+        lane.answered_at = self.now()
         self._end(lane, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
         lane.settle_tokens(need, reply)
         lane.window.answered(self.now())
@@ -132,11 +137,12 @@ class Lanes:
     def rejected(self, lane: Lane, need: Need) -> None:
         """The server works, and will not take this request."""
         lane.breaker.answered()
+        lane.answered_at = self.now()
         self._end(lane, need, 0.0)
         self.counts["requests rejected"] += 1
 
-    def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float) -> None:
-        """The request got no answer; the lane draws its conclusions."""
+    def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float, *, own_fault: bool) -> None:
+        """The request got no answer; the lane draws its conclusions, unless it is likely the row's own fault."""
         now = self.now()
         lane.trouble = str(error)
         self._end(lane, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
@@ -152,7 +158,8 @@ class Lanes:
             return
         was_open = lane.breaker.is_open
         lane.window.troubled(now)
-        lane.breaker.failed(row, error.cause != "unknown", sent, now)
+        if was_open or not own_fault:
+            lane.breaker.failed(row, error.cause != "unknown", sent, now)
         if lane.breaker.is_open and not was_open:
             lane.window.restart()
             self.counts["outages"] += 1
@@ -203,8 +210,8 @@ class Lanes:
 
     async def repay(self) -> None:
         """Tell the board what was settled, and give back dollars that nobody waits for."""
-        if self._terms.capped and (self._settled or self._money.at_hand) and not self._borrowing.locked():
-            await self._borrow(0.0, 0.0)
+        if self._wallet.can_repay and not self._queue:
+            await self._wallet.repay(self.now())
             self._dispatch()  # what came meanwhile could not borrow
 
     # the queue
@@ -223,11 +230,14 @@ class Lanes:
         """Whose turn it is."""
         while self._queue and self._queue[0].turn.done():  # its row was cancelled
             self._queue.popleft()
-        return next((waiter for waiter in self._queue if self._only in (None, waiter.row)), None)
+        return next((waiter for waiter in self._queue if self._may_go(waiter.row)), None)
+
+    def _may_go(self, row: str) -> bool:
+        return not self._held and self._only in (None, row)
 
     def _open_lane(self, need: Need) -> Lane | None:
         """The least loaded lane that can take the request now."""
-        if self._is_short(need.usd):
+        if self._wallet.is_short(need.usd or 0.0):
             return None
         now = self.now()
         fit = [lane for lane in self.lanes if lane.ready(now) and lane.permits(need)]
@@ -237,23 +247,19 @@ class Lanes:
         lane.start(need, self.now())
         if lane.low:
             self._fetch(lane)
-        self._money.use(need.usd or 0.0)
-        self._under_way += need.usd or 0.0
+        self._wallet.reserve(need.usd or 0.0)
 
     def _end(self, lane: Lane, need: Need, cost_usd: float) -> None:
         lane.window.in_flight -= 1
-        reserved = need.usd or 0.0
-        self._under_way -= reserved
-        self._settled += cost_usd
-        self._money.use(cost_usd - reserved)
+        self._wallet.settle(need.usd or 0.0, cost_usd)
         self._ended.set()
         self._loop.call_soon(self._dispatch)
 
     def _see_to_supplies(self, need: Need) -> None:
         """The next request cannot go: ask for what is missing, and look again when a pause is over."""
         now = self.now()
-        if self._is_short(need.usd):
-            if not self._borrowing.locked() and not self._asking:
+        if self._wallet.is_short(need.usd or 0.0):
+            if not self._wallet.is_borrowing and not self._asking:
                 self._asking = True
                 self._spawn(self._borrow_for_queue())
             return
@@ -331,28 +337,11 @@ class Lanes:
         try:
             while self._queue and not self._stopped.is_set():
                 needs = [waiter.need.usd or 0.0 for waiter, _ in zip(self._queue, range(self._terms.concurrency), strict=False)]
-                if not self._is_short(needs[0]):
+                if not self._wallet.is_short(needs[0]):
                     break
-                await self._borrow(self._money.order(sum(needs), self.now()), needs[0])
-                if self._is_short(needs[0]):
+                await self._wallet.borrow(sum(needs), needs[0], self.now())
+                if self._wallet.is_short(needs[0]):
                     await asyncio.sleep(ASK_S)
         finally:
             self._asking = False
         self._dispatch()
-
-    def _is_short(self, usd: float | None) -> bool:
-        """Whether there is less money at hand than that."""
-        return self._terms.capped and self._money.at_hand + ROUNDING < (usd or 0.0)
-
-    async def _borrow(self, wanted: float, least: float) -> None:
-        """Borrow, and tell what was settled; what is at hand goes back, so that it cannot lie idle here while others wait."""
-        async with self._borrowing:
-            if not wanted and self._queue:
-                return
-            settled, self._settled = self._settled, 0.0
-            self._money.at_hand = 0.0
-            lent = await self._board.call("borrow", self._worker, settled, self._under_way, wanted, least)
-            if lent is None:
-                self._settled += settled  # the board is away; nothing is lent until it is back
-                return
-            self._money.fill(lent, wanted, self.now())

@@ -1,4 +1,5 @@
-"""The ledger of one shard: every reply received from an engine, on storage within `FLUSH_S` seconds of its arrival.
+"""The ledger of one shard: every reply received from an engine, on storage within `FLUSH_S` seconds of its arrival, and every
+attempt that may have been billed without one.
 
 It is a directory of segments, each a file of JSON lines that is written whole or not at all, so that it works the same on
 a disk and on an object store, and a crash cannot tear it. A reply in it is never asked for again. When the shard is
@@ -42,9 +43,41 @@ class Outcome(NamedTuple):
             reply = reply._replace(tokens_in=0, tokens_out=0, tokens_cached=0, cost_usd=cost)
         return Outcome(reply, self.error, 0, None)
 
+    def after(self, earlier: "Outcome | None") -> "Outcome":
+        """The same outcome with the attempts that earlier calls have made in vain."""
+        if earlier is None:
+            return self
+        attempts, maybe = self.attempts + earlier.attempts, self.maybe_billed_twice + earlier.maybe_billed_twice
+        return self._replace(attempts=attempts, maybe_billed_twice=maybe)
+
+
+class Known(NamedTuple):
+    """What earlier calls left of a shard, by request key."""
+
+    replies: dict[str, Outcome]
+    unanswered: dict[str, Outcome]
+    """Of requests without a reply: the attempts there were, and the error where no further one was left."""
+
+    @classmethod
+    def of(cls, outcomes: Iterable[tuple[str, Outcome]]) -> "Known":
+        """Sort outcomes; of several for a key the one that tells most is kept."""
+        known = cls({}, {})
+        for key, outcome in outcomes:
+            kind = known.unanswered if outcome.reply is None else known.replies
+            # rows may share a reply, and then one of them tells what it cost; what is unanswered is told again as it grows
+            if key not in kind or outcome.attempts > kind[key].attempts:
+                kind[key] = outcome._replace(error=outcome.error or (kind[key].error if key in kind else None))
+        for key in known.replies:
+            known.unanswered.pop(key, None)  # its attempts are counted in the reply's
+        return known
+
+    def outcomes(self) -> Iterable[tuple[str, Outcome]]:
+        """All of it."""
+        return (*self.replies.items(), *self.unanswered.items())
+
 
 class Ledger:
-    """Collects the replies of one shard and writes them in segments."""
+    """Collects what became of one shard's requests and writes it in segments."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -54,23 +87,22 @@ class Ledger:
         # the flush on a timer and the last one of a shard run in different threads
         self._writing = threading.Lock()
 
-    def load(self) -> dict[str, Outcome]:
-        """All outcomes that earlier writers left, by request key."""
-        known: dict[str, Outcome] = {}
+    def load(self) -> Known:
+        """All that earlier writers left."""
+        found: list[tuple[str, Outcome]] = []
         for name in self._storage.names():
             for line in self._storage.read(name).splitlines():
                 try:
                     entry = orjson.loads(line)
-                    _keep(known, entry["key"], _outcome(entry))
+                    found.append((entry["key"], _outcome(entry)))
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
-        return known
+        return Known.of(found)
 
     def add(self, key: str, example_id: str, outcome: Outcome) -> None:
-        """Take a reply; it is on storage after the next `flush`."""
-        assert outcome.reply is not None, "failures are asked again, so they do not belong into the ledger"
-        entry = {"key": key, "example_id": example_id, **outcome.reply._asdict()}
+        """Take a reply, or attempts without one; it is on storage after the next `flush`."""
+        entry = {"key": key, "example_id": example_id, **(outcome.reply._asdict() if outcome.reply else {})}
         self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in _OF_OUTCOME}))
 
     def flush(self) -> None:
@@ -89,27 +121,20 @@ class Ledger:
             self._storage.delete_tree()
 
 
-def outcomes_in(output: pa.Table) -> dict[str, Outcome]:
-    """The replies that a committed output shard holds, by request key."""
-    rows: Iterable[Mapping[str, Any]] = output.select(["request_hash", "reply", *_COLUMNS]).to_pylist()
-    known: dict[str, Outcome] = {}
-    for row in rows:
-        if row["reply"] is not None:
-            outcome = _outcome({**row, "text": row["reply"], "finish_reason": row["finish_reason"] or "stop"})
-            _keep(known, row["request_hash"], outcome)
-    return known
+def known_in(output: pa.Table) -> Known:
+    """What a committed output shard holds."""
+    rows: Iterable[Mapping[str, Any]] = output.select(["request_hash", "reply", "error", *_COLUMNS]).to_pylist()
+    return Known.of((row["request_hash"], _outcome({**row, **_as_reply(row)})) for row in rows)
+
+
+def _as_reply(row: Mapping[str, Any]) -> dict[str, str]:
+    return {} if row["reply"] is None else {"text": row["reply"], "finish_reason": row["finish_reason"] or "stop"}
 
 
 _OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
 _COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", *_OF_OUTCOME]
 
 
-def _keep(known: dict[str, Outcome], key: str, outcome: Outcome) -> None:
-    """Of a reply that several rows share, keep the one that tells what it cost."""
-    if key not in known or not known[key].attempts:
-        known[key] = outcome
-
-
 def _outcome(entry: Mapping[str, Any]) -> Outcome:
-    reply = Reply(**{field: entry[field] for field in Reply._fields})
-    return Outcome(reply, None, **{field: entry[field] for field in _OF_OUTCOME})
+    reply = Reply(**{field: entry[field] for field in Reply._fields}) if "text" in entry else None
+    return Outcome(reply, entry.get("error") if reply is None else None, **{field: entry[field] for field in _OF_OUTCOME})

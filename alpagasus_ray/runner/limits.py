@@ -25,8 +25,6 @@ INSISTS = 3
 REGROWTH = 2.0
 """Requests a cubic second: how fast the number in flight comes back (the constant C of RFC 9438, section 4; 0.4 there, for
 paths where a loss costs more than the refusal of one request)."""
-TROUBLE_S = 5.0
-"""How long growth pauses after a server error or a timeout."""
 STREAK = 10
 """Failures in a row, with nothing answered in between, that open the breaker."""
 STREAK_ROWS = 5
@@ -81,7 +79,7 @@ class Window:
     It doubles with each round of replies until the server pushes back for the first time, is cut then, and follows the
     cubic curve of RFC 9438 from there: fast back to where the push came, slowly past it, faster after. A push back that
     answers a request sent before the last cut, or a single one within `BURST_S` after it, belongs to the same burst and cuts
-    nothing.
+    nothing. After a server error or a timeout it does not grow before a whole round came back well.
     """
 
     most: int
@@ -92,7 +90,9 @@ class Window:
     _cut_at: float = float("-inf")
     _since_cut: int = 0
     _grown_from: float = 0.0
-    _paused_until: float = float("-inf")
+    _round: int = 0
+    """Answers that have to come before it may grow again."""
+    _paused_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.size = self.size or float(min(self.most, FIRST))
@@ -103,8 +103,13 @@ class Window:
 
     def answered(self, now: float) -> None:
         """A request came back well."""
-        if now < self._paused_until or self.in_flight + 1 < self.size / 2:
-            return  # in trouble, or not using what it has
+        if self._round:
+            self._round -= 1
+            if not self._round:
+                self._grown_from += now - self._paused_at  # the time of the pause does not count as time of growth
+            return
+        if self.in_flight + 1 < self.size / 2:
+            return  # not using what it has
         self._grown_from = min(self._grown_from, now)
         if not self._peak:
             self.size = min(self.most, self.size + 1)
@@ -127,9 +132,9 @@ class Window:
 
     def troubled(self, now: float) -> None:
         """A server error or a timeout: no reason to send less, none to send more either."""
-        before = max(self._paused_until, now)
-        self._paused_until = now + TROUBLE_S
-        self._grown_from += self._paused_until - before  # the time of the pause does not count as time of growth
+        if not self._round:
+            self._paused_at = now
+        self._round = math.ceil(self.size)
 
     def restart(self) -> None:
         """The server was away: begin as at the start, up to where it pushed back before; growth counts from its first

@@ -6,16 +6,18 @@ Shards are opened one at a time and requests go to a file, so that no more than 
 
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Literal, NamedTuple
 
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.runner.journal import Item
-from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.runner.ledger import Known, Outcome
 from alpagasus_ray.runner.shards import Job, Task
 
 LOOKED_INTO = 32
 """Shards whose replies are kept at hand for equal requests of other shards."""
+
+NOT_ASKED = Outcome(None, None, 0, None)
 
 
 class Limits(NamedTuple):
@@ -132,15 +134,15 @@ class Packer:
             answer = self._consider(request, Waiting(task.shard, example_id), known)
             if answer is not None:
                 ledger.add(request.key, example_id, answer)
-                known[request.key] = answer
+                known.replies[request.key] = answer
         ledger.flush()
         self._opened.add(task.shard)
 
-    def _consider(self, request: Request, row: Waiting, known: Mapping[str, Outcome]) -> Outcome | None:
+    def _consider(self, request: Request, row: Waiting, known: Known) -> Outcome | None:
         """See to it that a row gets its outcome; the answer is a reply that an equal row of another shard has."""
         key = request.key
         home = self._home.get(key)
-        if key in known or key in self.failed:
+        if key in known.replies or key in self.failed:
             self._home.setdefault(key, row.shard)
             self.rows_known += 1
         elif key in self._pending:
@@ -151,18 +153,19 @@ class Packer:
             self.rows_known += 1
             return answer.shared()
         else:
-            self._prepare(request, row)
+            self._prepare(request, row, known.unanswered.get(key, NOT_ASKED))
         return None
 
-    def _prepare(self, request: Request, row: Waiting) -> None:
+    def _prepare(self, request: Request, row: Waiting, before: Outcome) -> None:
         line = self._line(request)
-        item = Item(request.key, row.shard, row.example_id, self._job.tariff.need(request.messages).usd or 0.0)
+        usd, attempts = self._job.tariff.need(request.messages).usd or 0.0, before.attempts
+        item = Item(request.key, row.shard, row.example_id, usd, attempts, before.maybe_billed_twice, attempts)
         self._ask(item)
         if len(line) <= self._max_bytes:
             self._ready.append((item, line))
             return
         reason = f"too long: {len(line):,} bytes, more than score.judge.batch.max_bytes = {self._max_bytes:,}"
-        self.settle(item.key, Outcome(None, reason, 0, None))
+        self.settle(item.key, Outcome(None, reason, 0, None).after(before))
 
     def _ask(self, item: Item) -> None:
         self._home[item.key] = item.shard
@@ -173,5 +176,5 @@ class Packer:
         if key not in self._looked_into.get(shard, {}):
             if len(self._looked_into) >= LOOKED_INTO:
                 del self._looked_into[next(iter(self._looked_into))]
-            self._looked_into[shard] = self._job.known(shard)
+            self._looked_into[shard] = self._job.known(shard).replies
         return self._looked_into[shard].get(key)

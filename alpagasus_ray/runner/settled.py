@@ -52,7 +52,9 @@ class Settled:
         return self.work.request(row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
-        return self.work.result(row, request, outcome if outcome.reply else self.failed.get(request.key, outcome))
+        if outcome.reply is None and (failed := self.failed.get(request.key)) is not None:
+            outcome = failed if outcome.attempts else failed.shared()
+        return self.work.result(row, request, outcome)
 
     @property
     def schema(self) -> pa.Schema:

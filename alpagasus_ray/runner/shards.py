@@ -16,7 +16,7 @@ from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Ledger, Outcome, outcomes_in
+from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 
 READERS = 16
 
@@ -57,12 +57,15 @@ class Job:
     def ledger(self, shard: str) -> Ledger:
         return Ledger(self.home.storage.at(LEDGER, shard.removesuffix(".parquet")))
 
-    def known(self, shard: str) -> dict[str, Outcome]:
-        """The outcomes that earlier calls left for a shard that is not committed, by request key."""
+    def known(self, shard: str) -> Known:
+        """What earlier calls left of a shard that is not committed."""
         if not self.paid:
-            return {}
-        known = outcomes_in(self.home.storage.read_table(shard)) if self.home.storage.exists(shard) else {}
-        return known | self.ledger(shard).load()
+            return Known({}, {})
+        ledger = self.ledger(shard).load()
+        if not self.home.storage.exists(shard):
+            return ledger
+        output = known_in(self.home.storage.read_table(shard))
+        return Known.of((*output.outcomes(), *ledger.outcomes()))
 
     @property
     def is_trial(self) -> bool:

@@ -19,7 +19,7 @@ from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
 from alpagasus_ray.runner.lanes import Lanes, Stopping
-from alpagasus_ray.runner.ledger import FLUSH_S, Ledger, Outcome
+from alpagasus_ray.runner.ledger import FLUSH_S, Known, Ledger, Outcome
 from alpagasus_ray.runner.metrics import Metrics
 from alpagasus_ray.runner.shards import Job, Task
 
@@ -43,8 +43,9 @@ class Finished(NamedTuple):
 class Shard:
     """One shard in work."""
 
-    def __init__(self, name: str, rows: list[dict[str, Any]], known: dict[str, Outcome], ledger: Ledger) -> None:
-        self.name, self.rows, self.known, self.ledger = name, rows, known, ledger
+    def __init__(self, name: str, rows: list[dict[str, Any]], known: Known, ledger: Ledger) -> None:
+        self.name, self.rows, self.ledger = name, rows, ledger
+        self.known, self.unanswered = known
         self.results: list[dict[str, Any] | None] = [None] * len(rows)
         self.counts: Counter[str] = Counter()
         self.taken: set[str] = set()
@@ -151,8 +152,10 @@ class Worker:
                 for shard in list(self._shards):
                     await asyncio.to_thread(shard.ledger.flush)
                 failures = 0
+                self._lanes.hold(False)
             except OSError as error:
                 failures += 1
+                self._lanes.hold(True)
                 if failures > FLUSH_ATTEMPTS:
                     await self._stop_all(f"the ledger cannot be written: {error}")
 
@@ -213,7 +216,8 @@ class Worker:
     async def _row_alone(self, shard: Shard, place: int, request: Request, deaths: int) -> None:
         """A row that may have killed a worker: nothing else is under way while it is, so that there will be no doubt."""
         if deaths >= DEATHS:
-            self._result(shard, place, request, Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None))
+            outcome = Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None)
+            self._result(shard, place, request, outcome.after(shard.unanswered.pop(request.key, None)))
             return
         async with self._lanes.alone(request.key):
             await self._mark(shard, [place])
@@ -242,20 +246,30 @@ class Worker:
 
     async def _shared(self, shard: Shard, place: int, request: Request, other: Waiting) -> Outcome | None:
         """The outcome of an equal request that is under way."""
-        outcome = await other
-        if outcome is None:
+        asked = await other
+        if asked is None:
             return None
         self._counts["merged"] += 1
+        outcome = asked.shared().after(shard.unanswered.pop(request.key, None))
         if outcome.reply is not None and request.key not in shard.known:  # it was asked for a row of another shard
-            self._keep(shard, place, request, outcome.shared())
-        return outcome.shared()
+            self._keep(shard, place, request, outcome)
+        return outcome
 
     async def _ask(self, shard: Shard, place: int, request: Request) -> Outcome | None:
         """Ask the engines; None when the stage stops before there is an outcome."""
         asked = self._asked[request.key] = self._loop.create_future()
         outcome: Outcome | None = None
+        earlier = shard.unanswered.pop(request.key, None)
+
+        def note(attempts: Outcome) -> None:
+            if self._job.paid:
+                shard.ledger.add(request.key, shard.rows[place]["example_id"], attempts.after(earlier))
+
         try:
-            outcome = await ask(self._lanes, request, self._job.tariff, self._job.max_attempts)
+            tariff, most = self._job.tariff, self._job.max_attempts
+            has_failed = earlier is not None and earlier.error is not None
+            outcome = await ask(self._lanes, request, tariff, most, note, has_failed=has_failed)
+            outcome = outcome.after(earlier)
         except Stopping:
             pass
         except EngineUnusable as error:

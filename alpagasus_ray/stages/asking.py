@@ -74,10 +74,10 @@ def account(job: Job, examples: Manifest) -> Account:
     rows = {entry.name: entry.rows for entry in examples.parts()}
     open_shards = missing(job, list(rows))
     with ThreadPoolExecutor(READERS) as pool:
-        known = list(pool.map(job.known, open_shards))
+        replies = [known.replies for known in pool.map(job.known, open_shards)]
     paid = sum(entry.usage.get("cost_usd", 0.0) for entry in committed(job))
-    paid += sum(outcome.reply.cost_usd or 0.0 for outcomes in known for outcome in outcomes.values() if outcome.reply)
-    left = sum(max(0, rows[shard] - len(outcomes)) for shard, outcomes in zip(open_shards, known, strict=True))
+    paid += sum(outcome.reply.cost_usd or 0.0 for known in replies for outcome in known.values() if outcome.reply)
+    left = sum(max(0, rows[shard] - len(known)) for shard, known in zip(open_shards, replies, strict=True))
     return Account(left, max(paid, at_most_spent(job.home.storage)))
 
 

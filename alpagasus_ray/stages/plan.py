@@ -19,7 +19,7 @@ from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.runner.budget import at_most_spent
-from alpagasus_ray.runner.ledger import Ledger, Outcome, outcomes_in
+from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ratings import ScoreWork, check_model, recorded_inputs, settings_of
 
@@ -133,10 +133,10 @@ def _known(stage: StageDir, name: str) -> dict[str, Outcome]:
     try:
         known = Ledger(stage.storage.at(LEDGER, name.removesuffix(".parquet"))).load()
     except FileNotFoundError:
-        known = {}  # a driver has just committed the shard: its output, read after this, holds what the ledger held
+        known = Known({}, {})  # a driver has just committed the shard: its output, read after this, holds what the ledger held
     if stage.storage.exists(name):
-        known = outcomes_in(stage.storage.read_table(name)) | known
-    return known
+        return known_in(stage.storage.read_table(name)).replies | known.replies
+    return known.replies
 
 
 def _measure(outcomes: Iterable[Outcome]) -> Counter[str]:

@@ -17,9 +17,7 @@ CONCURRENCY = 8
 SETTINGS = {"concurrency": CONCURRENCY}
 CAPPED = {**SETTINGS, "judge.price": {"input": 1, "output": 1}, "max_cost_usd": 100}
 LATENCY = ("--latency", "0.05")
-DISK = 512 * 1024
-FLUSHES = 2
-"""After how many seconds of replies that cannot be written nothing more is sent."""
+DISK = 4 * 1024 * 1024
 
 
 def full_disk(arena: Arena, rows: int, *, capped: bool = False) -> Finding:

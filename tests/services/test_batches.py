@@ -22,6 +22,7 @@ from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import Entry, Item, Journal, under_way
 from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.provider import Provider
 from alpagasus_ray.runner.settled import Collected
 from alpagasus_ray.runner.shards import Task
 from alpagasus_ray.stages import asking
@@ -63,7 +64,7 @@ class Caller:
 
     def known(self) -> dict[str, dict[str, Outcome]]:
         """By shard what its ledger holds."""
-        return {entry.name: self.job.known(entry.name) for entry in self.run.examples().finished("ingest").parts()}
+        return {entry.name: self.job.known(entry.name).replies for entry in self.run.examples().finished("ingest").parts()}
 
     def outcomes(self) -> list[Outcome]:
         return [outcome for known in self.known().values() for outcome in known.values()]
@@ -152,6 +153,29 @@ def test_rows_that_may_yet_be_answered_are_asked_again_and_the_others_keep_their
         by_number[6]: Outcome(None, "http 503: broken", 2, None),
     }
     assert set(outcomes) == set(by_number.values()) - set(failed)
+
+
+def test_unanswered_requests_stay_counted_when_the_driver_dies_before_they_are_asked_again(
+    call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = call(10, faults=[{"row_status": 500, "match": "number 3.", "batches": 2}])
+    created = iter((None, None, KeyboardInterrupt()))
+    create = Provider.create
+
+    def dying(self: Provider, *arguments: Any) -> Any:
+        if (death := next(created)) is not None:
+            raise death
+        return create(self, *arguments)
+
+    monkeypatch.setattr(Provider, "create", dying)
+    with pytest.raises(StageFailed, match="interrupted"):
+        caller(max_attempts=9)
+    (left,) = caller.job.known("part-00000.parquet").unanswered.values()
+    assert (left.attempts, left.maybe_billed_twice) == (2, 2)
+    monkeypatch.undo()
+    caller(max_attempts=1)
+    outcome = caller.known()["part-00000.parquet"][_keys(caller)[3]]
+    assert (outcome.attempts, outcome.maybe_billed_twice) == (3, 2)
 
 
 def _keys(caller: Caller) -> list[str]:

@@ -209,6 +209,8 @@ class Asker:
         self.stopped: str | None = None
         self.tariff = PAID if terms.capped else FREE
         self._open = asyncio.Semaphore(2 * terms.concurrency)
+        self.noted: list[Outcome] = []
+        self.has_failed = False
 
     async def _tell(self) -> None:
         while True:
@@ -235,7 +237,9 @@ class Asker:
         """One row; None where the stage stops before there is an outcome."""
         async with self._open:
             try:
-                return await ask(self.lanes, _request(name), self.tariff, ATTEMPTS)
+                return await ask(
+                    self.lanes, _request(name), self.tariff, ATTEMPTS, self.noted.append, has_failed=self.has_failed
+                )
             except Stopping:
                 return None
 
@@ -392,7 +396,30 @@ def test_a_row_that_the_server_cannot_take_fails_after_its_attempts_and_the_othe
             assert engine.asked.count("row 7") == ATTEMPTS
             assert outcomes[7] is not None
             assert outcomes[7][2:] == (ATTEMPTS, None, ATTEMPTS)
+            assert [noted.maybe_billed_twice for noted in worker.noted] == list(range(1, ATTEMPTS + 1))
             assert worker.lanes.counts["outages"] == 0
+
+    fast_clock.run(scene())
+
+
+def test_rows_that_no_server_takes_are_no_outage_when_they_are_the_last_ones() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda _, row: TryAgain("http 500") if int(row.split()[1]) % 6 == 0 else None)
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            assert len(_failed(await worker.rows(120))) == 20
+            assert worker.lanes.counts["outages"] == 0
+
+    fast_clock.run(scene())
+
+
+def test_rows_that_have_failed_before_fail_again_after_their_attempts_though_nothing_else_is_asked() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda *_: TryAgain("http 500"))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            worker.has_failed = True
+            assert len(_failed(await worker.rows(20))) == 20
+            assert worker.stopped is None
+            assert len(engine.asked) == 20 * ATTEMPTS
 
     fast_clock.run(scene())
 
@@ -490,7 +517,7 @@ def test_a_long_pause_is_told_though_a_shorter_one_is_heard_of_meanwhile() -> No
         async with Asker([engine], Link(_board()), _terms()) as worker:
             lane = await worker.lanes.enter("row", FREE.need(_request("row").messages))
             error = TryAgain("http 503", "", "refused", 600.0)
-            worker.lanes.failed(lane, FREE.need(_request("row").messages), error, "row", 0.0)
+            worker.lanes.failed(lane, FREE.need(_request("row").messages), error, "row", 0.0, own_fault=False)
             worker.lanes.pause({0: 5.0})
             assert worker.lanes.pauses().get(0, 0.0) >= 600
 

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.runner.limits import CUT, FIRST, STREAK, STREAK_ROWS, TROUBLE_S, Breaker, Bucket, Window
+from alpagasus_ray.runner.limits import CUT, FIRST, STREAK, STREAK_ROWS, Breaker, Bucket, Window
 
 unhurried = settings(deadline=None, max_examples=60)
 """On a busy machine an example may take its time."""
@@ -181,15 +182,28 @@ def test_what_is_cut_is_what_was_in_flight_not_what_could_have_been() -> None:
     assert window.size == pytest.approx(20 * CUT)
 
 
-def test_errors_of_the_server_never_cut_and_hold_up_growth_for_a_while() -> None:
-    window = Window(100, 50.0)
+def test_errors_of_the_server_never_cut_and_hold_up_growth_for_a_round_of_answers() -> None:
+    window = Window(100, 50.0, in_flight=49)
     window.troubled(10.0)
+    window.troubled(11.0)
     for _ in range(50):
-        window.in_flight = 49
-        window.answered(10.0 + TROUBLE_S / 2)
+        window.answered(12.0)
     assert window.size == 50
-    window.answered(10.0 + TROUBLE_S + 0.1)
+    window.answered(13.0)
     assert window.size == 51
+
+
+def test_the_time_of_trouble_does_not_count_as_time_of_growth() -> None:
+    calm, troubled = (Window(100, 80.0, in_flight=79) for _ in range(2))
+    for window in (calm, troubled):
+        window.pushed_back(0.0, 1.0)
+    troubled.troubled(2.0)
+    for _ in range(math.ceil(troubled.size)):
+        troubled.answered(32.0)
+    for now in range(2, 12):
+        calm.answered(float(now))
+        troubled.answered(now + 30.0)
+    assert troubled.size == pytest.approx(calm.size)
 
 
 def test_a_window_that_is_not_used_does_not_grow() -> None:

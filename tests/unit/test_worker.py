@@ -13,18 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from alpagasus_ray.datasets.run import DONE, LEDGER, Run
+from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
+from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.runner.ledger import Ledger, Outcome
 from alpagasus_ray.runner.shards import Job
-from alpagasus_ray.runner.worker import DEATHS, Worker
+from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
 from fast_clock import LeapingLoop
 from toy_runs import toy_run
 
@@ -69,8 +70,7 @@ class Asking:
     keys: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 
-    texts = ("example_id", "status", "error", "reply")
-    schema = pa.schema([*((name, pa.string()) for name in texts), ("cost_usd", pa.float64()), ("attempts", pa.int64())])
+    schema = RATINGS
 
     def open_engines(self) -> Sequence[Engine]:
         return [self.engine]
@@ -81,9 +81,10 @@ class Asking:
         return Request(self.keys.get(number, number), [{"role": "user", "content": row["instruction"]}], row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
-        reply = outcome.reply
-        found = {"status": "scored", "reply": reply.text, "cost_usd": reply.cost_usd} if reply else {"status": "failed"}
-        return {"example_id": row["example_id"], "error": outcome.error, "attempts": outcome.attempts, **found}
+        found = {"example_id": row["example_id"], "request_hash": request.key, **outcome._asdict(), "status": "failed"}
+        if reply := outcome.reply:
+            found |= {**reply._asdict(), "status": "scored"}
+        return found | {"reply": reply.text if reply else None}
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Stage:
         return rows
 
     def left(self, work: Asking, shard: str) -> dict[str, Outcome]:
-        return self.job(work).ledger(shard).load()
+        return self.job(work).ledger(shard).load().replies
 
     @property
     def committed(self) -> list[str]:
@@ -174,6 +175,26 @@ def test_every_row_has_its_result_in_the_order_of_the_shard(stage: Stage) -> Non
     assert stage.left(work, SHARDS[1]) == {}, "the output holds all that was in the ledger"
     counts = stage.board.snapshot().counts
     assert (counts["rows"], counts["status scored"], counts["requests answered"]) == (20, 20, 20)
+
+
+@pytest.mark.parametrize("failures", [2, 100])
+def test_while_the_ledger_cannot_be_written_nothing_is_bought(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    work, left, flush = _asking(), iter(range(failures)), Ledger.flush
+    bought: list[int] = []
+
+    def failing(self: Ledger) -> None:
+        if self._pending and next(left, None) is not None:
+            bought.append(len(work.engine.spans))
+            raise OSError(28, "No space left on device")
+        flush(self)
+
+    monkeypatch.setattr(Ledger, "flush", failing)
+    stopped = _do(stage.worker(work), SHARDS[0])
+    assert ("No space left" in stopped) == (failures > FLUSH_ATTEMPTS)
+    assert len(stage.committed) == (failures < FLUSH_ATTEMPTS)
+    assert max(bought) <= bought[0] + 8, "only what was in flight came in"
 
 
 def test_a_trial_does_the_first_rows_commits_nothing_and_keeps_its_replies(stage: Stage) -> None:
@@ -321,6 +342,47 @@ def test_replies_in_the_ledger_are_not_asked_again(stage: Stage) -> None:
     assert [row["reply"] for row in rows[:7]] == [f"old {number}" for number in _numbers(0, 7)]
     assert sum(row["cost_usd"] for row in rows) == 7 * 0.25 + 13
     assert stage.board.snapshot().counts["from ledger"] == 7
+
+
+def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_when_a_row_fails(stage: Stage) -> None:
+    def trouble(key: str) -> Exception | None:
+        if key == "9" and work.engine.asked.count("9") == 1:
+            stage.board.stop("enough")
+        return TryAgain("http 500", "", "unknown") if key in ("7", "9") else None
+
+    work = _asking(trouble)
+    assert _do(stage.worker(work, max_attempts=9), SHARDS[0]) == "enough"
+    left = stage.job(work).ledger(SHARDS[0]).load().unanswered
+    sent = {key: work.engine.asked.count(key) for key in ("7", "9")}
+    assert {key: outcome.maybe_billed_twice for key, outcome in left.items()} == sent
+    stage.board = Board((Rate(),))
+    still = _asking(_failing("9"))
+    assert _do(stage.worker(still), SHARDS[0]) == ""
+    assert _counted(stage, "7") == (sent["7"] + 1, sent["7"])
+    assert _counted(stage, "9") == (sent["9"] + 3, sent["9"] + 3)
+    shards.take_back(stage.job(work), "failed")
+    assert _do(stage.worker(_asking()), SHARDS[0]) == ""
+    assert _counted(stage, "9") == (sent["9"] + 4, sent["9"] + 3)
+    assert _counted(stage, "7") == (sent["7"] + 1, sent["7"])
+
+
+def test_unanswered_attempts_of_rows_with_one_request_count_once(stage: Stage) -> None:
+    work = Asking(Toy(_failing("same")), {"3": "same", "12": "same"})
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    shards.take_back(stage.job(work), "failed")
+    again = Asking(Toy(lambda _: None), work.keys)
+    assert _do(stage.worker(again), SHARDS[0]) == ""
+    same = [(row["attempts"], row["maybe_billed_twice"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
+    assert sorted(same) == [(0, 0), (4, 3)]
+
+
+def _failing(bad: str) -> Callable[[str], Exception | None]:
+    return lambda key: TryAgain("http 500", "", "unknown") if key == bad else None
+
+
+def _counted(stage: Stage, number: str) -> tuple[int, int]:
+    (row,) = [row for row in stage.results(SHARDS[0]) if row["request_hash"] == number]
+    return row["attempts"], row["maybe_billed_twice"]
 
 
 def test_a_stop_leaves_no_shard_half_committed_and_every_reply_in_the_ledger(stage: Stage) -> None:
