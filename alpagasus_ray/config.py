@@ -18,27 +18,40 @@ DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
 
 
-def _with_a_port_there_is(url: str) -> str:
-    urlsplit(url).port  # noqa: B018 - raises ValueError
+def _usable(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError
+    except ValueError:  # whose words may repeat a password
+        raise ValueError("the host or the port of this address is none") from None
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address holds a user name or a password, and addresses are shown and stored; leave out what stands before "
+            "the `@`, and give the key by the environment (`api_key_env` names the variable)"
+        )
     return url
 
 
 OPERATIONAL = object()
 """Marks a field that does not change what a stage produces."""
 
+OPENAI = "https://api.openai.com/v1"
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
-Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_with_a_port_there_is)]
-"""`http://` or `https://`, host, path."""
+Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
+"""`http://` or `https://`, host, path; no user name and no password."""
 
 
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class Ingest(Section):
@@ -107,8 +120,8 @@ class Judge(Section):
     """`api`: an OpenAI-compatible server; `rules`: the offline baseline, no LLM; `recorded`: ratings you already have."""
     model: str | None = None
     """Model name that the API knows; needed for `api`."""
-    base_url: Annotated[Address | None, OPERATIONAL] = None
-    """The API's address, up to and with `/v1`; by default that of OpenAI."""
+    base_url: Annotated[Address, OPERATIONAL] = OPENAI
+    """The API's address, up to and with `/v1`."""
     api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
     name a file that holds it. Servers at a `base_url` of your own may need none."""
@@ -136,7 +149,7 @@ class Judge(Section):
     """Seconds to wait for one reply."""
     max_attempts: Annotated[PositiveInt, OPERATIONAL] = 6
     """How often one row may fail before it is `failed`. What a server turns away (429, 503) or what never reached it
-    counts a tenth; while a server is down nothing counts."""
+    counts a tenth; while a server is down attempts count little."""
     max_outage_s: Annotated[PositiveFloat, OPERATIONAL] = 14_400.0
     """How long to wait for a server that is down or wants to be left alone, before the stage stops."""
     ratings: str | None = None
@@ -170,7 +183,7 @@ class Score(Section):
     judge: Judge = Judge()
     """The judge."""
     concurrency: Annotated[PositiveInt, OPERATIONAL] = 64
-    """Most requests in flight in each actor; it starts low, grows to this, and yields where a server pushes back."""
+    """Most requests in flight from each actor to an endpoint; it starts low, grows, and yields where a server pushes back."""
     actors: Annotated[PositiveInt | None, OPERATIONAL] = None
     """Processes that judge; by default one for `api` and one per CPU for the offline judges."""
     requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None

@@ -23,8 +23,8 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
-DONE, LEDGER = "done", "ledger"
-"""Directories of an unfinished stage: a commit record for each shard that is done, and the replies of the others."""
+DONE, LEDGER, TRIAL = "done", "ledger", "trial"
+"""Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
@@ -142,16 +142,16 @@ class StageDir:
         self.storage.write(STAGE, begun.model_dump_json(indent=2).encode())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the stage exists."""
+        """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
-        self.storage.delete(STAGE)
+        self.tidy()
 
     def tidy(self) -> None:
-        """Remove what the call that finished the stage was killed before it could remove."""
+        """Remove what a finished stage does not need; also where the call that finished it was killed before it could."""
         if self.storage.exists(STAGE):
-            for name in (DONE, LEDGER):
+            for name in (DONE, LEDGER, TRIAL):
                 self.storage.at(name).delete_tree()
-            self.storage.delete(STAGE)
+            self.storage.delete(STAGE)  # last: it says that there may be something left
 
     def reopen(self) -> None:
         """Take the manifest away: the stage is unfinished again, its files stay."""

@@ -22,6 +22,8 @@ LIGHT = 0.1
 WHILE_DOWN = {"unknown": 0.25, "refused": 0.05, "unreached": 0.0}
 """How much of an attempt it counts while the server is down: that is hardly the row's fault, but a few rows that no server
 takes must not look like an outage for ever."""
+MANY = 25
+"""So many rows that failed before, and fail again with nothing answered in between, are hardly all at fault themselves."""
 PATIENT = 10
 """So often a row goes again as soon as the server's own pause is over; then it waits longer by itself."""
 
@@ -41,8 +43,8 @@ class _Tally:
     """When an attempt first ended without anyone knowing what became of it."""
 
     def is_doubtful(self, answered_at: float) -> bool:
-        """Whether the row failed before, and the server has answered others since: where few rows are left, those that no
-        server can take would look like an outage."""
+        """Whether the row was left without an answer before, and the server has answered others since: where few rows are left,
+        those that no server can take would look like an outage."""
         return self.has_failed or self.failed_at < answered_at
 
     latency_s: float | None = None
@@ -55,7 +57,7 @@ async def ask(
     lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int, note: Note, *, has_failed: bool = False
 ) -> Outcome:
     """Ask until there is a reply, a refusal of the row, or no attempt left; attempts that may have been billed without an
-    answer are told to `note` at once. `has_failed`: an earlier call had no attempt left. Raises `EngineUnusable`, and
+    answer are told to `note` at once. `has_failed`: an earlier call has given the row up. Raises `EngineUnusable`, and
     `Stopping` when the stage stops."""
     tally = _Tally(has_failed=has_failed)
     retrying = tenacity.AsyncRetrying(
@@ -85,9 +87,15 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     try:
         reply = await lane.engine.complete(request)
     except TryAgain as error:
-        own_fault = error.cause == "unknown" and tally.is_doubtful(lane.answered_at)
+        doubtful = error.cause == "unknown" and tally.is_doubtful(lane.answered_at)
+        if doubtful:
+            lane.doubtful.add(request.key)
+        many = len(lane.doubtful) >= MANY
+        own_fault = doubtful and (tally.has_failed or not many)
         lanes.failed(lane, need, error, request.key, started, own_fault=own_fault)
-        tally.counted += 1.0 if own_fault else _counts(error, lane.breaker.is_open)
+        # where only rows are asked that were given up before, an outage and rows that no server takes look the same: one
+        # attempt each is enough then, and they are what they were
+        tally.counted += math.inf if own_fault and many else _counts(error, lane.breaker.is_open)
         if error.cause == "unknown":
             tally.failed_at = min(tally.failed_at, lanes.now())
             tally.maybe_billed_twice += 1

@@ -255,7 +255,7 @@ class Collector:
                 kept[item.shard].append((item.key, item.example_id, after))
             if after.reply is not None:
                 for row in rows:
-                    kept[row.shard].append((item.key, row.example_id, after.shared()))
+                    kept[row.shard].append((item.key, row.example_id, after.shared().after(row.before)))
         for shard, outcomes in kept.items():
             self._keep(shard, outcomes)
         self._journal.close(flight.entry, cost_usd)

@@ -81,8 +81,8 @@ class Board:
         self._given = tuple(rates)
         self._stated = [Rate() for _ in rates]
         self._buckets: dict[tuple[int, int], Bucket] = {}
-        # after a death of this actor the bound on storage is above what the driver knew
-        self._budget = Budget(cap.storage, cap.usd, max(cap.spent, at_most_spent(cap.storage))) if cap else None
+        self._cap = cap
+        self._budget: Budget | None = None
         self._heard: dict[str, float] = {}
         self._unwritable_since: float | None = None
         self._pauses: dict[int, float] = {}
@@ -147,9 +147,13 @@ class Board:
     def borrow(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
         """Dollars for a worker's next requests, `least` or more or none yet; it gives back what it had at hand and says
         what it settled. Where even one request will never fit under the cap again, the stage stops."""
-        assert self._budget is not None, "only a judge with a cap borrows"
+        assert self._cap is not None, "only a judge with a cap borrows"
         self._heard[worker] = self._now()
         try:
+            if self._budget is None:
+                # after a death of this actor the bound on storage is above what the driver knew
+                spent = max(self._cap.spent, at_most_spent(self._cap.storage))
+                self._budget = Budget(self._cap.storage, self._cap.usd, spent)
             self._budget.report(worker, settled, 0.0, under_way)
             lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
         except OSError as error:  # nothing is lent that is not on storage; the worker asks again

@@ -18,6 +18,17 @@ def cpus() -> int:
     return max(1, int(resources.get("CPU", 1)))
 
 
+def address_given() -> str:
+    """`RAY_ADDRESS`, or nothing; `UsageError` where it is none that a driver can join."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        raise UsageError(
+            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job here, unset it "
+            "or name the cluster's own address, host:6379"
+        )
+    return address
+
+
 def connect() -> None:
     """Join the cluster that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our own.
 
@@ -25,12 +36,7 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith("http"):
-        raise UsageError(
-            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job here, unset it "
-            "or name the cluster's own address, host:6379"
-        )
+    address = address_given()
     terminated = signal.getsignal(signal.SIGTERM)
     with _quiet():
         if address:

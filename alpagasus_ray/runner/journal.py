@@ -8,6 +8,7 @@ neither the provider nor what is asked.
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -86,6 +87,8 @@ class Journal:
             spent = cap.spent if page.at_most_usd is None else page.at_most_usd
             self._budget = Budget(cap.storage, cap.usd, spent)
             self._adopt_loans(self._budget)
+        else:  # what this call spends will not be in the bound that their loans are part of
+            self._entries = {number: entry.model_copy(update={"lent": False}) for number, entry in self._entries.items()}
         self._write()
 
     @property
@@ -176,3 +179,21 @@ def _items_file(entry: Entry) -> str:
 
 def _table(items: Iterable[Item]) -> pa.Table:
     return pa.Table.from_pylist([item._asdict() for item in items])
+
+
+def at_provider(home: Storage) -> tuple[Page, list[Item]]:
+    """The journal of a stage as it is now, with those entries alone whose batches are, or may be, at the provider, and their
+    requests. Only reads; a driver may be at work."""
+    storage = home.at(BATCHES)
+    try:
+        page = Page.model_validate_json(storage.read(JOURNAL))
+    except FileNotFoundError:
+        return Page(), []
+    entries: list[Entry] = []
+    items: list[Item] = []
+    for entry in page.entries:
+        if entry.batch_id or entry.input_file_id:
+            with suppress(FileNotFoundError):  # it has just been collected
+                items += [Item(**row) for row in storage.read_table(_items_file(entry)).to_pylist()]
+                entries.append(entry)
+    return page.model_copy(update={"entries": entries}), items

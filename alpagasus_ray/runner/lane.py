@@ -64,7 +64,10 @@ class Stock:
 
     def drop_old(self, now: float) -> None:
         if now - self._filled > AHEAD_S:
-            self.at_hand = min(self.at_hand, 0.0)
+            self.drop()
+
+    def drop(self) -> None:
+        self.at_hand = min(self.at_hand, 0.0)
 
 
 class Lane:
@@ -79,6 +82,8 @@ class Lane:
         """Up to when the other workers know of the pause."""
         self.answered_at = -math.inf
         """When the server last answered a request."""
+        self.doubtful: set[str] = set()
+        """Rows that have failed again since then."""
         self.trouble = ""
         """What was wrong the last time."""
         self.given = terms.rates[number] if terms.rates else Rate()
@@ -104,6 +109,19 @@ class Lane:
             for kind, share in enumerate(shares)
         ]
 
+    def has_answered(self, now: float) -> None:
+        """The server has dealt with a request, whatever came of it."""
+        self.breaker.answered()
+        self.answered_at = now
+        self.doubtful.clear()
+
+    def pause(self, until: float) -> None:
+        """Leave the server alone; permits at hand would be a burst on top of those of that minute."""
+        if until > self.paused_until:
+            self.paused_until = until
+            self.requests.drop()
+            self.tokens.drop()
+
     def ready(self, now: float) -> bool:
         return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
 
@@ -127,10 +145,11 @@ class Lane:
         requests, tokens = self.rate
         return (requests is not None and self.requests.low) or (tokens is not None and self.tokens.low)
 
-    def settle_tokens(self, need: Need, reply: Reply) -> None:
+    def settle_tokens(self, need: Need, reply: Reply, now: float) -> None:
         """Put back the tokens that were reserved and not used."""
         if self.rate.tokens is not None and reply.tokens_in is not None and reply.tokens_out is not None:
-            self.tokens.at_hand += need.tokens - reply.tokens_in - reply.tokens_out
+            left = need.tokens - reply.tokens_in - reply.tokens_out
+            self.tokens.at_hand += left if now >= self.paused_until else min(left, 0)
 
     def wait(self, now: float) -> float:
         """Seconds until a pause or the time before the next probe is over."""

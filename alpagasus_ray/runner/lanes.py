@@ -6,6 +6,7 @@ half second; while the board is away each worker keeps to its share of the rates
 """
 
 import asyncio
+import itertools
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -123,10 +124,9 @@ class Lanes:
 
     def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
-        lane.breaker.answered()
-        lane.answered_at = self.now()
+        lane.has_answered(self.now())
         self._end(lane, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
-        lane.settle_tokens(need, reply)
+        lane.settle_tokens(need, reply, self.now())
         lane.window.answered(self.now())
         self.counts["requests answered"] += 1
         self.counts["tokens in"] += reply.tokens_in or 0
@@ -136,8 +136,7 @@ class Lanes:
 
     def rejected(self, lane: Lane, need: Need) -> None:
         """The server works, and will not take this request."""
-        lane.breaker.answered()
-        lane.answered_at = self.now()
+        lane.has_answered(self.now())
         self._end(lane, need, 0.0)
         self.counts["requests rejected"] += 1
 
@@ -151,7 +150,7 @@ class Lanes:
         self.counts[f"requests {error.cause}"] += 1
         if error.retry_after_s:
             # later by up to a tenth, so that not all workers are back at once
-            lane.paused_until = max(lane.paused_until, now + error.retry_after_s * (1 + JITTER * ((hash(row) % 97) / 97)))
+            lane.pause(now + error.retry_after_s * (1 + JITTER * ((hash(row) % 97) / 97)))
         if error.category == "http 429":
             lane.breaker.answered()  # it is there, and busy
             lane.window.pushed_back(sent, now)
@@ -192,7 +191,8 @@ class Lanes:
         for number, seconds in pauses.items():
             lane = self.lanes[number]
             if now + seconds > lane.paused_until:
-                lane.told_until = lane.paused_until = now + seconds
+                lane.pause(now + seconds)
+                lane.told_until = lane.paused_until
 
     def given_up(self, ever_answered: bool) -> str | None:
         """Why there is no more hope of any lane, or None."""
@@ -231,6 +231,10 @@ class Lanes:
         while self._queue and self._queue[0].turn.done():  # its row was cancelled
             self._queue.popleft()
         return next((waiter for waiter in self._queue if self._may_go(waiter.row)), None)
+
+    def _first(self, most: int) -> list[Need]:
+        """What the next requests need."""
+        return list(itertools.islice((waiter.need for waiter in self._queue if self._may_go(waiter.row)), most))
 
     def _may_go(self, row: str) -> bool:
         return not self._held and self._only in (None, row)
@@ -313,7 +317,7 @@ class Lanes:
         now = self.now()
         lane.requests.drop_old(now)
         lane.tokens.drop_old(now)
-        first = [waiter.need for waiter, _ in zip(self._queue, range(int(lane.window.size)), strict=False)]
+        first = self._first(int(lane.window.size))
         requests = lane.requests.order(len(first), now)
         tokens = lane.tokens.order(sum(need.tokens for need in first), now)
         permits = await self._permits(lane, requests, tokens)
@@ -335,8 +339,8 @@ class Lanes:
 
     async def _borrow_for_queue(self) -> None:
         try:
-            while self._queue and not self._stopped.is_set():
-                needs = [waiter.need.usd or 0.0 for waiter, _ in zip(self._queue, range(self._terms.concurrency), strict=False)]
+            while (first := self._first(self._terms.concurrency)) and not self._stopped.is_set():
+                needs = [need.usd or 0.0 for need in first]
                 if not self._wallet.is_short(needs[0]):
                     break
                 await self._wallet.borrow(sum(needs), needs[0], self.now())

@@ -56,7 +56,7 @@ class Known(NamedTuple):
 
     replies: dict[str, Outcome]
     unanswered: dict[str, Outcome]
-    """Of requests without a reply: the attempts there were, and the error where no further one was left."""
+    """Of requests without a reply: the attempts there were, and the error where a call has given them up."""
 
     @classmethod
     def of(cls, outcomes: Iterable[tuple[str, Outcome]]) -> "Known":

@@ -16,13 +16,13 @@ BURST = 0.005
 """Share of a limit that may leave at one moment."""
 FIRST = 8
 """Requests in flight at the start."""
-CUT = 0.85
+CUT = 0.9
 """What is left of the number in flight after the server pushed back."""
 BURST_S = 1.0
 """Single refusals within so long after a cut belong to the same burst,"""
 INSISTS = 3
 """but so many mean that the cut was too small."""
-REGROWTH = 2.0
+REGROWTH = 4.0
 """Requests a cubic second: how fast the number in flight comes back (the constant C of RFC 9438, section 4; 0.4 there, for
 paths where a loss costs more than the refusal of one request)."""
 STREAK = 10

@@ -49,6 +49,8 @@ class Waiting(NamedTuple):
 
     shard: str
     example_id: str
+    before: Outcome
+    """Attempts that this shard has made in vain."""
 
 
 class Packer:
@@ -131,7 +133,8 @@ class Packer:
         known = self._job.known(task.shard)
         ledger = self._job.ledger(task.shard)
         for request, example_id in asked:
-            answer = self._consider(request, Waiting(task.shard, example_id), known)
+            row = Waiting(task.shard, example_id, known.unanswered.get(request.key, NOT_ASKED))
+            answer = self._consider(request, row, known)
             if answer is not None:
                 ledger.add(request.key, example_id, answer)
                 known.replies[request.key] = answer
@@ -151,13 +154,13 @@ class Packer:
                 self._open[row.shard] += 1
         elif home is not None and (answer := self._reply_in(home, key)) is not None:
             self.rows_known += 1
-            return answer.shared()
+            return answer.shared().after(row.before)
         else:
-            self._prepare(request, row, known.unanswered.get(key, NOT_ASKED))
+            self._prepare(request, row)
         return None
 
-    def _prepare(self, request: Request, row: Waiting, before: Outcome) -> None:
-        line = self._line(request)
+    def _prepare(self, request: Request, row: Waiting) -> None:
+        line, before = self._line(request), row.before
         usd, attempts = self._job.tariff.need(request.messages).usd or 0.0, before.attempts
         item = Item(request.key, row.shard, row.example_id, usd, attempts, before.maybe_billed_twice, attempts)
         self._ask(item)

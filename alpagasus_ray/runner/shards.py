@@ -111,9 +111,3 @@ def take_back(job: Job, status: str) -> None:
     for entry in committed(job):
         if entry.counts.get(status):
             job.home.storage.at(DONE).delete(f"{entry.name}.json")
-
-
-def clean_up(job: Job) -> None:
-    """Remove ledgers and commit records of a finished stage: its manifest and files hold all that was in them."""
-    job.home.storage.at(DONE).delete_tree()
-    job.home.storage.at(LEDGER).delete_tree()

@@ -7,14 +7,18 @@ ones alone, one at a time, and sets aside the one over which a worker has died t
 
 import asyncio
 import gc
+import platform
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import tenacity
+
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.errors import EngineUnusable
+from alpagasus_ray.errors import AlpagasusError, EngineUnusable
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
@@ -46,6 +50,7 @@ class Shard:
     def __init__(self, name: str, rows: list[dict[str, Any]], known: Known, ledger: Ledger) -> None:
         self.name, self.rows, self.ledger = name, rows, ledger
         self.known, self.unanswered = known
+        self.failed: dict[str, Outcome] = {}
         self.results: list[dict[str, Any] | None] = [None] * len(rows)
         self.counts: Counter[str] = Counter()
         self.taken: set[str] = set()
@@ -84,7 +89,13 @@ class Worker:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _start(self) -> None:
-        self._lanes = Lanes(self._name, self._job.work.open_engines(), self._job.terms, self._board)
+        try:
+            engines = self._job.work.open_engines()
+        except AlpagasusError as error:  # a node without the key, or without the files of a model
+            self._stop = f"{platform.node()}: {error}"
+            await self._board.call("stop", self._stop)
+            return
+        self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
         self._metrics = Metrics(self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
@@ -115,6 +126,7 @@ class Worker:
         totals = self._totals()
         news = {key: amount for key, amount in _added(totals, self._told).items() if key not in self._counts}
         word: Word | None = await self._board.call("report", self._name, news, shards_now, paused)
+        await self._give_up_if_hopeless()
         if word is None:
             return  # it will be told when the board is back
         self._told = totals
@@ -124,6 +136,8 @@ class Worker:
         self._lanes.pause(word.pauses)
         if word.stop is not None:
             self._end(word.stop)
+
+    async def _give_up_if_hopeless(self) -> None:
         reason = self._lanes.broken or self._lanes.given_up(self._answered)
         if reason is not None:
             await self._stop_all(reason)
@@ -148,9 +162,12 @@ class Worker:
         failures = 0
         while True:
             await asyncio.sleep(FLUSH_S)
+            flush = asyncio.gather(*(asyncio.to_thread(shard.ledger.flush) for shard in self._shards))
+            done, _ = await asyncio.wait([flush], timeout=FLUSH_S)
+            # storage may be slow to say that it cannot be written
+            self._lanes.hold(not done or flush.exception() is not None)
             try:
-                for shard in list(self._shards):
-                    await asyncio.to_thread(shard.ledger.flush)
+                await flush
                 failures = 0
                 self._lanes.hold(False)
             except OSError as error:
@@ -177,11 +194,13 @@ class Worker:
         try:
             await self._ask_all(shard, loss.deaths if loss else {})
         finally:
-            self._shards.discard(shard)
-            await asyncio.to_thread(shard.ledger.flush)
+            try:
+                await _stored(shard.ledger.flush)
+            finally:
+                self._shards.discard(shard)
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
-            await asyncio.to_thread(shards.commit, self._job, shard.name, results, shard.ledger)
+            await _stored(partial(shards.commit, self._job, shard.name, results, shard.ledger))
         self._ended.append(shard)
         await self._report()
         await self._board.call("end", shard.name)
@@ -235,6 +254,8 @@ class Worker:
 
     def _known(self, shard: Shard, request: Request) -> Outcome | None:
         """The outcome that an earlier call, or an earlier row of the shard, has left."""
+        if request.key in shard.failed:
+            return shard.failed[request.key].shared()
         outcome = shard.known.get(request.key)
         if outcome is None:
             return None
@@ -267,7 +288,7 @@ class Worker:
 
         try:
             tariff, most = self._job.tariff, self._job.max_attempts
-            has_failed = earlier is not None and earlier.error is not None
+            has_failed = earlier is not None and earlier.error is not None and earlier.maybe_billed_twice > 0
             outcome = await ask(self._lanes, request, tariff, most, note, has_failed=has_failed)
             outcome = outcome.after(earlier)
         except Stopping:
@@ -279,7 +300,10 @@ class Worker:
             asked.set_result(outcome)
         if outcome is not None and outcome.reply is not None and self._job.paid:
             self._keep(shard, place, request, outcome)
-        return outcome if outcome is None or outcome.reply or self._stop is None else None
+        if outcome is None or outcome.reply is not None:
+            return outcome
+        shard.failed[request.key] = outcome
+        return outcome if self._stop is None else None
 
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
@@ -296,6 +320,19 @@ class Worker:
         self._counts[f"status {result['status']}"] += 1
         if outcome.error:
             shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
+
+
+async def _stored(write: Callable[[], None]) -> None:
+    """Write to storage, which may be away for a moment; `OSError` when it stays away."""
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(FLUSH_ATTEMPTS),
+        wait=tenacity.wait_fixed(FLUSH_S),
+        retry=tenacity.retry_if_exception_type(OSError),
+        reraise=True,
+    )
+    async for attempt in retrying:
+        with attempt:
+            await asyncio.to_thread(write)
 
 
 def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Knows the recipe's words for these; nothing of ratings.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -72,13 +73,28 @@ class Account:
 def account(job: Job, examples: Manifest) -> Account:
     """Look through commit records and ledgers."""
     rows = {entry.name: entry.rows for entry in examples.parts()}
-    open_shards = missing(job, list(rows))
     with ThreadPoolExecutor(READERS) as pool:
-        replies = [known.replies for known in pool.map(job.known, open_shards)]
-    paid = sum(entry.usage.get("cost_usd", 0.0) for entry in committed(job))
-    paid += sum(outcome.reply.cost_usd or 0.0 for known in replies for outcome in known.values() if outcome.reply)
-    left = sum(max(0, rows[shard] - len(known)) for shard, known in zip(open_shards, replies, strict=True))
-    return Account(left, max(paid, at_most_spent(job.home.storage)))
+        found = list(pool.map(lambda shard: _look_into(job, shard, rows[shard]), missing(job, list(rows))))
+    paid = sum(account.spent_usd for account in found) + sum(_cost_of(job.tariff, entry.usage) for entry in committed(job))
+    return Account(sum(account.rows_left for account in found), max(paid, at_most_spent(job.home.storage)))
+
+
+def _look_into(job: Job, shard: str, rows: int) -> Account:
+    """Where a shard stands that is not committed."""
+    replies = job.known(shard).replies
+    if not replies:
+        return Account(rows, 0.0)
+    table = job.source.storage.read_table(shard)
+    left = sum(job.work.request(row).key not in replies for row in table.to_pylist())
+    return Account(left, sum(_cost_of(job.tariff, outcome.reply._asdict()) for outcome in replies.values() if outcome.reply))
+
+
+def _cost_of(tariff: Tariff, usage: Mapping[str, float | None]) -> float:
+    """What was paid; by the present price where there was none at the time."""
+    known = usage.get("cost_usd")
+    if known is None:
+        known = tariff.dollars(*(usage.get(f"tokens_{kind}") or 0 for kind in ("in", "out", "cached")))
+    return known or 0.0
 
 
 def at_the_cap(config: Score, job: Job, examples: Manifest) -> BudgetReached:
@@ -101,7 +117,7 @@ def at_the_cap(config: Score, job: Job, examples: Manifest) -> BudgetReached:
 
 
 def cap(config: Score, job: Job, examples: Manifest) -> Cap | None:
-    """The cap with what has been spent; `UsageError` where it is used up already."""
+    """The cap with what has been spent."""
     if not job.terms.capped:
         return None
     assert config.max_cost_usd is not None, "terms say so"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import Judge, Score
-from alpagasus_ray.datasets.run import Begun, Manifest, Run, StageDir, describe
+from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.prices import tariff
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Verdict = Callable[[Mapping[str, int]], str | None]
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
-TRIAL = "trial"
 
 
 def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
@@ -79,8 +78,9 @@ def _judge_all(
     config: Score, work: ScoreWork, run: Run, examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
     # imported here: reading again and looking at a finished stage need no Ray
-    from alpagasus_ray.runner import shards
+    from alpagasus_ray.runner import cluster, shards
 
+    cluster.address_given()
     _check_engine(config.judge)
     stage = run.ratings(config.name)
     job = _job(config, work, run)
@@ -102,8 +102,6 @@ def _judge_all(
     if reason is not None:
         raise StageFailed(f"{reason}. The same command asks again for those")
     stage.finish(manifest)
-    shards.clean_up(job)
-    stage.storage.at(TRIAL).delete_tree()
     return manifest
 
 

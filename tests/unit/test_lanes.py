@@ -25,9 +25,9 @@ from alpagasus_ray.config import Judge, Price
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
-from alpagasus_ray.engines.prices import Tariff
+from alpagasus_ray.engines.prices import Need, Tariff
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
-from alpagasus_ray.runner.ask import ask
+from alpagasus_ray.runner.ask import MANY, ask
 from alpagasus_ray.runner.board import Board, Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
@@ -424,6 +424,34 @@ def test_rows_that_have_failed_before_fail_again_after_their_attempts_though_not
     fast_clock.run(scene())
 
 
+def test_many_rows_that_have_failed_before_are_asked_once_more_when_nothing_is_answered() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda *_: TryAgain("http 500"))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            worker.has_failed = True
+            assert len(_failed(await worker.rows(300))) == 300
+            assert worker.stopped is None
+            assert len(engine.asked) < 300 + 2 * MANY * ATTEMPTS
+
+    fast_clock.run(scene())
+
+
+@pytest.mark.parametrize("cause", ["unknown", "refused"])
+def test_an_outage_is_one_though_most_rows_under_way_have_failed_before(cause: Any) -> None:
+    def behave(now: float, row: str) -> Exception | None:
+        return TryAgain("http 500", "", cause) if now > 5 or (now < 2 and int(row.split()[1]) % 2) else None
+
+    async def scene() -> None:
+        engine = Toy(behave)
+        async with Asker([engine], Link(_board()), _terms(concurrency=64, max_outage_s=900.0)) as worker:
+            outcomes = await worker.rows(4000)
+            assert worker.stopped is not None
+            assert "has not answered for" in worker.stopped
+            assert len([outcome for outcome in outcomes if outcome and not outcome.reply]) < MANY
+
+    fast_clock.run(scene())
+
+
 def test_refusals_count_a_tenth_of_an_attempt() -> None:
     async def scene() -> None:
         engine = Toy(lambda _, row: TryAgain("http 429", "", "refused") if row == "row 7" else None)
@@ -808,6 +836,34 @@ def test_a_cap_that_is_a_multiple_of_a_request_is_used_up_and_ends_the_stage(tmp
             async with asyncio.timeout(60):
                 await worker.rows(64)
             assert board.snapshot().broke
+
+    fast_clock.run(scene())
+
+
+def test_a_row_that_is_sent_alone_borrows_for_itself_whatever_waits_before_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        board = _board(cap=Cap(Storage.open(str(tmp_path)), 1.0, 0.0))
+        async with Asker([Toy()], Link(board, 0.01), _terms(capped=True)) as worker:
+            async with asyncio.timeout(60), worker.lanes.alone("large"):
+                small = asyncio.create_task(worker.row("small"))
+                await asyncio.sleep(1)
+                worker.lanes._wallet._stock.at_hand = 1.5 * _reserved()
+                lane = await worker.lanes.enter("large", Need(100, 10 * _reserved()))
+                worker.lanes.rejected(lane, Need(100, 10 * _reserved()))
+            assert await small is not None
+
+    fast_clock.run(scene())
+
+
+def test_permits_at_hand_are_no_burst_after_a_pause() -> None:
+    async def scene() -> None:
+        board = _board([Rate(600)])
+        async with Asker([Toy()], Link(board, 0.01), _terms([Rate(600)])) as worker:
+            await worker.rows(200)
+            (lane,) = worker.lanes.lanes
+            lane.requests.at_hand = 50.0
+            lane.pause(worker.lanes.now() + 10)
+            assert lane.requests.at_hand == 0.0
 
     fast_clock.run(scene())
 

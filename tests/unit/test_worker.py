@@ -5,6 +5,7 @@ Its event loop has a clock that leaps (`fast_clock.py`), so that slow engines ta
 
 import asyncio
 import json
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +18,10 @@ import pytest
 
 from alpagasus_ray.datasets.run import DONE, LEDGER, Run
 from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
+from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
@@ -195,6 +197,64 @@ def test_while_the_ledger_cannot_be_written_nothing_is_bought(
     assert ("No space left" in stopped) == (failures > FLUSH_ATTEMPTS)
     assert len(stage.committed) == (failures < FLUSH_ATTEMPTS)
     assert max(bought) <= bought[0] + 8, "only what was in flight came in"
+
+
+def test_a_shard_whose_last_replies_cannot_be_written_at_once_is_finished_when_they_can(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, write = iter(range(3)), Storage.write
+
+    def failing(self: Storage, name: str, content: bytes) -> Any:
+        if len(work.engine.spans) == 20 and next(left, None) is not None:
+            raise OSError(5, "storage is away")
+        return write(self, name, content)
+
+    work = _asking()
+    monkeypatch.setattr(Storage, "write", failing)
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert next(left, None) is None
+    assert len(work.engine.asked) == 20
+    assert stage.committed == [f"{SHARDS[0]}.json"]
+
+
+def test_a_request_that_failed_is_not_asked_again_for_a_later_row_of_the_shard(stage: Stage) -> None:
+    work = Asking(Toy(_failing("same")), {"0": "same", "19": "same"})
+    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0]) == ""
+    assert work.engine.asked.count("same") == 3
+    found = [(row["status"], row["attempts"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
+    assert found == [("failed", 3), ("failed", 0)]
+
+
+def test_a_worker_whose_engine_cannot_be_opened_says_why_and_where(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = _asking()
+
+    def no_key() -> Sequence[Engine]:
+        raise UsageError("no API key: set OPENAI_API_KEY")
+
+    monkeypatch.setattr(work, "open_engines", no_key)
+    assert _do(stage.worker(work), SHARDS[0]) == f"{platform.node()}: no API key: set OPENAI_API_KEY"
+    assert stage.board.snapshot().stop == f"{platform.node()}: no API key: set OPENAI_API_KEY"
+
+
+@pytest.mark.parametrize("cause", ["unknown", "refused", "unreached"])
+def test_after_forty_minutes_of_outage_every_row_is_there_once_and_all_that_may_have_been_billed_is_counted(
+    stage: Stage, cause: Any
+) -> None:
+    def behave(key: str) -> Exception | None:
+        began.append(asyncio.get_running_loop().time())
+        return TryAgain("http 500", "", cause) if 3 < began[-1] - began[0] < 2403 else None
+
+    began: list[float] = []
+    work = _asking(behave)
+    worker = stage.worker(work, max_attempts=6)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda shard: _do(worker, shard), SHARDS)) == ["", ""]
+    rows = [row for shard in SHARDS for row in stage.results(shard)]
+    assert [row["example_id"] for row in rows] == _ids(stage)
+    assert {row["status"] for row in rows} == {"scored"}
+    assert began[-1] - began[0] > 2400
+    assert len(work.engine.asked) == sum(row["attempts"] for row in rows)
+    assert sum(row["maybe_billed_twice"] for row in rows) == (len(work.engine.asked) - ROWS) * (cause == "unknown")
 
 
 def test_a_trial_does_the_first_rows_commits_nothing_and_keeps_its_replies(stage: Stage) -> None:

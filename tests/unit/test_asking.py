@@ -1,0 +1,48 @@
+"""Where a stage stands before it goes on: rows left, dollars spent."""
+
+from pathlib import Path
+
+import pytest
+
+from alpagasus_ray.config import Price, Score
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.engines.base import Reply
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.score import _job, score
+from toy_runs import api_judge, toy_run
+
+ROWS = 20
+
+
+def _account(run: Run, replies: int, cost_usd: float | None) -> asking.Account:
+    """Where a stage stands that has so many replies, of 100 tokens in and 10 out, with a price of a dollar for a thousand."""
+    judge = api_judge("http://127.0.0.1:9/v1", price=Price(input=1000.0, output=1000.0))
+    work = ScoreWork(judge, rubric.load("accuracy"))
+    job = _job(Score(judge=judge, max_cost_usd=5.0), work, run)
+    rows, ledger = run.examples().storage.read_table("part-00000.parquet").to_pylist(), job.ledger("part-00000.parquet")
+    for row in rows[:replies]:
+        ledger.add(work.request(row).key, row["example_id"], Outcome(Reply("4", "stop", 100, 10, 0, cost_usd), None, 1, 1.0))
+    ledger.flush()
+    return asking.account(job, run.examples().finished("ingest"))
+
+
+def test_replies_of_calls_that_had_no_price_count_by_the_present_one(tmp_path: Path) -> None:
+    account = _account(toy_run(tmp_path, ROWS), 7, None)
+    assert account.rows_left == ROWS - 7
+    assert account.spent_usd == pytest.approx(7 * 0.11)
+
+
+def test_replies_count_by_the_price_they_had(tmp_path: Path) -> None:
+    assert _account(toy_run(tmp_path, ROWS), 7, 0.5).spent_usd == pytest.approx(3.5)
+
+
+def test_the_address_of_the_job_api_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    run = toy_run(tmp_path, ROWS)
+    with pytest.raises(UsageError, match="address of the job API"):
+        score(Score(judge=api_judge("http://127.0.0.1:9/v1", mode="batch")), run)
+    assert run.ratings("judge").storage.names() == []
