@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -81,7 +82,8 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     loaded = recipes.load(parsed.recipe, parsed.set)
     run = Run.open(parsed.run)
     if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
-        _check_earlier(loaded, run, spec.section)
+        with suppress(OSError):  # the job tells better what of the storage cannot be used
+            _check_earlier(loaded, run, spec.section)
         report = spec.work(Call(loaded.recipe, run, parsed))
     else:
         report = _write(spec, loaded, Call(loaded.recipe, run, parsed))

@@ -18,6 +18,8 @@ from alpagasus_ray.config import Recipe, Section
 from alpagasus_ray.errors import UsageError
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
+LOGIN = re.compile(r"(?<=//)[^'\"]*@|[^\s'\"/]+:(?!//)[^'\"]*@")
+"""What stands before the host of an address: `//name:password@`, with or without a scheme."""
 
 
 class Loaded(NamedTuple):
@@ -44,7 +46,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid YAML: {error}") from None
+        raise UsageError(f"recipe {path} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -55,11 +57,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _apply(written: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"--set {override!r} is not of the form key=value, e.g. --set score.judge.model=gpt-4o-mini")
+        raise UsageError(f"--set {_shown('', override)} is not of the form key=value, e.g. --set score.judge.model=gpt-4o-mini")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {key}: the value {text!r} is not valid YAML: {error}") from None
+        reason = _without_login(str(error))
+        raise UsageError(f"--set {key}: the value {_shown(key, text)} is not valid YAML: {reason}") from None
     *parents, last = key.split(".")
     node: Any = written
     for depth, parent in enumerate(parents):
@@ -80,7 +83,7 @@ def _step(node: Any, part: str, key: str) -> Any:
         if child is None:
             child = node[part] = {}
     if not isinstance(child, dict | list):
-        raise UsageError(f"--set {key}: `{part}` is {child!r} and has nothing inside; set `{part}` itself")
+        raise UsageError(f"--set {key}: `{part}` is {_shown(part, child)} and has nothing inside; set `{part}` itself")
     return child
 
 
@@ -110,7 +113,11 @@ def _explain(problem: Any) -> str:
 
 def _shown(key: str, value: Any) -> str:
     """A value as an error shows it; one that may be a secret stays out of terminals and logs."""
-    return "(not shown)" if SECRET.search(key) else repr(value)
+    return "(not shown)" if SECRET.search(key) else _without_login(repr(value))
+
+
+def _without_login(text: str) -> str:
+    return LOGIN.sub("(not shown)@", text)
 
 
 def _known_path(where: list[str], kind: str) -> list[str]:

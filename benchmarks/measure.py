@@ -94,13 +94,20 @@ class Table:
     """Results as Markdown rows; printed as they come."""
 
     def __init__(self, title: str, *columns: str) -> None:
+        self._title, self._columns = title, columns
+        self._rows: list[list[str]] = []
         self.lines = [f"### {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
         print("\n".join(["", *self.lines]), flush=True)
 
     def row(self, *cells: object) -> None:
-        line = f"| {' | '.join(str(cell) for cell in cells)} |"
+        self._rows.append([str(cell) for cell in cells])
+        line = f"| {' | '.join(self._rows[-1])} |"
         self.lines.append(line)
         print(line, flush=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values; the cells are texts."""
+        return {"title": self._title, "columns": list(self._columns), "rows": self._rows}
 
 
 def machine() -> str:

@@ -1,6 +1,6 @@
 """All measurements of scoring and ingest, side by side in one run; `make bench` writes the tables to docs/benchmarks.md.
 
-    python benchmarks/run.py [--only api,ledger,rules,scale,whole,limiter,rate,adaptive] [--write]
+    python benchmarks/run.py [--only api,ledger,rules,scale,whole,limiter,rate,adaptive] [--write FILE] [--json]
 
 The judge is a real HTTP server on loopback in a process of its own, which shares this machine's cores with what is measured.
 """
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -279,20 +280,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHES), help="comma-separated names")
     parser.add_argument("--write", metavar="FILE", help="write the tables to this Markdown file")
+    parser.add_argument("--json", action="store_true", help="print the tables as one JSON object on the last line of stdout")
     options = parser.parse_args()
     if not ALPACA.exists():
         sys.exit(f"the benchmarks need the real Alpaca rows at {ALPACA.relative_to(ROOT.parent)}")
     os.environ["OPENAI_API_KEY"] = "unused"
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        tables = _measure(options.only.split(","))
+    if options.write:
+        text = [f"Measured on {machine()}, ray {ray.__version__}, by `make bench`.", ""]
+        Path(options.write).write_text("\n\n".join(["\n".join(text), *("\n".join(table.lines) for table in tables)]) + "\n")
+    if options.json:
+        about = {"machine": machine(), "ray": ray.__version__}
+        print(json.dumps({**about, "tables": [table.as_json() for table in tables]}, ensure_ascii=False))
+
+
+def _measure(names: Sequence[str]) -> list[Table]:
     print(f"{machine()}, ray {ray.__version__}")
     with tempfile.TemporaryDirectory(prefix="alpagasus-bench-") as folder:
         work = Path(folder)
         run = Run.open(str(work / "alpaca"))
         ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca"), run)
         cluster.connect()
-        tables = [BENCHES[name](run, work) for name in options.only.split(",")]
-    if options.write:
-        text = [f"Measured on {machine()}, ray {ray.__version__}, by `make bench`.", ""]
-        Path(options.write).write_text("\n\n".join(["\n".join(text), *("\n".join(table.lines) for table in tables)]) + "\n")
+        return [BENCHES[name](run, work) for name in names]
 
 
 if __name__ == "__main__":

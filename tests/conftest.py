@@ -12,6 +12,7 @@ from loopback import JudgeStarter
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WRONG_KEY"] = "a-wrong-key"  # now: workers have the environment in which their Ray is started
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "alpagasus-test"

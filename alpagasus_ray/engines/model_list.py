@@ -9,7 +9,7 @@ import openai
 import orjson
 
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.openai_api import read_key
+from alpagasus_ray.engines.openai_api import read_key, shown_address
 
 TIMEOUT_S = 20.0
 
@@ -30,7 +30,7 @@ def ask_models(judge: Judge) -> Listing:
     client = openai.OpenAI(
         api_key=read_key(judge), base_url=judge.base_url, max_retries=0, timeout=min(judge.timeout_s, TIMEOUT_S)
     )
-    address = str(client.base_url).rstrip("/")
+    address = shown_address(client.base_url)
     with client:
         try:
             response = client.get("/models", cast_to=httpx.Response)

@@ -3,7 +3,10 @@
 Retries are not made here, so that each one can be counted and limited (`runner/ask.py`). The client's own are off.
 """
 
+import asyncio
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,13 @@ import orjson
 from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from alpagasus_ray.config import Judge
+from alpagasus_ray.config import OPENAI, Judge
 from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.headers import retry_after, stated_rate
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
 
 NO_KEY = "none"
+LATE = "no reply in time"
 DETAIL_LIMIT = 300
 CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
@@ -45,44 +49,47 @@ class OpenAIEngine:
     """Asks one model at one address."""
 
     def __init__(self, judge: Judge) -> None:
+        self._judge = judge
         self._body = request_body(judge)
         self.stated = Rate()
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
             max_retries=0,
-            timeout=httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s)),
+            timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
             ),
         )
-        url = self._client.base_url
-        self.address = f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")  # without a name and a password
+        self.address = shown_address(self._client.base_url)
 
     async def complete(self, request: Request) -> Reply:
         try:
-            # the untyped call skips building and checking models for every message: a third of the client's time
-            response = await self._client.post(
-                "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
-            )
+            # the client's own timeout begins anew with every byte
+            async with asyncio.timeout(self._judge.timeout_s):
+                # the untyped call skips building and checking models for every message: a third of the client's time
+                response = await self._client.post(
+                    "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
+                )
         except openai.APIStatusError as error:
             raise self._status_error(error.response) from None
         except openai.APIConnectionError as error:
             raise self._connection_error(error) from None
         except (aiohttp.ClientError, HttpProcessingError) as error:  # what is no HTTP at all comes through as it is
             raise TryAgain("connection", self._safe(str(error))) from None
+        except TimeoutError:
+            raise TryAgain("timeout", LATE) from None
         stated = stated_rate(response.headers)
         if stated != Rate():
             self.stated = stated
-        return read_reply(response.content)
+        return read_reply(response.content, self._safe)
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.close()
 
     def _safe(self, text: str) -> str:
-        """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
-        return _short(text.replace(self._client.api_key, "(the key)"))
+        return safe(text, self._client.api_key)
 
     def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
         """What became of a request whose connection failed. The transport calls nearly all of that a timeout, a server that
@@ -95,11 +102,40 @@ class OpenAIEngine:
             return TryAgain("connection", self._safe(str(cause)), "unreached")
         broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
         if isinstance(error, openai.APITimeoutError) and not broken:
-            return TryAgain("timeout", "no reply in time")
+            return TryAgain("timeout", LATE)
         return TryAgain("connection", self._safe(str(cause)))
 
     def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
-        return failure(response.status_code, self._safe(_error_text(response)), response.text, retry_after(response.headers))
+        detail = self._safe(_error_text(response))
+        if response.status_code == 401 and self._client.api_key == NO_KEY:
+            return key_wanted(self._judge, detail)
+        return failure(response.status_code, detail, response.text, retry_after(response.headers))
+
+
+def timeouts(judge: Judge) -> httpx.Timeout:
+    """Those of one attempt. That to connect is over first, so that a request that was never sent is told apart."""
+    return httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s / 2))
+
+
+def shown_address(url: httpx.URL) -> str:
+    """An address as messages name it: without a query."""
+    return f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")
+
+
+def safe(text: str, key: str) -> str:
+    """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
+    return short(text if key in ("", NO_KEY) else text.replace(key, "(the key)"))
+
+
+def short(text: str) -> str:
+    """The beginning of a text, in one line."""
+    return " ".join(text.split())[:DETAIL_LIMIT]
+
+
+def key_wanted(judge: Judge, detail: str) -> EngineUnusable:
+    """A server wants a key (status 401) where none was found."""
+    name, here = judge.api_key_env, socket.gethostname()
+    return EngineUnusable("http 401", f"the server wants a key, and on {here} neither {name} nor {name}_FILE is set: {detail}")
 
 
 def failure(status: int, detail: str, body: str, retry_after_s: float | None = None) -> RowRefused | TryAgain | EngineUnusable:
@@ -140,15 +176,16 @@ def _read_key(judge: Judge) -> str:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
             raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
-    if judge.base_url is not None:
+    if judge.base_url != OPENAI:
         return NO_KEY
     raise UsageError(
         f"no API key: set {name}, or {name}_FILE to a file that holds it (score.judge.api_key_env names the variable)"
     )
 
 
-def read_reply(content: bytes) -> Reply:
-    """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again."""
+def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
+    """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again, and
+    `tellable` makes of it what may be told."""
     try:
         body = orjson.loads(content)
         choice = body["choices"][0]
@@ -157,7 +194,7 @@ def read_reply(content: bytes) -> Reply:
         usage = body.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-        raise TryAgain("malformed reply", _short(content[:DETAIL_LIMIT].decode("utf-8", "replace"))) from None
+        raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
     return Reply(
         text=str(refusal or text),
         finish_reason="refusal" if refusal else str(choice.get("finish_reason") or "stop"),
@@ -184,8 +221,4 @@ def _error_text(response: httpx.Response) -> str:
         error = body.get("error", body)
         return str(error.get("message") or error) if isinstance(error, dict) else str(error)
     except (orjson.JSONDecodeError, AttributeError):
-        return response.content[:DETAIL_LIMIT].decode("utf-8", "replace")
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:DETAIL_LIMIT]
+        return response.content.decode("utf-8", "replace")

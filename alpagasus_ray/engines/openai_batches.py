@@ -3,7 +3,7 @@
 One attempt per call and typed failures, as in `openai_api.py`. Knows requests by their key; nothing of shards or dollars.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Literal, NamedTuple
 
@@ -16,7 +16,18 @@ from openai.types import Batch
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.headers import retry_after
-from alpagasus_ray.engines.openai_api import DETAIL_LIMIT, failure, read_key, read_reply, request_body
+from alpagasus_ray.engines.openai_api import (
+    NO_KEY,
+    failure,
+    key_wanted,
+    read_key,
+    read_reply,
+    request_body,
+    safe,
+    short,
+    shown_address,
+    timeouts,
+)
 from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -51,16 +62,15 @@ class BatchClient:
     take what was sent) or `EngineUnusable`."""
 
     def __init__(self, judge: Judge) -> None:
-        place = judge.at_each_endpoint()[0]
+        self._place = place = judge.at_each_endpoint()[0]
         self._body = request_body(judge)
         self._client = OpenAI(
             api_key=read_key(place),
             base_url=place.base_url,
             max_retries=0,
-            timeout=httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s)),
+            timeout=timeouts(judge),
         )
-        url = self._client.base_url
-        self.address = f"{url.scheme}://{url.netloc.decode()}{url.path}".rstrip("/")  # without a name and a password
+        self.address = shown_address(self._client.base_url)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -80,7 +90,7 @@ class BatchClient:
     def create(self, file_id: str, marks: dict[str, str]) -> Batch:
         """Create a batch of an input file. After a `TryAgain` whose cause is `unknown` there may be one: `find` it."""
         with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
-            return _sound(
+            return self._sound(
                 self._client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window=WINDOW, metadata=marks)
             )
 
@@ -89,13 +99,13 @@ class BatchClient:
         with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
             for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(TOKEN) == token or batch.input_file_id == file_id:
-                    return _sound(batch)
+                    return self._sound(batch)
         return None
 
     def look(self, batch_id: str) -> Batch:
         """A batch as it is now."""
         with self._typed(f"{self.address} knows no batch {batch_id}"):
-            return _sound(self._client.batches.retrieve(batch_id))
+            return self._sound(self._client.batches.retrieve(batch_id))
 
     def download(self, file_id: str, into: IO[bytes]) -> None:
         """Append a result file to `into`."""
@@ -115,23 +125,35 @@ class BatchClient:
                 raise EngineUnusable("http 404", missing) from None
             raise self._failure(error) from None
         except (openai.APIConnectionError, httpx.HTTPError) as error:
-            raise TryAgain("connection", self._safe(str(error.__cause__ or error))) from None
+            raise TryAgain("connection", self.safe(str(error.__cause__ or error))) from None
         except (openai.APIError, ValueError, AttributeError) as error:  # what the client makes of a page of HTML
-            raise TryAgain("malformed reply", self._safe(str(error))) from None
+            raise TryAgain("malformed reply", self.safe(str(error))) from None
 
     def _failure(self, error: openai.APIStatusError) -> EngineError:
         text = error.response.text
-        return failure(error.status_code, self._safe(_message(error.body, text)), text, retry_after(error.response.headers))
+        detail = self.safe(_message(error.body, text))
+        if error.status_code == 401 and self._client.api_key == NO_KEY:
+            return key_wanted(self._place, detail)
+        return failure(error.status_code, detail, text, retry_after(error.response.headers))
 
-    def _safe(self, text: str) -> str:
-        return _short(text.replace(self._client.api_key, "(the key)"))
+    def safe(self, text: str) -> str:
+        """What the provider said, as it may be told: short, and without the key."""
+        return safe(text, self._client.api_key)
+
+    def _sound(self, batch: Batch) -> Batch:
+        """A batch whose words may be told; what a proxy answers in the provider's place is none."""
+        if not isinstance(batch, Batch) or not getattr(batch, "id", None) or not getattr(batch, "status", None):
+            raise TryAgain("malformed reply", self.safe(str(batch)))
+        for error in (batch.errors.data if batch.errors else None) or []:
+            error.message = self.safe(error.message or "")
+        return batch
 
 
 def refusal(batch: Batch) -> Refusal:
     """Why a batch is `failed`: what its validation found, the first of it."""
     found = (batch.errors.data if batch.errors else None) or []
     told = [f"{error.code or 'invalid'}: {error.message or ''}{_place(error.line)}" for error in found]
-    return refusal_of(_short("; ".join(told[:3])) or "the provider says no reason")
+    return refusal_of(short("; ".join(told[:3])) or "the provider says no reason")
 
 
 def refusal_of(message: str) -> Refusal:
@@ -142,30 +164,31 @@ def refusal_of(message: str) -> Refusal:
     return Refusal("size" if any(mark in words for mark in TOO_LARGE) else "other", message)
 
 
-def read_results(lines: IO[bytes]) -> Iterator[Result]:
-    """The results in output and error files, in whatever order they stand there; a line that is none is left out."""
+def read_results(lines: IO[bytes], tellable: Callable[[str], str]) -> Iterator[Result]:
+    """The results in output and error files, in whatever order they stand there; a line that is none is left out. `tellable`
+    makes of what the provider says what may be told (`BatchClient.safe`)."""
     lines.seek(0)
     for line in lines:
         try:
             entry = orjson.loads(line)
-            yield Result(str(entry["custom_id"]), _got(entry))
+            yield Result(str(entry["custom_id"]), _got(entry, tellable))
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
 
 
-def _got(entry: dict[str, Any]) -> Reply | EngineError:
+def _got(entry: dict[str, Any], tellable: Callable[[str], str]) -> Reply | EngineError:
     response, error = entry.get("response"), entry.get("error")
     if not response:
         code = str((error or {}).get("code") or "no result")
         cause: Literal["refused", "unknown"] = "refused" if code in NOT_DONE else "unknown"
-        return TryAgain(code.replace("_", " "), _short(str((error or {}).get("message") or "")), cause)
+        return TryAgain(code.replace("_", " "), tellable(str((error or {}).get("message") or "")), cause)
     if response.get("status_code") == 200:
         try:
-            return read_reply(orjson.dumps(response["body"]))
+            return read_reply(orjson.dumps(response["body"]), tellable)
         except TryAgain as malformed:
             return malformed
     body = response.get("body")
-    return failure(int(response.get("status_code") or 0), _short(_message(body, "")), str(body))
+    return failure(int(response.get("status_code") or 0), tellable(_message(body, "")), str(body))
 
 
 def _message(body: object, otherwise: str) -> str:
@@ -178,14 +201,3 @@ def _message(body: object, otherwise: str) -> str:
 
 def _place(line: int | None) -> str:
     return f" (line {line})" if line else ""
-
-
-def _sound(batch: Batch) -> Batch:
-    """What a proxy answers in the provider's place is no batch."""
-    if not isinstance(batch, Batch) or not getattr(batch, "id", None) or not getattr(batch, "status", None):
-        raise TryAgain("malformed reply", _short(str(batch)))
-    return batch
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:DETAIL_LIMIT]

@@ -16,12 +16,13 @@ import yaml
 from alpagasus_ray.config import Judge, Price
 from alpagasus_ray.engines.base import Message, Reply
 
-DEFAULT_HOST = "api.openai.com"
 MILLION = 1_000_000
 OVERHEAD_TOKENS = 64
 """What a chat template may add to the texts of a prompt: marks of roles, a standing system turn."""
 BYTES_PER_TOKEN = 4
 """Of English text, for what is an estimate; the most that texts can be is a token for each byte."""
+STANDARD = (None, "auto", "default")
+"""Values of `service_tier` at which requests cost what is listed; at others they cost less or more."""
 SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
@@ -78,14 +79,17 @@ def tariff(judge: Judge) -> Tariff:
 
 
 def host(judge: Judge) -> str:
-    """The host of a judge's address, which unlike the address holds no name or password."""
-    return (urlsplit(judge.base_url).hostname or "") if judge.base_url else DEFAULT_HOST
+    """The host of a judge's address."""
+    return urlsplit(judge.base_url).hostname or ""
 
 
 def price(judge: Judge) -> Price | None:
-    """The price of a judge's model: the recipe's, else the listed one if all its endpoints are the provider's own."""
+    """The price of a judge's model: the recipe's, else the listed one if all its endpoints are the provider's own and its
+    tier of service is the standard one."""
     if judge.price is not None:
         return judge.price
+    if judge.extra.get("service_tier") not in STANDARD:
+        return None
     found = {_listed(place) for place in judge.at_each_endpoint()}
     return found.pop() if len(found) == 1 else None
 

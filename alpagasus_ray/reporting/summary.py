@@ -96,6 +96,9 @@ def _harmless(text: str) -> str:
 def _load(report: Mapping[str, Any]) -> Iterator[str]:
     replies, tokens, requests = report["replies"], report["tokens"], report["requests"]
     yield f"  requests: {requests:,}; {replies['count']:,} replies so far{_means(replies)}"
+    away = report["under_way"]
+    if away["batches"]:
+        yield f"  {away['requests']:,} requests are under way in {away['batches']:,} batches; a call collects what they bring"
     if not requests:
         return
     about = "about " if tokens["margin"] or tokens["estimate"] else ""

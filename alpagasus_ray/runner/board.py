@@ -22,6 +22,8 @@ SILENT_S = 60.0
 LONGEST_WAIT_S = 5.0
 REQUESTS = 0
 """Place of the limit in requests in a `Rate`."""
+IN_VAIN = 20
+"""So often a shard may be begun anew with no reply more than before."""
 UNWRITABLE_S = 10.0
 """How long storage may refuse the bound on spending before the stage stops."""
 
@@ -88,6 +90,8 @@ class Board:
         self._pauses: dict[int, float] = {}
         self._under_way: dict[str, set[int]] = {}
         self._deaths: dict[str, Counter[int]] = {}
+        self._begun: dict[str, tuple[int, int]] = {}
+        """By shard: most replies that a worker found there, and how often one has begun since with no more than these."""
 
     # counts and the word to stop
 
@@ -183,8 +187,15 @@ class Board:
 
     # rows under way, so that one that kills its worker is found
 
-    def begin(self, shard: str) -> Loss:
-        """A worker starts on a shard. Rows that are still marked as under way there saw an earlier worker die."""
+    def begin(self, shard: str, replies: int) -> Loss:
+        """A worker starts on a shard that has so many replies. Rows that are still marked as under way there saw an earlier
+        worker die. Where one after the other dies and no reply is won, the stage stops."""
+        best, died = self._begun.get(shard, (-1, 0))
+        self._begun[shard] = (replies, 0) if replies > best else (best, died + 1)
+        if self._begun[shard][1] >= IN_VAIN:
+            self.stop(
+                f"{shard}: {IN_VAIN} workers died over it one after the other, and no reply came in between; Ray's logs say why"
+            )
         deaths = self._deaths.setdefault(shard, Counter())
         deaths.update(self._under_way.pop(shard, set()))
         return Loss(dict(deaths))
@@ -198,6 +209,7 @@ class Board:
         """A worker is through with a shard, or has stopped in good order."""
         self._under_way.pop(shard, None)
         self._deaths.pop(shard, None)
+        self._begun.pop(shard, None)
 
 
 class BoardLink(Protocol):

@@ -15,8 +15,11 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import alpagasus_ray
+from alpagasus_ray.config import Judge
 from alpagasus_ray.datasets.run import versions
 from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.engines.openai_api import NO_KEY, read_key
+from alpagasus_ray.errors import UsageError
 
 TIMEOUT_S = 60.0
 HEAD = "node:__internal_head__"
@@ -37,6 +40,8 @@ class Facts(NamedTuple):
     """Why the file in question cannot be seen from there; None where it can."""
     growth: int | None
     """On the head node: the most actors of one CPU after autoscaling; None where that is not known, or on another node."""
+    keyless: tuple[str, ...]
+    """Why keys cannot be read there, never the keys; empty where all can."""
 
 
 class Silent(NamedTuple):
@@ -46,8 +51,9 @@ class Silent(NamedTuple):
     reason: str
 
 
-def look(storage: Storage, name: str | None) -> list[Facts | Silent]:
-    """Ask every node, by a task without CPUs; `name` is a file of the storage that all should see, if there is one."""
+def look(storage: Storage, name: str | None, places: Sequence[Judge]) -> list[Facts | Silent]:
+    """Ask every node, by a task without CPUs; `name` is a file of the storage that all should see, if there is one, and
+    `places` are the endpoints whose keys all need."""
     task = ray.remote(num_cpus=0, max_retries=0)(_facts)
     gcs = ray.get_runtime_context().gcs_address
     asked = {}
@@ -56,7 +62,7 @@ def look(storage: Storage, name: str | None) -> list[Facts | Silent]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             resources = node["Resources"]
             facts = (node["NodeManagerAddress"], int(resources.get("CPU", 0)), HEAD in resources)
-            asked[task.options(scheduling_strategy=place).remote(facts, storage, name, gcs)] = facts[0]
+            asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = facts[0]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TIMEOUT_S)
     return [_answer(ref, address, ref in ready) for ref, address in asked.items()]
 
@@ -83,12 +89,25 @@ def _answer(ref: Any, address: str, ready: bool) -> Facts | Silent:
     return found
 
 
-def _facts(node: tuple[str, int, bool], storage: Storage, name: str | None, gcs: str) -> Facts:
+def _facts(node: tuple[str, int, bool], storage: Storage, name: str | None, places: Sequence[Judge], gcs: str) -> Facts:
     """Runs on the node."""
     address, cpus, is_head = node
     here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
     growth = _growth(cpus, gcs) if is_head else None
-    return Facts(address, cpus, is_head, here, os.path.dirname(alpagasus_ray.__file__), _unseen(storage, name), growth)
+    package, unseen = os.path.dirname(alpagasus_ray.__file__), _unseen(storage, name)
+    return Facts(address, cpus, is_head, here, package, unseen, growth, _keyless(places))
+
+
+def _keyless(places: Sequence[Judge]) -> tuple[str, ...]:
+    reasons = []
+    for place in places:
+        name = place.api_key_env
+        try:
+            if read_key(place) in ("", NO_KEY):
+                reasons.append(f"neither {name} nor {name}_FILE holds one")
+        except UsageError as error:
+            reasons.append(str(error))
+    return tuple(dict.fromkeys(reasons))
 
 
 def _unseen(storage: Storage, name: str | None) -> str | None:

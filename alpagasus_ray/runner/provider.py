@@ -76,7 +76,7 @@ class Provider:
         with tempfile.TemporaryFile() as lines:
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 self.client.download(file_id, lines)
-            for key, got in read_results(lines):
+            for key, got in read_results(lines, self.client.safe):
                 found[key] = found[key] if isinstance(found.get(key), Reply) else got
         counted = batch.request_counts.completed if batch.request_counts else 0
         if len(found) < counted:
@@ -84,20 +84,32 @@ class Provider:
         return found
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        # a server that has never answered may have a wrong address
-        patience_s = self._max_outage_s if self._answered else min(FIRST_ANSWER_S, self._max_outage_s)
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_before_delay(patience_s),
-            wait=_pause,
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            reraise=True,
+            stop=self._gives_up, wait=_pause, retry=tenacity.retry_if_exception_type(TryAgain), reraise=True
         )
+        started = time.monotonic()
         try:
-            result = retrying(call)
+            result: T = retrying(self._once, call)
         except TryAgain as error:
-            raise TryAgain("no answer", f"{self.address} has given none for {patience_s:.0f} s ({error})") from None
+            seconds, wish = time.monotonic() - started, error.retry_after_s
+            later = f", and wants to be left alone for {wish:.0f} s (Retry-After)" if wish else ""
+            raise TryAgain("no answer", f"{self.address} has given none for {seconds:.0f} s ({error}){later}") from None
+        return result
+
+    def _once(self, call: Callable[[], T]) -> T:
+        try:
+            result = call()
+        except TryAgain as error:
+            # whatever its status, it shows that the address is right
+            self._answered = self._answered or error.category.startswith("http ")
+            raise
         self._answered = True
         return result
+
+    def _gives_up(self, state: tenacity.RetryCallState) -> bool:
+        # a server that has never answered may have a wrong address
+        patience_s = self._max_outage_s if self._answered else min(FIRST_ANSWER_S, self._max_outage_s)
+        return tenacity.stop_before_delay(patience_s)(state)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

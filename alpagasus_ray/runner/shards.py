@@ -19,6 +19,7 @@ from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 
 READERS = 16
+AT_A_TIME = 128
 
 
 class Work(Protocol):
@@ -85,9 +86,9 @@ def missing(job: Job, shards: Sequence[str]) -> list[str]:
     return [shard for shard in shards if shard not in done]
 
 
-def committed(job: Job) -> list[FileEntry]:
+def committed(home: StageDir) -> list[FileEntry]:
     """The commit records of a stage, in the order of the shards."""
-    done = job.home.storage.at(DONE)
+    done = home.storage.at(DONE)
     with ThreadPoolExecutor(READERS) as pool:
         return [FileEntry.model_validate_json(content) for content in pool.map(done.read, done.names())]
 
@@ -99,15 +100,26 @@ def record(home: StageDir, entry: FileEntry) -> None:
 
 def commit(job: Job, shard: str, results: list[dict[str, Any]], ledger: Ledger) -> None:
     """Write the output, then the commit record that makes it count, then let go of the ledger."""
-    written = job.output.write_table(shard, pa.Table.from_pylist(results, schema=job.work.schema))
+    written = job.output.write_table(shard, _table_of(results, job.work.schema))
     if not job.is_trial:
         record(job.home, describe(shard, written, results))
         if job.paid:
             ledger.delete()
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table, a few at a time: pyarrow holds Python's lock while it makes them, and requests would wait."""
+    return [row for batch in table.to_batches(max_chunksize=AT_A_TIME) for row in batch.to_pylist()]
+
+
+def _table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The table of some rows, made as `rows_of` reads it."""
+    parts = (rows[start : start + AT_A_TIME] for start in range(0, len(rows), AT_A_TIME))
+    return pa.Table.from_batches([pa.RecordBatch.from_pylist(part, schema=schema) for part in parts], schema=schema)
+
+
 def take_back(job: Job, status: str) -> None:
     """Make the shards that hold rows of this status missing again; their other rows keep their replies."""
-    for entry in committed(job):
+    for entry in committed(job.home):
         if entry.counts.get(status):
             job.home.storage.at(DONE).delete(f"{entry.name}.json")

@@ -14,7 +14,7 @@ LIMIT_BYTES: int = packaging.GCS_STORAGE_MAX_SIZE
 """Ray refuses packages of this size; it does not compress them."""
 SEARCHED_BYTES = 1 << 20
 SECRET_NAME = re.compile(
-    r"^(\.env(\..*)?|\.netrc|\.pypirc|auth_token|id_(rsa|dsa|ecdsa|ed25519)|.*\.(key|pem|p12|pfx)|credentials(\.json)?)$",
+    r"^(\.env.*|\.netrc|\.pypirc|auth_token|id_(rsa|dsa|ecdsa|ed25519)|.*\.(key|pem|p12|pfx)|credentials(\.json)?)$",
     re.IGNORECASE,
 )
 HARMLESS_NAME = re.compile(r"\.(example|sample|template|dist)$", re.IGNORECASE)

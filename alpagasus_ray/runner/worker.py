@@ -29,6 +29,8 @@ from alpagasus_ray.runner.shards import Job, Task
 
 REPORT_S = 0.5
 FLUSH_ATTEMPTS = 5
+GARBAGE = 50_000, 10, 100
+"""Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
 MARKED = 16
 """Rows that are marked on the board at a time, before they are sent."""
 DEATHS = 2
@@ -101,6 +103,7 @@ class Worker:
         # What is there now stays; it need not be looked at again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE)
         # rows that wait for their next attempt stay open, so there are more open than in flight
         self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
@@ -189,7 +192,7 @@ class Worker:
             return Finished(task.shard, reason)
 
     async def _do_shard(self, shard: Shard) -> Finished:
-        loss: Loss | None = await self._board.call("begin", shard.name)
+        loss: Loss | None = await self._board.call("begin", shard.name, len(shard.known))
         self._shards.add(shard)
         try:
             await self._ask_all(shard, loss.deaths if loss else {})
@@ -207,24 +210,26 @@ class Worker:
         return Finished(shard.name, None if len(results) == len(shard.rows) else self._stop)
 
     def _open_shard(self, task: Task) -> Shard:
-        rows = self._job.source.storage.read_table(task.shard).slice(0, task.rows).to_pylist()
+        rows = shards.rows_of(self._job.source.storage.read_table(task.shard).slice(0, task.rows))
         return Shard(task.shard, rows, self._job.known(task.shard), self._job.ledger(task.shard))
 
     async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
         """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
         none."""
-        requests = [self._job.work.request(row) for row in shard.rows]
-        suspects = [place for place in sorted(deaths) if requests[place].key not in shard.known]
-        others = [place for place in range(len(requests)) if place not in set(suspects)]
+        dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
+        suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
+        others = [place for place in range(len(shard.rows)) if place not in suspects]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
         async with asyncio.TaskGroup() as group, self._feeding:
-            for place in suspects:
-                await self._row_alone(shard, place, requests[place], deaths[place])
+            for place, request in suspects.items():
+                await self._row_alone(shard, place, request, deaths[place])
             for chunk in _chunks(others, MARKED if self._job.terms.adaptive else len(others)):
+                # made as they are needed: to make those of a whole shard would stop the loop for a tenth of a second
+                requests = {place: self._job.work.request(shard.rows[place]) for place in chunk}
                 await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
-                for place in chunk:
+                for place, request in requests.items():
                     await self._open.acquire()
-                    task = group.create_task(self._row(shard, place, requests[place]))
+                    task = group.create_task(self._row(shard, place, request))
                     task.add_done_callback(lambda _: self._open.release())
 
     async def _mark(self, shard: Shard, places: Sequence[int]) -> None:

@@ -75,7 +75,7 @@ def account(job: Job, examples: Manifest) -> Account:
     rows = {entry.name: entry.rows for entry in examples.parts()}
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda shard: _look_into(job, shard, rows[shard]), missing(job, list(rows))))
-    paid = sum(account.spent_usd for account in found) + sum(_cost_of(job.tariff, entry.usage) for entry in committed(job))
+    paid = sum(account.spent_usd for account in found) + sum(_cost_of(job.tariff, entry.usage) for entry in committed(job.home))
     return Account(sum(account.rows_left for account in found), max(paid, at_most_spent(job.home.storage)))
 
 

@@ -193,11 +193,14 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
         name = None
         with suppress(OSError):  # the check of the storage tells of it
             name = stack.enter_context(probe.placed(storage))
-        found = nodes.look(storage, name)
+        places = _places_with_keys(config.judge)
+        found = nodes.look(storage, name, places)
     facts = [node for node in found if isinstance(node, Facts)]
     yield _answers(found)
     if not facts:
         return
+    if places:
+        yield _keys_of_nodes(facts)
     most = nodes.most_actors(found)
     present = sum(node.cpus for node in facts)
     yield _shared(storage, facts, grows=most is None or most > present)
@@ -214,6 +217,27 @@ def _answers(found: Sequence[Facts | Silent]) -> Check:
         return Check("cluster", "problem", f"{len(silent)} of {len(found)} nodes cannot run this package, {first}", fix)
     places = {os.path.dirname(alpagasus_ray.__file__), *(node.package for node in found if isinstance(node, Facts))}
     return Check("cluster", "ok", f"nodes: {len(found)}, this package in {' and '.join(sorted(places)[:3])}")
+
+
+def _places_with_keys(judge: Judge) -> list[Judge]:
+    """The endpoints that want a key, as far as is seen from here: all but those that are asked without one."""
+    return [place for place in judge.at_each_endpoint() if judge.paid and not _is_asked_without_key(place)]
+
+
+def _is_asked_without_key(judge: Judge) -> bool:
+    with suppress(UsageError):  # the check of the key tells of it
+        return read_key(judge) == NO_KEY
+    return False
+
+
+def _keys_of_nodes(facts: Sequence[Facts]) -> Check:
+    """Each node reads the keys from its own environment or from its own files."""
+    without = [node for node in facts if node.keyless]
+    if without:
+        first = f"{without[0].address} first: {without[0].keyless[0]}"
+        fix = "give the keys to the environment in which Ray is started on each node, or to a file that is on each (…_FILE)"
+        return Check("keys of nodes", "problem", f"{len(without)} of {len(facts)} nodes have no usable key, {first}", fix)
+    return Check("keys of nodes", "ok", f"nodes that can read the keys: {len(facts)}")
 
 
 def _shared(storage: Storage, facts: Sequence[Facts], *, grows: bool) -> Check:

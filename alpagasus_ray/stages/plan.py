@@ -6,19 +6,20 @@ a stage leaves behind while it is unfinished; nothing of how the rows are asked.
 
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from alpagasus_ray.config import Judge, Score, digest
-from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.datasets.run import LEDGER, Manifest, Run, StageDir
 from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating, rubric
+from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.budget import at_most_spent
+from alpagasus_ray.runner.journal import at_provider
 from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ratings import ScoreWork, check_model, recorded_inputs, settings_of
@@ -27,7 +28,6 @@ SAMPLE = 200
 """Requests that are made and counted; all others are taken to be like them."""
 SHORTEST_REPLY = 2
 """Tokens of a reply that is a score and nothing else."""
-READERS = 16
 MEASURED = ("tokens_in", "tokens_out", "cost_usd", "latency_s")
 
 
@@ -41,6 +41,19 @@ class Part(NamedTuple):
     """One of them for each request: rows with the same prompt are asked once."""
     known: Counter[str]
     """Sums over the replies that are there: their `count`, the fields in `MEASURED`, and how many know each (`n <field>`)."""
+
+
+class UnderWay(NamedTuple):
+    """What earlier calls have at the provider's batch API; the next call collects it."""
+
+    keys: dict[str, frozenset[str]]
+    """Of the requests, by shard."""
+    requests: int
+    batches: int
+    reserved_usd: float
+    """The most that the requests can cost, as far as it is counted as spent."""
+    at_most_usd: float | None
+    """What is spent and reserved; None where the last call had no cap."""
 
 
 class Volume(NamedTuple):
@@ -66,7 +79,8 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
     _check_same(stage, done, settings, {"examples": examples.content_hash()} | recorded_inputs(config.judge))
     if done is None:
         asking.check_cap(config, prices.tariff(config.judge))
-    parts = _parts(config, work, run, examples, done)
+    away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
+    parts = _parts(config, work, run, examples, done, away)
     sample = _sample(work, run.examples(), parts)
     return {
         "plan": True,
@@ -75,9 +89,9 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "rows": examples.rows,
         "left": sum(part.rows for part in parts),
         "limit": config.limit,
-        **(_paid(config, stage, parts, sample) if config.judge.paid else {"requests": 0, "prompt": None}),
+        **(_paid(config, stage, parts, sample, away) if config.judge.paid else {"requests": 0, "prompt": None}),
         "hashes": _hashes(settings, examples, sample),
-        "notes": list(_notes(config, parts, done)),
+        "notes": list(_notes(config, parts, done, away)),
     }
 
 
@@ -90,40 +104,45 @@ def _check_same(stage: StageDir, done: Manifest | None, settings: dict[str, Any]
         raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
 
 
-def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None) -> list[Part]:
+def _under_way(stage: StageDir) -> UnderWay:
+    page, items = at_provider(stage.storage)
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    for item in items:
+        keys[item.shard].add(item.key)
+    reserved = sum(entry.usd for entry in page.entries if entry.lent)
+    by_shard = {shard: frozenset(found) for shard, found in keys.items()}
+    return UnderWay(by_shard, len(items), len(page.entries), reserved, page.at_most_usd)
+
+
+def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None, away: UnderWay) -> list[Part]:
     """Every shard, with what is left to ask of the rows that the call is about."""
     stage = run.ratings(config.name)
-    committed = {} if done else {entry.name: entry for entry in _committed(stage)}
+    committed = {} if done else {entry.name: entry for entry in shards.committed(stage)}
     left = 0 if done else config.limit or examples.rows
-    jobs = []
+    jobs: list[tuple[str, int, frozenset[str]]] = []
     for entry in examples.parts():
         record = committed.get(entry.name)
         # as for a call of an unfinished stage: what failed gets another chance
         over = record is not None and not record.counts.get(rating.FAILED)
-        jobs.append((entry.name, 0 if over else min(entry.rows, left)))
+        rows = 0 if over else min(entry.rows, left)
+        jobs.append((entry.name, rows, away.keys.get(entry.name, frozenset())))
         left = max(0, left - entry.rows)
     if not config.judge.paid:
-        return [Part(name, rows, (), Counter()) for name, rows in jobs]
-    with ThreadPoolExecutor(READERS) as pool:
+        return [Part(name, rows, (), Counter()) for name, rows, _ in jobs]
+    with ThreadPoolExecutor(shards.READERS) as pool:
         return list(pool.map(lambda job: _part(work, run.examples(), stage, *job), jobs))
 
 
-def _committed(stage: StageDir) -> list[FileEntry]:
-    records = stage.storage.at(DONE)
-    with ThreadPoolExecutor(READERS) as pool:
-        return [FileEntry.model_validate_json(content) for content in pool.map(records.read, records.names())]
-
-
-def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: int) -> Part:
-    """What is left of the first `rows` rows of a shard."""
+def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: int, away: frozenset[str]) -> Part:
+    """What is left of the first `rows` rows of a shard, without the requests that are `away` in batches."""
     known = _known(stage, name)
     keys: list[str] = []
-    if rows and known:
+    if rows and (known or away):
         keys = [work.request(row).key for row in source.storage.read_table(name).slice(0, rows).to_pylist()]
     elif rows:
         # the content decides the prompt, and is read in a hundredth of the time that making the prompts takes
         keys = source.storage.read_table(name, ["content_hash"])["content_hash"].slice(0, rows).to_pylist()
-    left = [(place, key) for place, key in enumerate(keys) if key not in known]
+    left = [(place, key) for place, key in enumerate(keys) if key not in known and key not in away]
     first = {key: place for place, key in reversed(left)}
     return Part(name, len(left), sorted(first.values()), _measure(known.values()))
 
@@ -174,7 +193,7 @@ def _sample(work: ScoreWork, source: StageDir, parts: Sequence[Part]) -> list[Re
     return requests
 
 
-def _paid(config: Score, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request]) -> dict[str, Any]:
+def _paid(config: Score, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request], away: UnderWay) -> dict[str, Any]:
     """The part of the summary that only judges have which are asked over a network."""
     tariff, known = prices.tariff(config.judge), _all_known(parts)
     requests = sum(len(part.places) for part in parts)
@@ -191,9 +210,10 @@ def _paid(config: Score, stage: StageDir, parts: Sequence[Part], sample: Sequenc
         "model": config.judge.model,
         "mode": config.judge.mode,
         "requests": requests,
+        "under_way": {"requests": away.requests, "batches": away.batches},
         "replies": {"count": known["count"]} | {field: _rounded(_mean(known, field)) for field in MEASURED},
         "tokens": {**counted, "in": round(volume.tokens_in), **out, "longest_reply": tariff.max_tokens},
-        "dollars": _dollars(config, tariff, volume, _spent(known, stage)),
+        "dollars": _dollars(config, tariff, volume, _spent(known, stage, away), away),
         "minutes": _minutes(config, volume, sum(1 for part in parts if part.places), _mean(known, "latency_s")),
         "prompt": sample[0].messages if sample else None,
     }
@@ -220,20 +240,25 @@ def _count_in(config: Score, sample: Sequence[Request], requests: int) -> dict[s
     }
 
 
-def _spent(known: Counter[str], stage: StageDir) -> float | None:
-    """Dollars spent so far, at most: the cost of the replies, and what a call that was killed may have spent besides. None
-    where there are replies and nothing tells."""
-    at_most = max(float(known["cost_usd"]), at_most_spent(stage.storage))
+def _spent(known: Counter[str], stage: StageDir, away: UnderWay) -> float | None:
+    """Dollars spent so far, at most: the cost of the replies, what is reserved for batches under way, and what a call that
+    was killed may have spent besides. None where there are replies and nothing tells."""
+    bound = at_most_spent(stage.storage) if away.at_most_usd is None else away.at_most_usd
+    at_most = max(float(known["cost_usd"]), bound)
     return None if known["count"] and not known["n cost_usd"] and not at_most else at_most
 
 
-def _dollars(config: Score, tariff: prices.Tariff, volume: Volume, spent: float | None) -> dict[str, Any]:
-    """What is to be paid, and for how many requests `max_cost_usd` is enough (null: for all)."""
+def _dollars(config: Score, tariff: prices.Tariff, volume: Volume, spent: float | None, away: UnderWay) -> dict[str, Any]:
+    """What is to be paid, and for how many requests `max_cost_usd` is enough (null: for all). What is reserved for batches
+    under way comes back, but for what their requests cost."""
     low = tariff.dollars(volume.tokens_in, volume.out_low)
     high = None if volume.out_high is None else tariff.dollars(volume.tokens_in, volume.out_high)
-    cap, free = config.max_cost_usd, (config.max_cost_usd or 0.0) - (spent or 0.0)
+    cap, free = config.max_cost_usd, (config.max_cost_usd or 0.0) - (spent or 0.0) + away.reserved_usd
+    all_requests = volume.requests + away.requests
     reached = {
-        name: None if cap is None or not cost or cost <= free else max(0, int(volume.requests * free / cost))
+        name: None
+        if cap is None or not cost or (each := cost / volume.requests) * all_requests <= free
+        else max(0, int(free / each - away.requests))
         for name, cost in (("low", low), ("high", high))
     }
     return {
@@ -255,7 +280,7 @@ def _price(config: Score, tariff: prices.Tariff) -> dict[str, Any] | None:
     return {"input": tariff.price.input, "output": tariff.price.output, "share": tariff.share, "source": source}
 
 
-def _minutes(config: Score, volume: Volume, shards: int, latency_s: float | None) -> dict[str, Any]:
+def _minutes(config: Score, volume: Volume, open_shards: int, latency_s: float | None) -> dict[str, Any]:
     """The least time that the known limits allow, and which of them decides; null where none is known."""
     ways: dict[str, float] = {}
     if config.judge.mode == "live" and volume.requests:
@@ -263,7 +288,7 @@ def _minutes(config: Score, volume: Volume, shards: int, latency_s: float | None
         loads = Rate(float(volume.requests), volume.tokens_in + volume.out_low)
         ways = {f"score.{kind}_per_minute": loads._asdict()[kind] / limit for kind, limit in limits.items()}
         if latency_s is not None:
-            in_flight = config.concurrency * min(config.actors or 1, shards or 1)
+            in_flight = config.concurrency * min(config.actors or 1, open_shards or 1)
             ways["score.concurrency"] = volume.requests * latency_s / 60 / in_flight
     binding = max(ways, key=lambda way: ways[way]) if ways else None
     return {"least": None if binding is None else round(ways[binding], 2), "bound_by": binding}
@@ -289,7 +314,7 @@ def _hashes(settings: dict[str, Any], examples: Manifest, sample: Sequence[Reque
     }
 
 
-def _notes(config: Score, parts: Sequence[Part], done: Manifest | None) -> Iterator[str]:
+def _notes(config: Score, parts: Sequence[Part], done: Manifest | None, away: UnderWay) -> Iterator[str]:
     """What a reader has to know besides the numbers."""
     judge = config.judge
     if done is not None:
@@ -299,6 +324,8 @@ def _notes(config: Score, parts: Sequence[Part], done: Manifest | None) -> Itera
     if not judge.paid:
         yield f"score.judge.kind={judge.kind} sends nothing and costs nothing"
         return
+    if away.reserved_usd:
+        yield f"what is spent includes {away.reserved_usd:,.4g} dollars, the most that the requests under way can cost"
     if prices.price(judge) is None:
         yield (
             f"no price is known for {judge.model} at {' and '.join(_hosts(judge))}; give one in dollars a million tokens, e.g. "
@@ -313,6 +340,5 @@ def _notes(config: Score, parts: Sequence[Part], done: Manifest | None) -> Itera
 
 
 def _hosts(judge: Judge) -> list[str]:
-    """Names alone: an address may hold a password."""
-    addresses = (place.base_url for place in judge.at_each_endpoint())
-    return list(dict.fromkeys(urlsplit(address).hostname or "?" if address else prices.DEFAULT_HOST for address in addresses))
+    """The hosts of the endpoints, each once."""
+    return list(dict.fromkeys(prices.host(place) for place in judge.at_each_endpoint()))

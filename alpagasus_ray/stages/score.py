@@ -96,7 +96,7 @@ def _judge_all(
     tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
-    manifest = manifest_of(stage, shards.committed(job), begun)
+    manifest = manifest_of(stage, shards.committed(stage), begun)
     check_rows(manifest, examples)
     reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
     if reason is not None:

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, Run, StageDir
 from faults.arena import POLL_S, Ended
@@ -17,6 +17,8 @@ from toy_runs import ids, prompt_hashes, ratings
 
 WINDOW_S = 2.0
 """The bound after a crash: what is in flight, and so many seconds of replies."""
+VERDICT_LIMIT = 300
+"""Characters of a verdict in the table."""
 HEADER = ("scenario", "rows", "faults", "lost", "twice", "failed", "billed twice", "bound", "spend / cap", "verdict")
 
 
@@ -115,7 +117,12 @@ class Finding:
         faults = ", ".join(f"{count:,} x {kind}" for kind, count in self.faults.items())
         money = "" if self.cap is None or self.spent is None else f"${self.spent:.4f} / ${self.cap:.4f}"
         numbers = (self.lost, self.twice, self.failed, self.billed_twice, self.bound)
-        return [self.scenario, f"{self.rows:,}", faults, *(f"{number:,}" for number in numbers), money, self.verdict]
+        verdict = " ".join(self.verdict.split())[:VERDICT_LIMIT]
+        return [self.scenario, f"{self.rows:,}", faults, *(f"{number:,}" for number in numbers), money, verdict]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values, with the whole verdict."""
+        return {**vars(self), "faults": dict(self.faults), "verdict": self.verdict}
 
 
 def unfinished(stage: StageDir) -> list[str]:

@@ -94,7 +94,7 @@ def spend_file(arena: Arena, rows: int, point: str) -> Finding:
 def wrong_key(arena: Arena, rows: int) -> Finding:
     """A key that the server refuses stops the stage at once, with one message; nothing is tried again."""
     found, run, server = Finding("a wrong key"), arena.toy(rows), arena.judge("--key", "right", *JUDGE)
-    ended = arena.score(run, server, {"concurrency": CONCURRENCY})
+    ended = arena.score(run, server, {"concurrency": CONCURRENCY, "judge.api_key_env": "WRONG_KEY"})
     refused = server.stats()["wrong_key"]
     found.ended(ended, 1)
     found.faults["401"] = refused
@@ -102,6 +102,7 @@ def wrong_key(arena: Arena, rows: int) -> Finding:
     found.expect(not server.taken(), f"{len(server.taken())} requests got through")
     errors = [line for line in ended.message.splitlines() if line.startswith("error:")]
     found.expect(len(errors) == 1 and "refuses the key" in ended.message, f"it said: {ended.message}")
+    found.expect("a-wrong-key" not in ended.message, "the message holds the key")
     again = arena.judge(*JUDGE)
     found.ended(arena.score(run, again, {"concurrency": CONCURRENCY}))
     found.count(run, again, bound=0)

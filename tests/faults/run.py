@@ -1,9 +1,10 @@
 """The long fault matrix: plays every scenario, prints the table, and fails if any guarantee is broken.
 
-python tests/faults/run.py [--only driver,node] [--write docs/faults.md]
+python tests/faults/run.py [--only driver,node] [--write docs/faults.md] [--json]
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+os.environ["WRONG_KEY"] = "a-wrong-key"  # now: workers have the environment in which their Ray is started
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -47,12 +49,14 @@ def main() -> None:
     lines = [line for scenario in chosen for line in _played(scenario, address)]
     ray.shutdown()
     table = findings.markdown(lines)
-    print(table)
+    print(table, file=sys.stderr if options.json else sys.stdout)
+    minutes = (time.monotonic() - started) / 60
     if options.write:
-        minutes = (time.monotonic() - started) / 60
         Path(options.write).write_text(ABOUT.format(cores=os.cpu_count(), minutes=minutes) + table + "\n", encoding="utf-8")
     broken = [line.scenario for line in lines if line.broken]
-    print(f"{len(lines)} lines in {(time.monotonic() - started) / 60:.1f} minutes, {len(broken)} broken", file=sys.stderr)
+    print(f"{len(lines)} lines in {minutes:.1f} minutes, {len(broken)} broken", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"minutes": round(minutes, 2), "broken": broken, "lines": [line.as_json() for line in lines]}))
     sys.exit(bool(broken))
 
 
@@ -60,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help=f"some of: {', '.join(scenario.name for scenario in MATRIX)}")
     parser.add_argument("--write", metavar="FILE", help="write the table there too")
+    parser.add_argument("--json", action="store_true", help="print the table as one JSON object on the last line of stdout")
     return parser.parse_args()
 
 

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
+from loopback import JudgeStarter
 from ray_head import START_S, Head, free_ports
 from toy_runs import job
 
+KEY = "sk-canary-0123456789abcdef"
 EMPTY = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
 EMPTY += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
 AUTOSCALER: dict[str, Any] = {
@@ -48,9 +50,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     config = tmp_path_factory.mktemp("autoscaler") / "cluster.yaml"
     provider = {**AUTOSCALER["provider"], "gcs_address": f"127.0.0.1:{port}"}
     config.write_text(yaml.safe_dump({**AUTOSCALER, "provider": provider}))
-    identity = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+    identity = {
+        "NODES_KEY": KEY,
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
     options = {"port": port, "num-cpus": 1, "include-dashboard": "false", "autoscaling-config": config}
-    started = Head("token", environment={"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **identity}, **options)
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **identity}
+    started = Head("token", environment={**fake, "NODES_KEY": KEY}, **options)
     try:
         started.wait_for_start()
         yield started
@@ -97,3 +104,26 @@ def test_nodes_that_are_added_have_to_see_a_local_run(two_nodes: Head, tmp_path:
     found = _doctor(two_nodes, tmp_path / "run")
     assert found["shared storage"]["status"] == "warning"
     assert [found[name]["status"] for name in ("cluster", "actors", "versions")] == ["ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("NODES_KEY", "ok"), ("DRIVERS_KEY", "problem")])
+def test_a_key_that_nodes_do_not_have_is_a_problem(
+    two_nodes: Head, tmp_path: Path, judge: JudgeStarter, name: str, status: str
+) -> None:
+    judged = {"kind": "api", "model": "toy", "base_url": judge("--key", KEY).base_url, "api_key_env": name}
+    options = [part for key, value in judged.items() for part in ("--set", f"score.judge.{key}={value}")]
+    found = _doctor(two_nodes, tmp_path / "run", *options, **{name: KEY})
+    assert found["key"]["status"] == "ok"
+    assert found["keys of nodes"]["status"] == status, found
+    if status == "problem":
+        assert "2 of 2 nodes have no usable key" in found["keys of nodes"]["detail"]
+        assert "neither DRIVERS_KEY nor DRIVERS_KEY_FILE" in found["keys of nodes"]["detail"]
+    assert KEY not in json.dumps(found)
+
+
+def test_nodes_are_not_asked_for_a_key_where_the_server_wants_none(
+    two_nodes: Head, tmp_path: Path, judge: JudgeStarter
+) -> None:
+    judged = {"kind": "api", "model": "toy", "base_url": judge().base_url, "api_key_env": "NOBODYS_KEY"}
+    options = [part for key, value in judged.items() for part in ("--set", f"score.judge.{key}={value}")]
+    assert "keys of nodes" not in _doctor(two_nodes, tmp_path / "run", *options)

@@ -123,8 +123,8 @@ def test_a_wrong_key_stops_at_once_with_one_message(tmp_path: Path, judge: Judge
     run = toy_run(tmp_path, 400)
     server = judge("--key", "right")
     with pytest.raises(StageFailed, match="http 401: the server refuses the key") as error:
-        score(Score(judge=api_judge(server.base_url), concurrency=8), run)
-    assert "unused" not in str(error.value)
+        score(Score(judge=api_judge(server.base_url, api_key_env="WRONG_KEY"), concurrency=8), run)
+    assert "a-wrong-key" not in str(error.value)
     assert len(server.taken()) == 0
 
 

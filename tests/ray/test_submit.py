@@ -186,7 +186,7 @@ def test_the_doctor_sees_the_cluster_and_the_package_that_came_with_the_job(jobs
     line = next(line for line in jobs.doctor.log.splitlines() if line.startswith('{"checks"'))
     found = {check["name"]: check for check in json.loads(line)["checks"]}
     assert {name: check["status"] for name, check in found.items() if name != "price"} == dict.fromkeys(
-        ("key", "model", "storage", "cluster", "shared storage", "actors", "versions"), "ok"
+        ("key", "model", "storage", "cluster", "keys of nodes", "shared storage", "actors", "versions"), "ok"
     )
     # one place, for the driver and for the tasks on the nodes
     assert re.fullmatch(r"nodes: 1, this package in \S+/working_dir_files/\S+", found["cluster"]["detail"])

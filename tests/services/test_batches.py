@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.openai_batches import BatchClient
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.runner import batches
+from alpagasus_ray.runner import batches, provider
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import Entry, Item, Journal, under_way
@@ -316,11 +317,42 @@ def test_a_server_that_is_down_for_too_long_stops_the_stage(call: Callable[..., 
     caller = call(10)
     for kind, told in (("503", "http 503"), ("html", "malformed reply"), ("disconnect", "connection")):
         caller.server.control(down=kind)
-        with pytest.raises(StageFailed, match=rf"has given none for 0 s \({told}"):
+        with pytest.raises(StageFailed, match=rf"has given none for \d s \({told}"):
             caller(max_outage_s=0.2)
     caller.server.control(down=None)
     caller()
     assert len(caller.outcomes()) == 10
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_a_server_that_turns_away_at_first_and_wants_a_long_pause_is_waited_for(
+    call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    caller = call(5)
+    monkeypatch.setattr(provider, "FIRST_ANSWER_S", 0.5)
+    caller.server.control(down={"kind": status, "retry_after": 1})
+    healing = threading.Timer(0.3, caller.server.control, kwargs={"down": None})
+    healing.start()
+    caller()
+    healing.join()
+    assert len(caller.outcomes()) == 5
+
+
+def test_a_pause_longer_than_the_longest_outage_is_told_at_once_with_the_time_that_has_passed(
+    call: Callable[..., Caller],
+) -> None:
+    caller = call(5)
+    caller.server.control(down={"kind": "429", "retry_after": 600})
+    with pytest.raises(StageFailed, match=r"for \d s \(http 429.*left alone for 600 s \(Retry-After\)"):
+        caller(max_outage_s=60.0)
+
+
+def test_a_server_that_never_answered_is_given_up_soon(call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = call(5)
+    monkeypatch.setattr(provider, "FIRST_ANSWER_S", 0.2)
+    caller.server.control(down="disconnect")
+    with pytest.raises(StageFailed, match=r"has given none for \d s \(connection"):
+        caller()
 
 
 def test_a_batch_under_way_elsewhere_is_not_forgotten(call: Callable[..., Caller]) -> None:

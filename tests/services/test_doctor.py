@@ -75,6 +75,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self) -> None:
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_GET  # noqa: N815 - the name is that of the base
     do_POST = do_GET  # noqa: N815 - the name is that of the base
 
     def log_message(self, *args: Any) -> None:
@@ -212,6 +218,15 @@ def test_a_place_that_cannot_be_written_is_a_problem(folder: Path) -> None:
     (folder / "file").write_text("in the way")
     check = _found(Score(judge=RULES), Run.open(str(folder / "file" / "run")), "storage")
     assert check.status == "problem"
+
+
+def test_storage_that_denies_everything_is_told_by_the_check_of_the_storage(server: Toy, folder: Path) -> None:
+    server.status, server.body = 403, ""
+    place = f"s3://toy:toy@bucket/run?endpoint_override=127.0.0.1:{server.server_address[1]}&scheme=http&region=us-east-1"
+    done = job("doctor", place, "--set", "score.judge.kind=rules", "--set", "ingest.turns=all", "--json")
+    assert done.stdout, done.stderr
+    checks = {check["name"]: check["status"] for check in json.loads(done.stdout)["checks"]}
+    assert (done.returncode, checks["storage"], checks["versions"]) == (1, "problem", "ok")
 
 
 def test_an_object_store_is_tried_and_left_as_it_was(bucket: str) -> None:

@@ -155,7 +155,8 @@ class Judge:
             return web.json_response({"error": {"message": "invalid key"}}, status=401)
         if self.down is not None and request.path != CHAT:
             await request.read()
-            return await misbehave(request, self.down, {"choices": [{}], "usage": {}}, {})
+            headers = retry_headers(self.down.retry_after, time.time())
+            return await misbehave(request, self.down, {"choices": [{}], "usage": {}}, headers)
         return await handler(request)
 
     async def models(self, request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.runner.board import SILENT_S, Board, Cap
+from alpagasus_ray.runner.board import IN_VAIN, SILENT_S, Board, Cap
 from alpagasus_ray.runner.budget import at_most_spent
 
 unhurried = settings(deadline=None, max_examples=50)
@@ -243,40 +243,50 @@ def test_a_clean_end_leaves_what_was_spent_and_no_more(clock: Clock, storage: St
 
 def test_rows_that_were_marked_when_a_worker_died_are_told_to_its_successor() -> None:
     board = Board()
-    assert board.begin(SHARD).deaths == {}
+    assert board.begin(SHARD, 0).deaths == {}
     board.under_way(SHARD, [0, 1, 2], [])
     board.under_way(SHARD, [3], [0, 2])
-    assert board.begin(SHARD).deaths == {1: 1, 3: 1}
+    assert board.begin(SHARD, 0).deaths == {1: 1, 3: 1}
 
 
 def test_deaths_add_up_over_workers_for_the_rows_that_saw_them() -> None:
     board = Board()
     for _ in range(3):
-        board.begin(SHARD)
+        board.begin(SHARD, 0)
         board.under_way(SHARD, [7], [])
     board.under_way(SHARD, [8], [])
-    assert board.begin(SHARD).deaths == {7: 3, 8: 1}
+    assert board.begin(SHARD, 0).deaths == {7: 3, 8: 1}
 
 
 def test_a_worker_that_dies_before_it_marks_anything_blames_no_row() -> None:
     board = Board()
-    board.begin(SHARD)
-    assert board.begin(SHARD).deaths == {}
+    board.begin(SHARD, 0)
+    assert board.begin(SHARD, 0).deaths == {}
 
 
 def test_a_shard_that_ended_well_leaves_no_suspects() -> None:
     board = Board()
-    board.begin(SHARD)
+    board.begin(SHARD, 0)
     board.under_way(SHARD, [1], [])
-    board.begin(SHARD)
+    board.begin(SHARD, 0)
     board.under_way(SHARD, [1], [])
     board.end(SHARD)
-    assert board.begin(SHARD).deaths == {}
+    assert board.begin(SHARD, 0).deaths == {}
 
 
 def test_shards_do_not_blame_each_other() -> None:
     board = Board()
-    board.begin(SHARD)
+    board.begin(SHARD, 0)
     board.under_way(SHARD, [1], [])
-    assert board.begin("part-00001.parquet").deaths == {}
-    assert board.begin(SHARD).deaths == {1: 1}
+    assert board.begin("part-00001.parquet", 0).deaths == {}
+    assert board.begin(SHARD, 0).deaths == {1: 1}
+
+
+def test_workers_that_die_one_after_the_other_over_a_shard_end_the_stage_unless_replies_come_in_between() -> None:
+    board = Board()
+    for replies in range(100):
+        board.begin(SHARD, replies)
+    assert board.snapshot().stop is None
+    for _ in range(IN_VAIN):
+        board.begin(SHARD, 99)
+    assert "workers died over it" in str(board.snapshot().stop)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 import fast_clock
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply, Request
-from alpagasus_ray.engines.openai_api import OpenAIEngine, read_key, read_reply, request_body
+from alpagasus_ray.engines.openai_api import NO_KEY, OpenAIEngine, read_key, read_reply, request_body
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain, UsageError
 
 unhurried = settings(deadline=None)
@@ -163,6 +163,24 @@ def test_each_status_has_its_consequence_and_no_message_holds_the_key(
     assert KEY not in str(raised.value)
 
 
+@pytest.mark.parametrize("body", [f"<html>{KEY}</html>".encode(), {"told": KEY}, b"." * 297 + KEY.encode()])
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_that_repeats_the_key_is_told_without_it(server: Server, status: int, body: object) -> None:
+    with pytest.raises(EngineError) as raised:
+        _ask(server, status, body)
+    assert KEY[:3] not in str(raised.value)
+
+
+def test_a_server_that_wants_a_key_where_there_is_none_is_told_with_the_variable_and_the_machine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(EngineUnusable) as raised:
+        _ask(server, 401, {"error": {"message": f"{NO_KEY} is no key"}})
+    missing = "neither OPENAI_API_KEY nor OPENAI_API_KEY_FILE is set"
+    assert str(raised.value) == f"http 401: the server wants a key, and on {socket.gethostname()} {missing}: none is no key"
+
+
 def test_an_account_without_money_stops_the_stage_though_its_status_says_slow_down(server: Server) -> None:
     with pytest.raises(EngineUnusable, match="no money left"):
         _ask(server, 429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
@@ -257,6 +275,21 @@ def test_what_happened_to_a_request_that_was_sent_is_unknown_when_no_whole_answe
     with pytest.raises(TryAgain) as raised:
         _ask_wire(wire)
     assert (raised.value.category, raised.value.cause, raised.value.retry_after_s) == (category, "unknown", None)
+
+
+async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(_head("Content-Length: 1000000"))
+    while not writer.is_closing():
+        writer.write(b" ")
+        await asyncio.sleep(1)
+
+
+@pytest.mark.usefixtures("_key")
+def test_a_reply_that_comes_byte_by_byte_is_given_up_when_its_time_is_over() -> None:
+    with pytest.raises(TryAgain, match="timeout: no reply in time") as raised:
+        _ask_wire(_trickle)
+    assert raised.value.cause == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -375,10 +408,13 @@ def test_what_is_no_address_of_http_is_no_judge(address: str) -> None:
         Judge(kind="api", model="toy", base_url=address)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9/v1", "ftp://host/v1", "http://127.0.0.1:99999/v1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9/v1", "ftp://host/v1", "http://127.0.0.1:99999/v1", "http://me:secret@host/v1"]
+)
 def test_an_address_that_can_never_work_is_refused_before_anything_is_sent(address: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as refused:
         Judge(base_url=address)
+    assert "secret" not in str(refused.value)
 
 
 # limits that the server states

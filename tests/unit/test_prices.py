@@ -31,6 +31,20 @@ def test_a_dated_snapshot_costs_what_its_model_costs() -> None:
     assert price(_judge(model="gpt-4o-mini-2024-07-18")) == MINI
 
 
+def test_a_snapshot_that_is_listed_itself_has_its_own_price() -> None:
+    assert price(_judge(model="gpt-4o-2024-05-13")) == Price(input=5, output=15)
+    assert price(_judge(model="gpt-4o-2024-08-06")) == price(_judge(model="gpt-4o"))
+
+
+@pytest.mark.parametrize(
+    ("tier", "known"), [(None, True), ("auto", True), ("default", True), ("flex", False), ("priority", False)]
+)
+def test_a_tier_of_service_that_is_not_the_standard_one_has_no_listed_price(tier: str | None, known: bool) -> None:
+    extra = {"service_tier": tier}
+    assert price(_judge(extra=extra)) == (MINI if known else None)
+    assert price(_judge(extra=extra, price=MINI)) == MINI
+
+
 @pytest.mark.parametrize("model", ["gpt-4o-mini-2024", "gpt-4o-mini-2024-07-18-x", "4o-mini", "", None])
 def test_a_name_that_is_not_listed_has_no_price(model: str | None) -> None:
     assert price(_judge(model=model)) is None

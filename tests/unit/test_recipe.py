@@ -265,3 +265,30 @@ def test_no_field_can_hold_a_secret() -> None:
 
 def test_a_key_given_where_none_belongs_is_refused_without_repeating_it() -> None:
     assert "sk-secret" not in _refused("score.judge.api_key=sk-secret")
+
+
+ADDRESS = "http://me:my-secret@host/v1"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (f"score.judge.base_url={ADDRESS}", "give the key by the environment (`api_key_env`"),
+        (f"score.judge.endpoints=[{{base_url: '{ADDRESS}'}}]", "`score.judge.endpoints.0.base_url`"),
+        ("score.judge.base_url=http://me:my-secret/v1", "the host or the port"),
+        ("score.judge.base_url=ftp://me:my-secret@host/v1", "(not shown)@host"),
+        ("score.judge.base_url=me:my-secret@host/v1", "(not shown)@host"),
+        (f"score.judge.base_ur={ADDRESS}", "did you mean `score.judge.base_url`"),
+        (f"score.judge.base_url:{ADDRESS}", "key=value"),
+        (f"score.judge.base_url='{ADDRESS}", "not valid YAML"),
+        (f"score.judge=[{ADDRESS}]", "score.judge"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_repeating_it(override: str, told: str) -> None:
+    message = _refused(override)
+    assert told in message
+    assert "my-secret" not in message
+
+
+def test_a_value_that_is_stepped_into_is_named_without_its_password() -> None:
+    assert "my-secret" not in _refused(f"score.judge.base_url={ADDRESS}", "score.judge.base_url.x=1")

@@ -43,6 +43,7 @@ PRIVATE = (
     ".env", ".env.local", "openai.key", "jobs/.env", "keys/openai", "secrets/openai.txt", "server.pem", "id_ed25519",
     ".ray/auth_token", "runs/mine/recipe.yaml", ".git/config", ".venv/bin/python", "alpagasus_ray.egg-info/PKG-INFO",
     "alpagasus_ray/__pycache__/cli.pyc", ".mypy_cache/x", "models/judge/config.json", "model.safetensors",
+    "data/rows.json", "rows.parquet", "train.arrow", "mine/rows.jsonl", "rows.jsonl.gz",
 )  # fmt: skip
 
 
@@ -50,6 +51,14 @@ def test_an_upload_holds_the_code_and_neither_keys_nor_outputs(tmp_path: Path) -
     packed = _packed(_checkout(tmp_path / "work"), tmp_path / "package.zip")
     assert not packed & set(PRIVATE)
     assert set(_tracked()) <= packed
+
+
+def test_small_data_in_json_or_csv_outside_the_data_folder_is_sent(tmp_path: Path) -> None:
+    folder = _checkout(tmp_path / "work")
+    for name in ("rows.json", "mine/rows.csv"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("[]")
+    assert {"rows.json", "mine/rows.csv"} <= _packed(folder, tmp_path / "package.zip")
 
 
 def test_without_the_ignore_file_a_key_would_be_sent(tmp_path: Path) -> None:
