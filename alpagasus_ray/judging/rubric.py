@@ -7,7 +7,6 @@ templates, `system` and `user`, which see `dimension`, `scale` and the example a
 
 import functools
 import hashlib
-import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -138,9 +137,6 @@ def _block(name: str, text: str, tag: str) -> str:
     if not text.strip():
         return ""
     label = name.replace("_turn", "")
-    return f"<{label} {tag}>\n{_disarmed(text, tag)}\n</{label} {tag}>"
-
-
-def _disarmed(text: str, tag: str) -> str:
     # a text made to hold its own mark would need a fixed point of the hash; should one turn up, it loses the mark
-    return re.sub(re.escape(tag), "-" * len(tag), text)
+    disarmed = text.replace(tag, "-" * len(tag))
+    return f"<{label} {tag}>\n{disarmed}\n</{label} {tag}>"

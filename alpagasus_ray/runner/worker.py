@@ -32,7 +32,8 @@ FLUSH_ATTEMPTS = 5
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
 MARKED = 16
-"""Rows that are marked on the board at a time, before they are sent."""
+"""Rows that are marked on the board at a time, before they are sent; with many in flight, a part of these."""
+MARKED_SHARE = 8
 DEATHS = 2
 """After so many dead workers a row is set aside."""
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class Worker:
         gc.set_threshold(*GARBAGE)
         # rows that wait for their next attempt stay open, so there are more open than in flight
         self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
+        self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.terms.adaptive else 0
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
@@ -223,7 +225,7 @@ class Worker:
         async with asyncio.TaskGroup() as group, self._feeding:
             for place, request in suspects.items():
                 await self._row_alone(shard, place, request, deaths[place])
-            for chunk in _chunks(others, MARKED if self._job.terms.adaptive else len(others)):
+            for chunk in _chunks(others, self._chunk or len(others)):
                 # made as they are needed: to make those of a whole shard would stop the loop for a tenth of a second
                 requests = {place: self._job.work.request(shard.rows[place]) for place in chunk}
                 await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
