@@ -30,9 +30,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in report.get("reasons", {}).items():
         yield f"  {count:,} x {reason}"
     yield from _bars(report.get("histogram", {}))
-    usage = report.get("usage")
-    if usage:
-        yield "  " + ", ".join(_used(name, value) for name, value in usage.items() if value or name != TWICE)
+    usual = {TWICE: 0, "attempts": report["rows"]}
+    used = [_used(name, value) for name, value in (report.get("usage") or {}).items() if usual.get(name) != value]
+    if used:
+        yield "  " + ", ".join(used)
     if report.get("rows_per_s"):
         yield f"  {report['seconds']:,.1f} s, {report['rows_per_s']:,.0f} rows/s"
     for arm in report.get("arms", ()):
