@@ -29,12 +29,12 @@ def each(key: str, values: Any, **given: Any) -> list[Given]:
 
 
 MATRIX = (
-    Scenario("worker", crashes.actor_kills, [{"rows": 2000, "kills": 4}], [{"rows": 150, "kills": 1}]),
+    Scenario("worker", crashes.actor_kills, [{"rows": 2000, "kills": 4}]),
     Scenario("deadly", crashes.deadly_row, [{"rows": 1000}], [{"rows": 60}]),
     Scenario("loop", crashes.worker_dies_for_ever, [{"rows": 200}]),
     Scenario("board", crashes.board_kills, [{"rows": 2000, "kills": 4}], [{"rows": 150, "kills": 1}]),
-    Scenario("node", nodes.node_kills, [{"rows": 1000, "kills": 2}], [{"rows": 200, "kills": 1}]),
-    Scenario("driver", crashes.driver_kills, [{"rows": 2000, "kills": 6}], [{"rows": 200, "kills": 2}]),
+    Scenario("node", nodes.node_kills, [{"rows": 1000, "kills": 2}]),
+    Scenario("driver", crashes.driver_kills, [{"rows": 2000, "kills": 6}], [{"rows": 150, "kills": 1}]),
     Scenario("driver_ray", crashes.driver_kills, [{"rows": 1500, "kills": 3, "own_ray": True}]),
     Scenario(
         "driver_points",
@@ -78,7 +78,7 @@ MATRIX = (
         [{"rows": 50, "kind": "500"}],
         f"server: each of {len(answers.kinds())} kinds of fault alone, every fifth request",
     ),
-    Scenario("server", answers.crash_of_the_server, [{"rows": 600, "seconds": 10}], [{"rows": 100, "seconds": 3}]),
+    Scenario("server", answers.crash_of_the_server, [{"rows": 600, "seconds": 10}], [{"rows": 60, "seconds": 1}]),
     Scenario(
         "outage",
         answers.outage,
@@ -87,7 +87,7 @@ MATRIX = (
     ),
     Scenario("stopped", answers.stopped_in_trouble, [{"rows": 300}], [{"rows": 60}]),
     Scenario("retried", answers.failed_and_retried, [{"rows": 300}], [{"rows": 60}]),
-    Scenario("full_disk", disks.full_disk, [{"rows": 2000}], [{"rows": 500}]),
+    Scenario("full_disk", disks.full_disk, [{"rows": 2000}], [{"rows": 300}]),
     Scenario("full_disk_cap", disks.full_disk, [{"rows": 2000, "capped": True}]),
     Scenario(
         "read_only",
@@ -104,7 +104,7 @@ MATRIX = (
         f"ledger: {', '.join(disks.DAMAGE)}",
     ),
     Scenario("wrong_key", money.wrong_key, [{"rows": 500}], [{"rows": 100}]),
-    Scenario("cap", money.half, [{"rows": 1000}], [{"rows": 300}]),
+    Scenario("cap", money.half, [{"rows": 1000}], [{"rows": 150}]),
     Scenario("cap_kills", money.with_kills, [{"rows": 1500, "kills": 4}]),
     Scenario("cap_faults", money.with_faults, [{"rows": 1000}]),
     Scenario("cap_points", money.spend_file, [{"rows": 300, "point": "before-rename:spend.json:6"}]),
