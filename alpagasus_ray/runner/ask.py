@@ -12,6 +12,7 @@ import tenacity
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineError, RowRefused, TryAgain
+from alpagasus_ray.runner.lane import Lane
 from alpagasus_ray.runner.lanes import Lanes
 from alpagasus_ray.runner.ledger import Outcome
 
@@ -38,6 +39,7 @@ class _Tally:
     sent: int = 0
     maybe_billed_twice: int = 0
     counted: float = 0.0
+    latency_s: float | None = None
     has_failed: bool = False
     failed_at: float = math.inf
     """When an attempt first ended without anyone knowing what became of it."""
@@ -46,8 +48,6 @@ class _Tally:
         """Whether the row was left without an answer before, and the server has answered others since: where few rows are left,
         those that no server can take would look like an outage."""
         return self.has_failed or self.failed_at < answered_at
-
-    latency_s: float | None = None
 
     def without_reply(self, error: Exception) -> Outcome:
         return Outcome(None, str(error), self.sent, None, self.maybe_billed_twice)
@@ -87,15 +87,12 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     try:
         reply = await lane.engine.complete(request)
     except TryAgain as error:
-        doubtful = error.cause == "unknown" and tally.is_doubtful(lane.answered_at)
-        if doubtful:
-            lane.doubtful.add(request.key)
-        many = len(lane.doubtful) >= MANY
-        own_fault = doubtful and (tally.has_failed or not many)
+        own_fault = _is_own_fault(error, request.key, tally, lane)
         lanes.failed(lane, need, error, request.key, started, own_fault=own_fault)
         # where only rows are asked that were given up before, an outage and rows that no server takes look the same: one
         # attempt each is enough then, and they are what they were
-        tally.counted += math.inf if own_fault and many else _counts(error, lane.breaker.is_open)
+        given_up = own_fault and len(lane.doubtful) >= MANY
+        tally.counted += math.inf if given_up else _counts(error, lane.breaker.is_open)
         if error.cause == "unknown":
             tally.failed_at = min(tally.failed_at, lanes.now())
             tally.maybe_billed_twice += 1
@@ -108,6 +105,14 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
     lanes.answered(lane, need, reply)
     tally.latency_s = lanes.now() - started
     return reply
+
+
+def _is_own_fault(error: TryAgain, row: str, tally: _Tally, lane: Lane) -> bool:
+    """Whether a failure says more of the row than of the server; too many doubtful rows say something of the server."""
+    if error.cause != "unknown" or not tally.is_doubtful(lane.answered_at):
+        return False
+    lane.doubtful.add(row)
+    return tally.has_failed or len(lane.doubtful) < MANY
 
 
 def _counts(error: TryAgain, is_down: bool) -> float:

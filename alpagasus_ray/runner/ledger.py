@@ -43,12 +43,13 @@ class Outcome(NamedTuple):
             reply = reply._replace(tokens_in=0, tokens_out=0, tokens_cached=0, cost_usd=cost)
         return Outcome(reply, self.error, 0, None)
 
-    def after(self, earlier: "Outcome | None") -> "Outcome":
+    def after(self, earlier: "Outcome") -> "Outcome":
         """The same outcome with the attempts that earlier calls have made in vain."""
-        if earlier is None:
-            return self
         attempts, maybe = self.attempts + earlier.attempts, self.maybe_billed_twice + earlier.maybe_billed_twice
         return self._replace(attempts=attempts, maybe_billed_twice=maybe)
+
+
+NOT_ASKED = Outcome(None, None, 0, None)
 
 
 class Known(NamedTuple):

@@ -11,13 +11,11 @@ from typing import IO, Literal, NamedTuple
 
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.runner.journal import Item
-from alpagasus_ray.runner.ledger import Known, Outcome
+from alpagasus_ray.runner.ledger import NOT_ASKED, Known, Outcome
 from alpagasus_ray.runner.shards import Job, Task
 
 LOOKED_INTO = 32
 """Shards whose replies are kept at hand for equal requests of other shards."""
-
-NOT_ASKED = Outcome(None, None, 0, None)
 
 
 class Limits(NamedTuple):

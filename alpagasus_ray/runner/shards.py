@@ -56,17 +56,11 @@ class Job:
     """Whether replies cost something, so that a ledger is kept."""
 
     def ledger(self, shard: str) -> Ledger:
-        return Ledger(self.home.storage.at(LEDGER, shard.removesuffix(".parquet")))
+        return ledger_of(self.home, shard)
 
     def known(self, shard: str) -> Known:
         """What earlier calls left of a shard that is not committed."""
-        if not self.paid:
-            return Known({}, {})
-        ledger = self.ledger(shard).load()
-        if not self.home.storage.exists(shard):
-            return ledger
-        output = known_in(self.home.storage.read_table(shard))
-        return Known.of((*output.outcomes(), *ledger.outcomes()))
+        return known_of(self.home, shard) if self.paid else Known({}, {})
 
     @property
     def is_trial(self) -> bool:
@@ -78,6 +72,22 @@ class Task(NamedTuple):
 
     shard: str
     rows: int | None = None
+
+
+def ledger_of(home: StageDir, shard: str) -> Ledger:
+    """The ledger of one shard of a stage."""
+    return Ledger(home.storage.at(LEDGER, shard.removesuffix(".parquet")))
+
+
+def known_of(home: StageDir, shard: str) -> Known:
+    """What earlier calls left of a shard, in its ledger and in its output; a driver may be at work on it."""
+    try:
+        ledger = ledger_of(home, shard).load()
+    except FileNotFoundError:
+        ledger = Known({}, {})  # it has just been committed: its output, read after this, holds what the ledger held
+    if not home.storage.exists(shard):
+        return ledger
+    return Known.of((*known_in(home.storage.read_table(shard)).outcomes(), *ledger.outcomes()))
 
 
 def missing(job: Job, shards: Sequence[str]) -> list[str]:

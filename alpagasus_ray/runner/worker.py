@@ -23,7 +23,7 @@ from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
 from alpagasus_ray.runner.lanes import Lanes, Stopping
-from alpagasus_ray.runner.ledger import FLUSH_S, Known, Ledger, Outcome
+from alpagasus_ray.runner.ledger import FLUSH_S, NOT_ASKED, Known, Ledger, Outcome
 from alpagasus_ray.runner.metrics import Metrics
 from alpagasus_ray.runner.shards import Job, Task
 
@@ -60,6 +60,10 @@ class Shard:
         """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
         self.done: list[int] = []
         """Places that were finished since the last mark."""
+
+    def earlier(self, request: Request) -> Outcome:
+        """What earlier calls have asked in vain; the first of several equal rows has it."""
+        return self.unanswered.pop(request.key, NOT_ASKED)
 
 
 class Worker:
@@ -169,17 +173,18 @@ class Worker:
             await asyncio.sleep(FLUSH_S)
             flush = asyncio.gather(*(asyncio.to_thread(shard.ledger.flush) for shard in self._shards))
             done, _ = await asyncio.wait([flush], timeout=FLUSH_S)
-            # storage may be slow to say that it cannot be written
-            self._lanes.hold(not done or flush.exception() is not None)
+            if not done:
+                self._lanes.hold(True)  # storage may be slow to say that it cannot be written
             try:
                 await flush
-                failures = 0
-                self._lanes.hold(False)
             except OSError as error:
                 failures += 1
                 self._lanes.hold(True)
                 if failures > FLUSH_ATTEMPTS:
                     await self._stop_all(f"the ledger cannot be written: {error}")
+            else:
+                failures = 0
+                self._lanes.hold(False)
 
     # a shard
 
@@ -243,7 +248,7 @@ class Worker:
         """A row that may have killed a worker: nothing else is under way while it is, so that there will be no doubt."""
         if deaths >= DEATHS:
             outcome = Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None)
-            self._result(shard, place, request, outcome.after(shard.unanswered.pop(request.key, None)))
+            self._result(shard, place, request, outcome.after(shard.earlier(request)))
             return
         async with self._lanes.alone(request.key):
             await self._mark(shard, [place])
@@ -278,7 +283,7 @@ class Worker:
         if asked is None:
             return None
         self._counts["merged"] += 1
-        outcome = asked.shared().after(shard.unanswered.pop(request.key, None))
+        outcome = asked.shared().after(shard.earlier(request))
         if outcome.reply is not None and request.key not in shard.known:  # it was asked for a row of another shard
             self._keep(shard, place, request, outcome)
         return outcome
@@ -287,7 +292,7 @@ class Worker:
         """Ask the engines; None when the stage stops before there is an outcome."""
         asked = self._asked[request.key] = self._loop.create_future()
         outcome: Outcome | None = None
-        earlier = shard.unanswered.pop(request.key, None)
+        earlier = shard.earlier(request)
 
         def note(attempts: Outcome) -> None:
             if self._job.paid:
@@ -295,7 +300,7 @@ class Worker:
 
         try:
             tariff, most = self._job.tariff, self._job.max_attempts
-            has_failed = earlier is not None and earlier.error is not None and earlier.maybe_billed_twice > 0
+            has_failed = earlier.error is not None and earlier.maybe_billed_twice > 0
             outcome = await ask(self._lanes, request, tariff, most, note, has_failed=has_failed)
             outcome = outcome.after(earlier)
         except Stopping:

@@ -15,6 +15,7 @@ from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
+from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.shards import READERS, Job, committed, missing
 
 
@@ -71,22 +72,30 @@ class Account:
 
 
 def account(job: Job, examples: Manifest) -> Account:
-    """Look through commit records and ledgers."""
+    """Look through commit records, ledgers and the rows of shards that have some replies."""
     rows = {entry.name: entry.rows for entry in examples.parts()}
+    found = _replies(job, examples)
+    left = sum(_rows_left(job, shard, replies) if replies else rows[shard] for shard, replies in found.items())
+    return Account(left, _spent(job, found))
+
+
+def _replies(job: Job, examples: Manifest) -> dict[str, dict[str, Outcome]]:
+    """The replies there are for each shard that is not committed, by request key."""
+    open_shards = missing(job, [entry.name for entry in examples.parts()])
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda shard: _look_into(job, shard, rows[shard]), missing(job, list(rows))))
-    paid = sum(account.spent_usd for account in found) + sum(_cost_of(job.tariff, entry.usage) for entry in committed(job.home))
-    return Account(sum(account.rows_left for account in found), max(paid, at_most_spent(job.home.storage)))
+        return {shard: known.replies for shard, known in zip(open_shards, pool.map(job.known, open_shards), strict=True)}
 
 
-def _look_into(job: Job, shard: str, rows: int) -> Account:
-    """Where a shard stands that is not committed."""
-    replies = job.known(shard).replies
-    if not replies:
-        return Account(rows, 0.0)
-    table = job.source.storage.read_table(shard)
-    left = sum(job.work.request(row).key not in replies for row in table.to_pylist())
-    return Account(left, sum(_cost_of(job.tariff, outcome.reply._asdict()) for outcome in replies.values() if outcome.reply))
+def _rows_left(job: Job, shard: str, replies: Mapping[str, Outcome]) -> int:
+    return sum(job.work.request(row).key not in replies for row in job.source.storage.read_table(shard).to_pylist())
+
+
+def _spent(job: Job, found: Mapping[str, Mapping[str, Outcome]]) -> float:
+    """What all calls have cost at most."""
+    paid = sum(_cost_of(job.tariff, entry.usage) for entry in committed(job.home))
+    replies = (outcome.reply for outcomes in found.values() for outcome in outcomes.values())
+    paid += sum(_cost_of(job.tariff, reply._asdict()) for reply in replies if reply)
+    return max(paid, at_most_spent(job.home.storage))
 
 
 def _cost_of(tariff: Tariff, usage: Mapping[str, float | None]) -> float:
@@ -121,4 +130,4 @@ def cap(config: Score, job: Job, examples: Manifest) -> Cap | None:
     if not job.terms.capped:
         return None
     assert config.max_cost_usd is not None, "terms say so"
-    return Cap(job.home.storage, config.max_cost_usd, account(job, examples).spent_usd)
+    return Cap(job.home.storage, config.max_cost_usd, _spent(job, _replies(job, examples)))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Judge, Score, digest
-from alpagasus_ray.datasets.run import LEDGER, Manifest, Run, StageDir
+from alpagasus_ray.datasets.run import Manifest, Run, StageDir
 from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
@@ -20,7 +20,7 @@ from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import at_provider
-from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
+from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ratings import ScoreWork, check_model, recorded_inputs, settings_of
 
@@ -135,7 +135,7 @@ def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: M
 
 def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: int, away: frozenset[str]) -> Part:
     """What is left of the first `rows` rows of a shard, without the requests that are `away` in batches."""
-    known = _known(stage, name)
+    known = shards.known_of(stage, name).replies
     keys: list[str] = []
     if rows and (known or away):
         keys = [work.request(row).key for row in source.storage.read_table(name).slice(0, rows).to_pylist()]
@@ -145,17 +145,6 @@ def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: i
     left = [(place, key) for place, key in enumerate(keys) if key not in known and key not in away]
     first = {key: place for place, key in reversed(left)}
     return Part(name, len(left), sorted(first.values()), _measure(known.values()))
-
-
-def _known(stage: StageDir, name: str) -> dict[str, Outcome]:
-    """All replies there are for a shard, by request key."""
-    try:
-        known = Ledger(stage.storage.at(LEDGER, name.removesuffix(".parquet"))).load()
-    except FileNotFoundError:
-        known = Known({}, {})  # a driver has just committed the shard: its output, read after this, holds what the ledger held
-    if stage.storage.exists(name):
-        return known_in(stage.storage.read_table(name)).replies | known.replies
-    return known.replies
 
 
 def _measure(outcomes: Iterable[Outcome]) -> Counter[str]:

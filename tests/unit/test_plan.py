@@ -32,8 +32,9 @@ from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import Budget
 from alpagasus_ray.runner.journal import Entry, Item, Journal
 from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.shards import known_of
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.plan import SAMPLE, _known, evenly, plan
+from alpagasus_ray.stages.plan import SAMPLE, evenly, plan
 from alpagasus_ray.stages.ratings import ScoreWork, settings_of
 from toy_runs import ROOT, toy_run
 
@@ -380,7 +381,7 @@ def test_a_shard_that_a_driver_commits_meanwhile_is_read_from_its_output(tmp_pat
     _answer(run, config, "part-00000.parquet", range(4))
     _commit(run, config, "part-00000.parquet")
     vanishing = StageDir(stage.name, Vanishing(stage.storage.fs, stage.storage.root))
-    assert len(_known(vanishing, "part-00000.parquet")) == 10
+    assert len(known_of(vanishing, "part-00000.parquet").replies) == 10
 
 
 @given(st.integers(0, 100_000), st.integers(1, 300))
