@@ -3,55 +3,62 @@
 A recipe is a YAML file with these sections. What is not given has the default shown here; what is not known is refused.
 Fields marked OPERATIONAL say how the work is carried out, not what comes out of it: they may change between two calls of
 a stage. All others are the identity of a stage's results (`identity`), and a change of one is never mixed with old results.
+What the stages that ask a model share is in `engine_config.py`.
 
 This module knows nothing of files, of Ray or of how a recipe is read (`recipe.py`).
 """
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
+
+from alpagasus_ray.engine_config import (
+    OPENAI,
+    OPERATIONAL,
+    Address,
+    Asking,
+    Batch,
+    Endpoint,
+    EngineConfig,
+    KeyName,
+    Kind,
+    Name,
+    Price,
+    Section,
+    Share,
+    Vllm,
+)
+
+__all__ = [
+    "DEBUG",
+    "OPENAI",
+    "OPERATIONAL",
+    "Address",
+    "Answerer",
+    "Arm",
+    "Asking",
+    "Batch",
+    "Endpoint",
+    "EngineConfig",
+    "Generate",
+    "Ingest",
+    "Judge",
+    "KeyName",
+    "Pick",
+    "Price",
+    "Recipe",
+    "Score",
+    "Section",
+    "TestSet",
+    "Vllm",
+    "digest",
+    "identity",
+]
 
 DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
-
-
-def _usable(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises ValueError
-    except ValueError:  # whose words may repeat a password
-        raise ValueError("the host or the port of this address is none") from None
-    if "@" in parts.netloc:
-        raise ValueError(
-            "the address holds a user name or a password, and addresses are shown and stored; leave out what stands before "
-            "the `@`, and give the key by the environment (`api_key_env` names the variable)"
-        )
-    return url
-
-
-OPERATIONAL = object()
-"""Marks a field that does not change what a stage produces."""
-
-OPENAI = "https://api.openai.com/v1"
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
-KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
-"""Name of an environment variable that holds a key."""
-Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
-"""`http://` or `https://`, host, path; no user name and no password."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
 
 class Ingest(Section):
@@ -76,82 +83,25 @@ class Ingest(Section):
     """Which split of a Hugging Face dataset to read."""
 
 
-class Price(Section):
-    """What tokens cost, in US dollars a million."""
-
-    input: Annotated[float, Field(ge=0)]
-    """Tokens of the prompt."""
-    output: Annotated[float, Field(ge=0)]
-    """Tokens of the reply, those of its reasoning among them."""
-    cached_input: Annotated[float | None, Field(ge=0)] = None
-    """Tokens of the prompt that the provider had in its cache; by default as `input`."""
-
-
-class Endpoint(Section):
-    """One of several places that serve the same judge; each has limits of its own."""
-
-    base_url: Address | None = None
-    """The API's address; by default `judge.base_url`."""
-    api_key_env: KeyName | None = None
-    """Environment variable that holds its key; by default `judge.api_key_env`."""
-    requests_per_minute: PositiveFloat | None = None
-    """By default `score.requests_per_minute`."""
-    tokens_per_minute: PositiveFloat | None = None
-    """By default `score.tokens_per_minute`."""
-
-
-class Batch(Section):
-    """How `judge.mode: batch` talks to the provider's batch API."""
-
-    max_requests: PositiveInt = 50_000
-    """Most requests in one batch."""
-    max_bytes: PositiveInt = 200_000_000
-    """Largest input file of a batch."""
-    in_flight: PositiveInt = 4
-    """Batches that the provider has at the same time."""
-    poll_s: PositiveFloat = 30.0
-    """Seconds between two looks at a batch."""
-
-
-class Judge(Section):
+class Judge(EngineConfig):
     """Who rates: an engine and a rubric."""
 
-    kind: Literal["api", "rules", "recorded"] = "api"
-    """`api`: an OpenAI-compatible server; `rules`: the offline baseline, no LLM; `recorded`: ratings you already have."""
-    model: str | None = None
-    """Model name that the API knows; needed for `api`."""
-    base_url: Annotated[Address, OPERATIONAL] = OPENAI
-    """The API's address, up to and with `/v1`."""
-    api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
-    """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
-    name a file that holds it. Servers at a `base_url` of your own may need none."""
-    endpoints: Annotated[tuple[Endpoint, ...], OPERATIONAL] = ()
-    """Several keys or servers for the same model, used side by side; without any there is the one at `base_url`."""
-    mode: Annotated[Literal["live", "batch"], OPERATIONAL] = "live"
-    """`batch`: through the provider's batch API, at half the price and within a day."""
-    batch: Annotated[Batch, OPERATIONAL] = Batch()
-    """For `mode: batch`."""
-    price: Annotated[Price | None, OPERATIONAL] = None
-    """What the model costs, e.g. `{input: 0.15, output: 0.6}`; by default as in the shipped price list."""
-    tokenizer: Annotated[str | None, OPERATIONAL] = None
-    """Hugging Face tokenizer (id or directory) that `--plan` counts tokens with; by default tiktoken."""
+    where: ClassVar[str] = "score.judge"
+
+    kind: Kind = "api"
+    """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM; `recorded`:
+    ratings you already have."""
     rubric: str = "accuracy"
-    """What is asked: `accuracy`, `helpfulness`, or the path of your own rubric file."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
-    """Sampling temperature; null leaves it out of the request."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Nucleus sampling; null leaves it out of the request."""
-    max_tokens: PositiveInt | None = 256
-    """Longest reply, in tokens; null leaves it out of the request."""
-    extra: dict[str, Any] = {}
-    """Further fields of the request body, e.g. `{max_completion_tokens: 256, reasoning_effort: low}`."""
-    timeout_s: Annotated[PositiveFloat, OPERATIONAL] = 120.0
-    """Seconds to wait for one reply."""
-    max_attempts: Annotated[PositiveInt, OPERATIONAL] = 6
-    """How often one row may fail before it is `failed`. What a server turns away (429, 503) or what never reached it
-    counts a tenth; while a server is down attempts count little."""
-    max_outage_s: Annotated[PositiveFloat, OPERATIONAL] = 14_400.0
-    """How long to wait for a server that is down or wants to be left alone, before the stage stops."""
+    """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), or the
+    path of your own rubric file."""
+    explain: bool = True
+    """Let the judge explain its score, as in the paper; `false` ends the reply after the score, for a fraction of the time."""
+    constrained: Literal["auto", "off", "regex", "json"] = "auto"
+    """Let the first line be nothing but a score of the rubric's scale. `regex`: by vLLM, in the job or (as
+    `structured_outputs`) on a server; `json`: by the `response_format` of an API, the reply is a JSON object; `auto`: `regex`
+    for `vllm`, `off` for `api`."""
+    expected: bool = False
+    """Record how probable each score was, and their mean, as `expected_score`."""
     ratings: str | None = None
     """For `recorded`: a CSV, JSON, JSONL or Parquet file with `index` or `example_id`, and `score`; or the AlpaGasus
     release format (objects with `triplet`, `review`, `score`)."""
@@ -162,40 +112,29 @@ class Judge(Section):
     def _needs(self) -> "Judge":
         if self.kind == "recorded" and self.ratings is None:
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
+        if self.kind == "vllm" and self.constrained == "json":
+            raise ValueError("kind `vllm` takes `constrained: regex` (its default) or `off`; `json` is for an API")
+        if self.kind == "vllm" and self.mode == "batch":
+            raise ValueError("`mode: batch` is for an API; a model in the job is always asked in batches")
+        if self.kind == "api" and self.expected and self.constrained in ("regex", "json"):
+            raise ValueError(
+                f"`expected` with `constrained: {self.constrained}` would read probabilities that an API has made of the scale "
+                "alone; set `constrained: off`"
+            )
         return self
 
-    @property
-    def paid(self) -> bool:
-        """Whether a reply costs something, so that it is kept in a ledger and never asked for again."""
-        return self.kind == "api"
 
-    def at_each_endpoint(self) -> "tuple[Judge, ...]":
-        """The judge once for each of its endpoints, with that endpoint's address and key."""
-        places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)
-        return tuple(self.model_copy(update={**place, "endpoints": ()}) for place in places) or (self,)
-
-
-class Score(Section):
+class Score(Asking):
     """`jobs/score.py`: rate every example."""
+
+    section: ClassVar[str] = "score"
 
     name: Name = "judge"
     """Directory under `ratings/`; give another judge another name."""
     judge: Judge = Judge()
     """The judge."""
-    concurrency: Annotated[PositiveInt, OPERATIONAL] = 64
-    """Most requests in flight from each actor to an endpoint; it starts low, grows, and yields where a server pushes back."""
-    actors: Annotated[PositiveInt | None, OPERATIONAL] = None
-    """Processes that judge; by default one for `api` and one per CPU for the offline judges."""
-    requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
-    """Limit of each endpoint, for the whole cluster; what the server states in its replies holds too."""
-    tokens_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
-    """Limit of each endpoint in tokens, of prompts and replies together."""
-    max_cost_usd: Annotated[PositiveFloat | None, OPERATIONAL] = None
-    """Stop before these ratings have cost more, over all calls; raise it and the same command goes on."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only the first so many examples and stop. Replies are kept, and a full run does not ask again."""
-    max_failed: Annotated[Share, OPERATIONAL] = 0.1
-    """Stop when a larger share of all rows has failed."""
 
 
 class Arm(Section):
@@ -244,10 +183,100 @@ class Pick(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":
-        names = [arm.name for arm in self.arms]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two arms have the name {twice[0]!r}; every arm needs its own")
+        _differ("arms", [arm.name for arm in self.arms])
+        return self
+
+
+def _differ(kind: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two {kind} have the name {twice[0]!r}; each needs its own")
+
+
+class Answerer(EngineConfig):
+    """One model that answers the test sets: exactly one of `path`, `arm`, `api` and `answers` says which."""
+
+    where: ClassVar[str] = "generate.models"
+
+    name: Name
+    """Directory under `answers/`."""
+    path: str | None = None
+    """A checkpoint's directory or Hugging Face id; vLLM in the job answers."""
+    arm: Name | None = None
+    """The checkpoint `models/<arm>/` of this run."""
+    api: str | None = None
+    """The name of a model that an API knows."""
+    answers: str | None = None
+    """A file of answers that exist already, a teacher's for instance: JSON, JSON lines, CSV or Parquet with the answers under
+    `output`, `answer`, `text` or `response`, found by `id` (or `prompt_id`, `question_id`) or by the prompt's own text."""
+    prompt: Literal["chat", "alpaca"] = "chat"
+    """`chat`: the prompt as a user's message, under the model's chat template; `alpaca`: the text that Alpaca's models are
+    trained on, with nothing around it."""
+    max_tokens: PositiveInt | None = None
+    """Longest answer of this model; by default `generate.max_new_tokens`."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """By default `generate.temperature`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source(cls, given: Any) -> Any:
+        """The source says the kind and the model."""
+        if not isinstance(given, dict):
+            return given
+        sources = [key for key in ("path", "arm", "api", "answers") if given.get(key) is not None]
+        if len(sources) != 1:
+            said = " and ".join(f"`{key}`" for key in sources) or "none of them"
+            raise ValueError(f"a model has one of `path`, `arm`, `api`, `answers`; {said} is given")
+        (source,) = sources
+        kind = {"path": "vllm", "arm": "vllm", "api": "api", "answers": "recorded"}[source]
+        if given.get("kind", kind) != kind or given.get("model", given[source]) != given[source]:
+            raise ValueError(f"`{source}` says kind and model; leave `kind` and `model` out")
+        return {**given, "kind": kind, "model": given[source]}
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Answerer":
+        if self.mode == "batch":
+            raise ValueError("`mode: batch` is for ratings; answers are asked for live")
+        return self
+
+
+class TestSet(Section):
+    """Prompts to answer."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    name: Name
+    """Directory under `answers/<model>/`."""
+    path: str
+    """File, directory, glob or URI."""
+    format: Literal["auto", "vicuna", "koala", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"] = "auto"
+    """Layout of the file; `auto` tells it by the keys of the first record."""
+    columns: dict[Literal["id", "instruction", "input", "category", "skill", "difficulty", "reference"], str] = {}
+    """For any other layout: which key holds what, e.g. `{instruction: question}`."""
+
+
+class Generate(Asking):
+    """`jobs/generate.py`: let models answer test sets."""
+
+    section: ClassVar[str] = "generate"
+
+    models: tuple[Answerer, ...] = ()
+    """The models, e.g. `[{name: selected, arm: selected}, {name: base, path: meta-llama/Llama-2-7b-hf}]`."""
+    test_sets: tuple[TestSet, ...] = ()
+    """The test sets, e.g. `[{name: vicuna, path: vicuna.jsonl}]`."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
+    """Longest answer, in tokens; the paper's 1,024 are the most (section 3.3)."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus sampling; null leaves it out."""
+    seed: int | None = None
+    """Seed of the sampling."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Generate":
+        for kind, names in (("models", [m.name for m in self.models]), ("test_sets", [t.name for t in self.test_sets])):
+            _differ(kind, names)
         return self
 
 
@@ -257,6 +286,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     score: Score = Score()
     pick: Pick = Pick()
+    generate: Generate = Generate()
 
 
 def identity(section: Section) -> dict[str, Any]:

@@ -10,6 +10,7 @@
     └── EngineError           one request to an engine got no answer
         ├── RowRefused        asking the same again cannot help (too long for the context, malformed request)
         ├── TryAgain          a later attempt may succeed (429, 5xx, timeout, broken connection)
+        ├── EngineDied        the engine in this worker has ended: another worker goes on
         └── EngineUnusable    no request can succeed (wrong key, unknown model, no money): the stage stops
 
 An `assert` that fails is a mistake of this package, not of its user.
@@ -91,6 +92,10 @@ class TryAgain(EngineError):
         super().__init__(category, detail)
         self.cause: Cause = cause
         self.retry_after_s = retry_after_s
+
+
+class EngineDied(EngineError):
+    """The engine in this worker has ended."""
 
 
 class EngineUnusable(EngineError):

@@ -88,6 +88,36 @@ def _pick(call: Call) -> dict[str, Any]:
     }
 
 
+def _generate(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.generate import ANSWERS_JSON, generate
+
+    config = call.recipe.generate
+    manifests = generate(config, call.run, "retry-failed" if call.flags.retry_failed else "generate")
+    pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
+    answers = [
+        {
+            "model": model,
+            "test_set": test_set,
+            "rows": manifest.rows,
+            "counts": manifest.counts,
+            "reasons": manifest.details["reasons"],
+            "usage": manifest.usage,
+            "seconds": round(manifest.seconds, 2),
+            "mean_answer_words": manifest.details["mean_answer_words"],
+            "file": call.run.answers(model, test_set).storage.path(ANSWERS_JSON),
+        }
+        for (model, test_set), manifest in zip(pairs, manifests, strict=True)
+    ]
+    failed = sum(manifest.counts.get("failed", 0) for manifest in manifests)
+    return {
+        "stage": "answers",
+        "location": call.run.storage.path("answers"),
+        "rows": sum(manifest.rows for manifest in manifests),
+        "answers": answers,
+        "notes": [f"{failed:,} prompts have no answer; --retry-failed asks for them again"] if failed else [],
+    }
+
+
 def _doctor(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.doctor import examine
 
@@ -110,6 +140,13 @@ SCORE = JobSpec(
     reading=("plan",),
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
+GENERATE = JobSpec(
+    "generate",
+    "generate",
+    "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
+    _generate,
+    {"retry-failed": "ask again for the prompts that have no answer"},
+)
 DOCTOR = JobSpec(
     "doctor",
     "score",

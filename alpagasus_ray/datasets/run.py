@@ -137,6 +137,10 @@ class StageDir:
             return None
         return Begun.model_validate_json(self.storage.read(STAGE))
 
+    def is_bare(self) -> bool:
+        """Whether an unfinished call has left nothing but the note of what it was begun with."""
+        return self.storage.all_names() <= {STAGE}
+
     def begin(self, begun: Begun) -> None:
         """Record what the stage is being made with, before any of its files."""
         self.storage.write(STAGE, begun.model_dump_json(indent=2).encode())
@@ -207,6 +211,16 @@ class Run:
 
     def subset(self, arm: str) -> StageDir:
         return self._stage("subsets", arm)
+
+    def model(self, arm: str) -> StageDir:
+        return self._stage("models", arm)
+
+    def prompts(self, test_set: str) -> StageDir:
+        return self._stage("prompts", test_set)
+
+    def answers(self, model: str, *test_set: str) -> StageDir:
+        """The answers to one test set; without one, the directory of all that the model has."""
+        return self._stage("answers", model, *test_set)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

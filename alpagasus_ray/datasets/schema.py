@@ -20,6 +20,8 @@ EXAMPLES = pa.schema(
     ]
 )
 
+PROBABILITY = pa.struct([("score", pa.float64()), ("probability", pa.float64())])
+
 REJECTED = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
@@ -35,8 +37,11 @@ RATINGS = pa.schema(
         pa.field("request_hash", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # scored, unparsed, refused, truncated, failed
         pa.field("score", pa.float64()),  # null unless scored
-        pa.field("expected_score", pa.float64()),
+        pa.field("expected_score", pa.float64()),  # mean over the judge's own probabilities; null unless asked for
+        pa.field("probabilities", pa.list_(PROBABILITY)),  # of every score on the scale; they sum to 1
+        pa.field("outside", pa.float64()),  # probability that a reply that is free does not begin with one of them
         pa.field("reply", pa.string()),  # raw; null when none was received
+        pa.field("logprobs", pa.string()),  # raw, as JSON: text so far -> text that may come next -> log probability
         pa.field("finish_reason", pa.string()),
         pa.field("tokens_in", pa.int32()),
         pa.field("tokens_out", pa.int32()),
@@ -46,6 +51,33 @@ RATINGS = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),  # requests sent (of earlier calls: in vain); 0 if an equal row's
         pa.field("maybe_billed_twice", pa.int32(), nullable=False),  # of these: no answer, and billed for all we know
         pa.field("error", pa.string()),  # why there is no score
+    ]
+)
+
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("test_set", pa.string(), nullable=False),
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("input", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("skill", pa.string()),
+        pa.field("difficulty", pa.int32()),  # as the test set counts it
+        pa.field("reference", pa.string()),  # an answer that the test set holds to be good
+        pa.field("source", pa.string(), nullable=False),  # <file>#<position in it>
+    ]
+)
+
+ANSWERS = pa.schema(
+    [
+        *PROMPTS,
+        pa.field("request_hash", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # answered, truncated, refused, failed
+        pa.field("reply", pa.string()),  # the answer; null when there is none
+        pa.field("finish_reason", pa.string()),
+        *(RATINGS.field(name) for name in ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "latency_s")),
+        *(RATINGS.field(name) for name in ("attempts", "maybe_billed_twice")),
+        pa.field("error", pa.string()),  # why there is no answer
     ]
 )
 

@@ -81,6 +81,12 @@ class Storage:
         infos = self.fs.get_file_info(selector)
         return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith("."))
 
+    def all_names(self) -> set[str]:
+        """Paths below this directory of all files in it and in its directories."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        files = [info.path for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        return {posixpath.relpath(path, self.root) for path in files}
+
     def read(self, name: str) -> bytes:
         with self.fs.open_input_file(self.path(name)) as stream:
             return bytes(stream.read())

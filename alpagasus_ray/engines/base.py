@@ -1,10 +1,14 @@
 """What every engine is: something that gives one reply to one request. It knows nothing of shards, retries or ratings."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Message = dict[str, str]
 """`role` and `content`, as chat APIs take them."""
+
+
+EMPTY = "empty prompt"
+"""The failure of a request that has no messages."""
 
 
 class Request(NamedTuple):
@@ -18,6 +22,25 @@ class Request(NamedTuple):
     """The row the question is about, for engines that need no prompt."""
 
 
+class ReplyForm(NamedTuple):
+    """What form all replies to a job's requests have; by default any."""
+
+    scores: tuple[str, ...] = ()
+    """What the first line may hold; empty where it is no score."""
+    constrained: Literal["off", "regex", "json"] = "off"
+    """How the engine is kept to that."""
+    score_only: bool = False
+    """The reply ends after the score."""
+    probabilities: bool = False
+    """The reply tells how probable each score was."""
+
+
+ANY_FORM = ReplyForm()
+
+Tree = Mapping[str, Mapping[str, float]]
+"""Text of a reply so far -> text that may come next -> its log probability; the end of a reply is written as a line's end."""
+
+
 class Reply(NamedTuple):
     """What an engine answered, raw."""
 
@@ -28,6 +51,8 @@ class Reply(NamedTuple):
     tokens_out: int | None = None
     tokens_cached: int | None = None
     cost_usd: float | None = None
+    logprobs: Tree | None = None
+    """Where probabilities were asked for."""
 
 
 class Rate(NamedTuple):
@@ -51,4 +76,4 @@ class Engine(Protocol):
     """The limits that its server states in its replies, as of the last one."""
 
     async def complete(self, request: Request) -> Reply:
-        """Answer one request, once. Raises `RowRefused`, `TryAgain` or `EngineUnusable`."""
+        """Answer one request, once. Raises `RowRefused`, `TryAgain`, `EngineUnusable` or `EngineDied`."""

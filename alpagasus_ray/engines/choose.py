@@ -1,20 +1,36 @@
-"""The engine that a judge's `kind` names."""
+"""The engine that a `kind` names."""
 
-from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Engine
+from collections.abc import Sequence
+
+from alpagasus_ray.config import Answerer, EngineConfig, Judge
+from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm
 
 
-def open_engines(judge: Judge) -> list[Engine]:
-    """Open the judge's engines, one for each of its endpoints; each kind is imported only when it is asked for."""
-    if judge.kind == "rules":
+def open_engines(
+    config: EngineConfig,
+    form: ReplyForm = ANY_FORM,
+    *,
+    shortest: Sequence[Message] = (),
+    test_sets: Sequence[str] = (),
+) -> list[Engine]:
+    """Open the engines, one for each endpoint; each kind is imported only when it is asked for. A model in the job starts
+    only if `shortest`, the least that it will be asked, fits its context. Of `test_sets` answers are imported."""
+    if config.kind == "vllm":
+        from alpagasus_ray.engines.vllm_engine import VllmEngine
+
+        return [VllmEngine.start(config, form, shortest)]
+    if config.kind == "rules":
         from alpagasus_ray.engines.rules import RulesEngine
 
         return [RulesEngine()]
-    if judge.kind == "recorded":
+    if isinstance(config, Answerer) and config.answers is not None:
+        from alpagasus_ray.engines.imported import ImportedEngine
+
+        return [ImportedEngine.open(config.answers, test_sets)]
+    if isinstance(config, Judge) and config.ratings is not None and config.kind == "recorded":
         from alpagasus_ray.engines.recorded import RecordedEngine
 
-        assert judge.ratings is not None, "checked by the recipe"
-        return [RecordedEngine.open(judge.ratings, judge.columns)]
+        return [RecordedEngine.open(config.ratings, config.columns)]
     from alpagasus_ray.engines.openai_api import OpenAIEngine
 
-    return [OpenAIEngine(place) for place in judge.at_each_endpoint()]
+    return [OpenAIEngine(place, form) for place in config.at_each_endpoint()]

@@ -8,7 +8,7 @@ import httpx2 as httpx
 import openai
 import orjson
 
-from alpagasus_ray.config import Judge
+from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.openai_api import read_key, shown_address
 
 TIMEOUT_S = 20.0
@@ -25,7 +25,7 @@ class Listing(NamedTuple):
     detail: str = ""
 
 
-def ask_models(judge: Judge) -> Listing:
+def ask_models(judge: EngineConfig) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
     client = openai.OpenAI(
         api_key=read_key(judge), base_url=judge.base_url, max_retries=0, timeout=min(judge.timeout_s, TIMEOUT_S)

@@ -17,14 +17,17 @@ import orjson
 from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from alpagasus_ray.config import OPENAI, Judge
-from alpagasus_ray.engines.base import Rate, Reply, Request
+from alpagasus_ray.config import OPENAI, EngineConfig
+from alpagasus_ray.engines import scores as scores_of
+from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.engines.headers import retry_after, stated_rate
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
 
 NO_KEY = "none"
 LATE = "no reply in time"
 DETAIL_LIMIT = 300
+TOP_LOGPROBS = 20
+"""The most that OpenAI gives."""
 CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
 TURNED_AWAY = (408, 409, 425, 429, 503, 529)
@@ -48,9 +51,9 @@ TOO_LONG = (
 class OpenAIEngine:
     """Asks one model at one address."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._judge = judge
-        self._body = request_body(judge)
+        self._body = request_body(judge, form)
         self.stated = Rate()
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
@@ -64,6 +67,8 @@ class OpenAIEngine:
         self.address = shown_address(self._client.base_url)
 
     async def complete(self, request: Request) -> Reply:
+        if not request.messages:
+            raise RowRefused(EMPTY)
         try:
             # the client's own timeout begins anew with every byte
             async with asyncio.timeout(self._judge.timeout_s):
@@ -112,7 +117,7 @@ class OpenAIEngine:
         return failure(response.status_code, detail, response.text, retry_after(response.headers))
 
 
-def timeouts(judge: Judge) -> httpx.Timeout:
+def timeouts(judge: EngineConfig) -> httpx.Timeout:
     """Those of one attempt. That to connect is over first, so that a request that was never sent is told apart."""
     return httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s / 2))
 
@@ -132,7 +137,7 @@ def short(text: str) -> str:
     return " ".join(text.split())[:DETAIL_LIMIT]
 
 
-def key_wanted(judge: Judge, detail: str) -> EngineUnusable:
+def key_wanted(judge: EngineConfig, detail: str) -> EngineUnusable:
     """A server wants a key (status 401) where none was found."""
     name, here = judge.api_key_env, socket.gethostname()
     return EngineUnusable("http 401", f"the server wants a key, and on {here} neither {name} nor {name}_FILE is set: {detail}")
@@ -151,13 +156,29 @@ def failure(status: int, detail: str, body: str, retry_after_s: float | None = N
     return RowRefused(f"http {status}", detail)
 
 
-def request_body(judge: Judge) -> dict[str, Any]:
+def request_body(judge: EngineConfig, form: ReplyForm = ANY_FORM) -> dict[str, Any]:
     """All of a request but its messages."""
-    sampling = {"temperature": judge.temperature, "top_p": judge.top_p, "max_tokens": judge.max_tokens}
-    return {"model": judge.model, **{key: value for key, value in sampling.items() if value is not None}, **judge.extra}
+    sampling = {"temperature": judge.temperature, "top_p": judge.top_p, "max_tokens": judge.max_tokens, "seed": judge.seed}
+    given = {key: value for key, value in sampling.items() if value is not None}
+    return {"model": judge.model, **given, **_formed(form), **judge.extra}
 
 
-def read_key(judge: Judge) -> str:
+def _formed(form: ReplyForm) -> dict[str, Any]:
+    """What makes replies have their form: a regex as vLLM's server takes it, or the schema of a JSON object."""
+    if form.constrained == "json":
+        scores = {"type": "number", "enum": [float(score) for score in form.scores]}
+        fields = {"score": scores} | ({} if form.score_only else {"explanation": {"type": "string"}})
+        schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "rating", "strict": True, "schema": schema}}}
+    made: dict[str, Any] = {"stop": [scores_of.END]} if form.score_only else {}
+    if form.constrained == "regex":
+        made["structured_outputs"] = {"regex": scores_of.pattern(form.scores)}
+    if form.probabilities:
+        made |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    return made
+
+
+def read_key(judge: EngineConfig) -> str:
     """The API key from the environment, or from the file that the environment names."""
     key = _read_key(judge)
     if any(sign.isspace() or not sign.isprintable() for sign in key):
@@ -165,7 +186,7 @@ def read_key(judge: Judge) -> str:
     return key
 
 
-def _read_key(judge: Judge) -> str:
+def _read_key(judge: EngineConfig) -> str:
     name = judge.api_key_env
     if os.environ.get(name):
         return os.environ[name].strip()
@@ -179,7 +200,7 @@ def _read_key(judge: Judge) -> str:
     if judge.base_url != OPENAI:
         return NO_KEY
     raise UsageError(
-        f"no API key: set {name}, or {name}_FILE to a file that holds it (score.judge.api_key_env names the variable)"
+        f"no API key: set {name}, or {name}_FILE to a file that holds it ({judge.where}.api_key_env names the variable)"
     )
 
 
@@ -193,6 +214,8 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         text, refusal = _text(message.get("content")), message.get("refusal")
         usage = body.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        first = ((choice.get("logprobs") or {}).get("content") or [None])[0]
+        logprobs = None if first is None else {"": _logprobs(first["top_logprobs"])}
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
     return Reply(
@@ -201,7 +224,13 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),
         tokens_cached=_count(cached),
+        logprobs=logprobs,
     )
+
+
+def _logprobs(tokens: list[dict[str, Any]]) -> dict[str, float]:
+    """The log probability of each text that a reply may begin with; texts that several tokens stand for are added up."""
+    return scores_of.added_up((token["token"], token["logprob"]) for token in tokens)
 
 
 def _text(content: Any) -> str:

@@ -13,8 +13,8 @@ import orjson
 from openai import OpenAI
 from openai.types import Batch
 
-from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engines.base import ANY_FORM, Reply, ReplyForm, Request
 from alpagasus_ray.engines.headers import retry_after
 from alpagasus_ray.engines.openai_api import (
     NO_KEY,
@@ -61,9 +61,9 @@ class BatchClient:
     """Talks to the batch API of a judge's first endpoint. Every call raises `TryAgain`, `RowRefused` (the provider does not
     take what was sent) or `EngineUnusable`."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._place = place = judge.at_each_endpoint()[0]
-        self._body = request_body(judge)
+        self._body = request_body(judge, form)
         self._client = OpenAI(
             api_key=read_key(place),
             base_url=place.base_url,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from alpagasus_ray.config import Judge, Price
+from alpagasus_ray.config import EngineConfig, Price
 from alpagasus_ray.engines.base import Message, Reply
 
 MILLION = 1_000_000
@@ -69,7 +69,7 @@ class Tariff(NamedTuple):
         return millionths * self.share / MILLION
 
 
-def tariff(judge: Judge) -> Tariff:
+def tariff(judge: EngineConfig) -> Tariff:
     """How the requests of this judge are counted."""
     longest = [judge.extra.get(key) for key in ("max_completion_tokens", "max_tokens")] + [judge.max_tokens]
     bound = next((value for value in longest if isinstance(value, int)), None)
@@ -78,15 +78,15 @@ def tariff(judge: Judge) -> Tariff:
     return Tariff(price(judge), share, bound * replies if bound is not None else None)
 
 
-def host(judge: Judge) -> str:
+def host(judge: EngineConfig) -> str:
     """The host of a judge's address."""
     return urlsplit(judge.base_url).hostname or ""
 
 
-def price(judge: Judge) -> Price | None:
+def price(judge: EngineConfig) -> Price | None:
     """The price of a judge's model: the recipe's, else the listed one if all its endpoints are the provider's own and its
     tier of service is the standard one."""
-    if judge.price is not None:
+    if not judge.is_remote or judge.price is not None:
         return judge.price
     if judge.extra.get("service_tier") not in STANDARD:
         return None
@@ -94,7 +94,7 @@ def price(judge: Judge) -> Price | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _listed(judge: Judge) -> Price | None:
+def _listed(judge: EngineConfig) -> Price | None:
     models = price_list()["providers"].get(host(judge), {}).get("models", {})
     name = judge.model or ""
     entry = models.get(name) or models.get(SNAPSHOT.sub("", name))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import jinja2
 import tiktoken
 
-from alpagasus_ray.config import Judge
+from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.base import Message
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN
 from alpagasus_ray.errors import UsageError
@@ -40,10 +40,11 @@ class TokenCounter(NamedTuple):
     """Whether the tokens are not really this model's."""
 
 
-def counter(judge: Judge) -> TokenCounter:
+def counter(judge: EngineConfig) -> TokenCounter:
     """What counts the tokens of this judge's prompts. A `UsageError` tells of a `judge.tokenizer` that cannot be loaded."""
-    if judge.tokenizer is not None:
-        return _hugging_face(judge.tokenizer)
+    tokenizer = judge.tokenizer or (judge.model if judge.kind == "vllm" else None)
+    if tokenizer is not None:
+        return _hugging_face(tokenizer, f"{judge.where}.tokenizer")
     model = judge.model or ""
     encoding = _in_time(lambda: _encoding(model))
     if encoding is None:
@@ -51,7 +52,7 @@ def counter(judge: Judge) -> TokenCounter:
         return TokenCounter(_bytes, by, estimate=True)
     if _is_known(model):
         return TokenCounter(lambda prompts: _tiktoken(encoding, prompts), f"tiktoken {encoding.name}", estimate=False)
-    by = f"tiktoken {encoding.name}, an estimate: it does not know {model!r}; name its own by score.judge.tokenizer"
+    by = f"tiktoken {encoding.name}, an estimate: it does not know {model!r}; name its own by {judge.where}.tokenizer"
     return TokenCounter(lambda prompts: _tiktoken(encoding, prompts), by, estimate=True)
 
 
@@ -112,15 +113,15 @@ def _tiktoken(encoding: tiktoken.Encoding, prompts: Sequence[Prompt]) -> list[in
     return [sum(len(encoding.encode_ordinary(m["content"])) for m in prompt) + _around(prompt) for prompt in prompts]
 
 
-def _hugging_face(name: str) -> TokenCounter:
-    tokenizer = load_tokenizer(name, "score.judge.tokenizer")
+def _hugging_face(name: str, key: str) -> TokenCounter:
+    tokenizer = load_tokenizer(name, key)
 
     def templated(prompts: Sequence[Prompt]) -> list[int]:
         try:
             texts = [tokenizer.apply_chat_template(list(p), add_generation_prompt=True, tokenize=False) for p in prompts]
         except jinja2.TemplateError as error:
             raise UsageError(
-                f"score.judge.tokenizer {name!r}: its chat template refuses the rubric's messages ({error}), and a server that "
+                f"{key} {name!r}: its chat template refuses the rubric's messages ({error}), and a server that "
                 "uses it will; name another tokenizer, or a rubric whose messages it takes"
             ) from None
         return _lengths(tokenizer, texts)

@@ -38,6 +38,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {report['seconds']:,.1f} s, {report['rows_per_s']:,.0f} rows/s"
     for arm in report.get("arms", ()):
         yield from _arm(arm)
+    for answers in report.get("answers", ()):
+        yield from _answers(answers)
     for note in report.get("notes", ()):
         yield f"  {note}"
 
@@ -68,6 +70,16 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
     yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {words['kept']} words an output"
     yield f"    {arm['file']}"
+
+
+def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
+    counts = ", ".join(f"{count:,} {name}" for name, count in answers["counts"].items())
+    words = answers["mean_answer_words"]
+    length = "" if words is None else f", {words:,.0f} words an answer"
+    yield f"  {answers['model']} on {answers['test_set']}: {counts}{length}, {answers['seconds']:,.1f} s"
+    for reason, count in answers["reasons"].items():
+        yield f"    {count:,} x {reason}"
+    yield f"    {answers['file']}"
 
 
 def _plan(report: Mapping[str, Any]) -> Iterator[str]:

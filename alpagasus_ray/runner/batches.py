@@ -74,7 +74,7 @@ class Collector:
 
     def __init__(self, judge: Judge, job: Job, tasks: Sequence[Task], cap: Cap | None) -> None:
         self._judge, self._job = judge, job
-        self.provider = Provider(judge)
+        self.provider = Provider(judge, job.work.form)
         self._journal = Journal(job.home.storage, cap)
         self.packer = Packer(job, tasks, self.provider.client.line, judge.batch.max_bytes)
         self._flights: list[Flight] = []

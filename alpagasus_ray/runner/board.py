@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Rate
@@ -26,6 +26,10 @@ IN_VAIN = 20
 """So often a shard may be begun anew with no reply more than before."""
 UNWRITABLE_S = 10.0
 """How long storage may refuse the bound on spending before the stage stops."""
+
+
+StopKind = Literal["failed", "budget", "usage"]
+"""Why a stage stops: it cannot go on, the cap is reached, or the recipe is wrong."""
 
 
 class Permits(NamedTuple):
@@ -52,8 +56,7 @@ class Snapshot(NamedTuple):
 
     counts: dict[str, float]
     stop: str | None
-    broke: bool
-    """Whether the stop is that of the budget."""
+    kind: StopKind
 
 
 class Loss(NamedTuple):
@@ -79,7 +82,7 @@ class Board:
         self._shards: dict[str, Counter[str]] = {}
         self._counts: Counter[str] = Counter()
         self._stop: str | None = None
-        self._broke = False
+        self._kind: StopKind = "failed"
         self._given = tuple(rates)
         self._stated = [Rate() for _ in rates]
         self._buckets: dict[tuple[int, int], Bucket] = {}
@@ -114,13 +117,14 @@ class Board:
         left = {lane: until - now for lane, until in self._pauses.items() if until > now}
         return Word(self._stop, self._counts["requests answered"] > 0, left)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, kind: StopKind = "failed") -> None:
         """Let every worker end after the requests it has in flight; the first reason stays."""
-        self._stop = self._stop or reason
+        if self._stop is None:
+            self._stop, self._kind = reason, kind
 
     def snapshot(self) -> Snapshot:
         """Counts so far, and why the stage is stopping if it is."""
-        return Snapshot({key: count for key, count in self._counts.items() if count}, self._stop, self._broke)
+        return Snapshot({key: count for key, count in self._counts.items() if count}, self._stop, self._kind)
 
     # rates
 
@@ -164,8 +168,7 @@ class Board:
             return self._cannot_write(error)
         self._unwritable_since = None
         if lent is None and self._stop is None:
-            self._broke = True
-            self.stop("the budget is used up")
+            self.stop("the budget is used up", "budget")
         return lent or 0.0
 
     def _cannot_write(self, error: OSError) -> float:

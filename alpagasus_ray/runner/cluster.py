@@ -3,19 +3,71 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
 
-from alpagasus_ray.config import DEBUG
+from alpagasus_ray.config import DEBUG, Asking, EngineConfig
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.runner import nodes
+from alpagasus_ray.runner.shards import Pool
+
+FREE_S = 60.0
+"""How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""
 
 
-def cpus() -> int:
-    """CPUs of the whole cluster as it stands, at least 1."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(resources.get("CPU", 1)))
+def demand(config: Asking, asked: EngineConfig, resources: Mapping[str, float]) -> Pool:
+    """The processes that do a job on a cluster with these resources."""
+    each = Pool()
+    if not asked.is_model:
+        usual = max(1, nodes.fitting(resources, each))
+    elif asked.is_remote:
+        usual = 1
+    else:
+        on_gpus = resources.get("GPU", 0) > 0 if asked.vllm.gpu is None else asked.vllm.gpu
+        each = Pool(cpus=asked.vllm.cpus, gpus=asked.vllm.tensor_parallel if on_gpus else 0)
+        usual = max(1, nodes.fitting(resources, each)) if on_gpus else 1
+    number = config.actors or usual
+    least, most = (number, number) if isinstance(number, int) else number
+    return each._replace(least=least, most=most)
+
+
+def pool(config: Asking, asked: EngineConfig) -> Pool:
+    """The processes that do a job on this cluster. A `UsageError` tells of an engine for which it can never have a node."""
+    found = demand(config, asked, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    if asked.kind == "vllm":
+        _check_fits(asked, found)
+    return found
+
+
+def _check_fits(asked: EngineConfig, each: Pool) -> None:
+    """Ray would wait for ever for a node that nobody can start."""
+    present = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if any(nodes.fitting(resources, each) for resources in present):
+        return
+    most = nodes.most_actors(nodes.look(None, None, ()), each)
+    if most == 0:
+        best = {name: int(max(resources.get(name, 0) for resources in present)) for name in ("CPU", "GPU")}
+        needs = f"{each.cpus} CPUs" + (f" and {each.gpus} GPUs" if each.gpus else "")
+        raise UsageError(
+            f"{asked.where}.vllm (cpus, gpu, tensor_parallel): an engine needs {needs} of one node. No node of the cluster "
+            f"has that, nor may the autoscaler start one; the best has {best['CPU']} CPUs and {best['GPU']} GPUs"
+        )
+
+
+def free() -> dict[str, float]:
+    """What of the cluster nobody uses."""
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+def wait_until(before: Mapping[str, float]) -> None:
+    """Wait until as many GPUs are free as there were, and with them their memory: processes take a moment to end."""
+    deadline = time.monotonic() + FREE_S
+    while free().get("GPU", 0) < before.get("GPU", 0) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def address_given() -> str:

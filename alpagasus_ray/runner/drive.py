@@ -15,7 +15,8 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.runner import cluster
 from alpagasus_ray.runner.board import Board, Cap, Snapshot
 from alpagasus_ray.runner.progress import Progress
 from alpagasus_ray.runner.shards import Job, Task
@@ -56,12 +57,14 @@ class RayBoard:
         return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
 
 
-def drive(job: Job, tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
-    """Do all tasks. Raises `StageFailed` with the reason when they could not all be done, `BudgetReached` when that is the cap;
-    what is done stays done."""
-    board = RayBoard.start(job.terms.rates, cap)
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
+    """Do all tasks of jobs that have all but their places in common, on one pool of workers. What is done stays done where
+    they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
+    the workers find that what they are to work with is wrong."""
+    free = cluster.free()
+    board = RayBoard.start(jobs[0].terms.rates, cap)
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
-    threading.Thread(target=_consume, args=(job, tasks, board, results), daemon=True).start()
+    threading.Thread(target=_consume, args=(jobs, tasks, board, results), daemon=True).start()
     try:
         reason = _watch(board, results, progress, hopeless)
         seen: Snapshot = board.ask("snapshot")
@@ -74,39 +77,45 @@ def drive(job: Job, tasks: Sequence[Task], cap: Cap | None, progress: Progress, 
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             board.ask("close_budget", timeout_s=GRACE_S)
-    if seen.broke and reason is not None:
+    if jobs[0].pool.gpus:
+        cluster.wait_until(free)
+    if seen.kind == "budget" and reason is not None:
         raise BudgetReached(reason)
+    if seen.kind == "usage" and reason is not None:
+        raise UsageError(reason)
     if reason is not None:
         raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
 
 
-def _consume(job: Job, tasks: Sequence[Task], board: RayBoard, results: Results) -> None:
+def _consume(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard, results: Results) -> None:
     """Feed results to the driver's thread, and at the end None or what ended it."""
     try:
-        for finished in _run(job, tasks, board):
+        for finished in _run(jobs, tasks, board):
             results.put(finished)
         results.put(None)
     except BaseException as error:  # noqa: BLE001 - handed to the driver's thread, which raises it
         results.put(error)
 
 
-def _run(job: Job, tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
+def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
     """Do the tasks on a pool of workers; results come as they finish."""
-    context = ray.data.DataContext.get_current()
+    context, pool = ray.data.DataContext.get_current(), jobs[0].pool
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.enable_progress_bars = False
     # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
     context.execution_no_progress_timeout_s = -1
     dataset = ray.data.from_items(
-        [{"shard": task.shard, "rows": task.rows or 0} for task in tasks], override_num_blocks=len(tasks)
+        [{"shard": task.shard, "rows": task.rows or 0, "job": task.job} for task in tasks], override_num_blocks=len(tasks)
     ).map_batches(
         Worker,
-        fn_constructor_args=(job, board),
+        fn_constructor_args=(jobs, board),
         batch_size=1,
-        num_cpus=1,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            size=min(job.terms.workers, len(tasks)),
+            min_size=min(pool.least, len(tasks)),
+            max_size=min(pool.most, len(tasks)),
             max_tasks_in_flight_per_actor=OVERLAP,
             max_concurrent_calls_per_actor=OVERLAP,
             enable_true_multi_threading=True,

@@ -101,9 +101,9 @@ class Ledger:
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
         return Known.of(found)
 
-    def add(self, key: str, example_id: str, outcome: Outcome) -> None:
+    def add(self, key: str, row_id: str, outcome: Outcome) -> None:
         """Take a reply, or attempts without one; it is on storage after the next `flush`."""
-        entry = {"key": key, "example_id": example_id, **(outcome.reply._asdict() if outcome.reply else {})}
+        entry = {"key": key, "row_id": row_id, **(outcome.reply._asdict() if outcome.reply else {})}
         self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in _OF_OUTCOME}))
 
     def flush(self) -> None:
@@ -124,12 +124,16 @@ class Ledger:
 
 def known_in(output: pa.Table) -> Known:
     """What a committed output shard holds."""
-    rows: Iterable[Mapping[str, Any]] = output.select(["request_hash", "reply", "error", *_COLUMNS]).to_pylist()
+    columns = [name for name in ("request_hash", "reply", "error", "logprobs", *_COLUMNS) if name in output.column_names]
+    rows: Iterable[Mapping[str, Any]] = output.select(columns).to_pylist()
     return Known.of((row["request_hash"], _outcome({**row, **_as_reply(row)})) for row in rows)
 
 
-def _as_reply(row: Mapping[str, Any]) -> dict[str, str]:
-    return {} if row["reply"] is None else {"text": row["reply"], "finish_reason": row["finish_reason"] or "stop"}
+def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["reply"] is None:
+        return {}
+    logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
+    return {"text": row["reply"], "finish_reason": row["finish_reason"] or "stop", "logprobs": logprobs}
 
 
 _OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
@@ -137,5 +141,6 @@ _COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_u
 
 
 def _outcome(entry: Mapping[str, Any]) -> Outcome:
-    reply = Reply(**{field: entry[field] for field in Reply._fields}) if "text" in entry else None
+    # ledgers of earlier versions know fewer fields
+    reply = Reply(**{field: entry[field] for field in Reply._fields if field in entry}) if "text" in entry else None
     return Outcome(reply, entry.get("error") if reply is None else None, **{field: entry[field] for field in _OF_OUTCOME})

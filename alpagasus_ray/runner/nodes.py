@@ -15,11 +15,12 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import alpagasus_ray
-from alpagasus_ray.config import Judge
+from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.datasets.run import versions
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.runner.shards import Pool
 
 TIMEOUT_S = 60.0
 HEAD = "node:__internal_head__"
@@ -31,15 +32,16 @@ class Facts(NamedTuple):
     """What a node says of itself."""
 
     address: str
-    cpus: int
+    resources: Mapping[str, float]
     is_head: bool
     versions: dict[str, str]
     package: str
     """The folder that this package was loaded from."""
     unseen: str | None
     """Why the file in question cannot be seen from there; None where it can."""
-    growth: int | None
-    """On the head node: the most actors of one CPU after autoscaling; None where that is not known, or on another node."""
+    growth: Mapping[str, Any] | None
+    """On the head node: the configuration of the autoscaler, empty where it has none; None where it is not known, or on another
+    node."""
     keyless: tuple[str, ...]
     """Why keys cannot be read there, never the keys; empty where all can."""
 
@@ -51,7 +53,7 @@ class Silent(NamedTuple):
     reason: str
 
 
-def look(storage: Storage, name: str | None, places: Sequence[Judge]) -> list[Facts | Silent]:
+def look(storage: Storage | None, name: str | None, places: Sequence[EngineConfig]) -> list[Facts | Silent]:
     """Ask every node, by a task without CPUs; `name` is a file of the storage that all should see, if there is one, and
     `places` are the endpoints whose keys all need."""
     task = ray.remote(num_cpus=0, max_retries=0)(_facts)
@@ -61,22 +63,31 @@ def look(storage: Storage, name: str | None, places: Sequence[Judge]) -> list[Fa
         if node["Alive"]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             resources = node["Resources"]
-            facts = (node["NodeManagerAddress"], int(resources.get("CPU", 0)), HEAD in resources)
+            facts = (node["NodeManagerAddress"], resources, HEAD in resources)
             asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = facts[0]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TIMEOUT_S)
     return [_answer(ref, address, ref in ready) for ref, address in asked.items()]
 
 
-def most_actors(found: Sequence[Facts | Silent]) -> int | None:
-    """The most actors of one CPU that the cluster can hold after autoscaling; None where that is not known."""
+def fitting(resources: Mapping[str, float], pool: Pool) -> int:
+    """How many processes of a pool fit a node, or a cluster taken as one."""
+    cpus, gpus = int(resources.get("CPU", 0) // pool.cpus), int(resources.get("GPU", 0))
+    return min(cpus, gpus // pool.gpus) if pool.gpus else cpus
+
+
+def most_actors(found: Sequence[Facts | Silent], pool: Pool) -> int | None:
+    """The most processes of a pool that the cluster can hold after autoscaling; None where that is not known."""
     from ray._private.state import state
 
     reported: Mapping[str, int] | None = state.get_max_resources_from_cluster_config()
     if reported is not None:
-        return reported.get("CPU", 0)
-    growth = next((node.growth for node in found if isinstance(node, Facts) and node.is_head), None)
-    present = sum(node.cpus for node in found if isinstance(node, Facts))
-    return None if growth is None else max(growth, present)
+        return fitting(reported, pool)
+    present = sum(fitting(node.resources, pool) for node in found if isinstance(node, Facts))
+    head = next((node for node in found if isinstance(node, Facts) and node.is_head), None)
+    if head is None or head.growth is None:
+        return None
+    grown = largest(head.growth, fitting(head.resources, pool), pool) if head.growth else 0
+    return None if grown is None else max(grown, present)
 
 
 def _answer(ref: Any, address: str, ready: bool) -> Facts | Silent:
@@ -89,16 +100,22 @@ def _answer(ref: Any, address: str, ready: bool) -> Facts | Silent:
     return found
 
 
-def _facts(node: tuple[str, int, bool], storage: Storage, name: str | None, places: Sequence[Judge], gcs: str) -> Facts:
+def _facts(
+    node: tuple[str, Mapping[str, float], bool],
+    storage: Storage | None,
+    name: str | None,
+    places: Sequence[EngineConfig],
+    gcs: str,
+) -> Facts:
     """Runs on the node."""
-    address, cpus, is_head = node
+    address, resources, is_head = node
     here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
-    growth = _growth(cpus, gcs) if is_head else None
+    growth = _growth(gcs) if is_head else None
     package, unseen = os.path.dirname(alpagasus_ray.__file__), _unseen(storage, name)
-    return Facts(address, cpus, is_head, here, package, unseen, growth, _keyless(places))
+    return Facts(address, resources, is_head, here, package, unseen, growth, _keyless(places))
 
 
-def _keyless(places: Sequence[Judge]) -> tuple[str, ...]:
+def _keyless(places: Sequence[EngineConfig]) -> tuple[str, ...]:
     reasons = []
     for place in places:
         name = place.api_key_env
@@ -110,15 +127,15 @@ def _keyless(places: Sequence[Judge]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reasons))
 
 
-def _unseen(storage: Storage, name: str | None) -> str | None:
+def _unseen(storage: Storage | None, name: str | None) -> str | None:
     try:
-        return None if name is None or storage.exists(name) else "it is not there"
+        return None if storage is None or name is None or storage.exists(name) else "it is not there"
     except OSError as error:
         return error.strerror or str(error)
 
 
-def _growth(head_cpus: int, gcs: str) -> int | None:
-    """Read the configuration that this cluster's autoscaler was started with; 0 where it was started with none."""
+def _growth(gcs: str) -> Mapping[str, Any] | None:
+    """The configuration that this cluster's autoscaler was started with; empty where it was started with none."""
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             with open(path, encoding="utf-8", errors="replace") as stream:
@@ -127,30 +144,38 @@ def _growth(head_cpus: int, gcs: str) -> int | None:
             continue
         if any(part.endswith(MONITORS) for part in arguments) and f"--gcs-address={gcs}" in arguments:
             file = next((part.removeprefix(CONFIG) for part in arguments if part.startswith(CONFIG)), None)
-            return 0 if file is None else _read_growth(file, head_cpus)
+            return {} if file is None else _read_growth(file)
     return None
 
 
-def _read_growth(file: str, head_cpus: int) -> int | None:
+def _read_growth(file: str) -> Mapping[str, Any] | None:
+    """What of the configuration tells how far the cluster may grow, without its commands and mounts."""
     try:
         with open(os.path.expanduser(file), encoding="utf-8") as stream:
-            return largest(yaml.safe_load(stream), head_cpus)
+            config = yaml.safe_load(stream)
+        kinds = {
+            name: {key: kind[key] for key in ("resources", "max_workers") if key in kind}
+            for name, kind in config["available_node_types"].items()
+        }
+        head = config.get("head_node_type")
+        return {"max_workers": config["max_workers"], "head_node_type": head, "available_node_types": kinds}
     except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError):
         return None
 
 
-def largest(config: Mapping[str, Any], head_cpus: int) -> int | None:
-    """Actors of one CPU on the largest cluster that a configuration allows: the head and the best `max_workers` workers.
-    None where a kind of node does not say how many CPUs it has."""
+def largest(config: Mapping[str, Any], on_head: int, pool: Pool) -> int | None:
+    """Processes of a pool on the largest cluster that a configuration allows: those on the head, and those on the best
+    `max_workers` workers. None where a kind of node does not say what it has."""
     left = config["max_workers"]
-    kinds = []
+    kinds: list[tuple[int | None, int]] = []
     for name, kind in config["available_node_types"].items():
         count = kind.get("max_workers", 0 if name == config.get("head_node_type") else left)
-        kinds.append((kind.get("resources", {}).get("CPU"), count))
-    total = head_cpus
-    for cpus, count in sorted((kind for kind in kinds if kind[1]), key=lambda kind: -(kind[0] or 0)):
-        if cpus is None:
+        resources = kind.get("resources", {})
+        kinds.append((fitting(resources, pool) if "CPU" in resources else None, count))
+    total = on_head
+    for each, count in sorted((kind for kind in kinds if kind[1]), key=lambda kind: -(kind[0] or 0)):
+        if each is None:
             return None
-        total += min(left, count) * int(cpus)
+        total += min(left, count) * each
         left -= min(left, count)
     return total

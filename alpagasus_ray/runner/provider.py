@@ -12,7 +12,7 @@ import tenacity
 from openai.types import Batch
 
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Reply
+from alpagasus_ray.engines.base import Reply, ReplyForm
 from alpagasus_ray.engines.openai_batches import TOKEN, BatchClient, read_results
 from alpagasus_ray.errors import EngineError, TryAgain
 from alpagasus_ray.runner.ask import FIRST_PAUSE_S, LONGEST_PAUSE_S
@@ -27,8 +27,8 @@ _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGES
 class Provider:
     """Every call raises `TryAgain` when an outage lasts longer than `judge.max_outage_s`, and else as `BatchClient` does."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.client = BatchClient(judge)
+    def __init__(self, judge: Judge, form: ReplyForm) -> None:
+        self.client = BatchClient(judge, form)
         self.address = self.client.address
         self._poll_s, self._max_outage_s = judge.batch.poll_s, judge.max_outage_s
         self._answered = False

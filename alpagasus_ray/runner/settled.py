@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
+from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.errors import RowRefused
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.shards import Job, Task, Work
@@ -59,3 +59,7 @@ class Settled:
     @property
     def schema(self) -> pa.Schema:
         return self.work.schema
+
+    @property
+    def form(self) -> ReplyForm:
+        return self.work.form

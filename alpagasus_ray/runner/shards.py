@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, StageDir, describe
 from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.base import Engine, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
@@ -38,6 +38,22 @@ class Work(Protocol):
     def schema(self) -> pa.Schema:
         """Schema of the output."""
 
+    @property
+    def form(self) -> ReplyForm:
+        """What is asked of every reply."""
+
+
+class Pool(NamedTuple):
+    """The processes that do the work, and what each takes of a node."""
+
+    least: int = 1
+    most: int = 1
+    cpus: int = 1
+    gpus: int = 0
+
+
+ONE = Pool()
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,6 +70,7 @@ class Job:
     max_attempts: int
     paid: bool
     """Whether replies cost something, so that a ledger is kept."""
+    pool: Pool = ONE
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)
@@ -72,6 +89,8 @@ class Task(NamedTuple):
 
     shard: str
     rows: int | None = None
+    job: int = 0
+    """Place of its job among those that are done together."""
 
 
 def ledger_of(home: StageDir, shard: str) -> Ledger:

@@ -7,6 +7,7 @@ ones alone, one at a time, and sets aside the one over which a worker has died t
 
 import asyncio
 import gc
+import os
 import platform
 import threading
 import uuid
@@ -18,16 +19,18 @@ from typing import Any, NamedTuple, TypeVar
 import tenacity
 
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.errors import AlpagasusError, EngineUnusable
+from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
 from alpagasus_ray.runner.lanes import Lanes, Stopping
-from alpagasus_ray.runner.ledger import FLUSH_S, NOT_ASKED, Known, Ledger, Outcome
+from alpagasus_ray.runner.ledger import FLUSH_S, NOT_ASKED, Known, Outcome
 from alpagasus_ray.runner.metrics import Metrics
 from alpagasus_ray.runner.shards import Job, Task
 
 REPORT_S = 0.5
+POLL_S = 0.05
+EXIT_ENGINE_DIED = 86
 FLUSH_ATTEMPTS = 5
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
@@ -50,16 +53,25 @@ class Finished(NamedTuple):
 class Shard:
     """One shard in work."""
 
-    def __init__(self, name: str, rows: list[dict[str, Any]], known: Known, ledger: Ledger) -> None:
-        self.name, self.rows, self.ledger = name, rows, ledger
+    def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:
+        self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)
+        self.name = f"{job.home.name}/{file}"
         self.known, self.unanswered = known
         self.failed: dict[str, Outcome] = {}
         self.results: list[dict[str, Any] | None] = [None] * len(rows)
         self.counts: Counter[str] = Counter()
         self.taken: set[str] = set()
         """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
+        self.marked: set[int] = set()
+        """Places that the board knows to be under way."""
         self.done: list[int] = []
         """Places that were finished since the last mark."""
+        self.victims: set[int] = set()
+        """Places that an engine died over."""
+
+    def id_of(self, place: int) -> str:
+        """The row's id, for people who look into a ledger; it stands in the first column of whatever is asked about."""
+        return str(next(iter(self.rows[place].values())))
 
     def earlier(self, request: Request) -> Outcome:
         """What earlier calls have asked in vain; the first of several equal rows has it."""
@@ -69,10 +81,12 @@ class Shard:
 class Worker:
     """Does tasks; a pool of these is what Ray Data maps over the shards."""
 
-    def __init__(self, job: Job, board: BoardLink) -> None:
-        self._job, self._board = job, board
+    def __init__(self, jobs: Sequence[Job], board: BoardLink) -> None:
+        """The jobs have all but their places in common."""
+        self._jobs, self._job, self._board = jobs, jobs[0], board
         self._name = uuid.uuid4().hex[:8]
         self._stop: str | None = None
+        self._dying: asyncio.Task[None] | None = None
         self._shards: set[Shard] = set()
         self._ended: list[Shard] = []
         """Shards whose last counts the board has not been told."""
@@ -89,7 +103,7 @@ class Worker:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         rows = batch["rows"][0]
-        finished = self._call(self._do(Task(str(batch["shard"][0]), int(rows) or None)))
+        finished = self._call(self._do(Task(str(batch["shard"][0]), int(rows) or None, int(batch["job"][0]))))
         return {"shard": [finished.shard], "stopped": [finished.stopped or ""]}
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -100,7 +114,7 @@ class Worker:
             engines = self._job.work.open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self._stop = f"{platform.node()}: {error}"
-            await self._board.call("stop", self._stop)
+            await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
             return
         self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
         self._metrics = Metrics(self._job.home.name)
@@ -111,7 +125,7 @@ class Worker:
         gc.set_threshold(*GARBAGE)
         # rows that wait for their next attempt stay open, so there are more open than in flight
         self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
-        self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.terms.adaptive else 0
+        self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
@@ -207,18 +221,22 @@ class Worker:
             try:
                 await _stored(shard.ledger.flush)
             finally:
-                self._shards.discard(shard)
+                if self._dying is None:
+                    self._shards.discard(shard)
+        if self._dying is not None:
+            await self._dying
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
-            await _stored(partial(shards.commit, self._job, shard.name, results, shard.ledger))
+            await _stored(partial(shards.commit, shard.job, shard.file, results, shard.ledger))
         self._ended.append(shard)
         await self._report()
         await self._board.call("end", shard.name)
-        return Finished(shard.name, None if len(results) == len(shard.rows) else self._stop)
+        return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
 
     def _open_shard(self, task: Task) -> Shard:
-        rows = shards.rows_of(self._job.source.storage.read_table(task.shard).slice(0, task.rows))
-        return Shard(task.shard, rows, self._job.known(task.shard), self._job.ledger(task.shard))
+        job = self._jobs[task.job]
+        rows = shards.rows_of(job.source.storage.read_table(task.shard).slice(0, task.rows))
+        return Shard(job, task.shard, rows, job.known(task.shard))
 
     async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
         """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
@@ -242,6 +260,8 @@ class Worker:
     async def _mark(self, shard: Shard, places: Sequence[int]) -> None:
         if places and self._stop is None:
             done, shard.done = shard.done, []
+            shard.marked.update(places)
+            shard.marked.difference_update(done)
             await self._board.call("under_way", shard.name, places, done)
 
     async def _row_alone(self, shard: Shard, place: int, request: Request, deaths: int) -> None:
@@ -296,7 +316,7 @@ class Worker:
 
         def note(attempts: Outcome) -> None:
             if self._job.paid:
-                shard.ledger.add(request.key, shard.rows[place]["example_id"], attempts.after(earlier))
+                shard.ledger.add(request.key, shard.id_of(place), attempts.after(earlier))
 
         try:
             tariff, most = self._job.tariff, self._job.max_attempts
@@ -307,6 +327,10 @@ class Worker:
             pass
         except EngineUnusable as error:
             await self._stop_all(str(error))
+        except EngineDied:
+            shard.victims.add(place)
+            if self._dying is None:
+                self._dying = self._loop.create_task(self._die())
         finally:
             self._asked.pop(request.key, None)
             asked.set_result(outcome)
@@ -317,9 +341,21 @@ class Worker:
         shard.failed[request.key] = outcome
         return outcome if self._stop is None else None
 
+    async def _die(self) -> None:
+        """The engine in this process is dead, and a new process takes over with all that was received: only what the engine had
+        is under suspicion of having ended it."""
+        self._lanes.stop()
+        while self._lanes.in_flight:  # noqa: ASYNC110 - each of these raises as well
+            await asyncio.sleep(POLL_S)
+        for shard in self._shards:
+            await _stored(shard.ledger.flush)
+            innocent = (shard.marked | set(shard.done)) - shard.victims
+            await self._board.call("under_way", shard.name, sorted(shard.victims), sorted(innocent))
+        os._exit(EXIT_ENGINE_DIED)
+
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
-        shard.ledger.add(request.key, shard.rows[place]["example_id"], outcome)
+        shard.ledger.add(request.key, shard.id_of(place), outcome)
         shard.known[request.key] = outcome
         shard.taken.add(request.key)
 

@@ -1,64 +1,143 @@
 """How a stage that asks a judge goes about it: the conditions for its workers, the cap, and what earlier calls have cost.
 
-Knows the recipe's words for these; nothing of ratings.
+Knows the recipe's words for these; nothing of ratings or answers.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from alpagasus_ray.config import Judge, Score
-from alpagasus_ray.datasets.run import Manifest
-from alpagasus_ray.engines.base import Rate
+import orjson
+
+from alpagasus_ray.config import Asking, EngineConfig, Vllm, digest, identity
+from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.engines.base import Message, Rate, ReplyForm
 from alpagasus_ray.engines.prices import Tariff, host, price_list
-from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.runner.shards import READERS, Job, committed, missing
+from alpagasus_ray.runner.shards import READERS, Job, committed, missing, record
+
+CONCURRENCY = 64
+"""Most requests in flight from a worker to an endpoint, where the recipe does not say."""
+FEW_FAILURES = 20
+"""Up to so many failures their share says nothing."""
+Verdict = Callable[[Mapping[str, int]], str | None]
+"""Looks at the counts so far and says why to stop, or None."""
 
 
-def terms(config: Score, workers: int) -> Terms:
+def identity_of(asked: EngineConfig) -> dict[str, Any]:
+    """What decides the replies of an engine; what only another kind would use is left out."""
+    settings = identity(asked)
+    kept = {"kind"} | ({"model", "temperature", "top_p", "max_tokens", "extra"} if asked.is_model else set())
+    found = {key: value for key, value in settings.items() if key in kept}
+    if asked.is_model and asked.seed is not None:
+        found["seed"] = asked.seed
+    if asked.kind == "vllm":
+        found["vllm"] = _vllm_identity(asked)
+    return found
+
+
+def _vllm_identity(asked: EngineConfig) -> dict[str, Any]:
+    """The settings of a model in the job that differ from the usual; of a chat template what it says, not where it lies."""
+    usual = identity(Vllm())
+    found = {key: value for key, value in identity(asked.vllm).items() if value != usual[key]}
+    template = found.get("chat_template")
+    if template not in (None, PLAIN):
+        try:
+            found["chat_template"] = digest(Path(template).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UsageError(f"{asked.where}.vllm.chat_template = {template!r} cannot be read: {reason}") from None
+    return found
+
+
+def body(asked: EngineConfig, form: ReplyForm) -> dict[str, Any]:
+    """All that decides a reply besides the messages."""
+    if asked.is_remote:
+        from alpagasus_ray.engines.openai_api import request_body
+
+        return request_body(asked, form)
+    return identity_of(asked) | {"form": form._asdict()}
+
+
+def request_key(body: Mapping[str, Any], messages: Sequence[Message]) -> str:
+    """By this a stored reply is found again."""
+    return hashlib.blake2b(orjson.dumps([body, messages], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+def concurrency(config: Asking, asked: EngineConfig) -> int:
+    """Most requests in flight from each worker to an endpoint."""
+    if config.concurrency is not None:
+        return config.concurrency
+    sequences = asked.vllm.max_num_seqs
+    return sequences + max(1, sequences // 8) if asked.kind == "vllm" else CONCURRENCY
+
+
+def terms(config: Asking, asked: EngineConfig, workers: int = 1) -> Terms:
     """The conditions under which the workers of a stage send requests."""
-    judge = config.judge
     return Terms(
-        concurrency=config.concurrency,
-        rates=rates(config) if judge.paid else (Rate(),),
+        concurrency=concurrency(config, asked),
+        rates=rates(config, asked) if asked.is_remote else (Rate(),),
         workers=workers,
-        capped=judge.paid and config.max_cost_usd is not None,
-        adaptive=judge.paid,
-        max_outage_s=judge.max_outage_s,
+        capped=asked.is_remote and config.max_cost_usd is not None,
+        adaptive=asked.is_remote,
+        max_outage_s=asked.max_outage_s,
     )
 
 
-def rates(config: Score) -> tuple[Rate, ...]:
+def rates(config: Asking, asked: EngineConfig) -> tuple[Rate, ...]:
     """The limits a minute of each endpoint."""
     common = Rate(config.requests_per_minute, config.tokens_per_minute)
-    own = [Rate(place.requests_per_minute, place.tokens_per_minute) for place in config.judge.endpoints]
+    own = [Rate(place.requests_per_minute, place.tokens_per_minute) for place in asked.endpoints]
     return tuple(Rate(*(a or b for a, b in zip(rate, common, strict=True))) for rate in own) or (common,)
 
 
-def check_cap(config: Score, tariff: Tariff) -> None:
+def check_cap(config: Asking, asked: EngineConfig, tariff: Tariff) -> None:
     """A cap needs a price and a bound for each reply; without them it would hold nothing."""
-    judge = config.judge
-    if config.max_cost_usd is None or not judge.paid:
+    if config.max_cost_usd is None or not asked.is_remote:
         return
+    cap = f"`{config.section}.max_cost_usd` = {config.max_cost_usd:g} cannot be kept"
     if tariff.price is None:
         raise UsageError(
-            f"`score.max_cost_usd` = {config.max_cost_usd:g} cannot be kept: {_unknown_price(judge)}. Give the price in "
-            "dollars a million tokens, e.g. --set 'score.judge.price={input: 0.15, output: 0.6}'"
+            f"{cap}: {_unknown_price(asked)}. Give the price in dollars a million tokens, e.g. --set "
+            f"'{asked.where}.price={{input: 0.15, output: 0.6}}'"
         )
     if tariff.max_tokens is None:
         raise UsageError(
-            f"`score.max_cost_usd` = {config.max_cost_usd:g} cannot be kept: a reply has no longest length. Set "
-            "score.judge.max_tokens, or max_completion_tokens in score.judge.extra"
+            f"{cap}: a reply has no longest length. Set {asked.where}.max_tokens, or max_completion_tokens in "
+            f"{asked.where}.extra"
         )
 
 
-def _unknown_price(judge: Judge) -> str:
-    places = ", ".join(sorted({host(place) for place in judge.at_each_endpoint()}))
-    return f"the price list of {price_list()['as_of']} has none for {judge.model!r} at {places}"
+def _unknown_price(asked: EngineConfig) -> str:
+    places = ", ".join(sorted({host(place) for place in asked.at_each_endpoint()}))
+    return f"the price list of {price_list()['as_of']} has none for {asked.model!r} at {places}"
+
+
+class Part(NamedTuple):
+    """A job, and what it reads."""
+
+    job: Job
+    source: Manifest
+
+    def shards(self) -> list[str]:
+        return [entry.name for entry in self.source.parts()]
+
+
+class Bill(NamedTuple):
+    """What is paid together: the jobs under one cap, and where its bound is kept."""
+
+    name: str
+    storage: Storage
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True)
@@ -71,31 +150,37 @@ class Account:
     """What all calls so far have cost at most."""
 
 
-def account(job: Job, examples: Manifest) -> Account:
+def account(bill: Bill) -> Account:
     """Look through commit records, ledgers and the rows of shards that have some replies."""
-    rows = {entry.name: entry.rows for entry in examples.parts()}
-    found = _replies(job, examples)
-    left = sum(_rows_left(job, shard, replies) if replies else rows[shard] for shard, replies in found.items())
-    return Account(left, _spent(job, found))
+    left, found = 0, []
+    for part in bill.parts:
+        rows = {entry.name: entry.rows for entry in part.source.parts()}
+        replies = _replies(part)
+        left += sum(_rows_left(part.job, name, known) if known else rows[name] for name, known in replies.items())
+        found.append(replies)
+    return Account(left, _spent(bill, found))
 
 
-def _replies(job: Job, examples: Manifest) -> dict[str, dict[str, Outcome]]:
+def _replies(part: Part) -> dict[str, dict[str, Outcome]]:
     """The replies there are for each shard that is not committed, by request key."""
-    open_shards = missing(job, [entry.name for entry in examples.parts()])
+    open_shards = missing(part.job, part.shards())
     with ThreadPoolExecutor(READERS) as pool:
-        return {shard: known.replies for shard, known in zip(open_shards, pool.map(job.known, open_shards), strict=True)}
+        return {name: known.replies for name, known in zip(open_shards, pool.map(part.job.known, open_shards), strict=True)}
 
 
 def _rows_left(job: Job, shard: str, replies: Mapping[str, Outcome]) -> int:
     return sum(job.work.request(row).key not in replies for row in job.source.storage.read_table(shard).to_pylist())
 
 
-def _spent(job: Job, found: Mapping[str, Mapping[str, Outcome]]) -> float:
+def _spent(bill: Bill, found: Sequence[Mapping[str, Mapping[str, Outcome]]]) -> float:
     """What all calls have cost at most."""
-    paid = sum(_cost_of(job.tariff, entry.usage) for entry in committed(job.home))
-    replies = (outcome.reply for outcomes in found.values() for outcome in outcomes.values())
-    paid += sum(_cost_of(job.tariff, reply._asdict()) for reply in replies if reply)
-    return max(paid, at_most_spent(job.home.storage))
+    paid = 0.0
+    for part, shards in zip(bill.parts, found, strict=True):
+        tariff = part.job.tariff
+        paid += sum(_cost_of(tariff, entry.usage) for entry in committed(part.job.home))
+        replies = (outcome.reply for outcomes in shards.values() for outcome in outcomes.values())
+        paid += sum(_cost_of(tariff, reply._asdict()) for reply in replies if reply)
+    return max(paid, at_most_spent(bill.storage))
 
 
 def _cost_of(tariff: Tariff, usage: Mapping[str, float | None]) -> float:
@@ -106,28 +191,82 @@ def _cost_of(tariff: Tariff, usage: Mapping[str, float | None]) -> float:
     return known or 0.0
 
 
-def at_the_cap(config: Score, job: Job, examples: Manifest) -> BudgetReached:
+def at_the_cap(config: Asking, bill: Bill) -> BudgetReached:
     """What to tell when the cap is reached."""
-    now = account(job, examples)
+    now, rows = account(bill), sum(part.source.rows for part in bill.parts)
     assert config.max_cost_usd is not None, "there is a cap"
     return BudgetReached(
-        f"stopped at the budget: ${now.spent_usd:.6g} of `score.max_cost_usd` = {config.max_cost_usd:g} are spent, and "
-        f"{now.rows_left:,} of {examples.rows:,} rows are left. What is paid for is kept: raise the cap, and the same command "
+        f"stopped at the budget: ${now.spent_usd:.6g} of `{config.section}.max_cost_usd` = {config.max_cost_usd:g} are spent, "
+        f"and {now.rows_left:,} of {rows:,} rows are left. What is paid for is kept: raise the cap, and the same command "
         "goes on from here",
         {
             "stopped": "budget",
-            "stage": job.home.name,
+            "stage": bill.name,
             "spent_usd": now.spent_usd,
             "max_cost_usd": config.max_cost_usd,
             "rows_left": now.rows_left,
-            "rows": examples.rows,
+            "rows": rows,
         },
     )
 
 
-def cap(config: Score, job: Job, examples: Manifest) -> Cap | None:
+def cap(config: Asking, bill: Bill) -> Cap | None:
     """The cap with what has been spent."""
-    if not job.terms.capped:
+    if not bill.parts[0].job.terms.capped:
         return None
     assert config.max_cost_usd is not None, "terms say so"
-    return Cap(job.home.storage, config.max_cost_usd, _spent(job, _replies(job, examples)))
+    return Cap(bill.storage, config.max_cost_usd, _spent(bill, [_replies(part) for part in bill.parts]))
+
+
+def too_many_failed(config: Asking, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+    """Why to give up: more than `max_failed` of all rows failed."""
+    if failed <= max(FEW_FAILURES, config.max_failed * rows):
+        return None
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    knob = f"{config.section}.max_failed = {config.max_failed:g}"
+    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed})"
+
+
+def hopeless(config: Asking, rows: int) -> Verdict:
+    """What the driver watches the counts with."""
+
+    def verdict(counts: Mapping[str, int]) -> str | None:
+        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
+        return too_many_failed(config, rows, counts.get("status failed", 0), reasons)
+
+    return verdict
+
+
+def begin(
+    stage: StageDir, settings: Mapping[str, Any], inputs: Mapping[str, str], asked_scale: Mapping[str, Any] | None = None
+) -> Begun:
+    """Begin a stage, or go on with what an earlier call has begun; results of other settings are refused. A call that came to
+    nothing, by a misspelt model for instance, binds nobody."""
+    begun = stage.begun()
+    if begun is None or stage.is_bare():
+        begun = Begun(settings=dict(settings), inputs=dict(inputs), asked_scale=dict(asked_scale or {}))
+        stage.begin(begun)
+        return begun
+    stage.same_or_refuse(begun, settings, inputs)
+    if begun.rescoring:
+        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
+    return begun
+
+
+def reopen_failed(stage: StageDir, done: Manifest, asked_scale: Mapping[str, Any] | None = None) -> None:
+    """Make a finished stage unfinished, so that its failed rows are asked again; at every moment the manifest or all commit
+    records are there."""
+    for entry in done.parts():
+        record(stage, entry)
+    scale = dict(asked_scale or {})
+    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=scale))
+    stage.reopen()
+
+
+def check_rows(manifest: Manifest, examples: Manifest) -> None:
+    """Rows in = rows out, shard by shard."""
+    expected = {entry.name: entry.rows for entry in examples.parts()}
+    found = {entry.name: entry.rows for entry in manifest.files}
+    if found != expected:
+        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import alpagasus_ray
-from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.config import EngineConfig, Judge, Score
 from alpagasus_ray.datasets import probe
 from alpagasus_ray.datasets.run import Run, versions
 from alpagasus_ray.datasets.storage import Storage
@@ -23,6 +23,7 @@ from alpagasus_ray.engines.prices import price_list, tariff
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner import cluster, nodes, upload
 from alpagasus_ray.runner.nodes import Facts, Silent
+from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.stages.asking import check_cap
 
 MIB = 1 << 20
@@ -49,7 +50,7 @@ class Check(NamedTuple):
 
 def examine(config: Score, run: Run) -> list[Check]:
     """All checks that apply to the judge of `score`."""
-    checks = list(_judge(config)) if config.judge.paid else []
+    checks = list(_judge(config)) if config.judge.is_remote else []
     checks.append(_storage(run.storage))
     checks += _place(config, run.storage)
     if SUBMITTED not in os.environ:
@@ -75,7 +76,7 @@ def _judge(config: Score) -> Iterator[Check]:
     yield _price(config)
 
 
-def _unusable_key(judge: Judge) -> tuple[str, str] | None:
+def _unusable_key(judge: EngineConfig) -> tuple[str, str] | None:
     """What is wrong with a key that need not be sent to know, and what to do."""
     name = judge.api_key_env
     fix = f"set {name}, or {name}_FILE to a file that holds the key and nothing else"
@@ -88,12 +89,12 @@ def _unusable_key(judge: Judge) -> tuple[str, str] | None:
     return None
 
 
-def _key_source(judge: Judge) -> str:
+def _key_source(judge: EngineConfig) -> str:
     name = judge.api_key_env
     return name if os.environ.get(name) else f"the file that {name}_FILE names"
 
 
-def _key(judge: Judge, listing: Listing, name: str) -> Check:
+def _key(judge: EngineConfig, listing: Listing, name: str) -> Check:
     place, status = listing.address, listing.status
     given = read_key(judge) != NO_KEY
     if status is None:
@@ -125,7 +126,7 @@ def _model(model: str, listing: Listing, name: str) -> Check:
 def _price(config: Score) -> Check:
     judge, counted = config.judge, tariff(config.judge)
     try:
-        check_cap(config, counted)
+        check_cap(config, judge, counted)
     except UsageError as error:
         detail, _, fix = str(error).partition(". ")
         return Check("price", "problem", detail, fix)
@@ -161,10 +162,9 @@ def _place(config: Score, storage: Storage) -> list[Check]:
         fix = "submit this check as well: ray job submit --working-dir . -- python jobs/doctor.py --run …"
         return [Check("cluster", "warning", f"{address} is the address of the job API: nodes are not seen from here", fix)]
     if not address:
-        from ray._private.utils import get_num_cpus
-
-        here = int(get_num_cpus(override_docker_cpu_warning=True))
-        return [_actors(config, here, here, here), _versions([])]
+        pool = cluster.demand(config, config.judge, _this_machine())
+        here = nodes.fitting(_this_machine(), pool)
+        return [_actors(pool, here, here, here), _versions([])]
     trouble = _join(address)
     if trouble:
         fix = "see that the cluster runs, and that RAY_AUTH_MODE and the token are those of its nodes"
@@ -201,11 +201,11 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
         return
     if places:
         yield _keys_of_nodes(facts)
-    most = nodes.most_actors(found)
-    present = sum(node.cpus for node in facts)
+    pool = cluster.demand(config, config.judge, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    most = nodes.most_actors(found, pool)
+    present = sum(nodes.fitting(node.resources, pool) for node in facts)
     yield _shared(storage, facts, grows=most is None or most > present)
-    free: float = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-    yield _actors(config, present, int(free), most)
+    yield _actors(pool, present, nodes.fitting(cluster.free(), pool), most)
     yield _versions(facts)
 
 
@@ -219,12 +219,12 @@ def _answers(found: Sequence[Facts | Silent]) -> Check:
     return Check("cluster", "ok", f"nodes: {len(found)}, this package in {' and '.join(sorted(places)[:3])}")
 
 
-def _places_with_keys(judge: Judge) -> list[Judge]:
+def _places_with_keys(judge: Judge) -> list[EngineConfig]:
     """The endpoints that want a key, as far as is seen from here: all but those that are asked without one."""
-    return [place for place in judge.at_each_endpoint() if judge.paid and not _is_asked_without_key(place)]
+    return [place for place in judge.at_each_endpoint() if judge.is_remote and not _is_asked_without_key(place)]
 
 
-def _is_asked_without_key(judge: Judge) -> bool:
+def _is_asked_without_key(judge: EngineConfig) -> bool:
     with suppress(UsageError):  # the check of the key tells of it
         return read_key(judge) == NO_KEY
     return False
@@ -251,10 +251,22 @@ def _shared(storage: Storage, facts: Sequence[Facts], *, grows: bool) -> Check:
     return Check("shared storage", "ok", f"nodes that see the run: {len(facts)}")
 
 
-def _actors(config: Score, present: int, free: int, most: int | None) -> Check:
-    """Whether the actors, one CPU each, find a place on `present` CPUs, of which `free` are idle; `most` after autoscaling."""
-    wanted = config.actors or (1 if config.judge.paid else max(1, present))
-    detail = f"actors of one CPU each: {wanted}; CPUs: {present}"
+def _this_machine() -> dict[str, float]:
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+    from ray._private.utils import get_num_cpus
+
+    gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+    return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": gpus}
+
+
+def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:
+    """Whether the actors find a place: `present` fit the nodes, `free` what of them is idle, `most` after autoscaling."""
+    wanted = pool.most
+    if pool == Pool(pool.least, pool.most):
+        detail = f"actors of one CPU each: {wanted}; CPUs: {present}"
+    else:
+        gpus = f" and {pool.gpus} GPUs" if pool.gpus else ""
+        detail = f"engines of {pool.cpus} CPUs{gpus} each: {wanted}; the nodes hold {present}"
     if wanted <= free:
         return Check("actors", "ok", detail)
     if wanted <= present:
@@ -307,7 +319,7 @@ def _working_directory(judge: Judge) -> Check:
 
 
 def _keys(judge: Judge) -> Iterator[str]:
-    for place in judge.at_each_endpoint() if judge.paid else ():
+    for place in judge.at_each_endpoint() if judge.is_remote else ():
         with suppress(UsageError):
             key = read_key(place)
             if len(key) >= SHORTEST_KEY:

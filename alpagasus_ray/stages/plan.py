@@ -17,6 +17,7 @@ from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating, rubric
+from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import at_provider
@@ -71,14 +72,15 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
-    work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
+    asked = rubric.load(config.judge.rubric)
+    work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
     check_model(config.judge, "score")
     stage, examples = run.ratings(config.name), run.examples().finished("ingest")
     settings = settings_of(config, work.rubric)
     done = stage.manifest()
     _check_same(stage, done, settings, {"examples": examples.content_hash()} | recorded_inputs(config.judge))
     if done is None:
-        asking.check_cap(config, prices.tariff(config.judge))
+        asking.check_cap(config, config.judge, prices.tariff(config.judge))
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
     parts = _parts(config, work, run, examples, done, away)
     sample = _sample(work, run.examples(), parts)
@@ -89,7 +91,7 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "rows": examples.rows,
         "left": sum(part.rows for part in parts),
         "limit": config.limit,
-        **(_paid(config, stage, parts, sample, away) if config.judge.paid else {"requests": 0, "prompt": None}),
+        **(_paid(config, stage, parts, sample, away) if config.judge.is_model else {"requests": 0, "prompt": None}),
         "hashes": _hashes(settings, examples, sample),
         "notes": list(_notes(config, parts, done, away)),
     }
@@ -127,7 +129,7 @@ def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: M
         rows = 0 if over else min(entry.rows, left)
         jobs.append((entry.name, rows, away.keys.get(entry.name, frozenset())))
         left = max(0, left - entry.rows)
-    if not config.judge.paid:
+    if not config.judge.is_model:
         return [Part(name, rows, (), Counter()) for name, rows, _ in jobs]
     with ThreadPoolExecutor(shards.READERS) as pool:
         return list(pool.map(lambda job: _part(work, run.examples(), stage, *job), jobs))
@@ -277,7 +279,8 @@ def _minutes(config: Score, volume: Volume, open_shards: int, latency_s: float |
         loads = Rate(float(volume.requests), volume.tokens_in + volume.out_low)
         ways = {f"score.{kind}_per_minute": loads._asdict()[kind] / limit for kind, limit in limits.items()}
         if latency_s is not None:
-            in_flight = config.concurrency * min(config.actors or 1, open_shards or 1)
+            actors = config.actors if isinstance(config.actors, int) else max(config.actors or (1,))
+            in_flight = asking.concurrency(config, config.judge) * min(actors, open_shards or 1)
             ways["score.concurrency"] = volume.requests * latency_s / 60 / in_flight
     binding = max(ways, key=lambda way: ways[way]) if ways else None
     return {"least": None if binding is None else round(ways[binding], 2), "bound_by": binding}
@@ -285,7 +288,7 @@ def _minutes(config: Score, volume: Volume, open_shards: int, latency_s: float |
 
 def _limits(config: Score) -> dict[str, float]:
     """`requests` and `tokens` a minute over all endpoints together; one without a limit takes whatever comes."""
-    rates = asking.rates(config)
+    rates = asking.rates(config, config.judge)
     each = {kind: [getattr(rate, kind) for rate in rates] for kind in Rate._fields}
     return {kind: sum(limits) for kind, limits in each.items() if None not in limits}
 
@@ -308,14 +311,16 @@ def _notes(config: Score, parts: Sequence[Part], done: Manifest | None, away: Un
     judge = config.judge
     if done is not None:
         yield "the stage is finished: a call returns at once"
-        if done.counts.get(rating.FAILED) and judge.paid:
+        if done.counts.get(rating.FAILED) and judge.is_model:
             yield f"{done.counts[rating.FAILED]:,} rows failed; --retry-failed asks for them again"
-    if not judge.paid:
+    if not judge.is_model:
         yield f"score.judge.kind={judge.kind} sends nothing and costs nothing"
         return
     if away.reserved_usd:
         yield f"what is spent includes {away.reserved_usd:,.4g} dollars, the most that the requests under way can cost"
-    if prices.price(judge) is None:
+    if judge.kind == "vllm":
+        yield "a model in the job: what it costs is its machines' time"
+    elif prices.price(judge) is None:
         yield (
             f"no price is known for {judge.model} at {' and '.join(_hosts(judge))}; give one in dollars a million tokens, e.g. "
             "--set 'score.judge.price={input: 0.15, output: 0.6}'"

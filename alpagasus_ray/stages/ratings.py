@@ -3,7 +3,6 @@
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +12,24 @@ from typing import Any, Literal
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.config import Judge, Score, digest, identity
+from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, versions
 from alpagasus_ray.datasets.schema import RATINGS
-from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request, Tree
 from alpagasus_ray.engines.choose import open_engines
-from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.engines.scores import distribution
+from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating
 from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.stages import asking
 
 Mode = Literal["score", "rescore", "retry-failed"]
+FORM = ("explain", "constrained", "expected")
+"""Knobs of the judge that say what form its replies have."""
+NOTHING = {"instruction": "", "input": "", "output": ""}
+"""The example that makes the shortest prompt."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,10 @@ class ScoreWork:
 
     judge: Judge
     rubric: Rubric
+    form: ReplyForm = ANY_FORM
 
     def open_engines(self) -> list[Engine]:
-        return open_engines(self.judge)
+        return open_engines(self.judge, self.form, shortest=self.rubric.messages(NOTHING))
 
     @property
     def schema(self) -> pa.Schema:
@@ -43,16 +49,13 @@ class ScoreWork:
 
     @cached_property
     def _body(self) -> dict[str, Any]:
-        from alpagasus_ray.engines.openai_api import request_body
-
-        return request_body(self.judge)
+        return asking.body(self.judge, self.form)
 
     def request(self, row: Mapping[str, Any]) -> Request:
-        if self.judge.kind != "api":
+        if not self.judge.is_model:
             return Request(row["content_hash"], [], row)
         messages = self.rubric.messages(row)
-        key = hashlib.blake2b(orjson.dumps([self._body, messages], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-        return Request(key, messages, row)
+        return Request(asking.request_key(self._body, messages), messages, row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
         reply = outcome.reply
@@ -60,13 +63,15 @@ class ScoreWork:
             reading = rating.Reading(rating.FAILED, error=outcome.error)
         else:
             reading = rating.read(reply.text, reply.finish_reason, self.scale)
+        logprobs = reply.logprobs if reply else None
         return {
             "example_id": row["example_id"],
             "request_hash": request.key,
             "status": reading.status,
             "score": reading.score,
-            "expected_score": None,
+            **self.expected(logprobs),
             "reply": reply.text if reply else None,
+            "logprobs": orjson.dumps(logprobs).decode() if logprobs else None,
             "finish_reason": reply.finish_reason if reply else None,
             "tokens_in": reply.tokens_in if reply else None,
             "tokens_out": reply.tokens_out if reply else None,
@@ -78,6 +83,14 @@ class ScoreWork:
             "error": reading.error,
         }
 
+    def expected(self, logprobs: Tree | None) -> dict[str, Any]:
+        """The columns that are read off the probabilities of a reply's first tokens."""
+        found = distribution(logprobs, self.form.scores) if logprobs and self.form.scores else None
+        if found is None:
+            return {"expected_score": None, "probabilities": None, "outside": None}
+        shares = [{"score": float(score), "probability": share} for score, share in found.probabilities.items()]
+        return {"expected_score": found.mean, "probabilities": shares, "outside": found.outside}
+
     @property
     def scale(self) -> Scale:
         """Recorded ratings may be means of several; all others come from the rubric's steps."""
@@ -85,21 +98,28 @@ class ScoreWork:
 
 
 def check_model(judge: Judge, mode: Mode) -> None:
-    if judge.kind == "api" and judge.model is None and mode != "rescore":
+    if not judge.is_model or judge.model is not None or mode == "rescore":
+        return
+    if judge.kind == "vllm":
         raise UsageError(
-            "`score.judge.model` is not set: name the model that judges, e.g. --set score.judge.model=gpt-4o-mini "
-            "(or --set score.judge.kind=rules for the offline baseline)"
+            "`score.judge.model` is not set: give the model that judges, a Hugging Face id or a checkpoint's directory, e.g. "
+            "--set score.judge.model=Qwen/Qwen2.5-7B-Instruct"
         )
+    raise UsageError(
+        "`score.judge.model` is not set: name the model that judges, e.g. --set score.judge.model=gpt-4o-mini "
+        "(or --set score.judge.kind=rules for the offline baseline)"
+    )
 
 
 def settings_of(config: Score, asked: Rubric) -> dict[str, Any]:
     """The identity of the ratings; what only another kind of judge would use is left out."""
-    judge = identity(config.judge)
-    used = {"api": {"model", "temperature", "top_p", "max_tokens", "extra"}, "recorded": {"ratings", "columns"}}
-    kept = {"kind"} | used.get(config.judge.kind, set())
+    judge = config.judge
+    recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
+    # what most recipes leave alone is no part of their identity, so that older runs go on
+    form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
     scale = asked.scale.model_dump()
     return {
-        "judge": {key: value for key, value in judge.items() if key in kept},
+        "judge": asking.identity_of(judge) | recorded | (form if judge.is_model else {}),
         "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale},
     }
 
@@ -137,12 +157,3 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
             "asked_scale": begun.asked_scale,
         },
     )
-
-
-def check_rows(manifest: Manifest, examples: Manifest) -> None:
-    """Rows in = rows out, shard by shard."""
-    expected = {entry.name: entry.rows for entry in examples.parts()}
-    found = {entry.name: entry.rows for entry in manifest.files}
-    if found != expected:
-        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")

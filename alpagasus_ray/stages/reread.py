@@ -3,13 +3,15 @@
 import time
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating
-from alpagasus_ray.stages.ratings import ScoreWork, check_rows, manifest_of
+from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.ratings import ScoreWork, manifest_of
 
 
 def reread(work: ScoreWork, stage: StageDir, settings: dict[str, Any], examples: Manifest, inputs: dict[str, str]) -> Manifest:
@@ -31,7 +33,7 @@ def reread(work: ScoreWork, stage: StageDir, settings: dict[str, Any], examples:
     stage.reopen()
     files = [_read_again(work, stage, entry.name) for entry in examples.parts()]
     manifest = manifest_of(stage, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
-    check_rows(manifest, examples)
+    asking.check_rows(manifest, examples)
     stage.finish(manifest)
     return manifest
 
@@ -41,6 +43,7 @@ def _read_again(work: ScoreWork, stage: StageDir, name: str) -> FileEntry:
     for row in rows:
         if row["reply"] is not None:
             reading = rating.read(row["reply"], row["finish_reason"] or "stop", work.scale)
-            row.update(status=reading.status, score=reading.score, error=reading.error)
+            logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
+            row.update(status=reading.status, score=reading.score, error=reading.error, **work.expected(logprobs))
     written = stage.storage.write_table(name, pa.Table.from_pylist(rows, schema=RATINGS))
     return describe(name, written, rows)

@@ -1,29 +1,25 @@
 """Rate every example with a judge; read stored replies again; ask again for what failed."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import Judge, Score
-from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, StageDir, describe
+from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, describe
 from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
+from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, check_rows, manifest_of, recorded_inputs, settings_of
+from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, manifest_of, recorded_inputs, settings_of
 from alpagasus_ray.stages.reread import reread
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
     from alpagasus_ray.runner.settled import Collected
-
-
-Verdict = Callable[[Mapping[str, int]], str | None]
-FEW_FAILURES = 20
-"""Up to so many failures their share says nothing."""
 
 
 def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
@@ -33,7 +29,8 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     `retry-failed` asks again for the rows that failed. With `config.limit` the manifest returned is that of a trial, which
     leaves no ratings, only replies in the ledger that a full run takes over.
     """
-    work = ScoreWork(config.judge, rubric.load(config.judge.rubric))
+    asked = rubric.load(config.judge.rubric)
+    work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
     check_model(config.judge, mode)
     stage = run.ratings(config.name)
     examples = run.examples().finished("ingest")
@@ -48,7 +45,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
             stage.tidy()
             return done
         _check_retry(config, done)
-        _reopen_failed(stage, done)
+        asking.reopen_failed(stage, done, done.details["asked_scale"])
     return _judge_all(config, work, run, examples, settings, inputs)
 
 
@@ -59,7 +56,7 @@ def _check_engine(judge: Judge) -> None:
 
         for place in judge.at_each_endpoint():
             read_key(place)
-    else:
+    elif judge.kind == "recorded":
         open_engines(judge)
 
 
@@ -84,8 +81,8 @@ def _judge_all(
     _check_engine(config.judge)
     stage = run.ratings(config.name)
     job = _job(config, work, run)
-    asking.check_cap(config, job.tariff)
-    begun = _begin(stage, settings, inputs)
+    asking.check_cap(config, config.judge, job.tariff)
+    begun = asking.begin(stage, settings, inputs, settings["rubric"]["scale"])
     if config.limit is not None:
         tasks = _trial_tasks(examples, config.limit)
         trial = replace(job, output=stage.storage.at(TRIAL))
@@ -97,8 +94,9 @@ def _judge_all(
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
     manifest = manifest_of(stage, shards.committed(stage), begun)
-    check_rows(manifest, examples)
-    reason = _too_many(config, manifest.rows, manifest.counts.get(rating.FAILED, 0), manifest.details["reasons"])
+    asking.check_rows(manifest, examples)
+    failed = 0 if config.judge.kind == "recorded" else manifest.counts.get(rating.FAILED, 0)
+    reason = asking.too_many_failed(config, manifest.rows, failed, manifest.details["reasons"])
     if reason is not None:
         raise StageFailed(f"{reason}. The same command asks again for those")
     stage.finish(manifest)
@@ -109,16 +107,15 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
     from alpagasus_ray.runner import shards
 
     home = run.ratings(config.name)
-    terms = asking.terms(config, config.actors or 1)
     return shards.Job(
         work,
         source=run.examples(),
         home=home,
         output=home.storage,
-        terms=terms,
+        terms=asking.terms(config, config.judge),
         tariff=tariff(config.judge),
         max_attempts=config.judge.max_attempts,
-        paid=config.judge.paid,
+        paid=config.judge.is_model,
     )
 
 
@@ -133,51 +130,44 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     before = time.monotonic()
     job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
     before = time.monotonic() - before
-    cap = asking.cap(config, job, examples)
+    bill = _bill(job, examples)
+    cap = asking.cap(config, bill)
     cluster.connect()
-    workers = config.actors or (1 if job.paid else cluster.cpus())
-    job = replace(job, terms=job.terms._replace(workers=workers))
+    pool = cluster.pool(config, config.judge)
+    job = replace(job, pool=pool, terms=job.terms._replace(workers=pool.most))
     started = time.monotonic()
     try:
         if tasks:
             with Progress("score", _rows(tasks, examples)) as progress:
-                drive.drive(job, tasks, cap, progress, hopeless)
+                drive.drive([job], tasks, cap, progress, hopeless)
     except BudgetReached:
         at_cap = True
     if at_cap:
-        raise asking.at_the_cap(config, job, examples)
+        raise asking.at_the_cap(config, bill)
     return before + time.monotonic() - started
 
 
+def _bill(job: "shards.Job", examples: Manifest) -> asking.Bill:
+    return asking.Bill(job.home.name, job.home.storage, [asking.Part(job, examples)])
+
+
 def _by_batches(
-    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: Verdict
+    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: asking.Verdict
 ) -> "Collected":
     """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
     from alpagasus_ray.runner.journal import under_way
     from alpagasus_ray.runner.settled import Collected
 
-    if not job.paid or (config.judge.mode == "live" and not under_way(job.home.storage)):
+    if not config.judge.is_remote or (config.judge.mode == "live" and not under_way(job.home.storage)):
         return Collected(job, tasks, at_cap=False)
     from alpagasus_ray.runner import batches
 
-    return batches.collect(config.judge, job, tasks, _rows(tasks, examples), asking.cap(config, job, examples), hopeless)
+    return batches.collect(config.judge, job, tasks, _rows(tasks, examples), asking.cap(config, _bill(job, examples)), hopeless)
 
 
 def _rows(tasks: "Sequence[shards.Task]", examples: Manifest) -> int:
     rows = {entry.name: entry.rows for entry in examples.parts()}
     return sum(task.rows or rows[task.shard] for task in tasks)
-
-
-def _begin(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Begun:
-    begun = stage.begun()
-    if begun is None:
-        begun = Begun(settings=settings, inputs=inputs, asked_scale=settings["rubric"]["scale"])
-        stage.begin(begun)
-        return begun
-    stage.same_or_refuse(begun, settings, inputs)
-    if begun.rescoring:
-        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
-    return begun
 
 
 def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
@@ -192,37 +182,12 @@ def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
     return tasks
 
 
-def _hopeless(config: Score, rows: int) -> Verdict:
-    """What the driver watches the counts with."""
-
-    def verdict(counts: Mapping[str, int]) -> str | None:
-        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
-        return _too_many(config, rows, counts.get(f"status {rating.FAILED}", 0), reasons)
-
-    return verdict
-
-
-def _too_many(config: Score, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
-    """Why to give up: more than `max_failed` of all rows failed. A part of the recorded ratings is a fair thing to have."""
-    if config.judge.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
-        return None
-    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
-    return f"{failed:,} rows failed, more than score.max_failed = {config.max_failed:g} of {rows:,} allows ({listed})"
+def _hopeless(config: Score, rows: int) -> asking.Verdict:
+    """What the driver watches the counts with. A part of the recorded ratings is a fair thing to have."""
+    return (lambda _: None) if config.judge.kind == "recorded" else asking.hopeless(config, rows)
 
 
 def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:
     """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
     files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
     return manifest_of(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, begun)
-
-
-def _reopen_failed(stage: StageDir, done: Manifest) -> None:
-    """Make a finished stage unfinished, so that its failed rows are asked again; at every moment the manifest or all commit
-    records are there."""
-    from alpagasus_ray.runner.shards import record
-
-    for entry in done.files:
-        record(stage, entry)
-    scale = done.details["asked_scale"]
-    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=scale))
-    stage.reopen()

@@ -115,7 +115,7 @@ DAMAGE: dict[str, Callable[[Storage], set[str]]] = {
 
 
 def _examples(content: bytes) -> set[str]:
-    return {orjson.loads(line)["example_id"] for line in content.splitlines()}
+    return {orjson.loads(line)["row_id"] for line in content.splitlines()}
 
 
 def _hashes(run: Run, examples: set[str]) -> set[str]:

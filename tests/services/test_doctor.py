@@ -18,6 +18,7 @@ from alpagasus_ray.datasets import probe
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.runner import nodes
+from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.stages.doctor import Check, examine
 from loopback import JudgeStarter
 from toy_runs import api_judge, job
@@ -303,7 +304,7 @@ def test_more_actors_than_cpus_are_a_problem_without_starting_ray(run: Run) -> N
     ],
 )
 def test_the_largest_cluster_takes_the_best_workers_first(config: dict[str, Any], most: int | None) -> None:
-    assert nodes.largest(config, head_cpus=1) == most
+    assert nodes.largest(config, 1, Pool()) == most
 
 
 @pytest.mark.parametrize("name", [".env", ".env.local", "openai.key", "cert.pem", "id_rsa", "jobs/.env"])

@@ -12,7 +12,7 @@ from alpagasus_ray.judging import rubric
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ratings import ScoreWork
-from alpagasus_ray.stages.score import _job, score
+from alpagasus_ray.stages.score import _bill, _job, score
 from toy_runs import api_judge, toy_run
 
 ROWS = 20
@@ -27,7 +27,7 @@ def _account(run: Run, replies: int, cost_usd: float | None) -> asking.Account:
     for row in rows[:replies]:
         ledger.add(work.request(row).key, row["example_id"], Outcome(Reply("4", "stop", 100, 10, 0, cost_usd), None, 1, 1.0))
     ledger.flush()
-    return asking.account(job, run.examples().finished("ingest"))
+    return asking.account(_bill(job, run.examples().finished("ingest")))
 
 
 def test_replies_of_calls_that_had_no_price_count_by_the_present_one(tmp_path: Path) -> None:

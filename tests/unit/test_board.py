@@ -90,7 +90,7 @@ def test_the_first_reason_to_stop_stays_and_every_worker_hears_it() -> None:
     board.stop("too late")
     assert board.report("a", {}, {}, {}).stop == board.report("b", {}, {}, {}).stop == "enough"
     assert board.snapshot().stop == "enough"
-    assert not board.snapshot().broke
+    assert board.snapshot().kind == "failed"
 
 
 def test_every_worker_hears_that_one_of_them_had_an_answer() -> None:
@@ -186,7 +186,7 @@ def test_the_stage_stops_at_the_cap_only_when_nobody_can_return_anything(clock: 
     assert board.borrow("a", 0.75, 0.0, 0.0, 0.0) == 0.0
     assert board.borrow("b", 0.0, 0.0, 1.0, 0.5) == 0.0
     assert board.snapshot().stop == "the budget is used up"
-    assert board.snapshot().broke
+    assert board.snapshot().kind == "budget"
     board.close_budget()
     assert at_most_spent(storage) == 0.75
 
@@ -196,7 +196,7 @@ def test_a_stop_for_another_reason_is_not_that_of_the_budget(clock: Clock, stora
     board.stop("enough")
     board.borrow("a", 0.0, 0.0, 1.0, 0.5)
     assert board.snapshot().stop == "enough"
-    assert not board.snapshot().broke
+    assert board.snapshot().kind == "failed"
 
 
 def test_what_a_silent_worker_had_counts_as_spent_and_the_others_go_on(clock: Clock, storage: Storage) -> None:
@@ -207,7 +207,7 @@ def test_what_a_silent_worker_had_counts_as_spent_and_the_others_go_on(clock: Cl
         board.report("alive", {}, {}, {})
         assert board.borrow("alive", 0.0, 0.0, 0.5, 0.5) == 0.5
     assert board.borrow("alive", 0.1, 0.0, 0.5, 0.5) == 0.0
-    assert board.snapshot().broke, "nobody holds anything that could come back"
+    assert board.snapshot().kind == "budget", "nobody holds anything that could come back"
     board.close_budget()
     assert at_most_spent(storage) == pytest.approx(0.6)
 

@@ -771,7 +771,7 @@ def test_spending_ends_below_the_cap_and_the_exact_sum_is_on_storage(workers: in
             answered = [row for rows in outcomes for row in rows if row is not None]
             paid = math.fsum(row.reply.cost_usd or 0.0 for row in answered if row.reply)
             board.close_budget()
-            assert board.snapshot().broke
+            assert board.snapshot().kind == "budget"
             assert len(answered) == len(place.answered)
             assert cap - _reserved() < paid <= cap
             assert at_most_spent(storage) == pytest.approx(paid)
@@ -835,7 +835,7 @@ def test_a_cap_that_is_a_multiple_of_a_request_is_used_up_and_ends_the_stage(tmp
         async with Asker([Toy(tokens=(104, 100))], Link(board, 0.002), _terms(capped=True)) as worker:
             async with asyncio.timeout(60):
                 await worker.rows(64)
-            assert board.snapshot().broke
+            assert board.snapshot().kind == "budget"
 
     fast_clock.run(scene())
 

@@ -21,7 +21,7 @@ from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
@@ -119,7 +119,7 @@ class Stage:
         return replace(job, **changes)
 
     def worker(self, work: Asking, link: Link | None = None, **changes: Any) -> Worker:
-        worker = Worker(self.job(work, **changes), link or Link(self.board))
+        worker = Worker([self.job(work, **changes)], link or Link(self.board))
         self.workers.append(worker)
         return worker
 
@@ -150,7 +150,7 @@ def _asking(behave: Callable[[str], Exception | None] = lambda _: None, **keys: 
 
 def _do(worker: Worker, shard: str, rows: int = 0) -> str:
     """Do a shard; the answer is why it stopped, empty if it did not."""
-    done = worker({"shard": [shard], "rows": [rows]})
+    done = worker({"shard": [shard], "rows": [rows], "job": [0]})
     assert done["shard"] == [shard]
     return done["stopped"][0]
 
@@ -544,10 +544,15 @@ def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: 
 # rows that kill
 
 
+def _named(shard: str) -> str:
+    """What the board calls a shard."""
+    return f"ratings/judge/{shard}"
+
+
 def _died(stage: Stage, shard: str, *places: int) -> None:
     """A worker began with the shard and died while it asked these rows."""
-    stage.board.begin(shard, 0)
-    stage.board.under_way(shard, places, [])
+    stage.board.begin(_named(shard), 0)
+    stage.board.under_way(_named(shard), places, [])
 
 
 def _alone(spans: Sequence[Span], key: str) -> bool:
@@ -577,7 +582,7 @@ def test_a_row_over_which_workers_died_twice_is_set_aside_with_the_reason(stage:
     assert "11" not in work.engine.asked
     assert _alone(work.engine.spans, "5")
     assert stage.board.snapshot().counts["reason deadly"] == 1
-    assert stage.board.begin(SHARDS[0], 0).deaths == {}, "the shard is through"
+    assert stage.board.begin(_named(SHARDS[0]), 0).deaths == {}, "the shard is through"
 
 
 def test_a_row_that_had_its_reply_before_the_worker_died_is_no_suspect(stage: Stage) -> None:
@@ -595,7 +600,7 @@ def test_rows_are_marked_before_they_are_sent_and_those_that_are_done_are_not(st
     marked: list[tuple[str, set[int]]] = []
 
     def behave(key: str) -> Exception | None:
-        marked.append((key, set(stage.board._under_way.get(SHARDS[0], set()))))
+        marked.append((key, set(stage.board._under_way.get(_named(SHARDS[0]), set()))))
         return None
 
     work = _asking(behave)
@@ -608,7 +613,27 @@ def test_rows_are_marked_before_they_are_sent_and_those_that_are_done_are_not(st
 def test_a_worker_that_stops_in_good_order_leaves_no_suspects(stage: Stage) -> None:
     work = _asking(lambda key: EngineUnusable("http 402") if key == "7" else None)
     assert _do(stage.worker(work), SHARDS[0]) == "http 402"
-    assert stage.board.begin(SHARDS[0], 0).deaths == {}
+    assert stage.board.begin(_named(SHARDS[0]), 0).deaths == {}
+
+
+def test_an_engine_that_dies_takes_its_process_with_it_and_leaves_what_it_had_under_suspicion(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(BaseException):
+        pass
+
+    def leave(code: int) -> None:
+        raise Ended(code)
+
+    work = _asking(lambda key: EngineDied("engine died") if int(key) >= 8 else None)
+    monkeypatch.setattr("alpagasus_ray.runner.worker.os._exit", leave)
+    with pytest.raises(Ended):
+        _do(stage.worker(work), SHARDS[0])
+    answered = {key for key in work.engine.asked if int(key) < 8}
+    assert set(stage.left(work, SHARDS[0])) == answered, "what was received is kept"
+    suspects = set(map(int, work.engine.asked)) - set(map(int, answered))
+    assert set(stage.board.begin(_named(SHARDS[0]), len(answered)).deaths) == suspects, "and nobody else is"
+    assert suspects
 
 
 def test_nothing_of_another_shard_is_sent_while_a_suspect_is_under_way(stage: Stage) -> None:

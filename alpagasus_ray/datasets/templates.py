@@ -1,0 +1,20 @@
+"""The text that Alpaca's models are trained on and asked with (tatsu-lab/stanford_alpaca, `train.py`, PROMPT_DICT).
+
+A published format: models finetuned on it expect it to the letter.
+"""
+
+WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+
+
+def alpaca_prompt(instruction: str, input_text: str) -> str:
+    """The prompt of an instruction and its input, which may be empty."""
+    return (WITH_INPUT if input_text else WITHOUT_INPUT).format(instruction=instruction, input=input_text)

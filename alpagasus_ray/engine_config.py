@@ -1,0 +1,205 @@
+"""The knobs of whatever answers: the sections that every stage shares which asks a model, and what all sections have in common.
+
+Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+def _usable(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError
+    except ValueError:  # whose words may repeat a password
+        raise ValueError("the host or the port of this address is none") from None
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address holds a user name or a password, and addresses are shown and stored; leave out what stands before "
+            "the `@`, and give the key by the environment (`api_key_env` names the variable)"
+        )
+    return url
+
+
+OPERATIONAL = object()
+"""Marks a field that does not change what a stage produces."""
+
+OPENAI = "https://api.openai.com/v1"
+PLAIN = "plain"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
+KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+"""Name of an environment variable that holds a key."""
+Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
+"""`http://` or `https://`, host, path; no user name and no password."""
+Kind = Literal["api", "vllm", "rules", "recorded"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class Price(Section):
+    """What tokens cost, in US dollars a million."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Tokens of the prompt."""
+    output: Annotated[float, Field(ge=0)]
+    """Tokens of the reply, those of its reasoning among them."""
+    cached_input: Annotated[float | None, Field(ge=0)] = None
+    """Tokens of the prompt that the provider had in its cache; by default as `input`."""
+
+
+class Endpoint(Section):
+    """One of several places that serve the same model; each has limits of its own."""
+
+    base_url: Address | None = None
+    """The API's address; by default the `base_url` beside `endpoints`."""
+    api_key_env: KeyName | None = None
+    """Environment variable that holds its key; by default the `api_key_env` beside `endpoints`."""
+    requests_per_minute: PositiveFloat | None = None
+    """By default the stage's `requests_per_minute`."""
+    tokens_per_minute: PositiveFloat | None = None
+    """By default the stage's `tokens_per_minute`."""
+
+
+class Batch(Section):
+    """How `mode: batch` talks to the provider's batch API."""
+
+    max_requests: PositiveInt = 50_000
+    """Most requests in one batch."""
+    max_bytes: PositiveInt = 200_000_000
+    """Largest input file of a batch."""
+    in_flight: PositiveInt = 4
+    """Batches that the provider has at the same time."""
+    poll_s: PositiveFloat = 30.0
+    """Seconds between two looks at a batch."""
+
+
+class Vllm(Section):
+    """How vLLM runs in the job, for `kind: vllm`."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights; `auto` takes that of the checkpoint."""
+    quantization: str | None = None
+    """How to quantise, e.g. `fp8`; a checkpoint that is quantised says so itself."""
+    revision: str | None = None
+    """Branch, tag or commit of a model from the hub."""
+    lora: str | None = None
+    """LoRA adapter to put on the model: a hub id or a directory."""
+    chat_template: str | None = None
+    """Path of a Jinja chat template, in place of the model's own; `plain`: the messages' texts as they are, a blank line
+    between two, as a model without a template was pretrained."""
+    trust_remote_code: Annotated[bool, OPERATIONAL] = False
+    """Run code that a checkpoint brings with it."""
+    max_model_len: Annotated[PositiveInt | None, OPERATIONAL] = None
+    """Context in tokens, of prompt and reply together; by default the model's own. A shorter one needs less memory."""
+    tensor_parallel: Annotated[PositiveInt, OPERATIONAL] = 1
+    """GPUs of one node that one engine is spread over; 1 is fastest wherever the model fits one GPU."""
+    gpu: Annotated[bool | None, OPERATIONAL] = None
+    """Run on GPUs or not; by default where the cluster has some."""
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 1
+    """CPUs that Ray sets aside for each engine."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), OPERATIONAL] = 0.9
+    """Share of a GPU's memory that an engine may take."""
+    kv_cache_gib: Annotated[PositiveInt, OPERATIONAL] = 4
+    """Without GPUs: memory for the cache of keys and values, in GiB."""
+    max_num_seqs: Annotated[PositiveInt, OPERATIONAL] = 256
+    """Sequences that an engine works on at the same time."""
+    enforce_eager: Annotated[bool, OPERATIONAL] = False
+    """Do without compiled graphs: a quicker start, and a slower run on GPUs."""
+    extra: dict[str, Any] = {}
+    """Further arguments of vLLM's engine by its own names, e.g. `{hf_overrides: {rope_theta: 500000}}`."""
+
+
+class EngineConfig(Section):
+    """What answers: an engine, its model, how replies are drawn."""
+
+    where: ClassVar[str]
+    """The section's place in a recipe, for messages."""
+
+    kind: Kind = "api"
+    """`api`: an OpenAI-compatible server; `vllm`: a model in the job."""
+    model: str | None = None
+    """For `api` the name that the server knows; for `vllm` a Hugging Face id or the directory of a checkpoint."""
+    base_url: Annotated[Address, OPERATIONAL] = OPENAI
+    """The API's address, up to and with `/v1`."""
+    api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
+    """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
+    name a file that holds it. Servers at a `base_url` of your own may need none."""
+    endpoints: Annotated[tuple[Endpoint, ...], OPERATIONAL] = ()
+    """Several keys or servers for the same model, used side by side; without any there is the one at `base_url`."""
+    mode: Annotated[Literal["live", "batch"], OPERATIONAL] = "live"
+    """`batch`: through the provider's batch API, at half the price and within a day."""
+    batch: Annotated[Batch, OPERATIONAL] = Batch()
+    """For `mode: batch`."""
+    price: Annotated[Price | None, OPERATIONAL] = None
+    """What the model costs, e.g. `{input: 0.15, output: 0.6}`; by default as in the shipped price list."""
+    tokenizer: Annotated[str | None, OPERATIONAL] = None
+    """Hugging Face tokenizer (id or directory) that `--plan` counts tokens with; by default tiktoken, or for `vllm` the
+    model's own."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """Sampling temperature; null leaves it out of the request."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus sampling; null leaves it out of the request."""
+    seed: int | None = None
+    """Seed of the sampling; null leaves it out of the request."""
+    max_tokens: PositiveInt | None = 256
+    """Longest reply, in tokens; null leaves it out of the request."""
+    extra: dict[str, Any] = {}
+    """Further fields of the request body, e.g. `{max_completion_tokens: 256, reasoning_effort: low}`; for `vllm` further
+    sampling parameters by its own names, e.g. `{top_k: 20}`."""
+    vllm: Vllm = Vllm()
+    """For `kind: vllm`."""
+    timeout_s: Annotated[PositiveFloat, OPERATIONAL] = 120.0
+    """Seconds to wait for one reply of an API."""
+    max_attempts: Annotated[PositiveInt, OPERATIONAL] = 6
+    """How often one row may fail before it is `failed`. What a server turns away (429, 503) or what never reached it
+    counts a tenth; while a server is down attempts count little."""
+    max_outage_s: Annotated[PositiveFloat, OPERATIONAL] = 14_400.0
+    """How long to wait for a server that is down or wants to be left alone, before the stage stops."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server is asked, which has limits and costs money."""
+        return self.kind == "api"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether a language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
+        return self.kind in ("api", "vllm")
+
+    def at_each_endpoint(self) -> "tuple[EngineConfig, ...]":
+        """The same once for each endpoint, with that endpoint's address and key."""
+        places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)
+        return tuple(self.model_copy(update={**place, "endpoints": ()}) for place in places) or (self,)
+
+
+class Asking(Section):
+    """What every stage that asks has: how many do it, how fast, and for how much."""
+
+    section: ClassVar[str]
+    """Its name in a recipe, for messages."""
+
+    concurrency: Annotated[PositiveInt | None, OPERATIONAL] = None
+    """Most requests in flight from each actor to an endpoint, by default 64; it starts low, grows, and yields where a server
+    pushes back. For `vllm`, by default an eighth more than `vllm.max_num_seqs`, so that an engine never waits."""
+    actors: Annotated[PositiveInt | tuple[PositiveInt, PositiveInt] | None, OPERATIONAL] = None
+    """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
+    GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
+    requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Limit of each endpoint, for the whole cluster; what the server states in its replies holds too."""
+    tokens_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Limit of each endpoint in tokens, of prompts and replies together."""
+    max_cost_usd: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Stop before the replies have cost more, over all calls; raise it and the same command goes on."""
+    max_failed: Annotated[Share, OPERATIONAL] = 0.1
+    """Stop when a larger share of all rows has failed."""

@@ -1,0 +1,84 @@
+"""The scores that the first line of a reply may hold, as texts: what a grammar lets through, what a beginning can become, and
+how probable each score was.
+
+Probabilities come as a tree (`base.Tree`): for some texts that a reply can begin with, the log probabilities of the texts
+that may come next. A text that only one score can still follow is that score. Pure functions; they know no engine and no
+tokenizer.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from alpagasus_ray.engines.base import Tree
+
+END = "\n"
+"""Ends the line, as the end of the reply does."""
+
+
+class Distribution(NamedTuple):
+    """How probable each score was."""
+
+    probabilities: dict[str, float]
+    """Score -> probability; they sum to 1."""
+    mean: float
+    """The expected score."""
+    outside: float
+    """Probability that a reply that is not kept to the scale does not begin with a score of it, as far as was looked."""
+
+
+def pattern(scores: Sequence[str]) -> str:
+    """A regular expression for replies whose first line is a score alone. Many tokenizers begin a text with a space."""
+    return f" ?(?:{'|'.join(re.escape(score) for score in scores)})\\n[\\s\\S]*"
+
+
+def can_become(text: str, scores: Sequence[str]) -> list[str]:
+    """The scores that a first line with this beginning can still hold."""
+    line, ended, _ = text.lstrip(" ").partition(END)
+    return [score for score in scores if (score == line if ended else score.startswith(line))]
+
+
+def begin_alike(scores: Sequence[str]) -> tuple[str, str] | None:
+    """Two scores of which one begins with the other, such as 4 and 4.5, if there are such."""
+    return next(((a, b) for a in scores for b in scores if a != b and b.startswith(a)), None)
+
+
+def added_up(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """One log probability for each text, where several tokens may stand for the same."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for text, logprob in found:
+        sums[text] += math.exp(logprob)
+    return {text: math.log(mass) if mass else -math.inf for text, mass in sums.items()}
+
+
+def shares(tree: Tree, text: str, scores: Sequence[str]) -> dict[str, float]:
+    """What may come after a beginning, and how probable it is if only that may come which leaves a score possible."""
+    found = {token: math.exp(p) for token, p in tree.get(text, {}).items() if token and can_become(text + token, scores)}
+    total = math.fsum(found.values())
+    return {token: mass / total for token, mass in found.items()} if total else {}
+
+
+def distribution(tree: Tree, scores: Sequence[str]) -> Distribution | None:
+    """How probable each score is in a reply that is kept to the scale token by token, as a grammar keeps it; None where no
+    score has any probability. What the tree does not tell, since it was too improbable to be looked at, has none."""
+    masses, inside = dict.fromkeys(scores, 0.0), 0.0
+
+    def walk(text: str, kept: float, free: float) -> None:
+        nonlocal inside
+        for token, share in shares(tree, text, scores).items():
+            possible, unbound = can_become(text + token, scores), free * math.exp(tree[text][token])
+            if len(possible) == 1:
+                masses[possible[0]] += kept * share
+                inside += unbound
+            else:
+                walk(text + token, kept * share, unbound)
+
+    walk("", 1.0, 1.0)
+    total = math.fsum(masses.values())
+    if total <= 0:
+        return None
+    probabilities = {score: mass / total for score, mass in masses.items()}
+    mean = math.fsum(float(score) * share for score, share in probabilities.items())
+    return Distribution(probabilities, mean, max(0.0, 1.0 - inside))

@@ -1,0 +1,175 @@
+"""What answers are: how a prompt is asked and its reply kept, what identifies them, how their manifest sums up.
+
+Knows nothing of how requests are sent, nor of calls that go on where others were.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from alpagasus_ray.config import Answerer, Generate, digest
+from alpagasus_ray.datasets import sources
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, versions
+from alpagasus_ray.datasets.schema import ANSWERS, PROMPTS
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm, Request
+from alpagasus_ray.engines.choose import open_engines
+from alpagasus_ray.engines.imported import files_of
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.stages import asking
+
+ANSWERED, TRUNCATED, REFUSED, FAILED = "answered", "truncated", "refused", "failed"
+STATUSES = (ANSWERED, TRUNCATED, REFUSED, FAILED)
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class GenerateWork:
+    """What the runner does with each prompt: ask a model and keep what it says."""
+
+    model: Answerer
+    test_sets: tuple[str, ...]
+    weights: Storage | None = None
+    """Where the checkpoint of this run's arm lies."""
+
+    def open_engines(self) -> list[Engine]:
+        return open_engines(_at_hand(self.model, self.weights), shortest=self._messages("?", ""), test_sets=self.test_sets)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return ANSWERS
+
+    @property
+    def form(self) -> ReplyForm:
+        return ANY_FORM
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        return asking.body(self.model, ANY_FORM) | {"prompt": self.model.prompt}
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        blank = not (row["instruction"].strip() or row["input"].strip())
+        messages = [] if blank else self._messages(row["instruction"], row["input"])
+        if not self.model.is_model:
+            return Request(row["prompt_id"], messages, row)
+        return Request(asking.request_key(self._body, messages), messages, row)
+
+    def _messages(self, instruction: str, input_text: str) -> list[Message]:
+        if self.model.prompt == "alpaca":
+            return [{"role": "user", "content": alpaca_prompt(instruction, input_text)}]
+        return [{"role": "user", "content": "\n\n".join(part for part in (instruction, input_text) if part)}]
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        reply = outcome.reply
+        return {
+            **{name: row[name] for name in PROMPTS.names},
+            "request_hash": request.key,
+            "status": _status(reply.finish_reason) if reply else FAILED,
+            "reply": reply.text.strip() if reply else None,
+            **{name: getattr(reply, name) if reply else None for name in REPLY_FIELDS},
+            "latency_s": outcome.latency_s,
+            "attempts": outcome.attempts,
+            "maybe_billed_twice": outcome.maybe_billed_twice,
+            "error": outcome.error,
+        }
+
+
+def _status(finish_reason: str) -> str:
+    if finish_reason in ("refusal", "content_filter"):
+        return REFUSED
+    return TRUNCATED if finish_reason == "length" else ANSWERED
+
+
+def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
+    """The model with what the stage says for all of them; that of an arm with the place of its checkpoint."""
+    changes: dict[str, Any] = {
+        "max_tokens": model.max_tokens or config.max_new_tokens,
+        "temperature": config.temperature if model.temperature is None else model.temperature,
+        "top_p": model.top_p or config.top_p,
+        "seed": config.seed if model.seed is None else model.seed,
+    }
+    if model.kind == "vllm" and model.prompt == "alpaca" and model.vllm.chat_template is None:
+        changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
+    if model.arm is not None:
+        home = run.model(model.arm).storage
+        if not home.exists(CONFIG):
+            raise UsageError(
+                f"generate.models: {model.name!r} is the arm {model.arm!r}, and {home.root} holds no checkpoint; finetune it "
+                "first, or name a checkpoint by `path`"
+            )
+        changes["model"] = home.root
+    return model.model_copy(update=changes)
+
+
+def weights_of(model: Answerer, run: Run) -> Storage | None:
+    return None if model.arm is None else run.model(model.arm).storage
+
+
+def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
+    """The model with its checkpoint on this machine: one on an object store is fetched, once for each engine."""
+    if weights is None or weights.is_local:
+        return model
+    folder = tempfile.mkdtemp(prefix="alpagasus-model-")
+    pafs.copy_files(weights.root, folder, source_filesystem=weights.fs, destination_filesystem=pafs.LocalFileSystem())
+    return model.model_copy(update={"model": folder})
+
+
+def settings_of(model: Answerer) -> dict[str, Any]:
+    """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
+    who = asking.identity_of(model) | ({"model": f"models/{model.arm}"} if model.arm else {})
+    return {"model": who, "prompt": model.prompt} if model.is_model else {"model": who}
+
+
+def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> dict[str, str]:
+    """What answers to one test set are made from."""
+    inputs = {f"prompts/{test_set}": prompts.content_hash()}
+    if model.arm is not None:
+        trained = run.model(model.arm).manifest()
+        inputs[f"models/{model.arm}"] = trained.content_hash() if trained else "a checkpoint without a manifest"
+    if model.answers is not None:
+        for location in files_of(model.answers, [test_set]).values():
+            inputs |= {file.name: file.fingerprint() for file in sources.expand(location)}
+    return inputs
+
+
+def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    usage: Counter[str] = Counter()
+    for entry in files:
+        counts.update(entry.counts)
+        reasons.update(entry.reasons)
+        usage.update(entry.usage)
+    return Manifest(
+        stage=stage.name,
+        settings=begun.settings,
+        settings_hash=digest(begun.settings),
+        inputs=begun.inputs,
+        files=files,
+        rows=sum(entry.rows for entry in files),
+        counts={status: counts[status] for status in STATUSES if counts[status]},
+        usage=dict(usage),
+        seconds=begun.seconds,
+        versions=versions(),
+        details={"reasons": dict(reasons.most_common())} | _groups(stage, files),
+    )
+
+
+def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
+    """Prompts by finish reason, category, skill and difficulty, and the mean length of the answers."""
+    names = ["finish_reason", "category", "skill", "difficulty", "reply"]
+    table = pa.concat_tables(stage.storage.read_table(entry.name, names) for entry in files)
+    counted = {name: Counter(str(value) for value in table[name].to_pylist() if value is not None) for name in names[:-1]}
+    words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(table["reply"]))).as_py()
+    return {**{name: dict(found.most_common()) for name, found in counted.items()}, "mean_answer_words": words}
