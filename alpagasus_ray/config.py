@@ -145,6 +145,9 @@ class Arm(Section):
     policy: Literal["threshold", "top", "random", "longest", "lowest", "full"]
     """`threshold`: score >= threshold; `top`: the k best; controls of the same size: `random`, `longest` (output),
     `lowest` (score); `full`: everything."""
+    by: Literal["score", "expected"] = "score"
+    """What `threshold`, `top`, `lowest` and `floors` go by: the score, ties broken by the expected score where the judge told
+    it; or the expected score itself."""
     threshold: float | None = None
     """For `threshold`: the lowest score to keep; 4.5 unless given (AlpaGasus, equation 1)."""
     k: PositiveInt | None = None
@@ -164,6 +167,8 @@ class Arm(Section):
             raise ValueError(f"policy `{self.policy}` takes no `k`; use `top` for a fixed size")
         if self.floors and self.policy not in ("threshold", "top"):
             raise ValueError(f"policy `{self.policy}` takes no `floors`; only `threshold` and `top` do")
+        if self.by == "expected" and self.policy not in ("threshold", "top", "lowest"):
+            raise ValueError(f"policy `{self.policy}` does not go by a score; leave `by` out")
         if sum(self.floors.values()) > (self.k or float("inf")):
             raise ValueError(f"`floors` add up to {sum(self.floors.values())}, more than k = {self.k}")
         return self

@@ -3,13 +3,14 @@
 In this order, the first that fits decides:
 
 1. The provider says the judge refused or the content was filtered -> `refused`.
-2. The first line that is not blank is a number and nothing else (`4.5`).
-3. That line is one of the lenient forms: `Score: 4.5`, `Rating - 4`, `4.5/5`, `4 out of 5`, each also in `**bold**`,
+2. The reply is a JSON object that begins with its `score`, as `score.judge.constrained: json` asks for it.
+3. The first line that is not blank is a number and nothing else (`4.5`).
+4. That line is one of the lenient forms: `Score: 4.5`, `Rating - 4`, `4.5/5`, `4 out of 5`, each also in `**bold**`,
    `[[brackets]]`, quotes or with a full stop, and a label with the scale's end (`Score (0-5): 4`). A denominator must be
    the end of the scale.
-4. Somewhere further down exactly one score is given by lines that hold nothing but a labelled score (`Rating: [[4]]`);
+5. Somewhere further down exactly one score is given by lines that hold nothing but a labelled score (`Rating: [[4]]`);
    two different ones are no answer.
-5. No number, but the words of a refusal -> `refused`. Anything else -> `unparsed`.
+6. No number, but the words of a refusal -> `refused`. Anything else -> `unparsed`.
 
 A number that is not on the scale is `unparsed`. A reply cut by the token limit is `truncated`, unless the line with the
 score was ended before the cut.
@@ -35,6 +36,7 @@ BARE = re.compile(rf"{_OPEN}{_NUMBER}{_OUT_OF}{_UNIT}{_CLOSE}\.?{_CLOSE}", re.IG
 LABELLED = re.compile(
     rf"{_OPEN}#*\s*{_LABEL}{_RANGE}{_CLOSE}{_SIGN}{_OPEN}{_NUMBER}{_CLOSE}{_OUT_OF}{_UNIT}{_CLOSE}\.?{_CLOSE}", re.IGNORECASE
 )
+JSON = re.compile(r"\s*\{\s*\"score\"\s*:\s*(?P<score>-?\d+(?:\.\d+)?)(?P<end>(?!))?\s*[,}]")
 REFUSAL = re.compile(
     r"\b(?:i(?:'|’)?m\s+(?:very\s+)?sorry|i\s+apologi[sz]e|i\s+(?:can(?:no|')?t|can’t|am\s+(?:unable|not\s+able)\s+to|will\s+not|won(?:'|’)t)\s+"
     r"(?:rate|score|grade|judge|evaluate|assess|provide|give|assign|assist|help|comply|do))",
@@ -59,7 +61,7 @@ def read(text: str, finish_reason: str, scale: Scale) -> Reading:
     cut = finish_reason == "length"
     lines = text.split("\n")
     whole = [line for line in (lines[:-1] if cut else lines) if line.strip()]
-    found = _first_line(whole) or _further_down(whole)
+    found = JSON.match(text) or _first_line(whole) or _further_down(whole)
     if isinstance(found, re.Match):
         return _on_scale(found, scale)
     if isinstance(found, str):

@@ -48,6 +48,8 @@ class Progress:
     def _line(self, done: int, counts: Mapping[str, float]) -> str:
         parts = [f"{self._label}: {done:,} of {self._total:,} rows" if self._total else f"{self._label}: {done:,} rows"]
         rate = self._rate()
+        if not done and self._total:
+            parts.append("what answers is starting")
         if rate:
             parts.append(f"{rate:,.0f} rows/s")
             if self._total:

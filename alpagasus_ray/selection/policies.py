@@ -46,6 +46,9 @@ class Choice(NamedTuple):
 
 def choose(arm: Arm, columns: Columns, same_size: int | None) -> Choice:
     """The rows of an arm. `same_size` is what a control takes that has no `k` of its own."""
+    if arm.by == "expected":
+        choice = choose(arm.model_copy(update={"by": "score"}), _by_expected(arm, columns), same_size)
+        return choice._replace(reason=choice.reason.replace("score", "expected score", 1))
     if arm.policy == "full":
         return Choice(np.ones(len(columns.ids), dtype=bool), "")
     if arm.policy == "threshold":
@@ -64,6 +67,16 @@ def choose(arm: Arm, columns: Columns, same_size: int | None) -> Choice:
     order = by(columns, arm.seed)[:k]
     reasons = {"random": "not drawn", "longest": "shorter than those kept", "lowest": "scored higher than those kept"}
     return Choice(_flags(order, len(columns.ids)), reasons[arm.policy])
+
+
+def _by_expected(arm: Arm, columns: Columns) -> Columns:
+    """The columns with the expected score in the place of the score, which breaks ties."""
+    if np.isnan(columns.expected).all():
+        raise UsageError(
+            f"pick.arms: arm {arm.name!r} goes by the expected score, and these ratings have none; rate with "
+            "score.judge.expected=true, or leave `by` out"
+        )
+    return columns._replace(score=columns.expected, expected=columns.score)
 
 
 def threshold(columns: Columns, tau: float, floors: Mapping[str, int], seed: int) -> Choice:

@@ -64,7 +64,14 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
 def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
     copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
-    return {"arm": identity(arm), "tokenizer": config.tokenizer} | ({"size_of": identity(leader)} if copies and leader else {})
+    return {"arm": _identity(arm), "tokenizer": config.tokenizer} | (
+        {"size_of": _identity(leader)} if copies and leader else {}
+    )
+
+
+def _identity(arm: Arm) -> dict[str, Any]:
+    """As it was before arms could go by the expected score, where they do not."""
+    return {key: value for key, value in identity(arm).items() if (key, value) != ("by", "score")}
 
 
 def _leader(arms: Iterable[Arm]) -> Arm | None:
@@ -219,7 +226,7 @@ def _kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]
 def _dropped_tables(loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
     dropped = np.flatnonzero(~choice.kept)
     score = loaded.columns.score
-    by_score = choice.reason.startswith(("score", "not among"))
+    by_score = choice.reason.startswith(("score", "expected score", "not among"))
     for start in range(0, len(dropped), ROWS_PER_FILE * 10):
         rows = dropped[start : start + ROWS_PER_FILE * 10]
         reasons = [f"no score: {loaded.status[row]}" if by_score and np.isnan(score[row]) else choice.reason for row in rows]

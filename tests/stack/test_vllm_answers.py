@@ -1,0 +1,259 @@
+"""Answers by a model in the job: as `transformers` gives them, to all published test sets, though engines die; bad models."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+
+from alpagasus_ray.config import Answerer, Generate, Judge, Score, TestSet, Vllm
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.errors import AlpagasusError, UsageError
+from alpagasus_ray.stages.generate import generate
+from alpagasus_ray.stages.score import score
+from toy_runs import ROOT, job, toy_run
+
+pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
+
+DEMO = str(ROOT / "examples/test_set/prompts.jsonl")
+FILES = {"vicuna": "vicuna", "koala": "koala", "wizardlm": "wizardlm", "self_instruct": "sinstruct"}
+LONG = {"max_model_len": 16384, "extra": {"hf_overrides": {"max_position_embeddings": 16384}}}
+"""The longest prompts of the test sets take more than the tiny model's 2,048 tokens; its rotary positions go on."""
+
+
+def _tiny(shared: Path, name: str = "tiny", **vllm: Any) -> Answerer:
+    settings = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 2, **vllm}
+    return Answerer(name=name, path=str(shared / "tiny_llama"), vllm=Vllm(**settings))
+
+
+def _answers(run: Run, model: str, test_set: str) -> list[dict[str, Any]]:
+    stage = run.answers(model, test_set)
+    rows: list[dict[str, Any]] = pa.concat_tables(stage.tables(stage.finished("generate"))).to_pylist()
+    return rows
+
+
+def _engines() -> list[psutil.Process]:
+    """The processes of engines that this process and its Ray have started."""
+    names = ("EngineCore", "VLLM::")
+    return [process for process in psutil.process_iter(["name"]) if any(name in (process.info["name"] or "") for name in names)]
+
+
+def _metric_names() -> list[str]:
+    """What vLLM's numbers are called at the endpoint where Prometheus looks for Ray's."""
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as response:
+        return re.findall(r"^ray_(vllm\w+)\{", response.read().decode(), re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _killed_once(condition: Any) -> Iterator[list[int]]:
+    """While the block runs: once the condition holds, the process of an engine is killed."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if condition() and (engines := _engines()):
+                killed.append(engines[0].pid)
+                engines[0].kill()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watcher.join()
+
+
+@pytest.mark.timeout(600)
+def test_greedy_answers_are_those_of_transformers(shared: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = tmp_path / "prompts.jsonl"
+    prompts = [json.loads(line)["instruction"] for line in Path(DEMO).read_text().splitlines()[:32]]
+    source.write_text("".join(json.dumps({"instruction": prompt}) + "\n" for prompt in prompts))
+    run = Run.open(str(tmp_path / "run"))
+    config = Generate(models=(_tiny(shared),), test_sets=(TestSet(name="p", path=str(source)),), max_new_tokens=48)
+    generate(config, run)
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tiny_llama")
+    model = AutoModelForCausalLM.from_pretrained(shared / "tiny_llama", dtype=torch.float32)
+    for prompt, row in zip(prompts, _answers(run, "tiny", "p"), strict=True):
+        messages = [{"role": "user", "content": prompt}]
+        given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        made = model.generate(**given, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+        text = tokenizer.decode(made[0][given["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert row["reply"] == text.strip()
+        assert row["tokens_in"] == given["input_ids"].shape[1]
+
+
+@pytest.mark.timeout(900)
+def test_all_test_sets_are_answered_and_nothing_twice_though_the_engine_is_killed_half_way(
+    shared: Path, tmp_path: Path
+) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    sets = tuple(TestSet(name=n, path=str(shared / f"test_sets/{f}_test_set.jsonl")) for n, f in FILES.items())
+    config = Generate(models=(_tiny(shared, max_num_seqs=32, **LONG),), test_sets=sets, max_new_tokens=16, concurrency=40)
+
+    def half_way() -> bool:
+        return len(list((tmp_path / "run/answers/tiny").glob("*/done/*"))) >= 3
+
+    with _killed_once(half_way) as killed:
+        manifests = generate(config, run)
+    assert len(killed) == 1
+    assert [manifest.rows for manifest in manifests] == [80, 180, 218, 252]
+    assert sum(manifest.counts.get("failed", 0) for manifest in manifests) == 0
+    rows = [row for name in FILES for row in _answers(run, "tiny", name)]
+    assert len({row["prompt_id"] for row in rows}) == 730
+    assert all(row["reply"] is not None for row in rows)
+    assert sum(row["attempts"] for row in rows) <= 730, "what had an answer was not asked again"
+    assert all(row["maybe_billed_twice"] == 0 for row in rows)
+    assert len(manifests[0].details["category"]) == 9
+    assert len(manifests[2].details["skill"]) == 29
+    assert set(manifests[2].details["difficulty"]) == {str(n) for n in range(1, 11)}
+
+
+@pytest.mark.timeout(600)
+def test_an_engine_ends_with_its_worker_however_that_ends(shared: Path, tmp_path: Path) -> None:
+    program = f"""
+import asyncio, os
+from alpagasus_ray.config import Answerer, Vllm
+from alpagasus_ray.engines.base import ANY_FORM
+from alpagasus_ray.engines.vllm_engine import VllmEngine
+
+async def main():
+    settings = Vllm(dtype="float32", enforce_eager=True, kv_cache_gib=1)
+    model = Answerer(name="tiny", path={str(shared / "tiny_llama")!r}, vllm=settings)
+    engine = VllmEngine.start(model, ANY_FORM, ())
+    print("started", flush=True)
+    os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    (tmp_path / "started.py").write_text(program)
+    before = {process.pid for process in _engines()}
+    done = subprocess.run([sys.executable, str(tmp_path / "started.py")], capture_output=True, text=True, check=False)
+    assert "started" in done.stdout, done.stderr[-2000:]
+    deadline = time.monotonic() + 20
+    while {process.pid for process in _engines()} - before:
+        assert time.monotonic() < deadline, "the engine outlives the process that was killed"
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(600)
+def test_an_engine_is_gone_and_its_numbers_were_in_rays_metrics_when_the_stage_returns(shared: Path, tmp_path: Path) -> None:
+    before = {process.pid for process in _engines()}
+    config = Generate(models=(_tiny(shared),), test_sets=(TestSet(name="demo", path=DEMO),), max_new_tokens=32)
+    found: set[str] = set()
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(0.5):
+            found.update(_metric_names())
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    try:
+        generate(config, Run.open(str(tmp_path / "run")))
+    finally:
+        over.set()
+        scraper.join()
+    assert any("prompt_tokens" in name for name in found), found
+    assert any("prefix_cache" in name for name in found), found
+    deadline = time.monotonic() + 20
+    while {process.pid for process in _engines()} - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+# what is wrong with a model
+
+
+@pytest.fixture
+def broken(shared: Path, tmp_path: Path) -> Any:
+    """A copy of the tiny model with something changed."""
+
+    def copy(**changes: str | None) -> str:
+        folder = tmp_path / "model"
+        shutil.copytree(shared / "tiny_llama", folder, copy_function=shutil.copyfile)
+        folder.chmod(0o755)
+        for name, content in changes.items():
+            file = folder / name.replace("__", ".")
+            file.unlink()
+            if content is not None:
+                file.write_text(content)
+        return str(folder)
+
+    return copy
+
+
+def _refused(tmp_path: Path, model: str, error: type[AlpagasusError] = UsageError, **vllm: Any) -> str:
+    run = toy_run(tmp_path, 4)
+    settings = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 1, **vllm}
+    with pytest.raises(error) as told:
+        score(Score(judge=Judge(kind="vllm", model=model, vllm=Vllm(**settings))), run)
+    return str(told.value)
+
+
+@pytest.mark.timeout(300)
+def test_a_path_that_is_no_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    told = _refused(tmp_path, str(tmp_path / "empty"))
+    assert "cannot be loaded as a model" in told
+    assert "config.json, weights and tokenizer" in told
+
+
+@pytest.mark.timeout(300)
+def test_a_model_without_a_chat_template_is_told_how_to_get_one(tmp_path: Path, broken: Any) -> None:
+    told = _refused(tmp_path, broken(chat_template__jinja=None))
+    assert "has no chat template" in told
+    assert "score.judge.vllm.chat_template" in told
+    assert "plain" in told
+
+
+@pytest.mark.timeout(300)
+def test_a_context_shorter_than_the_rubric_is_told(tmp_path: Path, shared: Path) -> None:
+    told = _refused(tmp_path, str(shared / "tiny_llama"), max_model_len=128)
+    assert "the shortest prompt alone takes" in told
+    assert "score.judge.vllm.max_model_len" in told
+
+
+@pytest.mark.timeout(300)
+def test_an_engine_that_does_not_fit_the_memory_names_the_knobs(tmp_path: Path, shared: Path) -> None:
+    context = {"max_model_len": 4_000_000, "extra": {"hf_overrides": {"max_position_embeddings": 4_000_000}}}
+    told = _refused(tmp_path, str(shared / "tiny_llama"), **context)
+    assert "does not fit the memory" in told
+    assert "raise score.judge.vllm.kv_cache_gib (now 1), or lower score.judge.vllm.max_model_len" in told
+
+
+def test_gpus_that_the_cluster_can_never_have_are_told_at_once(tmp_path: Path, shared: Path) -> None:
+    started = time.monotonic()
+    told = _refused(tmp_path, str(shared / "tiny_llama"), gpu=True, tensor_parallel=4)
+    assert "an engine needs 1 CPUs and 4 GPUs of one node" in told
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.timeout(300)
+def test_a_model_that_came_to_nothing_binds_nobody_and_ends_with_exit_code_2(tmp_path: Path, shared: Path) -> None:
+    run = toy_run(tmp_path, 4)
+    settings = ["--set", "score.judge.kind=vllm", "--set", f"score.judge.model={tmp_path}/nothing"]
+    done = job("score", tmp_path / "run", *settings)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "cannot be loaded as a model" in done.stderr
+    # the same run goes on with another judge
+    assert score(Score(judge=Judge(kind="rules")), run).rows == 4

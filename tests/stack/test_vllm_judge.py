@@ -1,0 +1,114 @@
+"""The `vllm` judge: a real engine on the CPU, a real, tiny model, real Alpaca rows; and the same model behind a server."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpagasus_ray.config import Ingest, Judge, Score, Vllm
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.score import score
+from toy_runs import api_judge, ids, ratings
+
+pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
+
+ROWS, FEW = 1000, 100
+LONGEST = 450
+"""Characters of an example, so that its prompt fits the model's 2,048 tokens."""
+ON_CPU = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 2}
+HALVES = [n / 2 for n in range(11)]
+
+
+def vllm_judge(model: Path, **changes: Any) -> Judge:
+    """The tiny model in the job."""
+    return Judge(kind="vllm", model=str(model), vllm=Vllm(**{**ON_CPU, **changes.pop("vllm", {})}), **changes)
+
+
+def _run_of(shared: Path, folder: Path, rows: int) -> Run:
+    """The first Alpaca rows that fit the context."""
+    every = [row for file in sorted((shared / "alpaca52k").glob("*.json")) for row in json.loads(file.read_text())]
+    short = [row for row in every if sum(len(text.encode()) for text in row.values()) <= LONGEST]
+    (folder / "rows.json").write_text(json.dumps(short[:rows]))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(folder / "rows.json"), name="short", rows_per_shard=250), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def short_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _run_of(shared, tmp_path_factory.mktemp("short"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def few_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _run_of(shared, tmp_path_factory.mktemp("few"), FEW)
+
+
+@pytest.fixture(scope="module")
+def judged(short_run: Run, shared: Path) -> list[dict[str, Any]]:
+    """The ratings of the model in the job, with expected scores."""
+    judge = vllm_judge(shared / "tiny_llama", explain=False, expected=True)
+    manifest = score(Score(name="in-job", judge=judge), short_run)
+    assert manifest.counts == {"scored": ROWS}
+    rows: list[dict[str, Any]] = ratings(short_run, "in-job").to_pylist()
+    return rows
+
+
+@pytest.mark.timeout(900)
+def test_every_row_is_scored_on_the_scale_and_in_order(short_run: Run, judged: list[dict[str, Any]]) -> None:
+    assert [row["example_id"] for row in judged] == ids(short_run)
+    assert {row["score"] for row in judged} <= set(HALVES)
+    assert all(row["reply"].strip() == f"{row['score']:g}" for row in judged), "the reply is the score and nothing else"
+    assert all(row["tokens_in"] + row["tokens_out"] <= 2048 for row in judged)
+
+
+@pytest.mark.timeout(900)
+def test_every_row_has_a_distribution_over_the_scale(judged: list[dict[str, Any]]) -> None:
+    for row in judged:
+        shares = {share["score"]: share["probability"] for share in row["probabilities"]}
+        assert list(shares) == HALVES
+        assert math.isclose(sum(shares.values()), 1.0, abs_tol=1e-3)
+        assert 0 <= row["expected_score"] <= 5
+        assert math.isclose(sum(point * share for point, share in shares.items()), row["expected_score"], abs_tol=1e-9)
+        assert 0 <= row["outside"] <= 1
+    assert len({row["expected_score"] for row in judged}) > ROWS * 0.9, "ties are broken"
+
+
+@pytest.mark.timeout(900)
+def test_the_same_model_behind_a_server_gives_the_same_ratings(
+    short_run: Run, judged: list[dict[str, Any]], vllm_server: str
+) -> None:
+    judge = api_judge(vllm_server, model="tiny", explain=False, constrained="regex")
+    score(Score(name="server", judge=judge, concurrency=64), short_run)
+    theirs = ratings(short_run, "server").to_pylist()
+    assert all(row["status"] == "scored" for row in theirs)
+    same = sum(mine["score"] == their["score"] for mine, their in zip(judged, theirs, strict=True))
+    assert same >= 0.99 * ROWS
+    assert all(mine["tokens_in"] == their["tokens_in"] for mine, their in zip(judged, theirs, strict=True))
+
+
+@pytest.mark.timeout(900)
+def test_an_api_tells_what_it_knows_of_expected_scores_in_whole_points(few_run: Run, vllm_server: str, shared: Path) -> None:
+    common: dict[str, Any] = {"rubric": "accuracy-integer", "expected": True, "explain": False, "max_tokens": 8}
+    score(Score(name="whole", judge=vllm_judge(shared / "tiny_llama", **common)), few_run)
+    score(Score(name="api", judge=api_judge(vllm_server, model="tiny", **common), max_failed=1), few_run)
+    mine, theirs = ratings(few_run, "whole").to_pylist(), ratings(few_run, "api").to_pylist()
+    assert all(row["score"] == int(row["score"]) for row in mine)
+    for here, there in zip(mine, theirs, strict=True):
+        told, known = json.loads(there["logprobs"])[""], json.loads(here["logprobs"])[""]
+        assert len(told) >= 15, "the likeliest first tokens, whatever they are"
+        for text in told.keys() & known.keys():
+            assert math.isclose(told[text], known[text], abs_tol=0.02), "both tell the same of the same token"
+
+
+@pytest.mark.timeout(900)
+def test_with_the_explanation_the_score_is_the_same(few_run: Run, judged: list[dict[str, Any]], shared: Path) -> None:
+    judge = vllm_judge(shared / "tiny_llama", explain=True, max_tokens=24)
+    score(Score(name="explained", judge=judge), few_run)
+    explained = ratings(few_run, "explained").to_pylist()
+    assert all(len(row["reply"].split("\n", 1)) == 2 for row in explained), "an explanation follows"
+    same = sum(mine["score"] == their["score"] for mine, their in zip(judged[:FEW], explained, strict=True))
+    assert same >= 0.99 * FEW
