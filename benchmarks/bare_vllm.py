@@ -38,8 +38,9 @@ def one_at_a_time(asked: dict[str, Any]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(asked["model"])
-    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=asked["arguments"]["dtype"]).to(device)
+    tokenizer: Any = AutoTokenizer.from_pretrained(asked["model"])
+    model: Any = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=asked["arguments"]["dtype"])
+    model = model.to(device)
     started, tokens = time.monotonic(), 0
     for prompt in asked["prompts"]:
         given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(

@@ -1,8 +1,8 @@
 """Local engines, side by side: the score stage against bare vLLM and Ray's processor, replies with and without explanation,
 the rubric first and last, answers against `transformers` one prompt at a time.
 
-On a machine with a GPU `python benchmarks/run.py --only vllm,replies,answers,processor` takes a model in the shape of Llama 3 8B
-with random weights in place of the small one; vLLM makes the weights itself, so nothing is fetched.
+On a machine with a GPU `python benchmarks/run.py --only vllm,replies,answers,processor` takes a model in the shape of
+Llama 3 8B with random weights in place of the small one; vLLM makes the weights itself, so nothing is fetched.
 """
 
 import asyncio
@@ -284,6 +284,7 @@ def bench_processor(run: Run, work: Path) -> Table:
     prompts = _prompts(source)
     scores = reply_form(_judge(local), rubric.load("accuracy")).scores
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(local.vllm.kv_cache_gib)
+    placed: dict[str, Any] = {} if local.on_gpu else {"placement_group_config": {"bundle_per_worker": {"CPU": 1, "GPU": 0}}}
     config = vLLMEngineProcessorConfig(
         model_source=local.path,
         engine_kwargs={key: value for key, value in local.arguments().items() if value is not None},
@@ -291,7 +292,7 @@ def bench_processor(run: Run, work: Path) -> Table:
         batch_size=64,
         max_concurrent_batches=8,
         runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": str(local.vllm.kv_cache_gib), "VLLM_NO_USAGE_STATS": "1"}},
-        **({} if local.on_gpu else {"placement_group_config": {"bundle_per_worker": {"CPU": 1, "GPU": 0}}}),
+        **placed,
     )
     sampling = {"temperature": 0.0, "max_tokens": 256, "stop": ["\n"], "structured_outputs": {"regex": pattern(scores)}}
     processor = build_processor(
@@ -299,9 +300,8 @@ def bench_processor(run: Run, work: Path) -> Table:
         preprocess=lambda row: {"messages": json.loads(row["messages"]), "sampling_params": sampling},
         postprocess=lambda row: {"reply": row["generated_text"]},
     )
-    marks: list[float] = []
-    for _ in processor(ray.data.from_items([{"messages": json.dumps(p)} for p in prompts])).iter_rows():
-        marks.append(time.monotonic())
+    rows = processor(ray.data.from_items([{"messages": json.dumps(prompt)} for prompt in prompts])).iter_rows()
+    marks = [time.monotonic() for _ in rows]
     first = next(number for number, mark in enumerate(marks) if mark > marks[0])
     theirs = (len(marks) - first) / (marks[-1] - marks[0])
     ours = _stage(local, source, work / "processor-ours")

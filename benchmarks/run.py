@@ -1,6 +1,6 @@
-"""All measurements of scoring and ingest, side by side in one run; `make bench` writes the tables to docs/benchmarks.md.
+"""All measurements, side by side in one run; `make bench` writes the tables to docs/benchmarks.md.
 
-    python benchmarks/run.py [--only api,ledger,rules,scale,whole,limiter,rate,adaptive] [--write FILE] [--json]
+    python benchmarks/run.py [--only NAME,…] [--write FILE] [--json]
 
 The judge is a real HTTP server on loopback in a process of its own, which shares this machine's cores with what is measured.
 """
@@ -40,6 +40,7 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.ratings import ScoreWork
 from alpagasus_ray.stages.score import score
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
+from bench_vllm import bench_answers, bench_processor, bench_replies, bench_vllm
 from judge_server import message_hash
 from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, copy_examples, machine, server, timed
 
@@ -273,6 +274,10 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "limiter": bench_limiter,
     "rate": bench_rate,
     "adaptive": bench_adaptive,
+    "vllm": bench_vllm,
+    "replies": bench_replies,
+    "answers": bench_answers,
+    "processor": bench_processor,
 }
 
 
