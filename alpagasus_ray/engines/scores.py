@@ -30,13 +30,14 @@ class Distribution(NamedTuple):
 
 
 def pattern(scores: Sequence[str]) -> str:
-    """A regular expression for replies whose first line is a score alone. Many tokenizers begin a text with a space."""
-    return f" ?(?:{'|'.join(re.escape(score) for score in scores)})\\n[\\s\\S]*"
+    """A regular expression for replies whose first line is a score alone, and that may end there. Many tokenizers begin a text
+    with a space."""
+    return f" ?(?:{'|'.join(re.escape(score) for score in scores)})(?:\\n[\\s\\S]*)?"
 
 
 def can_become(text: str, scores: Sequence[str]) -> list[str]:
     """The scores that a first line with this beginning can still hold."""
-    line, ended, _ = text.lstrip(" ").partition(END)
+    line, ended, _ = text.removeprefix(" ").partition(END)
     return [score for score in scores if (score == line if ended else score.startswith(line))]
 
 

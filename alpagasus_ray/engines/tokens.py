@@ -56,12 +56,13 @@ def counter(judge: EngineConfig) -> TokenCounter:
     return TokenCounter(lambda prompts: _tiktoken(encoding, prompts), by, estimate=True)
 
 
-def load_tokenizer(name: str, key: str) -> Any:
-    """A Hugging Face tokenizer by id or directory; `key` is the knob that names it, for the `UsageError`."""
+def load_tokenizer(name: str, key: str, **options: Any) -> Any:
+    """A Hugging Face tokenizer by id or directory; `key` is the knob that names it, for the `UsageError`. The options are those
+    of `AutoTokenizer.from_pretrained`."""
     try:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, **options)
     except ModuleNotFoundError:
         raise UsageError(f"{key} needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
     except (OSError, ValueError) as error:

@@ -163,8 +163,8 @@ class _NextTokens:
         return self._parameters[text]
 
     def is_open(self, text: str) -> bool:
-        """Whether it is still undecided which score the line holds. Spaces before it are not followed for ever."""
-        return len(scores_of.can_become(text, self._scores)) > 1 and not text.startswith("  ")
+        """Whether it is still undecided which score the line holds."""
+        return len(scores_of.can_become(text, self._scores)) > 1
 
 
 def _line_tokens(tokenizer: Any, scores: Sequence[str]) -> dict[int, str]:

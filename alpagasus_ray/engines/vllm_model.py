@@ -64,6 +64,8 @@ def _arguments(config: EngineConfig) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
+    if asked.tensor_parallel > 1:
+        arguments["distributed_executor_backend"] = "mp"  # the GPUs are this actor's; Ray has placed it
     if asked.lora is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(config, asked.lora)}
     return arguments | asked.extra
@@ -93,7 +95,8 @@ class Prompts:
         assert config.model is not None, "checked by the stage"
         self._where, self._model = config.where, config.model
         self.context = context
-        self.tokenizer = load_tokenizer(config.model, f"{config.where}: the tokenizer of")
+        options = {"revision": config.vllm.revision or "main", "trust_remote_code": config.vllm.trust_remote_code}
+        self.tokenizer = load_tokenizer(config.model, f"{config.where}: the tokenizer of", **options)
         self._template = _template(config, self.tokenizer)
         self._merges_system = False
 

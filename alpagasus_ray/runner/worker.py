@@ -24,8 +24,9 @@ from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
 from alpagasus_ray.runner.lanes import Lanes, Stopping
-from alpagasus_ray.runner.ledger import FLUSH_S, NOT_ASKED, Known, Outcome
+from alpagasus_ray.runner.ledger import FLUSH_S, Outcome
 from alpagasus_ray.runner.metrics import Metrics
+from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job, Task
 
 REPORT_S = 0.5
@@ -48,34 +49,6 @@ class Finished(NamedTuple):
 
     shard: str
     stopped: str | None
-
-
-class Shard:
-    """One shard in work."""
-
-    def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:
-        self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)
-        self.name = f"{job.home.name}/{file}"
-        self.known, self.unanswered = known
-        self.failed: dict[str, Outcome] = {}
-        self.results: list[dict[str, Any] | None] = [None] * len(rows)
-        self.counts: Counter[str] = Counter()
-        self.taken: set[str] = set()
-        """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
-        self.marked: set[int] = set()
-        """Places that the board knows to be under way."""
-        self.done: list[int] = []
-        """Places that were finished since the last mark."""
-        self.victims: set[int] = set()
-        """Places that an engine died over."""
-
-    def id_of(self, place: int) -> str:
-        """The row's id, for people who look into a ledger; it stands in the first column of whatever is asked about."""
-        return str(next(iter(self.rows[place].values())))
-
-    def earlier(self, request: Request) -> Outcome:
-        """What earlier calls have asked in vain; the first of several equal rows has it."""
-        return self.unanswered.pop(request.key, NOT_ASKED)
 
 
 class Worker:
@@ -206,7 +179,7 @@ class Worker:
         if self._stop is not None:
             return Finished(task.shard, self._stop)
         try:
-            return await self._do_shard(await asyncio.to_thread(self._open_shard, task))
+            return await self._do_shard(await asyncio.to_thread(Shard.open, self._jobs[task.job], task))
         except OSError as error:
             reason = f"{task.shard}: {error}"
             await self._stop_all(reason)
@@ -232,11 +205,6 @@ class Worker:
         await self._report()
         await self._board.call("end", shard.name)
         return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
-
-    def _open_shard(self, task: Task) -> Shard:
-        job = self._jobs[task.job]
-        rows = shards.rows_of(job.source.storage.read_table(task.shard).slice(0, task.rows))
-        return Shard(job, task.shard, rows, job.known(task.shard))
 
     async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
         """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep

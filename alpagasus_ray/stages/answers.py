@@ -161,7 +161,7 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
         counts={status: counts[status] for status in STATUSES if counts[status]},
         usage=dict(usage),
         seconds=begun.seconds,
-        versions=versions(),
+        versions=versions(local_model=begun.settings["model"]["kind"] == "vllm"),
         details={"reasons": dict(reasons.most_common())} | _groups(stage, files),
     )
 

@@ -138,6 +138,8 @@ class Bill(NamedTuple):
     name: str
     storage: Storage
     parts: Sequence[Part]
+    finished_usd: float = 0.0
+    """What finished stages under the same cap have cost."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _rows_left(job: Job, shard: str, replies: Mapping[str, Outcome]) -> int:
 
 def _spent(bill: Bill, found: Sequence[Mapping[str, Mapping[str, Outcome]]]) -> float:
     """What all calls have cost at most."""
-    paid = 0.0
+    paid = bill.finished_usd
     for part, shards in zip(bill.parts, found, strict=True):
         tariff = part.job.tariff
         paid += sum(_cost_of(tariff, entry.usage) for entry in committed(part.job.home))

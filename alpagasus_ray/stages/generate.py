@@ -45,7 +45,8 @@ def generate(config: Generate, run: Run, mode: Mode = "generate") -> list[Manife
 
 def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     """Make `prompts/<test set>/`, the test set as all models are asked it."""
-    settings = {"test_set": identity(test_set)}
+    # its files are known by what they hold, wherever they lie
+    settings = {"test_set": {key: value for key, value in identity(test_set).items() if key != "path"}}
     found = test_sets.load(
         test_set.name, test_set.path, test_set.format, {str(field): key for field, key in test_set.columns.items()}
     )
@@ -82,10 +83,12 @@ class _Model:
         self._config, self._model, self._run, self._prompts = config, model, run, prompts
         self._settings = settings_of(model)
         self._work = GenerateWork(model, tuple(prompts), weights_of(model, run))
+        self._finished_usd = 0.0
 
     def answer(self, mode: Mode) -> list[Manifest]:
         done = {name: self._finished(name, mode) for name in self._prompts}
         left = [name for name, manifest in done.items() if manifest is None]
+        self._finished_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in done.values() if manifest)
         if left:
             self._ask(left)
         return [manifest or self._finish(name) for name, manifest in done.items()]
@@ -110,39 +113,43 @@ class _Model:
 
     def _ask(self, names: Sequence[str]) -> None:
         # imported here: to look at finished answers no Ray is needed
-        from alpagasus_ray.runner import cluster, drive, shards
-        from alpagasus_ray.runner.progress import Progress
+        from alpagasus_ray.runner import cluster, shards
 
         cluster.address_given()
         self._check_engine()
         parts = [asking.Part(self._job(name), self._prompts[name]) for name in names]
         asking.check_cap(self._config, self._model, parts[0].job.tariff)
-        begun = [
-            asking.begin(part.job.home, self._settings, self._inputs(name)) for name, part in zip(names, parts, strict=True)
-        ]
+        begun = [asking.begin(self._home(name), self._settings, self._inputs(name)) for name in names]
         tasks: list[shards.Task] = []
         for number, part in enumerate(parts):
             shards.take_back(part.job, FAILED)
             tasks += [shards.Task(name, job=number) for name in shards.missing(part.job, part.shards())]
         if not tasks:
             return
-        home = self._run.answers(self._model.name)
-        bill = asking.Bill(home.name, home.storage, parts)
-        cap = asking.cap(self._config, bill)
-        cluster.connect()
-        pool = cluster.pool(self._config, self._model)
-        jobs = [replace(p.job, pool=pool, terms=p.job.terms._replace(workers=pool.most)) for p in parts]
-        rows = sum(part.source.rows for part in parts)
-        started = time.monotonic()
-        try:
-            with Progress(f"generate {self._model.name}", self._rows(parts, tasks)) as progress:
-                drive.drive(jobs, tasks, cap, progress, self._hopeless(rows))
-        except BudgetReached:
-            raise asking.at_the_cap(self._config, bill) from None
-        seconds = time.monotonic() - started
+        seconds, rows = self._drive(parts, tasks), sum(part.source.rows for part in parts)
         for part, earlier in zip(parts, begun, strict=True):
             share = seconds * part.source.rows / rows
             part.job.home.begin(earlier.model_copy(update={"seconds": earlier.seconds + share}))
+
+    def _drive(self, parts: "Sequence[asking.Part]", tasks: "Sequence[shards.Task]") -> float:
+        """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
+        from alpagasus_ray.runner import cluster, drive
+        from alpagasus_ray.runner.progress import Progress
+
+        home = self._run.answers(self._model.name)
+        bill = asking.Bill(home.name, home.storage, parts, self._finished_usd)
+        cap = asking.cap(self._config, bill)
+        cluster.connect()
+        pool = cluster.pool(self._config, self._model)
+        jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
+        rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
+        started = time.monotonic()
+        try:
+            with Progress(f"generate {self._model.name}", sum(rows[task.job][task.shard] for task in tasks)) as progress:
+                drive.drive(jobs, tasks, cap, progress, self._hopeless(sum(part.source.rows for part in parts)))
+        except BudgetReached:
+            raise asking.at_the_cap(self._config, bill) from None
+        return time.monotonic() - started
 
     def _check_engine(self) -> None:
         """Tell of a missing key or a wrong file of answers before any worker starts."""
@@ -168,10 +175,6 @@ class _Model:
             max_attempts=self._model.max_attempts,
             paid=self._model.is_model,
         )
-
-    def _rows(self, parts: Sequence[asking.Part], tasks: "Sequence[shards.Task]") -> int:
-        rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
-        return sum(rows[task.job][task.shard] for task in tasks)
 
     def _hopeless(self, rows: int) -> asking.Verdict:
         # a teacher's answers to a part of the prompts are a fair thing to have

@@ -150,7 +150,7 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
         counts={status: counts[status] for status in rating.STATUSES if counts[status]},
         usage=dict(usage),
         seconds=begun.seconds,
-        versions=versions(),
+        versions=versions(local_model=begun.settings["judge"]["kind"] == "vllm"),
         details={
             "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
             "reasons": dict(reasons.most_common()),

@@ -20,6 +20,7 @@ import ray
 
 from alpagasus_ray.config import Answerer, Generate, Judge, Score, TestSet, Vllm
 from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.score import score
@@ -179,6 +180,47 @@ def test_an_engine_is_gone_and_its_numbers_were_in_rays_metrics_when_the_stage_r
     while {process.pid for process in _engines()} - before:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def _adapter(folder: Path, scale: float) -> str:
+    """A LoRA adapter for the tiny model as `peft` saves it, with random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    shapes = {"q_proj": 8 * 32, "v_proj": 4 * 32}
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": list(shapes)}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "tiny", "bias": "none"}))
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for layer in range(5):
+        for name, size in shapes.items():
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{key}.lora_A.weight"] = torch.randn(4, 64, generator=generator)
+            weights[f"{key}.lora_B.weight"] = scale * torch.randn(size, 4, generator=generator)
+    save_file(weights, folder / "adapter_model.safetensors")
+    return str(folder)
+
+
+@pytest.mark.timeout(600)
+def test_an_adapter_and_the_alpaca_prompt_change_what_a_model_answers(shared: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    run, sets = Run.open(str(tmp_path / "run")), (TestSet(name="demo", path=DEMO),)
+    adapted = _tiny(shared, "adapted", lora=_adapter(tmp_path / "adapter", 0.5))
+    plain = _tiny(shared, "alpaca").model_copy(update={"prompt": "alpaca"})
+    generate(Generate(models=(adapted, plain), test_sets=sets, max_new_tokens=24), run)
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tiny_llama")
+    with_adapter, as_alpaca = _answers(run, "adapted", "demo"), _answers(run, "alpaca", "demo")
+    assert sum(a["reply"] != b["reply"] for a, b in zip(with_adapter, as_alpaca, strict=True)) > 60
+    for row in as_alpaca:
+        prompt = alpaca_prompt(row["instruction"], row["input"])
+        assert row["tokens_in"] == len(tokenizer(prompt)["input_ids"]), "the text, with what the tokenizer itself adds"
+
+
+@pytest.mark.timeout(300)
+def test_a_directory_that_is_no_adapter_is_told(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "is no LoRA adapter" in _refused(tmp_path, str(shared / "tiny_llama"), lora=str(tmp_path / "empty"))
 
 
 # what is wrong with a model

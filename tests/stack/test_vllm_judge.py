@@ -27,11 +27,11 @@ def vllm_judge(model: Path, **changes: Any) -> Judge:
     return Judge(kind="vllm", model=str(model), vllm=Vllm(**{**ON_CPU, **changes.pop("vllm", {})}), **changes)
 
 
-def _run_of(shared: Path, folder: Path, rows: int) -> Run:
+def _run_of(shared: Path, folder: Path, rows: int, *further: dict[str, str]) -> Run:
     """The first Alpaca rows that fit the context."""
     every = [row for file in sorted((shared / "alpaca52k").glob("*.json")) for row in json.loads(file.read_text())]
-    short = [row for row in every if sum(len(text.encode()) for text in row.values()) <= LONGEST]
-    (folder / "rows.json").write_text(json.dumps(short[:rows]))
+    short = [row for row in every if sum(len(text.encode()) for text in row.values()) <= LONGEST][:rows]
+    (folder / "rows.json").write_text(json.dumps([*short, *further]))
     run = Run.open(str(folder / "run"))
     ingest(Ingest(source=str(folder / "rows.json"), name="short", rows_per_shard=250), run)
     return run
@@ -44,7 +44,9 @@ def short_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def few_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return _run_of(shared, tmp_path_factory.mktemp("few"), FEW)
+    """A few of them, and one that is too long."""
+    too_long = {"instruction": "Count.", "input": "", "output": " ".join(map(str, range(1000)))}
+    return _run_of(shared, tmp_path_factory.mktemp("few"), FEW, too_long)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,10 @@ def test_an_api_tells_what_it_knows_of_expected_scores_in_whole_points(few_run: 
     score(Score(name="whole", judge=vllm_judge(shared / "tiny_llama", **common)), few_run)
     score(Score(name="api", judge=api_judge(vllm_server, model="tiny", **common), max_failed=1), few_run)
     mine, theirs = ratings(few_run, "whole").to_pylist(), ratings(few_run, "api").to_pylist()
-    assert all(row["score"] == int(row["score"]) for row in mine)
-    for here, there in zip(mine, theirs, strict=True):
+    for rows in (mine, theirs):
+        assert (rows[FEW]["status"], rows[FEW]["error"].partition(":")[0]) == ("failed", "too long")
+    assert all(row["score"] == int(row["score"]) for row in mine[:FEW])
+    for here, there in zip(mine[:FEW], theirs[:FEW], strict=True):
         told, known = json.loads(there["logprobs"])[""], json.loads(here["logprobs"])[""]
         assert len(told) >= 15, "the likeliest first tokens, whatever they are"
         for text in told.keys() & known.keys():
@@ -108,7 +112,7 @@ def test_an_api_tells_what_it_knows_of_expected_scores_in_whole_points(few_run: 
 def test_with_the_explanation_the_score_is_the_same(few_run: Run, judged: list[dict[str, Any]], shared: Path) -> None:
     judge = vllm_judge(shared / "tiny_llama", explain=True, max_tokens=24)
     score(Score(name="explained", judge=judge), few_run)
-    explained = ratings(few_run, "explained").to_pylist()
+    explained = ratings(few_run, "explained").to_pylist()[:FEW]
     assert all(len(row["reply"].split("\n", 1)) == 2 for row in explained), "an explanation follows"
     same = sum(mine["score"] == their["score"] for mine, their in zip(judged[:FEW], explained, strict=True))
     assert same >= 0.99 * FEW

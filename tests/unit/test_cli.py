@@ -49,7 +49,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     program = f"""
 import runpy, sys
 from alpagasus_ray.cli import main
-for job in ("ingest", "score", "pick_subset"):
+for job in ("ingest", "score", "pick_subset", "generate"):
     sys.argv = [job, "--help"]
     try:
         runpy.run_path(f"{ROOT}/jobs/{{job}}.py", run_name="__main__")

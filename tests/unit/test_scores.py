@@ -21,12 +21,12 @@ HALVES = tuple(f"{n / 2:g}" for n in range(11))
 WHOLE = tuple("012345")
 
 
-@pytest.mark.parametrize("text", ["4\n", "4.5\nbecause\n\nof this", " 0\n", "5\n4.7"])
+@pytest.mark.parametrize("text", ["4", "4\n", "4.5\nbecause\n\nof this", " 0\n", "5\n4.7"])
 def test_a_reply_whose_first_line_is_a_score_passes_the_pattern(text: str) -> None:
     assert re.fullmatch(pattern(HALVES), text)
 
 
-@pytest.mark.parametrize("text", ["4", "4.7\n", "45\n", "\n4\n", "Score: 4\n", "4 \n", "4.5.\n", "4x5\n", ""])
+@pytest.mark.parametrize("text", ["4.7\n", "45\n", "  4\n", "\n4\n", "Score: 4\n", "4 \n", "4.5.\n", "4x5\n", ""])
 def test_no_other_reply_passes_it(text: str) -> None:
     assert not re.fullmatch(pattern(HALVES), text)
 
@@ -44,6 +44,7 @@ def test_no_other_reply_passes_it(text: str) -> None:
         ("4 ", ()),
         ("6", ()),
         ("\n", ()),
+        ("  ", ()),
     ],
 )
 def test_a_beginning_leaves_the_scores_that_continue_it(text: str, possible: tuple[str, ...]) -> None:

@@ -1,0 +1,46 @@
+"""One shard as its worker has it in hand: the rows, what is known of each, what has become of them so far.
+
+Knows files and the ledger; nothing of how rows are asked (`worker.py`).
+"""
+
+from collections import Counter
+from typing import Any
+
+from alpagasus_ray.engines.base import Request
+from alpagasus_ray.runner import shards
+from alpagasus_ray.runner.ledger import NOT_ASKED, Known, Outcome
+from alpagasus_ray.runner.shards import Job, Task
+
+
+class Shard:
+    """One shard in work."""
+
+    @classmethod
+    def open(cls, job: Job, task: Task) -> "Shard":
+        """Read the shard, and what earlier calls have left of it."""
+        rows = shards.rows_of(job.source.storage.read_table(task.shard).slice(0, task.rows))
+        return cls(job, task.shard, rows, job.known(task.shard))
+
+    def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:
+        self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)
+        self.name = f"{job.home.name}/{file}"
+        self.known, self.unanswered = known
+        self.failed: dict[str, Outcome] = {}
+        self.results: list[dict[str, Any] | None] = [None] * len(rows)
+        self.counts: Counter[str] = Counter()
+        self.taken: set[str] = set()
+        """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
+        self.marked: set[int] = set()
+        """Places that the board knows to be under way."""
+        self.done: list[int] = []
+        """Places that were finished since the last mark."""
+        self.victims: set[int] = set()
+        """Places that an engine died over."""
+
+    def id_of(self, place: int) -> str:
+        """The row's id, for people who look into a ledger; it stands in the first column of whatever is asked about."""
+        return str(next(iter(self.rows[place].values())))
+
+    def earlier(self, request: Request) -> Outcome:
+        """What earlier calls have asked in vain; the first of several equal rows has it."""
+        return self.unanswered.pop(request.key, NOT_ASKED)

@@ -1,0 +1,74 @@
+"""Workers and their engines on real Ray: one that dies, what is asked again, which row is set aside; pools that grow."""
+
+import threading
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from alpagasus_ray.config import Score
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.engines.prices import Tariff
+from alpagasus_ray.runner import drive, shards
+from alpagasus_ray.runner.lane import Terms
+from alpagasus_ray.runner.progress import Progress
+from alpagasus_ray.runner.shards import Job, Pool, Task
+from alpagasus_ray.stages.score import score
+from loopback import JudgeStarter
+from toy_engines import MortalWork
+from toy_runs import api_judge, toy_run
+
+ROWS, IN_FLIGHT = 200, 8
+
+
+def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_lost_or_asked_twice(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, ROWS, rows_per_shard=50)
+    home = run.ratings("judge")
+    terms = Terms(IN_FLIGHT, (Rate(),), 1, capped=False, adaptive=False, max_outage_s=60.0)
+    job = Job(MortalWork("70"), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True, pool=Pool())
+    tasks = [Task(f"part-{number:05d}.parquet") for number in range(4)]
+    with Progress("toy", ROWS) as progress:
+        drive.drive([job], tasks, None, progress, lambda _: None)
+    assert shards.missing(job, [task.shard for task in tasks]) == []
+    rows = pa.concat_tables(home.storage.read_table(task.shard) for task in tasks).to_pylist()
+    failed = {row["request_hash"]: row["error"] for row in rows if row["status"] == "failed"}
+    assert list(failed) == ["70"]
+    assert failed["70"].startswith("deadly: 2 workers died while they asked this")
+    assert len(rows) == ROWS
+    assert all(row["attempts"] <= 1 for row in rows), "an attempt that an engine died over is not counted against the row"
+
+
+def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
+    jobs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run = toy_run(tmp_path / name, 30, rows_per_shard=10)
+        home = run.ratings(name)
+        terms = Terms(IN_FLIGHT, (Rate(),), 2, capped=False, adaptive=False, max_outage_s=60.0)
+        tariff = Tariff(None, 1.0, 9)
+        jobs.append(Job(MortalWork("none"), run.examples(), home, home.storage, terms, tariff, 3, paid=True, pool=Pool(1, 2)))
+    tasks = [Task(f"part-{number:05d}.parquet", job=place) for place in (0, 1) for number in range(3)]
+    with Progress("toy", 60) as progress:
+        drive.drive(jobs, tasks, None, progress, lambda _: None)
+    for job in jobs:
+        shares = [entry.counts for entry in shards.committed(job.home)]
+        assert shares == [{"scored": 10}] * 3
+
+
+def test_a_pool_that_may_grow_grows_with_the_work(tmp_path: Path, judge: JudgeStarter) -> None:
+    run, server, seen, over = toy_run(tmp_path, 400, rows_per_shard=20), judge("--latency", "0.5"), set(), threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.2):
+            names = (process.info["name"] or "" for process in psutil.process_iter(["name"]))
+            seen.add(sum(name.startswith("ray::MapWorker") for name in names))
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        score(Score(judge=api_judge(server.base_url), actors=(1, 2), concurrency=8), run)
+    finally:
+        over.set()
+        counter.join()
+    assert {1, 2} <= seen
+    assert len(server.billed()) == 400
