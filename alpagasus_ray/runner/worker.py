@@ -176,6 +176,8 @@ class Worker:
     # a shard
 
     async def _do(self, task: Task) -> Finished:
+        if self._dying is not None:
+            await self._dying
         if self._stop is not None:
             return Finished(task.shard, self._stop)
         try:
@@ -297,7 +299,8 @@ class Worker:
             await self._stop_all(str(error))
         except EngineDied:
             shard.victims.add(place)
-            if self._dying is None:
+            if self._stop is None:
+                self._end("the engine died")  # at once: nothing more is marked, and no row is sent after those that it had
                 self._dying = self._loop.create_task(self._die())
         finally:
             self._asked.pop(request.key, None)
@@ -312,7 +315,6 @@ class Worker:
     async def _die(self) -> None:
         """The engine in this process is dead, and a new process takes over with all that was received: only what the engine had
         is under suspicion of having ended it."""
-        self._lanes.stop()
         while self._lanes.in_flight:  # noqa: ASYNC110 - each of these raises as well
             await asyncio.sleep(POLL_S)
         for shard in self._shards:

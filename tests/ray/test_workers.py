@@ -5,7 +5,10 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pytest
+import ray
 
+import toy_engines
 from alpagasus_ray.config import Score
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.engines.prices import Tariff
@@ -19,6 +22,12 @@ from toy_engines import MortalWork
 from toy_runs import api_judge, toy_run
 
 ROWS, IN_FLIGHT = 200, 8
+
+
+@pytest.fixture(autouse=True)
+def _known_to_workers() -> None:
+    """The toys are sent along: the workers' Ray does not look for modules where the tests lie."""
+    ray.cloudpickle.register_pickle_by_value(toy_engines)
 
 
 def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_lost_or_asked_twice(tmp_path: Path) -> None:

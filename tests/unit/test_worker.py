@@ -384,7 +384,7 @@ def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -
     ledger = stage.run.ratings("judge").storage.at(LEDGER, "part-00001")
     lines = [line for name in ledger.names() for line in ledger.read(name).splitlines()]
     (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same"]
-    assert entry["example_id"] == _ids(stage)[21]
+    assert entry["row_id"] == _ids(stage)[21]
 
 
 # what earlier calls left
