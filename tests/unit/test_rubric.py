@@ -94,7 +94,7 @@ def test_a_broken_rubric_is_refused_with_what_is_wrong(tmp_path: Path, change: t
 
 
 def test_an_unknown_rubric_is_told_which_there_are() -> None:
-    with pytest.raises(UsageError, match="accuracy, helpfulness"):
+    with pytest.raises(UsageError, match="accuracy, accuracy-integer, helpfulness"):
         rubric.load("acuracy")
 
 
