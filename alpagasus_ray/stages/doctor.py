@@ -276,8 +276,11 @@ def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:
         return Check("actors", "warning", f"{detail}; how far the autoscaler may go is not to be seen from here", fix)
     if wanted <= most:
         return Check("actors", "ok", f"{detail}, {most} after autoscaling")
+    if most == 0:
+        fix = "larger nodes; score.judge.vllm.cpus, gpu and tensor_parallel say what an engine takes"
+        return Check("actors", "problem", detail, fix)
     grown = f", {most} after autoscaling" if most > present else ""
-    return Check("actors", "problem", detail + grown, f"--set score.actors={max(1, most)}, or a larger cluster")
+    return Check("actors", "problem", detail + grown, f"--set score.actors={most}, or a larger cluster")
 
 
 def _versions(facts: Sequence[Facts]) -> Check:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.config import Judge, Price, Score
+from alpagasus_ray.config import Judge, Price, Score, Vllm
 from alpagasus_ray.datasets import probe
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
@@ -390,3 +390,10 @@ with lock.held(Run.open({str(tmp_path / "run")!r})):
         other.stdin.close()
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_an_engine_that_fits_no_node_is_a_problem_with_the_knobs_that_say_so(run: Run) -> None:
+    judge = Judge(kind="vllm", model="m", vllm=Vllm(gpu=True, tensor_parallel=64))
+    check = next(check for check in examine(Score(judge=judge), run) if check.name == "actors")
+    assert (check.status, check.detail) == ("problem", "engines of 1 CPUs and 64 GPUs each: 1; the nodes hold 0")
+    assert "tensor_parallel" in check.fix
