@@ -217,10 +217,11 @@ class Answerer(EngineConfig):
     prompt: Literal["chat", "alpaca"] = "chat"
     """`chat`: the prompt as a user's message, under the model's chat template; `alpaca`: the text that Alpaca's models are
     trained on, with nothing around it."""
-    max_tokens: PositiveInt | None = None
-    """Longest answer of this model; by default `generate.max_new_tokens`."""
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Longest answer of this model; by default `generate.max_new_tokens`. A null that is written leaves it out of the request,
+    for an API's models that want another field by `extra`."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """By default `generate.temperature`."""
+    """By default `generate.temperature`; a null that is written leaves it out of the request."""
 
     @model_validator(mode="before")
     @classmethod

@@ -39,6 +39,12 @@ Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_us
 Kind = Literal["api", "vllm", "rules", "recorded"]
 
 
+def _ordered(range_of: tuple[int, int]) -> tuple[int, int]:
+    if range_of[0] > range_of[1]:
+        raise ValueError(f"the first number of a range is its smaller one: [{range_of[1]}, {range_of[0]}]")
+    return range_of
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
 
@@ -98,6 +104,8 @@ class Vllm(Section):
     chat_template: str | None = None
     """Path of a Jinja chat template, in place of the model's own; `plain`: the messages' texts as they are, a blank line
     between two, as a model without a template was pretrained."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the template is told besides, e.g. `{enable_thinking: false}` for a Qwen 3 judge."""
     trust_remote_code: Annotated[bool, OPERATIONAL] = False
     """Run code that a checkpoint brings with it."""
     max_model_len: Annotated[PositiveInt | None, OPERATIONAL] = None
@@ -192,7 +200,9 @@ class Asking(Section):
     concurrency: Annotated[PositiveInt | None, OPERATIONAL] = None
     """Most requests in flight from each actor to an endpoint, by default 64; it starts low, grows, and yields where a server
     pushes back. For `vllm`, by default an eighth more than `vllm.max_num_seqs`, so that an engine never waits."""
-    actors: Annotated[PositiveInt | tuple[PositiveInt, PositiveInt] | None, OPERATIONAL] = None
+    actors: Annotated[
+        PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)] | None, OPERATIONAL
+    ] = None
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
     GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
     requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None

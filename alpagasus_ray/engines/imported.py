@@ -5,12 +5,14 @@ prompt's id, or by the prompt's own text (AlpacaEval's outputs have only that). 
 set by `{test_set}` there is one file for each, and a bare number is the number of a prompt of that set.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from alpagasus_ray.datasets import sources
+from alpagasus_ray.datasets.sources import SourceFile
 from alpagasus_ray.engines.base import Rate, Reply, Request
-from alpagasus_ray.errors import InputError, RowRefused
+from alpagasus_ray.errors import InputError, RowRefused, UsageError
 
 PLACE = "{test_set}"
 ANSWER = ("output", "answer", "response", "text")
@@ -21,6 +23,14 @@ PROMPT = ("instruction", "prompt", "question")
 def files_of(path: str, test_sets: Iterable[str]) -> dict[str, str]:
     """The file of each test set; one for all stands under an empty name."""
     return {name: path.replace(PLACE, name) for name in test_sets} if PLACE in path else {"": path}
+
+
+def found_files(location: str) -> list[SourceFile]:
+    """The files at a location; a `UsageError` speaks of the key that names it."""
+    try:
+        return sources.expand(location)
+    except UsageError as error:
+        raise UsageError(f"generate.models, answers: {str(error).removeprefix('ingest.source: ')}") from None
 
 
 class ImportedEngine:
@@ -37,7 +47,7 @@ class ImportedEngine:
         """Read the files; two different answers to one prompt are an `InputError`."""
         answers: dict[tuple[str, str], str] = {}
         for name, location in files_of(path, test_sets).items():
-            for file in sources.expand(location):
+            for file in found_files(location):
                 for record in sources.records(file):
                     place = f"record at {record.position}"
                     if record.data is None:
@@ -65,7 +75,8 @@ def _joined(row: Mapping[str, Any]) -> str:
 def _answer(path: str, place: str, fields: Mapping[str, Any]) -> str:
     found: Any = next((fields[key] for key in ANSWER if fields.get(key) is not None), None)
     if found is None and fields.get("choices"):
-        found = fields["choices"][0]["turns"][0]
+        with contextlib.suppress(KeyError, IndexError, TypeError):  # of another shape than FastChat's
+            found = fields["choices"][0]["turns"][0]
     if not isinstance(found, str):
         needs = f"one of {', '.join(ANSWER)} has to hold text"
         raise InputError(path, place, f"no answer: {needs}; the fields are {', '.join(fields)}")
@@ -74,7 +85,8 @@ def _answer(path: str, place: str, fields: Mapping[str, Any]) -> str:
 
 def _keys(path: str, place: str, fields: Mapping[str, Any], test_set: str) -> Iterator[str]:
     """All that the answer may be found by."""
-    own = next((str(fields[key]) for key in ID if fields.get(key) is not None), None)
+    # a column of whole numbers with a gap is one of floats in Parquet
+    own = next((str(fields[key]).removesuffix(".0") for key in ID if fields.get(key) is not None), None)
     text = next((fields[key] for key in PROMPT if isinstance(fields.get(key), str)), None)
     if own is not None and (test_set or not own.isdecimal()):
         yield f"{test_set}-{own}" if own.isdecimal() else own

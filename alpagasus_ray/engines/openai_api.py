@@ -6,7 +6,7 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Rate, Reply, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.headers import retry_after, stated_rate
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
 
@@ -214,8 +214,6 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         text, refusal = _text(message.get("content")), message.get("refusal")
         usage = body.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        first = ((choice.get("logprobs") or {}).get("content") or [None])[0]
-        logprobs = None if first is None else {"": _logprobs(first["top_logprobs"])}
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
     return Reply(
@@ -224,13 +222,18 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),
         tokens_cached=_count(cached),
-        logprobs=logprobs,
+        logprobs=_first_tokens(choice),
     )
 
 
-def _logprobs(tokens: list[dict[str, Any]]) -> dict[str, float]:
-    """The log probability of each text that a reply may begin with; texts that several tokens stand for are added up."""
-    return scores_of.added_up((token["token"], token["logprob"]) for token in tokens)
+def _first_tokens(choice: Mapping[str, Any]) -> Tree | None:
+    """The log probability of each text that the reply may begin with, where the server tells them in a shape that is known: a
+    reply is good without."""
+    try:
+        tokens = choice["logprobs"]["content"][0]["top_logprobs"]
+        return {"": scores_of.added_up((str(token["token"]), float(token["logprob"])) for token in tokens)}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _text(content: Any) -> str:

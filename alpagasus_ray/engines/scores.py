@@ -16,6 +16,8 @@ from alpagasus_ray.engines.base import Tree
 
 END = "\n"
 """Ends the line, as the end of the reply does."""
+UNKNOWN = 0.05
+"""More than so much of the probability may not lie in beginnings that nobody has looked into."""
 
 
 class Distribution(NamedTuple):
@@ -42,16 +44,17 @@ def can_become(text: str, scores: Sequence[str]) -> list[str]:
 
 
 def begin_alike(scores: Sequence[str]) -> tuple[str, str] | None:
-    """Two scores of which one begins with the other, such as 4 and 4.5, if there are such."""
-    return next(((a, b) for a in scores for b in scores if a != b and b.startswith(a)), None)
+    """Two scores with the same first character, such as 4 and 4.5 or 1 and 10, if there are such: one token may leave open
+    which of them it is."""
+    return next(((a, b) for a in scores for b in scores if a != b and a[0] == b[0]), None)
 
 
 def added_up(found: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """One log probability for each text, where several tokens may stand for the same."""
+    """One log probability for each text, where several tokens may stand for the same; texts without any are left out."""
     sums: defaultdict[str, float] = defaultdict(float)
     for text, logprob in found:
         sums[text] += math.exp(logprob)
-    return {text: math.log(mass) if mass else -math.inf for text, mass in sums.items()}
+    return {text: math.log(mass) for text, mass in sums.items() if mass}
 
 
 def shares(tree: Tree, text: str, scores: Sequence[str]) -> dict[str, float]:
@@ -62,8 +65,9 @@ def shares(tree: Tree, text: str, scores: Sequence[str]) -> dict[str, float]:
 
 
 def distribution(tree: Tree, scores: Sequence[str]) -> Distribution | None:
-    """How probable each score is in a reply that is kept to the scale token by token, as a grammar keeps it; None where no
-    score has any probability. What the tree does not tell, since it was too improbable to be looked at, has none."""
+    """How probable each score is in a reply that is kept to the scale token by token, as a grammar keeps it. None where no
+    score has any probability, or where too much of it is `UNKNOWN`: the tree was made for another scale, say. What was too
+    rare to be looked into is left out."""
     masses, inside = dict.fromkeys(scores, 0.0), 0.0
 
     def walk(text: str, kept: float, free: float) -> None:
@@ -78,7 +82,7 @@ def distribution(tree: Tree, scores: Sequence[str]) -> Distribution | None:
 
     walk("", 1.0, 1.0)
     total = math.fsum(masses.values())
-    if total <= 0:
+    if total < 1 - UNKNOWN:
         return None
     probabilities = {score: mass / total for score, mass in masses.items()}
     mean = math.fsum(float(score) * share for score, share in probabilities.items())

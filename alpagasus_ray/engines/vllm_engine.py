@@ -47,19 +47,22 @@ class VllmEngine:
     def __init__(self, engine: "AsyncLLM", prompts: Prompts, config: EngineConfig, form: ReplyForm) -> None:
         self._engine, self._prompts, self._form = engine, prompts, form
         self._sampling = _sampling(config, form)
-        self._longest = config.max_tokens
+        self._longest = config.extra.get("max_tokens", config.max_tokens)
         self._lora = _lora(config)
         self._numbers = itertools.count()
-        self._next = _NextTokens(prompts.tokenizer, form.scores) if form.probabilities else None
+        ends = _ends(engine, prompts.tokenizer)
+        self._next = (
+            _NextTokens(_line_tokens(prompts.tokenizer, form.scores, ends), form.scores) if form.probabilities else None
+        )
 
     @classmethod
     def start(cls, config: EngineConfig, form: ReplyForm, shortest: Sequence[Message]) -> "VllmEngine":
         """Start an engine; takes from half a minute to some minutes. A `UsageError` says what of the model, its template, its
         context or the memory is wrong."""
+        made = vllm_config(config)
         from vllm.v1.engine.async_llm import AsyncLLM
 
         _sampling(config, form)  # what it says of wrong parameters it says at once
-        made = vllm_config(config)
         prompts = Prompts(config, made.model_config.max_model_len)
         prompts.check(shortest)
         log = _Log()
@@ -140,9 +143,8 @@ class VllmEngine:
 class _NextTokens:
     """Which tokens may come next in a first line that holds a score, and what they are as text."""
 
-    def __init__(self, tokenizer: Any, scores: Sequence[str]) -> None:
-        self._scores = scores
-        self._texts = _line_tokens(tokenizer, scores)
+    def __init__(self, texts: dict[int, str], scores: Sequence[str]) -> None:
+        self._texts, self._scores = texts, scores
         self._after: dict[str, dict[int, str]] = {}
         self._parameters: dict[str, SamplingParams] = {}
 
@@ -167,7 +169,14 @@ class _NextTokens:
         return len(scores_of.can_become(text, self._scores)) > 1
 
 
-def _line_tokens(tokenizer: Any, scores: Sequence[str]) -> dict[int, str]:
+def _ends(engine: "AsyncLLM", tokenizer: Any) -> set[int]:
+    """The tokens that end a reply: the tokenizer's, and those that the checkpoint names besides."""
+    named = engine.model_config.try_get_generation_config().get("eos_token_id")
+    found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return {token for token in found if token is not None}
+
+
+def _line_tokens(tokenizer: Any, scores: Sequence[str], ends: set[int]) -> dict[int, str]:
     """All tokens that can be a part of a first line with a score, or end it; the end of a reply is an end of the line."""
     import xgrammar
 
@@ -175,7 +184,7 @@ def _line_tokens(tokenizer: Any, scores: Sequence[str]) -> dict[int, str]:
     vocabulary = xgrammar.TokenizerInfo.from_huggingface(tokenizer).decoded_vocab
     texts = {token: raw.decode("utf-8", "replace") for token, raw in enumerate(vocabulary) if raw}
     found = {token: text for token, text in texts.items() if set(text.partition(scores_of.END)[0]) <= signs}
-    return found | {token: scores_of.END for token in (tokenizer.eos_token_id,) if token is not None}
+    return found | dict.fromkeys(ends, scores_of.END)
 
 
 def _sampling(config: EngineConfig, form: ReplyForm) -> "SamplingParams":
@@ -226,18 +235,20 @@ def _stat_loggers() -> list[Any]:
 
 
 class _Log:
-    """What this process and its children write to a file from here on: Ray gives each worker one."""
+    """What this process and its children write to files from here on: Ray gives each worker two, and vLLM uses both."""
 
     def __init__(self) -> None:
-        self._path = os.path.realpath("/proc/self/fd/2")
-        self._start = os.path.getsize(self._path) if os.path.isfile(self._path) else None
+        paths = dict.fromkeys(os.path.realpath(f"/proc/self/fd/{number}") for number in (2, 1))
+        self._starts = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
 
     def since(self) -> str:
-        if self._start is None:
-            return ""
-        with open(self._path, "rb") as stream:
-            stream.seek(self._start)
-            return stream.read().decode("utf-8", "replace")
+        return "\n".join(_read_from(path, start) for path, start in self._starts.items())
+
+
+def _read_from(path: str, start: int) -> str:
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        return stream.read().decode("utf-8", "replace")
 
 
 def _guard() -> "subprocess.Popen[bytes]":

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -28,17 +27,29 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 CPU_MEMORY = "VLLM_CPU_KVCACHE_SPACE"
 CAUSE = re.compile(r"\b(\w*(?:Error|Exception)): (.+)")
 OUT_OF_MEMORY = re.compile(r"memory|KV cache|cache blocks", re.IGNORECASE)
+BUSY = "less than desired"
+"""What vLLM says of a GPU whose memory others hold."""
 LONGEST_CAUSE = 400
 
 
 def vllm_config(config: EngineConfig) -> "VllmConfig":
     """What vLLM makes of the settings. A `UsageError` tells what of the model or of them it does not take."""
     os.environ.setdefault(CPU_MEMORY, str(config.vllm.kv_cache_gib))
-    from vllm import AsyncEngineArgs
-    from vllm.exceptions import VLLMError
-
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.exceptions import VLLMError
+    except ModuleNotFoundError as missing:
+        raise UsageError(
+            f"{config.where}.kind = vllm needs vLLM where the job runs, and {missing.name} is not installed here: make install "
+            "EXTRA=gpu (or EXTRA=cpu, for small models)"
+        ) from None
     try:
         return AsyncEngineArgs(**_arguments(config)).create_engine_config()
+    except RuntimeError as error:  # it finds no device that it was built for
+        raise UsageError(
+            f"{config.where}: vLLM finds no device to run on here: {' '.join(str(error).split())[:LONGEST_CAUSE]}. "
+            f"{config.where}.vllm.gpu says whether engines go where GPUs are; the build for CPUs is make install EXTRA=cpu"
+        ) from None
     except (OSError, ValueError, TypeError, ImportError, VLLMError) as error:
         name, reason = config.model, " ".join(str(error).split())[:LONGEST_CAUSE]
         raise UsageError(
@@ -97,8 +108,9 @@ class Prompts:
         self.context = context
         options = {"revision": config.vllm.revision or "main", "trust_remote_code": config.vllm.trust_remote_code}
         self.tokenizer = load_tokenizer(config.model, f"{config.where}: the tokenizer of", **options)
-        self._template = _template(config, self.tokenizer)
+        self._template, self._told = _template(config, self.tokenizer), config.vllm.chat_template_kwargs
         self._merges_system = False
+        self._marks = _marks(self.tokenizer)
 
     def check(self, shortest: Sequence[Message]) -> None:
         """Refuse a model that cannot take even the shortest prompt."""
@@ -140,14 +152,26 @@ class Prompts:
         return list(found)
 
     def _text(self, messages: Sequence[Message]) -> str:
+        messages = [{**message, "content": self._disarmed(message["content"])} for message in messages]
         if self._merges_system:
             messages = _merged(messages)
         if self._template == PLAIN:
             return "\n\n".join(message["content"] for message in messages)
         text: str = self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self._template, add_generation_prompt=True, tokenize=False
+            list(messages), chat_template=self._template, add_generation_prompt=True, tokenize=False, **self._told
         )
         return text
+
+    def _disarmed(self, text: str) -> str:
+        """A text that cannot end its own turn: what a tokenizer would take for one of its control tokens is broken up."""
+        return self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text) if self._marks else text
+
+
+def _marks(tokenizer: Any) -> re.Pattern[str] | None:
+    """Whatever in a text the tokenizer would make a control token of."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    marks = {mark for mark in (*tokenizer.all_special_tokens, *added) if len(mark) > 1}
+    return re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))) if marks else None
 
 
 def _template(config: EngineConfig, tokenizer: Any) -> str | None:
@@ -160,13 +184,7 @@ def _template(config: EngineConfig, tokenizer: Any) -> str | None:
                 f"tokenizer_config.json), or set {knob}={PLAIN} to send the prompt's text as it is"
             )
         return None
-    if given == PLAIN:
-        return PLAIN
-    try:
-        return Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"{knob} = {given!r} cannot be read: {reason}") from None
+    return given
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
@@ -184,7 +202,9 @@ def start_failure(config: EngineConfig, made: "VllmConfig", log: str, on_gpu: bo
     knobs, context = f"{config.where}.vllm", made.model_config.max_model_len
     if not any(OUT_OF_MEMORY.search(match[0]) for match in causes):
         return EngineUnusable("engine", f"vLLM did not start with {config.model!r}: {cause}")
-    if on_gpu:
+    if any(BUSY in match[0] for match in causes):
+        fix = f"free the GPU of what else runs on it, or lower {knobs}.gpu_memory_utilization"
+    elif on_gpu:
         fix = (
             f"lower {knobs}.max_model_len (now {context:,}) or {knobs}.max_num_seqs (now {config.vllm.max_num_seqs}), raise "
             f"{knobs}.gpu_memory_utilization (now {config.vllm.gpu_memory_utilization:g}) or {knobs}.tensor_parallel, or take "

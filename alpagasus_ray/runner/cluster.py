@@ -14,6 +14,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner import nodes
 from alpagasus_ray.runner.shards import Pool
 
+log = logging.getLogger(__name__)
 FREE_S = 60.0
 """How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""
 
@@ -36,10 +37,19 @@ def demand(config: Asking, asked: EngineConfig, resources: Mapping[str, float]) 
 
 def pool(config: Asking, asked: EngineConfig) -> Pool:
     """The processes that do a job on this cluster. A `UsageError` tells of an engine for which it can never have a node."""
-    found = demand(config, asked, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if asked.kind == "vllm":
+        if asked.vllm.gpu is None and not resources.get("GPU") and _may_grow(Pool(gpus=1)):
+            asked = asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": True})})
+        found = demand(config, asked, resources)
         _check_fits(asked, found)
-    return found
+        return found
+    return demand(config, asked, resources)
+
+
+def _may_grow(each: Pool) -> bool:
+    """Whether the autoscaler may start a node for such a process, as far as is known."""
+    return (nodes.most_actors(nodes.look(None, None, ()), each) or 0) > 0
 
 
 def _check_fits(asked: EngineConfig, each: Pool) -> None:
@@ -48,9 +58,14 @@ def _check_fits(asked: EngineConfig, each: Pool) -> None:
     if any(nodes.fitting(resources, each) for resources in present):
         return
     most = nodes.most_actors(nodes.look(None, None, ()), each)
+    best = {name: int(max(resources.get(name, 0) for resources in present)) for name in ("CPU", "GPU")}
+    needs = f"{each.cpus} CPUs" + (f" and {each.gpus} GPUs" if each.gpus else "")
+    if most is None:
+        log.warning(
+            "waiting for a node with %s: none has that now, and how far this cluster may grow is not to be seen from here",
+            needs,
+        )
     if most == 0:
-        best = {name: int(max(resources.get(name, 0) for resources in present)) for name in ("CPU", "GPU")}
-        needs = f"{each.cpus} CPUs" + (f" and {each.gpus} GPUs" if each.gpus else "")
         raise UsageError(
             f"{asked.where}.vllm (cpus, gpu, tensor_parallel): an engine needs {needs} of one node. No node of the cluster "
             f"has that, nor may the autoscaler start one; the best has {best['CPU']} CPUs and {best['GPU']} GPUs"

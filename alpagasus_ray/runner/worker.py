@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tenacity
 
-from alpagasus_ray.engines.base import Request
+from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.ask import ask
@@ -32,6 +32,8 @@ from alpagasus_ray.runner.shards import Job, Task
 REPORT_S = 0.5
 POLL_S = 0.05
 EXIT_ENGINE_DIED = 86
+STARTS, START_PAUSE_S = 5, 15.0
+"""How often an engine is started while others are at work, and seconds in between."""
 FLUSH_ATTEMPTS = 5
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
@@ -84,7 +86,7 @@ class Worker:
 
     async def _start(self) -> None:
         try:
-            engines = self._job.work.open_engines()
+            engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self._stop = f"{platform.node()}: {error}"
             await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
@@ -103,6 +105,18 @@ class Worker:
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
             task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
+
+    async def _open_engines(self) -> Sequence[Engine]:
+        """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble."""
+        for attempt in range(1, STARTS + 1):
+            try:
+                return self._job.work.open_engines()
+            except AlpagasusError:
+                word: Word | None = await self._board.call("report", self._name, {}, {}, {})
+                if attempt == STARTS or word is None or word.stop is not None or not word.answered:
+                    raise
+                await asyncio.sleep(START_PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
 
     # what it tells, and what it is told
 
@@ -189,6 +203,8 @@ class Worker:
 
     async def _do_shard(self, shard: Shard) -> Finished:
         loss: Loss | None = await self._board.call("begin", shard.name, len(shard.known))
+        if self._dying is not None:
+            await self._dying
         self._shards.add(shard)
         try:
             await self._ask_all(shard, loss.deaths if loss else {})
@@ -317,7 +333,7 @@ class Worker:
         is under suspicion of having ended it."""
         while self._lanes.in_flight:  # noqa: ASYNC110 - each of these raises as well
             await asyncio.sleep(POLL_S)
-        for shard in self._shards:
+        for shard in tuple(self._shards):
             await _stored(shard.ledger.flush)
             innocent = (shard.marked | set(shard.done)) - shard.victims
             await self._board.call("under_way", shard.name, sorted(shard.victims), sorted(innocent))

@@ -76,7 +76,8 @@ def _by_expected(arm: Arm, columns: Columns) -> Columns:
             f"pick.arms: arm {arm.name!r} goes by the expected score, and these ratings have none; rate with "
             "score.judge.expected=true, or leave `by` out"
         )
-    return columns._replace(score=columns.expected, expected=columns.score)
+    # a reply that gives no score, by a refusal for instance, may have made one probable all the same
+    return columns._replace(score=np.where(np.isnan(columns.score), np.nan, columns.expected), expected=columns.score)
 
 
 def threshold(columns: Columns, tau: float, floors: Mapping[str, int], seed: int) -> Choice:

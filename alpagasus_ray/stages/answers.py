@@ -3,6 +3,7 @@
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from alpagasus_ray.config import Answerer, Generate, digest
-from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, versions
 from alpagasus_ray.datasets.schema import ANSWERS, PROMPTS
 from alpagasus_ray.datasets.storage import Storage
@@ -23,7 +24,7 @@ from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm, Request
 from alpagasus_ray.engines.choose import open_engines
-from alpagasus_ray.engines.imported import files_of
+from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
@@ -56,7 +57,7 @@ class GenerateWork:
 
     @cached_property
     def _body(self) -> dict[str, Any]:
-        return asking.body(self.model, ANY_FORM) | {"prompt": self.model.prompt}
+        return asking.body(_anywhere(self.model), ANY_FORM) | {"prompt": self.model.prompt}
 
     def request(self, row: Mapping[str, Any]) -> Request:
         blank = not (row["instruction"].strip() or row["input"].strip())
@@ -93,12 +94,16 @@ def _status(finish_reason: str) -> str:
 
 def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
     """The model with what the stage says for all of them; that of an arm with the place of its checkpoint."""
-    changes: dict[str, Any] = {
-        "max_tokens": model.max_tokens or config.max_new_tokens,
-        "temperature": config.temperature if model.temperature is None else model.temperature,
-        "top_p": model.top_p or config.top_p,
-        "seed": config.seed if model.seed is None else model.seed,
+    common = {
+        "max_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "seed": config.seed,
     }
+    # what a model says for itself holds, also a null that is written
+    changes: dict[str, Any] = {key: value for key, value in common.items() if key not in model.model_fields_set}
+    if model.kind == "vllm" and model.max_tokens is None:
+        changes["max_tokens"] = config.max_new_tokens
     if model.kind == "vllm" and model.prompt == "alpaca" and model.vllm.chat_template is None:
         changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
     if model.arm is not None:
@@ -109,7 +114,7 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
                 "first, or name a checkpoint by `path`"
             )
         changes["model"] = home.root
-    return model.model_copy(update=changes)
+    return asking.with_template(model.model_copy(update=changes))
 
 
 def weights_of(model: Answerer, run: Run) -> Storage | None:
@@ -117,17 +122,30 @@ def weights_of(model: Answerer, run: Run) -> Storage | None:
 
 
 def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
-    """The model with its checkpoint on this machine: one on an object store is fetched, once for each engine."""
+    """The model with its checkpoint on this machine: one on an object store is fetched, once for each node."""
     if weights is None or weights.is_local:
         return model
-    folder = tempfile.mkdtemp(prefix="alpagasus-model-")
-    pafs.copy_files(weights.root, folder, source_filesystem=weights.fs, destination_filesystem=pafs.LocalFileSystem())
+    infos = weights.fs.get_file_info(pafs.FileSelector(weights.root))
+    files = [info for info in infos if info.type == pafs.FileType.File]
+    known = digest([weights.root, sorted((info.base_name, info.size, str(info.mtime)) for info in files)])
+    folder = os.path.join(tempfile.gettempdir(), f"alpagasus-model-{known}")
+    os.makedirs(folder, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        for info in files:  # what lies in directories below is the state of a training that may go on
+            target = os.path.join(folder, info.base_name)
+            if not (os.path.exists(target) and os.path.getsize(target) == info.size):
+                pafs.copy_files(info.path, target, source_filesystem=weights.fs, destination_filesystem=pafs.LocalFileSystem())
     return model.model_copy(update={"model": folder})
+
+
+def _anywhere(model: Answerer) -> Answerer:
+    """The model with a name that holds wherever the run lies."""
+    return model if model.arm is None else model.model_copy(update={"model": f"models/{model.arm}"})
 
 
 def settings_of(model: Answerer) -> dict[str, Any]:
     """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
-    who = asking.identity_of(model) | ({"model": f"models/{model.arm}"} if model.arm else {})
+    who = asking.identity_of(_anywhere(model))
     return {"model": who, "prompt": model.prompt} if model.is_model else {"model": who}
 
 
@@ -137,9 +155,11 @@ def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> di
     if model.arm is not None:
         trained = run.model(model.arm).manifest()
         inputs[f"models/{model.arm}"] = trained.content_hash() if trained else "a checkpoint without a manifest"
+    else:
+        inputs |= asking.weights_print(model)
     if model.answers is not None:
         for location in files_of(model.answers, [test_set]).values():
-            inputs |= {file.name: file.fingerprint() for file in sources.expand(location)}
+            inputs |= {file.name: file.fingerprint() for file in found_files(location)}
     return inputs
 
 

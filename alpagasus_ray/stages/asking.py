@@ -4,11 +4,12 @@ Knows the recipe's words for these; nothing of ratings or answers.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -27,6 +28,10 @@ from alpagasus_ray.runner.shards import READERS, Job, committed, missing, record
 
 CONCURRENCY = 64
 """Most requests in flight from a worker to an endpoint, where the recipe does not say."""
+WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".jinja")
+"""Ends of the names of a checkpoint's files."""
+MIB = 1 << 20
+Asked = TypeVar("Asked", bound=EngineConfig)
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 Verdict = Callable[[Mapping[str, int]], str | None]
@@ -49,14 +54,42 @@ def _vllm_identity(asked: EngineConfig) -> dict[str, Any]:
     """The settings of a model in the job that differ from the usual; of a chat template what it says, not where it lies."""
     usual = identity(Vllm())
     found = {key: value for key, value in identity(asked.vllm).items() if value != usual[key]}
-    template = found.get("chat_template")
-    if template not in (None, PLAIN):
-        try:
-            found["chat_template"] = digest(Path(template).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UsageError(f"{asked.where}.vllm.chat_template = {template!r} cannot be read: {reason}") from None
+    if found.get("chat_template") not in (None, PLAIN):
+        found["chat_template_digest"] = digest(found.pop("chat_template"))
     return found
+
+
+def with_template(asked: Asked) -> Asked:
+    """The same with the text of its chat template in place of the file's path: nodes need not have the file."""
+    path = asked.vllm.chat_template
+    if path in (None, PLAIN):
+        return asked
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"{asked.where}.vllm.chat_template = {path!r} cannot be read: {reason}") from None
+    return asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"chat_template": text})})
+
+
+def weights_print(asked: EngineConfig) -> dict[str, str]:
+    """What tells a checkpoint on this machine that was overwritten: sizes, and the ends of its files. Empty for one of a hub,
+    or one that only other nodes see."""
+    found = {}
+    for name, place in (("model", asked.model), ("lora", asked.vllm.lora)):
+        if asked.kind == "vllm" and place is not None and os.path.isdir(place):
+            files = sorted(entry.path for entry in os.scandir(place) if entry.name.endswith(WEIGHTS))
+            found[f"{name} {place}"] = digest([(os.path.basename(file), *_ends(file)) for file in files])
+    return found
+
+
+def _ends(file: str) -> tuple[int, str]:
+    """Size of a file, and a hash of its first and last MiB."""
+    with open(file, "rb") as stream:
+        size = os.path.getsize(file)
+        content = stream.read(MIB)
+        stream.seek(max(0, size - MIB))
+        return size, hashlib.sha256(content + stream.read(MIB)).hexdigest()[:16]
 
 
 def body(asked: EngineConfig, form: ReplyForm) -> dict[str, Any]:

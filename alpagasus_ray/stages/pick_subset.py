@@ -154,11 +154,16 @@ def _token_counter(tokenizer: str | None) -> Callable[[pa.Table], Integers]:
 
 def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> None:
     """Scores that are missing for a reason of their own would bias what is chosen."""
-    unscored = int(np.isnan(loaded.columns.score).sum())
+    missing = np.isnan(loaded.columns.score)
+    counts = Counter(status for status in loaded.status if status != "scored")
+    if any(arm.by == "expected" for arm in config.arms) and not np.isnan(loaded.columns.expected).all():
+        counts["scored without an expected score"] = int((np.isnan(loaded.columns.expected) & ~missing).sum())
+        missing = missing | np.isnan(loaded.columns.expected)
+    unscored = int(missing.sum())
     rows = len(loaded.status)
     if ratings is None or unscored <= config.max_unscored * rows:
         return
-    why = ", ".join(f"{count:,} {status}" for status, count in Counter(loaded.status).most_common() if status != "scored")
+    why = ", ".join(f"{count:,} {status}" for status, count in counts.most_common() if count)
     raise StageFailed(
         f"{unscored:,} of {rows:,} rows ({unscored / rows:.1%}) have no score: {why}; pick.max_unscored allows "
         f"{config.max_unscored:.1%}. Ask again for what failed (jobs/score.py --retry-failed), or allow it: "

@@ -23,7 +23,7 @@ from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import at_provider
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.ratings import ScoreWork, check_model, recorded_inputs, settings_of
+from alpagasus_ray.stages.ratings import ScoreWork, check_model, inputs_of, settings_of
 
 SAMPLE = 200
 """Requests that are made and counted; all others are taken to be like them."""
@@ -72,13 +72,14 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
+    config = config.model_copy(update={"judge": asking.with_template(config.judge)})
     asked = rubric.load(config.judge.rubric)
     work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
     check_model(config.judge, "score")
     stage, examples = run.ratings(config.name), run.examples().finished("ingest")
     settings = settings_of(config, work.rubric)
     done = stage.manifest()
-    _check_same(stage, done, settings, {"examples": examples.content_hash()} | recorded_inputs(config.judge))
+    _check_same(stage, done, settings, {"examples": examples.content_hash()} | inputs_of(config.judge))
     if done is None:
         asking.check_cap(config, config.judge, prices.tariff(config.judge))
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those

@@ -124,10 +124,11 @@ def settings_of(config: Score, asked: Rubric) -> dict[str, Any]:
     }
 
 
-def recorded_inputs(judge: Judge) -> dict[str, str]:
-    if judge.kind != "recorded" or judge.ratings is None:
-        return {}
-    return {file.name: file.fingerprint() for file in sources.expand(judge.ratings)}
+def inputs_of(judge: Judge) -> dict[str, str]:
+    """What the ratings are made from besides the examples: a file of ratings, or weights on this machine."""
+    if judge.kind == "recorded" and judge.ratings is not None:
+        return {file.name: file.fingerprint() for file in sources.expand(judge.ratings)}
+    return asking.weights_print(judge)
 
 
 def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:

@@ -14,7 +14,7 @@ from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, manifest_of, recorded_inputs, settings_of
+from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.reread import reread
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     `retry-failed` asks again for the rows that failed. With `config.limit` the manifest returned is that of a trial, which
     leaves no ratings, only replies in the ledger that a full run takes over.
     """
+    config = config.model_copy(update={"judge": asking.with_template(config.judge)})
     asked = rubric.load(config.judge.rubric)
     work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
     check_model(config.judge, mode)
     stage = run.ratings(config.name)
     examples = run.examples().finished("ingest")
     settings = settings_of(config, work.rubric)
-    inputs = {"examples": examples.content_hash()} | recorded_inputs(config.judge)
+    inputs = {"examples": examples.content_hash()} | inputs_of(config.judge)
     if mode == "rescore":
         return reread(work, stage, settings, examples, inputs)
     done = stage.manifest()

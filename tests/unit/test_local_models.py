@@ -67,7 +67,9 @@ def test_only_what_decides_replies_is_the_identity_of_a_local_judge(tmp_path: An
     asked = rubric.load("accuracy")
 
     def settings(**changes: Any) -> dict[str, Any]:
-        return settings_of_ratings(Score(judge=Judge(kind="vllm", model="m", **changes)), asked)["judge"]
+        judge = asking.with_template(Judge(kind="vllm", model="m", **changes))
+        found: dict[str, Any] = settings_of_ratings(Score(judge=judge), asked)["judge"]
+        return found
 
     assert settings() == {
         "kind": "vllm",
@@ -131,6 +133,17 @@ def test_a_call_that_came_to_nothing_binds_nobody_and_one_with_replies_does(tmp_
         asking.begin(stage, {"model": "other"}, {})
 
 
+def test_a_checkpoint_that_was_overwritten_is_another(tmp_path: Any) -> None:
+    judge = Judge(kind="vllm", model=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 5_000_000)
+    before = asking.weights_print(judge)
+    (tmp_path / "notes.txt").write_text("nothing that a model reads")
+    assert asking.weights_print(judge) == before != {}
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 4_999_999 + b"b")
+    assert asking.weights_print(judge) != before
+    assert asking.weights_print(Judge(kind="vllm", model="Qwen/Qwen3-8B")) == {}
+
+
 # models that answer
 
 
@@ -143,6 +156,14 @@ def test_the_source_of_a_model_says_its_kind(tmp_path: Any) -> None:
     assert (found.max_tokens, found.temperature, found.seed, found.vllm.chat_template) == (99, 0.7, 3, "plain")
     own = resolved(Answerer(name="a", path="x", max_tokens=5, temperature=0.0, seed=4), config, run)
     assert (own.max_tokens, own.temperature, own.seed, own.vllm.chat_template) == (5, 0.0, 4, None)
+    bare = Answerer(name="a", api="x", max_tokens=None, temperature=None, extra={"max_completion_tokens": 9})
+    assert GenerateWork(resolved(bare, config, run), ())._body == {
+        "model": "x",
+        "seed": 3,
+        "max_completion_tokens": 9,
+        "prompt": "chat",
+    }
+    assert resolved(Answerer(name="a", path="x", max_tokens=None), config, run).max_tokens == 99, "1,024 is the most"
 
 
 def test_the_checkpoint_of_an_arm_is_known_by_its_arm_wherever_the_run_lies(tmp_path: Any) -> None:
@@ -188,6 +209,11 @@ def test_expected_scores_break_ties_and_an_arm_can_be_cut_by_them() -> None:
     over = choose(Arm(name="a", policy="threshold", threshold=4.05, by="expected"), columns, None)
     assert over.kept.tolist() == [False, True, True, False]
     assert over.reason == "expected score below 4.05"
+
+
+def test_a_row_without_a_score_is_not_chosen_by_what_its_refusal_made_probable() -> None:
+    columns = _columns([4.0, np.nan, 3.0], [3.9, 5.0, 3.1])
+    assert choose(Arm(name="a", policy="top", k=1, by="expected"), columns, None).kept.tolist() == [True, False, False]
 
 
 def test_an_arm_by_expected_scores_needs_some() -> None:

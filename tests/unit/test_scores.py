@@ -55,6 +55,7 @@ def test_half_points_begin_alike_and_whole_points_do_not() -> None:
     assert begin_alike(HALVES) == ("0", "0.5")
     assert begin_alike(WHOLE) is None
     assert begin_alike(("1", "2", "10")) == ("1", "10")
+    assert begin_alike(("-2", "-1", "0")) == ("-2", "-1")
 
 
 def test_whole_points_are_read_off_the_first_token() -> None:
@@ -92,9 +93,17 @@ def test_probabilities_sum_to_one_and_their_mean_is_on_the_scale(masses: dict[st
     assert 0 <= found.outside <= 1
 
 
+def test_a_tree_that_leaves_the_score_open_gives_no_number() -> None:
+    assert distribution({"": {"4": math.log(0.9), "5": math.log(0.1)}}, HALVES) is None, "4 or 4.5, nobody has looked"
+    assert distribution({"": {" ": math.log(0.9), "5": math.log(0.1)}}, WHOLE) is None
+    rare = {"": {"5": math.log(0.99), "4": math.log(0.01)}}
+    assert (found := distribution(rare, HALVES)) is not None
+    assert found.mean == 5
+
+
 def test_tokens_that_are_written_alike_are_added_up() -> None:
     assert added_up([("4", math.log(0.2)), ("4", math.log(0.3))])["4"] == pytest.approx(math.log(0.5))
-    assert added_up([("4", -math.inf)]) == {"4": -math.inf}
+    assert added_up([("4", -math.inf), ("5", -9999.0)]) == {}, "what is written as no probability has none"
 
 
 def _rubric(step: float | None, most: float = 5) -> rubric.Rubric:
@@ -167,4 +176,6 @@ def test_the_first_tokens_of_a_reply_are_kept_raw() -> None:
     reply = read_reply(json.dumps({"choices": [choice]}).encode())
     assert reply.logprobs is not None
     assert reply.logprobs[""]["4"] == pytest.approx(math.log(math.exp(-0.5) + math.exp(-3.0)))
-    assert read_reply(json.dumps({"choices": [{**choice, "logprobs": None}]}).encode()).logprobs is None
+    for odd in (None, {}, {"content": []}, {"content": [{"token": "4"}]}, {"content": [{"top_logprobs": None}]}):
+        reply = read_reply(json.dumps({"choices": [{**choice, "logprobs": odd}]}).encode())
+        assert (reply.text, reply.logprobs) == ("4", None), "a reply is good without"

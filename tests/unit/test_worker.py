@@ -6,6 +6,7 @@ Its event loop has a clock that leaps (`fast_clock.py`), so that slow engines ta
 import asyncio
 import json
 import platform
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job
 from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
 from fast_clock import LeapingLoop
@@ -634,6 +636,52 @@ def test_an_engine_that_dies_takes_its_process_with_it_and_leaves_what_it_had_un
     suspects = set(map(int, work.engine.asked)) - set(map(int, answered))
     assert set(stage.board.begin(_named(SHARDS[0]), len(answered)).deaths) == suspects, "and nobody else is"
     assert suspects
+
+
+def test_a_shard_that_is_being_opened_when_the_engine_dies_does_not_keep_the_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(BaseException):
+        pass
+
+    opening, died = threading.Event(), threading.Event()
+    opened = Shard.open.__func__  # type: ignore[attr-defined]
+
+    def slowly(cls: type[Shard], job: Job, task: Any) -> Shard:
+        if task.shard == SHARDS[1]:
+            opening.set()
+            died.wait(10)
+        return opened(cls, job, task)  # type: ignore[no-any-return]
+
+    def behave(key: str) -> Exception:
+        opening.wait(10)
+        died.set()
+        return EngineDied("engine died")
+
+    def leave(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(Shard, "open", classmethod(slowly))
+    monkeypatch.setattr("alpagasus_ray.runner.worker.os._exit", leave)
+    worker = stage.worker(_asking(behave))
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(_do, worker, shard) for shard in SHARDS]
+        assert all(isinstance(call.exception(), Ended) for call in both)
+
+
+def test_an_engine_that_does_not_start_is_tried_again_while_others_are_at_work(stage: Stage) -> None:
+    tries: list[int] = []
+
+    class Late(Asking):
+        def open_engines(self) -> Sequence[Engine]:
+            tries.append(1)
+            if len(tries) < 3:
+                raise UsageError("no memory yet")
+            return [self.engine]
+
+    stage.board.report("another", {"requests answered": 1}, {}, {})
+    assert _do(stage.worker(Late(Toy(lambda _: None))), SHARDS[0]) == ""
+    assert len(tries) == 3
 
 
 def test_nothing_of_another_shard_is_sent_while_a_suspect_is_under_way(stage: Stage) -> None:
