@@ -1,8 +1,8 @@
 """Local engines, side by side: the score stage against bare vLLM and Ray's processor, replies with and without explanation,
 the rubric first and last, answers against `transformers` one prompt at a time.
 
-On a machine with a GPU `python benchmarks/run.py --only vllm,replies,answers,processor` takes a model in the shape of
-Llama 3 8B with random weights in place of the small one; vLLM makes the weights itself, so nothing is fetched.
+On a machine with a GPU `python benchmarks/run.py --only vllm,replies,answers,processor` takes a model with the layers of
+Llama 3 8B and random weights in place of the small one; vLLM makes the weights itself, so nothing is fetched.
 """
 
 import asyncio
@@ -51,8 +51,6 @@ LARGE = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "head_dim": 128,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
 }
 
 
@@ -81,7 +79,7 @@ class Local:
         common: dict[str, Any] = {"max_model_len": 16384, "extra": {"load_format": "dummy"}}
         gpu: dict[str, Any] = {"dtype": "bfloat16", "quantization": "fp8"}
         self.vllm = Vllm(**common, **(gpu if self.on_gpu else {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 2}))
-        self.name = "8B-shaped, FP8, one GPU" if self.on_gpu else "7 million parameters, float32, 2 CPU cores"
+        self.name = "the layers of Llama 3 8B, FP8, one GPU" if self.on_gpu else "7 million parameters, float32, 2 CPU cores"
 
     def arguments(self) -> dict[str, Any]:
         """The same for `vllm.LLM`."""
@@ -241,7 +239,7 @@ def bench_answers(run: Run, work: Path) -> Table:
         settings["extra"] = {"hf_overrides": {"max_position_embeddings": 16384}}
         local.path = str(TINY)
     model = Answerer(name="model", path=local.path, vllm=Vllm(**settings))
-    size = "8B-shaped" if local.on_gpu else "260 thousand parameters, float32, 2 CPU cores"
+    size = local.name if local.on_gpu else "260 thousand parameters, float32, 2 CPU cores"
     columns = ("longest answer", "way", "prompts", "prompts/s", "tokens/s", "factor")
     table = Table(f"Answers to the four published test sets, {size}", *columns)
     for longest in (256, 1024):
