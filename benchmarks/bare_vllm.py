@@ -39,12 +39,12 @@ def one_at_a_time(asked: dict[str, Any]) -> dict[str, float]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer: Any = AutoTokenizer.from_pretrained(asked["model"])
-    model: Any
+    auto: Any = AutoModelForCausalLM
     if any(Path(asked["model"]).glob("*.safetensors")):
-        model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=asked["arguments"]["dtype"])
+        model = auto.from_pretrained(asked["model"], dtype=asked["arguments"]["dtype"])
     else:  # random weights, as vLLM makes them for the same model
         kind = getattr(torch, asked["arguments"]["dtype"])
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(asked["model"]), dtype=kind)
+        model = auto.from_config(AutoConfig.from_pretrained(asked["model"]), dtype=kind)
     model = model.to(device)
     started, tokens = time.monotonic(), 0
     for prompt in asked["prompts"]:
