@@ -7,10 +7,10 @@ written last: what is not in a manifest does not exist. Readers open what a mani
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -67,6 +67,24 @@ def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> 
         histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
         usage={field: sum(values) for field, values in known.items() if values},
     )
+
+
+class Totals(NamedTuple):
+    """Sums over the files of a stage."""
+
+    counts: Counter[str]
+    reasons: Counter[str]
+    histogram: Counter[str]
+    usage: Counter[str]
+
+
+def totals(files: Iterable[FileEntry]) -> Totals:
+    """What the files hold together."""
+    found = Totals(Counter(), Counter(), Counter(), Counter())
+    for entry in files:
+        for name, total in found._asdict().items():
+            total.update(getattr(entry, name))  # a Counter adds floats just as well
+    return found
 
 
 class Manifest(BaseModel):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from alpagasus_ray.config import Answerer, Generate, digest
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, versions
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, totals, versions
 from alpagasus_ray.datasets.schema import ANSWERS, PROMPTS
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.datasets.templates import alpaca_prompt
@@ -164,13 +164,7 @@ def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> di
 
 
 def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    usage: Counter[str] = Counter()
-    for entry in files:
-        counts.update(entry.counts)
-        reasons.update(entry.reasons)
-        usage.update(entry.usage)
+    counts, reasons, _, usage = totals(files)
     return Manifest(
         stage=stage.name,
         settings=begun.settings,

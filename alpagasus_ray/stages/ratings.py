@@ -3,7 +3,6 @@
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, versions
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals, versions
 from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request, Tree
 from alpagasus_ray.engines.choose import open_engines
@@ -132,15 +131,7 @@ def inputs_of(judge: Judge) -> dict[str, str]:
 
 
 def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    counts: Counter[str] = Counter()
-    histogram: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    usage: Counter[str] = Counter()  # adds floats just as well
-    for entry in files:
-        counts.update(entry.counts)
-        histogram.update(entry.histogram)
-        reasons.update(entry.reasons)
-        usage.update(entry.usage)
+    counts, reasons, histogram, usage = totals(files)
     return Manifest(
         stage=stage.name,
         settings=begun.settings,
