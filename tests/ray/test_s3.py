@@ -1,14 +1,18 @@
 """A whole run on an object store: sources, shards, ledger, manifests and the lock."""
 
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.config import Arm, Ingest, Pick, Score
+from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
 from alpagasus_ray.datasets import lock
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import RunLocked
+from alpagasus_ray.stages.answers import _at_hand
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
@@ -37,3 +41,20 @@ def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter
     assert arm.rows == len(json.loads(run.subset("best").storage.read("subset.json"))) == 20
     run.ratings("judge").verify(run.ratings("judge").finished("score"))
     assert run.storage.names() == []
+
+
+def test_the_checkpoint_of_an_arm_is_fetched_once_for_each_node_without_the_state_of_its_training(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    home = Run.open(f"{bucket}/trained").model("selected").storage
+    for name, content in {"config.json": b"{}", "model.safetensors": b"weights", "state/optimizer.pt": b"large"}.items():
+        home.write(name, content)
+    model = Answerer(name="selected", arm="selected")
+    folder = str(_at_hand(model, home).model)
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    before = os.stat(f"{folder}/model.safetensors").st_mtime_ns
+    assert _at_hand(model, home).model == folder
+    assert os.stat(f"{folder}/model.safetensors").st_mtime_ns == before, "it is there already"
+    home.write("model.safetensors", b"trained again")
+    assert _at_hand(model, home).model != folder
