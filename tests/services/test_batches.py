@@ -29,7 +29,7 @@ from alpagasus_ray.runner.shards import Task
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.ratings import ScoreWork
-from alpagasus_ray.stages.score import _job
+from alpagasus_ray.stages.score import _bill, _job
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import api_judge, prompt_hashes, toy_run
 
@@ -60,7 +60,7 @@ class Caller:
         self.job = _job(config, ScoreWork(asked, rubric.load("accuracy")), self.run)
         examples = self.run.examples().finished("ingest")
         tasks = [Task(entry.name) for entry in examples.parts()]
-        cap = asking.cap(config, self.job, examples)
+        cap = asking.cap(config, _bill(self.job, examples))
         return batches.collect(asked, self.job, tasks, examples.rows, cap, lambda counts: None)
 
     def known(self) -> dict[str, dict[str, Outcome]]:
