@@ -103,6 +103,10 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterato
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.enable_progress_bars = False
+    # a worker is busy with as many shards as overlap, so a pool that may grow grows when all are: by default Ray Data waits for
+    # more calls than a worker takes. One that was just added, and has none yet, is not to be taken away for that.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.4
     # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
     context.execution_no_progress_timeout_s = -1
     dataset = ray.data.from_items(
