@@ -175,6 +175,25 @@ class StageDir:
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
 
+    def sum_up(
+        self, begun: Begun, files: list[FileEntry], statuses: Sequence[str], *, local_model: bool, details: dict[str, Any]
+    ) -> Manifest:
+        """The manifest of rows with a status, which are counted in this order."""
+        sums = totals(files)
+        return Manifest(
+            stage=self.name,
+            settings=begun.settings,
+            settings_hash=digest(begun.settings),
+            inputs=begun.inputs,
+            files=files,
+            rows=sum(entry.rows for entry in files),
+            counts={status: sums.counts[status] for status in statuses if sums.counts[status]},
+            usage=dict(sums.usage),
+            seconds=begun.seconds,
+            versions=versions(local_model=local_model),
+            details={"reasons": dict(sums.reasons.most_common()), **details},
+        )
+
     def reopen(self) -> None:
         """Take the manifest away: the stage is unfinished again, its files stay."""
         self.storage.delete(MANIFEST)

@@ -50,10 +50,7 @@ class VllmEngine:
         self._longest = config.extra.get("max_tokens", config.max_tokens)
         self._lora = _lora(config)
         self._numbers = itertools.count()
-        ends = _ends(engine, prompts.tokenizer)
-        self._next = (
-            _NextTokens(_line_tokens(prompts.tokenizer, form.scores, ends), form.scores) if form.probabilities else None
-        )
+        self._next = _NextTokens(engine, prompts.tokenizer, form.scores) if form.probabilities else None
 
     @classmethod
     def start(cls, config: EngineConfig, form: ReplyForm, shortest: Sequence[Message]) -> "VllmEngine":
@@ -143,8 +140,9 @@ class VllmEngine:
 class _NextTokens:
     """Which tokens may come next in a first line that holds a score, and what they are as text."""
 
-    def __init__(self, texts: dict[int, str], scores: Sequence[str]) -> None:
-        self._texts, self._scores = texts, scores
+    def __init__(self, engine: "AsyncLLM", tokenizer: Any, scores: Sequence[str]) -> None:
+        self._scores = scores
+        self._texts = _line_tokens(tokenizer, scores, _ends(engine, tokenizer))
         self._after: dict[str, dict[int, str]] = {}
         self._parameters: dict[str, SamplingParams] = {}
 

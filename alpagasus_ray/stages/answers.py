@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from alpagasus_ray.config import Answerer, Generate, digest
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, totals, versions
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.datasets.schema import ANSWERS, PROMPTS
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.datasets.templates import alpaca_prompt
@@ -164,20 +164,8 @@ def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> di
 
 
 def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    counts, reasons, _, usage = totals(files)
-    return Manifest(
-        stage=stage.name,
-        settings=begun.settings,
-        settings_hash=digest(begun.settings),
-        inputs=begun.inputs,
-        files=files,
-        rows=sum(entry.rows for entry in files),
-        counts={status: counts[status] for status in STATUSES if counts[status]},
-        usage=dict(usage),
-        seconds=begun.seconds,
-        versions=versions(local_model=begun.settings["model"]["kind"] == "vllm"),
-        details={"reasons": dict(reasons.most_common())} | _groups(stage, files),
-    )
+    local_model = begun.settings["model"]["kind"] == "vllm"
+    return stage.sum_up(begun, files, STATUSES, local_model=local_model, details=_groups(stage, files))
 
 
 def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:

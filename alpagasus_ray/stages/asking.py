@@ -24,7 +24,7 @@ from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.runner.shards import READERS, Job, committed, missing, record
+from alpagasus_ray.runner.shards import READERS, Job, Work, committed, missing, record
 
 CONCURRENCY = 64
 """Most requests in flight from a worker to an endpoint, where the recipe does not say."""
@@ -253,21 +253,32 @@ def cap(config: Asking, bill: Bill) -> Cap | None:
     return Cap(bill.storage, config.max_cost_usd, _spent(bill, [_replies(part) for part in bill.parts]))
 
 
-def too_many_failed(config: Asking, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
-    """Why to give up: more than `max_failed` of all rows failed."""
-    if failed <= max(FEW_FAILURES, config.max_failed * rows):
+def check_engine(asked: EngineConfig, work: Work) -> None:
+    """Tell of a missing key or a wrong file before any worker starts; a model in the job is looked at where it will run."""
+    if asked.is_remote:
+        from alpagasus_ray.engines.openai_api import read_key
+
+        for place in asked.at_each_endpoint():
+            read_key(place)
+    elif not asked.is_model:
+        work.open_engines()
+
+
+def too_many_failed(config: Asking, asked: EngineConfig, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+    """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
+    if asked.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
         return None
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
     knob = f"{config.section}.max_failed = {config.max_failed:g}"
     return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed})"
 
 
-def hopeless(config: Asking, rows: int) -> Verdict:
+def hopeless(config: Asking, asked: EngineConfig, rows: int) -> Verdict:
     """What the driver watches the counts with."""
 
     def verdict(counts: Mapping[str, int]) -> str | None:
         reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
-        return too_many_failed(config, rows, counts.get("status failed", 0), reasons)
+        return too_many_failed(config, asked, rows, counts.get("status failed", 0), reasons)
 
     return verdict
 

@@ -116,7 +116,7 @@ class _Model:
         from alpagasus_ray.runner import cluster, shards
 
         cluster.address_given()
-        self._check_engine()
+        asking.check_engine(self._model, self._work)
         parts = [asking.Part(self._job(name), self._prompts[name]) for name in names]
         asking.check_cap(self._config, self._model, parts[0].job.tariff)
         begun = [asking.begin(self._home(name), self._settings, self._inputs(name)) for name in names]
@@ -143,23 +143,14 @@ class _Model:
         pool = cluster.pool(self._config, self._model)
         jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
         rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
+        hopeless = asking.hopeless(self._config, self._model, sum(part.source.rows for part in parts))
         started = time.monotonic()
         try:
             with Progress(f"generate {self._model.name}", sum(rows[task.job][task.shard] for task in tasks)) as progress:
-                drive.drive(jobs, tasks, cap, progress, self._hopeless(sum(part.source.rows for part in parts)))
+                drive.drive(jobs, tasks, cap, progress, hopeless)
         except BudgetReached:
             raise asking.at_the_cap(self._config, bill) from None
         return time.monotonic() - started
-
-    def _check_engine(self) -> None:
-        """Tell of a missing key or a wrong file of answers before any worker starts."""
-        if self._model.is_remote:
-            from alpagasus_ray.engines.openai_api import read_key
-
-            for place in self._model.at_each_endpoint():
-                read_key(place)
-        elif not self._model.is_model:
-            self._work.open_engines()
 
     def _job(self, test_set: str) -> "shards.Job":
         from alpagasus_ray.runner import shards
@@ -176,10 +167,6 @@ class _Model:
             paid=self._model.is_model,
         )
 
-    def _hopeless(self, rows: int) -> asking.Verdict:
-        # a teacher's answers to a part of the prompts are a fair thing to have
-        return asking.hopeless(self._config, rows) if self._model.is_model else lambda _: None
-
     def _finish(self, test_set: str) -> Manifest:
         from alpagasus_ray.runner import shards
 
@@ -189,8 +176,8 @@ class _Model:
         files = shards.committed(stage)
         manifest = manifest_of(stage, files, begun)
         asking.check_rows(manifest, prompts)
-        failed = manifest.counts.get(FAILED, 0) if self._model.is_model else 0
-        reason = asking.too_many_failed(self._config, manifest.rows, failed, manifest.details["reasons"])
+        failed = manifest.counts.get(FAILED, 0)
+        reason = asking.too_many_failed(self._config, self._model, manifest.rows, failed, manifest.details["reasons"])
         if reason is not None:
             raise StageFailed(f"{stage.name}: {reason}. The same command asks again for those")
         exported = stage.storage.write(

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.config import Judge, Score, digest
+from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals, versions
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals
 from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request, Tree
 from alpagasus_ray.engines.choose import open_engines
@@ -131,21 +131,10 @@ def inputs_of(judge: Judge) -> dict[str, str]:
 
 
 def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    counts, reasons, histogram, usage = totals(files)
-    return Manifest(
-        stage=stage.name,
-        settings=begun.settings,
-        settings_hash=digest(begun.settings),
-        inputs=begun.inputs,
-        files=files,
-        rows=sum(entry.rows for entry in files),
-        counts={status: counts[status] for status in rating.STATUSES if counts[status]},
-        usage=dict(usage),
-        seconds=begun.seconds,
-        versions=versions(local_model=begun.settings["judge"]["kind"] == "vllm"),
-        details={
-            "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
-            "reasons": dict(reasons.most_common()),
-            "asked_scale": begun.asked_scale,
-        },
-    )
+    histogram = totals(files).histogram
+    details = {
+        "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
+        "asked_scale": begun.asked_scale,
+    }
+    local_model = begun.settings["judge"]["kind"] == "vllm"
+    return stage.sum_up(begun, files, rating.STATUSES, local_model=local_model, details=details)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.config import Score
 from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, describe
 from alpagasus_ray.datasets.storage import Written
-from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
@@ -50,17 +49,6 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     return _judge_all(config, work, run, examples, settings, inputs)
 
 
-def _check_engine(judge: Judge) -> None:
-    """Tell of a missing key or a wrong file of ratings before any worker starts."""
-    if judge.kind == "api":
-        from alpagasus_ray.engines.openai_api import read_key
-
-        for place in judge.at_each_endpoint():
-            read_key(place)
-    elif judge.kind == "recorded":
-        open_engines(judge)
-
-
 def _check_retry(config: Score, done: Manifest) -> None:
     """The rows asked again must be asked what the others were."""
     if config.limit is not None:
@@ -79,7 +67,7 @@ def _judge_all(
     from alpagasus_ray.runner import cluster, shards
 
     cluster.address_given()
-    _check_engine(config.judge)
+    asking.check_engine(config.judge, work)
     stage = run.ratings(config.name)
     job = _job(config, work, run)
     asking.check_cap(config, config.judge, job.tariff)
@@ -96,8 +84,8 @@ def _judge_all(
     stage.begin(begun)
     manifest = manifest_of(stage, shards.committed(stage), begun)
     asking.check_rows(manifest, examples)
-    failed = 0 if config.judge.kind == "recorded" else manifest.counts.get(rating.FAILED, 0)
-    reason = asking.too_many_failed(config, manifest.rows, failed, manifest.details["reasons"])
+    failed = manifest.counts.get(rating.FAILED, 0)
+    reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, manifest.details["reasons"])
     if reason is not None:
         raise StageFailed(f"{reason}. The same command asks again for those")
     stage.finish(manifest)
@@ -127,7 +115,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
 
     if not tasks:
         return 0.0
-    hopeless = _hopeless(config, examples.rows)
+    hopeless = asking.hopeless(config, config.judge, examples.rows)
     before = time.monotonic()
     job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
     before = time.monotonic() - before
@@ -181,11 +169,6 @@ def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
         tasks.append(Task(entry.name, min(left, entry.rows)))
         left -= entry.rows
     return tasks
-
-
-def _hopeless(config: Score, rows: int) -> asking.Verdict:
-    """What the driver watches the counts with. A part of the recorded ratings is a fair thing to have."""
-    return (lambda _: None) if config.judge.kind == "recorded" else asking.hopeless(config, rows)
 
 
 def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:
