@@ -3,7 +3,7 @@
 A recipe is a YAML file with these sections. What is not given has the default shown here; what is not known is refused.
 Fields marked OPERATIONAL say how the work is carried out, not what comes out of it: they may change between two calls of
 a stage. All others are the identity of a stage's results (`identity`), and a change of one is never mixed with old results.
-What the stages that ask a model share is in `engine_config.py`.
+What the stages that ask a model share is in `engine_config.py`, training in `finetune_config.py`.
 
 This module knows nothing of files, of Ray or of how a recipe is read (`recipe.py`).
 """
@@ -30,6 +30,7 @@ from alpagasus_ray.engine_config import (
     Share,
     Vllm,
 )
+from alpagasus_ray.finetune_config import Checkpoints, Finetune, Lora
 
 __all__ = [
     "DEBUG",
@@ -40,12 +41,15 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Checkpoints",
     "Endpoint",
     "EngineConfig",
+    "Finetune",
     "Generate",
     "Ingest",
     "Judge",
     "KeyName",
+    "Lora",
     "Pick",
     "Price",
     "Recipe",
@@ -292,6 +296,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     score: Score = Score()
     pick: Pick = Pick()
+    finetune: Finetune = Finetune()
     generate: Generate = Generate()
 
 

@@ -39,7 +39,7 @@ Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_us
 Kind = Literal["api", "vllm", "rules", "recorded"]
 
 
-def _ordered(range_of: tuple[int, int]) -> tuple[int, int]:
+def ordered(range_of: tuple[int, int]) -> tuple[int, int]:
     if range_of[0] > range_of[1]:
         raise ValueError(f"the first number of a range is its smaller one: [{range_of[1]}, {range_of[0]}]")
     return range_of
@@ -201,7 +201,7 @@ class Asking(Section):
     """Most requests in flight from each actor to an endpoint, by default 64; it starts low, grows, and yields where a server
     pushes back. For `vllm`, by default an eighth more than `vllm.max_num_seqs`, so that an engine never waits."""
     actors: Annotated[
-        PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)] | None, OPERATIONAL
+        PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)] | None, OPERATIONAL
     ] = None
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
     GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""

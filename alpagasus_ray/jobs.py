@@ -88,6 +88,29 @@ def _pick(call: Call) -> dict[str, Any]:
     }
 
 
+def _finetune(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.finetune import COMPARISON, finetune
+
+    config = call.recipe.finetune
+    arms = config.arms or tuple(arm.name for arm in call.recipe.pick.arms)
+    if call.flags.preview:
+        from alpagasus_ray.stages.preview import preview
+
+        return preview(config, call.run, arms)
+    manifests = finetune(config, call.run, arms)
+    models = [
+        {"name": arm, "counts": manifest.counts, "location": call.run.model(arm).storage.root, **manifest.details}
+        for arm, manifest in zip(arms, manifests, strict=True)
+    ]
+    return {
+        "stage": "models",
+        "location": call.run.storage.path("models"),
+        "rows": sum(manifest.rows for manifest in manifests),
+        "models": models,
+        "comparison": call.run.storage.path(COMPARISON),
+    }
+
+
 def _generate(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.generate import ANSWERS_JSON, generate
 
@@ -140,6 +163,14 @@ SCORE = JobSpec(
     reading=("plan",),
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
+FINETUNE = JobSpec(
+    "finetune",
+    "finetune",
+    "Train a model on every arm with Ray Train and DeepSpeed. A call that was stopped goes on from its last state.",
+    _finetune,
+    {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
+    reading=("preview",),
+)
 GENERATE = JobSpec(
     "generate",
     "generate",

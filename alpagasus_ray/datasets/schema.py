@@ -89,4 +89,29 @@ DROPPED = pa.schema(
     ]
 )
 
+TOKENS = pa.schema(  # Arrow IPC files, so that they can be mapped into memory
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),  # the first so many carry no loss
+    ]
+)
+
+CURVE = pa.schema(  # one row an update
+    [
+        pa.field("step", pa.int64(), nullable=False),  # from 1
+        pa.field("epoch", pa.float64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),  # mean over the label tokens of the update
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("grad_norm", pa.float64()),  # before it is scaled down; null where DeepSpeed does not tell (ZeRO 0, float32)
+        pa.field("examples", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),  # of the examples, padding left out
+        pa.field("label_tokens", pa.int64(), nullable=False),
+        pa.field("padding", pa.int64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("tokens_per_s", pa.float64(), nullable=False),
+        pa.field("mfu", pa.float64()),  # of all workers' devices; null where their peak is not known
+    ]
+)
+
 SUBSET = EXAMPLES.append(pa.field("score", pa.float64())).append(pa.field("expected_score", pa.float64()))

@@ -29,6 +29,7 @@ FAILPOINT = "ALPAGASUS_FAILPOINT"
 the n-th time with a file (or directory) whose name fits. Points: `before-rename`, `after-rename`, `before-delete`; on an
 object store the first two are before and after the upload."""
 _passed = itertools.count(1)
+COPIED_BYTES = 16 << 20
 
 
 class Written(NamedTuple):
@@ -95,6 +96,15 @@ class Storage:
         with self.writing(name) as stream:
             stream.write(content)
         return Written(len(content), hashlib.sha256(content).hexdigest())
+
+    def put(self, name: str, file: str) -> Written:
+        """Copy a local file of any size here."""
+        digest = hashlib.sha256()
+        with open(file, "rb") as source, self.writing(name) as stream:
+            while block := source.read(COPIED_BYTES):
+                digest.update(block)
+                stream.write(block)
+        return Written(os.path.getsize(file), digest.hexdigest())
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:

@@ -18,3 +18,15 @@ WITHOUT_INPUT = (
 def alpaca_prompt(instruction: str, input_text: str) -> str:
     """The prompt of an instruction and its input, which may be empty."""
     return (WITH_INPUT if input_text else WITHOUT_INPUT).format(instruction=instruction, input=input_text)
+
+
+ALPACA_CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{%- elif message['role'] == 'user' %}{{ '" + WITHOUT_INPUT.partition("{instruction}")[0].replace("\n", "\\n") + "' }}"
+    "{{- message['content'] + '" + WITHOUT_INPUT.partition("{instruction}")[2].replace("\n", "\\n") + "' }}"
+    "{%- else %}{{ message['content'] + eos_token }}"
+    "{%- endif %}"
+    "{%- endfor %}"
+)
+"""The same as a chat template, for models that were trained on it: a user's turn is an instruction without an input."""

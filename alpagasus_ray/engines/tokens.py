@@ -1,9 +1,10 @@
 """How many tokens a prompt is: by the judge's own tokenizer, by tiktoken, else an estimate that is called one.
 
-Counts are for planning; what a request did use, its reply tells. Tokenizers are loaded when they are asked for. Knows
-nothing of prices, rows or runs.
+Counts are for planning; what a request did use, its reply tells. Tokenizers are loaded when they are asked for, here for
+whoever needs one, and what in a text they would take for a control token is found here. Knows nothing of prices, rows or runs.
 """
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -67,6 +68,18 @@ def load_tokenizer(name: str, key: str, **options: Any) -> Any:
         raise UsageError(f"{key} needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{key} {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+
+def control_marks(tokenizer: Any) -> re.Pattern[str] | None:
+    """Whatever in a text a Hugging Face tokenizer would make a control token of."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    marks = {mark for mark in (*tokenizer.all_special_tokens, *added) if len(mark) > 1}
+    return re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))) if marks else None
+
+
+def disarmed(text: str, marks: re.Pattern[str] | None) -> str:
+    """A text that cannot end its own turn: what a tokenizer would take for one of its control tokens is broken up."""
+    return marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text) if marks else text
 
 
 def _encoding(model: str) -> tiktoken.Encoding:

@@ -14,7 +14,7 @@ import jinja2
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import EMPTY, Message
-from alpagasus_ray.engines.tokens import load_tokenizer
+from alpagasus_ray.engines.tokens import control_marks, disarmed, load_tokenizer
 from alpagasus_ray.errors import EngineUnusable, RowRefused, UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Prompts:
         self.tokenizer = load_tokenizer(config.model, f"{config.where}: the tokenizer of", **options)
         self._template, self._told = _template(config, self.tokenizer), config.vllm.chat_template_kwargs
         self._merges_system = False
-        self._marks = _marks(self.tokenizer)
+        self._marks = control_marks(self.tokenizer)
 
     def check(self, shortest: Sequence[Message]) -> None:
         """Refuse a model that cannot take even the shortest prompt."""
@@ -152,7 +152,7 @@ class Prompts:
         return list(found)
 
     def _text(self, messages: Sequence[Message]) -> str:
-        messages = [{**message, "content": self._disarmed(message["content"])} for message in messages]
+        messages = [{**message, "content": disarmed(message["content"], self._marks)} for message in messages]
         if self._merges_system:
             messages = _merged(messages)
         if self._template == PLAIN:
@@ -161,17 +161,6 @@ class Prompts:
             list(messages), chat_template=self._template, add_generation_prompt=True, tokenize=False, **self._told
         )
         return text
-
-    def _disarmed(self, text: str) -> str:
-        """A text that cannot end its own turn: what a tokenizer would take for one of its control tokens is broken up."""
-        return self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text) if self._marks else text
-
-
-def _marks(tokenizer: Any) -> re.Pattern[str] | None:
-    """Whatever in a text the tokenizer would make a control token of."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    marks = {mark for mark in (*tokenizer.all_special_tokens, *added) if len(mark) > 1}
-    return re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))) if marks else None
 
 
 def _template(config: EngineConfig, tokenizer: Any) -> str | None:

@@ -38,7 +38,11 @@ class Progress:
         # rows that came out of a ledger take no time and would make the rate and the time left look too good
         asked = done - (counts or {}).get("from ledger", 0)
         self._marks = [mark for mark in self._marks if now - mark[0] < RATE_WINDOW_S] + [(now, asked)]
-        line = self._line(done, counts or {})
+        self.tell(self._line(done, counts or {}))
+
+    def tell(self, line: str) -> None:
+        """Show a line in place of the one before; without a terminal, where the last is old enough."""
+        now = time.monotonic()
         if self._live:
             self._live.update(Text(line))
         elif now - self._printed >= self._plain_every_s:

@@ -1,0 +1,133 @@
+"""The knobs of training: one model, one way to train it, the same for every arm.
+
+Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL: here those that decide how the work is
+spread and timed, not what is learned. A model that is packed, or sharded over another number of workers, is the same model up
+to the order of float additions (`docs/finetune.md`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from alpagasus_ray.engine_config import OPERATIONAL, Name, Section, Share, ordered
+
+Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)]
+
+
+class Lora(Section):
+    """Train low-rank adapters in place of the weights (through `peft`); what is written is the merged model."""
+
+    rank: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: PositiveFloat = 16
+    """Their scale is alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of an adapter's inputs that is left out at random."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the modules that get adapters, e.g. `[q_proj, v_proj]`, or every linear layer but the output's."""
+
+
+class Checkpoints(Section):
+    """When the state is saved that a stopped training goes on from. The newest is kept until the next is whole."""
+
+    every_steps: PositiveInt | None = None
+    """After so many steps; null leaves it to the time."""
+    every_minutes: PositiveFloat | None = 10.0
+    """After so many minutes of training; null leaves it to the steps."""
+
+
+class Finetune(Section):
+    """`jobs/finetune.py`: train a model on every arm."""
+
+    model: str | None = None
+    """What is trained: a Hugging Face id, or a directory with config.json, weights and tokenizer."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    trust_remote_code: bool = False
+    """Run the model's own code."""
+    from_scratch: bool = False
+    """Start from random weights (by `seed`) of the shape that config.json says; the directory then needs no weights."""
+    arms: tuple[Name, ...] = ()
+    """Which arms to train on; all of `pick.arms` unless given."""
+    template: Literal["alpaca", "chat"] = "alpaca"
+    """The text around an example: that of Alpaca's models, or the model's own chat template."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """For `chat`: what the template is told besides, e.g. `{enable_thinking: false}`."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Longest example in tokens, prompt and response (the paper's 512)."""
+    too_long: Literal["cut", "drop"] = "cut"
+    """Examples that are longer: `cut` at the end, as Alpaca did, or `drop`."""
+    epochs: PositiveFloat | None = None
+    """How often every example is seen; 3 unless `epochs` or `steps` is given."""
+    steps: PositiveInt | None = None
+    """In place of `epochs`: how many updates, whatever the size of the arm (the control of equal training length)."""
+    global_batch: PositiveInt = 128
+    """Examples in one update, over all workers, packed or not."""
+    learning_rate: PositiveFloat = 2e-5
+    """The highest learning rate, reached at the end of the warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up, to 0."""
+    warmup: Share = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Gradients of a larger norm are scaled down to it; null does not."""
+    precision: Literal["bf16", "float32"] = "bf16"
+    """What is computed in; with `bf16` the optimizer keeps weights in float32, and gradients are summed in it (ZeRO 1 to 3)."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """What DeepSpeed spreads over the workers: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too."""
+    lora: Lora | None = None
+    """Train adapters only, e.g. `{rank: 8}`."""
+    seed: int = 0
+    """Decides the order of the examples, dropout and random weights."""
+    packing: Annotated[bool, OPERATIONAL] = True
+    """Put several examples into one row, each seeing itself alone; no time is spent on padding."""
+    pack_tokens: Annotated[PositiveInt, OPERATIONAL] = 2048
+    """With packing: most tokens in one forward pass of a worker."""
+    micro_batch: Annotated[PositiveInt, OPERATIONAL] = 4
+    """Without packing: examples in one forward pass of a worker, padded to the longest."""
+    pad_to_max: Annotated[bool, OPERATIONAL] = False
+    """Without packing: pad to `max_length`; as slow as the recipes that do it."""
+    attention: Annotated[Literal["auto", "sdpa", "flash_attention_2"], OPERATIONAL] = "auto"
+    """`auto`: the flash-attn package where it is installed and can run, else PyTorch's own attention."""
+    gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
+    """Compute activations again in the backward pass: less memory for about a third more time."""
+    offload: Annotated[Literal["none", "optimizer", "all"], OPERATIONAL] = "none"
+    """Keep the optimizer's states (ZeRO 2, 3), or weights too (ZeRO 3), in the memory of the host."""
+    workers: Annotated[Workers | None, OPERATIONAL] = None
+    """Training processes: one a GPU, and all GPUs unless given (1 without GPUs); `[2, 8]` takes what the cluster has."""
+    gpu: Annotated[bool | None, OPERATIONAL] = None
+    """Whether workers need a GPU; by default where the cluster has one."""
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 1
+    """CPUs of each worker."""
+    checkpoint: Annotated[Checkpoints, OPERATIONAL] = Checkpoints()
+    """When the state is saved."""
+    max_failures: Annotated[int, Field(ge=0), OPERATIONAL] = 3
+    """How often a lost worker or node is replaced in one call before it fails; preemptions that were announced do not count."""
+    price_per_gpu_hour: Annotated[float | None, Field(ge=0), OPERATIONAL] = None
+    """US dollars for one GPU and hour (without GPUs: for one worker and hour), for the cost of the training."""
+    peak_tflops: Annotated[PositiveFloat | None, OPERATIONAL] = None
+    """Peak of one GPU in 10^12 dense operations a second, for the utilisation (MFU); known GPUs need none."""
+    tensorboard: Annotated[bool, OPERATIONAL] = True
+    """Write the curve for TensorBoard too."""
+    wandb: Annotated[str | None, OPERATIONAL] = None
+    """Project at Weights & Biases to send the curve to; its key comes from the environment (`WANDB_API_KEY`)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Finetune":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("`epochs` and `steps` exclude each other: give one")
+        if self.packing and self.pack_tokens < self.max_length:
+            raise ValueError(f"`pack_tokens` = {self.pack_tokens} cannot hold an example of `max_length` = {self.max_length}")
+        if self.pad_to_max and self.packing:
+            raise ValueError("`pad_to_max` pads rows, and `packing` leaves nothing to pad; set `packing: false`")
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError(f"`offload: all` needs `zero_stage: 3`, which spreads the weights; it is {self.zero_stage}")
+        if self.offload == "optimizer" and self.zero_stage < 2:
+            raise ValueError(f"`offload: optimizer` needs `zero_stage` 2 or 3; it is {self.zero_stage}")
+        if self.checkpoint.every_steps is None and self.checkpoint.every_minutes is None:
+            raise ValueError("`checkpoint` needs `every_steps` or `every_minutes`: without a state nothing could go on")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError("an arm is named twice in `arms`")
+        return self

@@ -1,0 +1,148 @@
+"""Train a model on every arm: tokens, training, manifest, and how the arms compare in examples, steps, minutes and dollars."""
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from alpagasus_ray.config import Finetune, digest, identity
+from alpagasus_ray.datasets.run import STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.reporting.arms import comparison
+
+if TYPE_CHECKING:
+    from alpagasus_ray.training.job import Trained, Training
+
+COMPARISON = "models/comparison.json"
+TRAINING = ("torch", "deepspeed", "transformers", "peft")
+
+
+def finetune(config: Finetune, run: Run, arms: Sequence[str]) -> list[Manifest]:
+    """Make `models/<arm>/` for every one of these arms; those that are made already are left as they are."""
+    if config.model is None:
+        raise UsageError(
+            "`finetune.model` is not given; name a Hugging Face id or a directory, e.g. --set finetune.model=Qwen/Qwen3-8B-Base"
+        )
+    subsets = {arm: run.subset(arm).finished("pick_subset") for arm in arms}
+    for arm, subset in subsets.items():
+        if not subset.rows:
+            raise UsageError(f"subsets/{arm} is empty: there is nothing to train on; look at its threshold in `pick.arms`")
+    manifests = [_Arm(config, run, arm, subset).train() for arm, subset in subsets.items()]
+    found = comparison({arm: manifest.details for arm, manifest in zip(subsets, manifests, strict=True)})
+    run.storage.write(COMPARISON, json.dumps(found, indent=2).encode())
+    return manifests
+
+
+def settings_of(config: Finetune) -> dict[str, Any]:
+    """What decides the model that comes out of an arm."""
+    plain = identity(config)
+    del plain["arms"]
+    if config.epochs is None and config.steps is None:
+        plain["epochs"] = 3.0
+    return plain
+
+
+class _Arm:
+    """One arm's way to a model."""
+
+    def __init__(self, config: Finetune, run: Run, arm: str, subset: Manifest) -> None:
+        self._config, self._run, self._arm, self._subset = config, run, arm, subset
+        self._home = run.model(arm)
+        self._settings = settings_of(config)
+        self._inputs = {f"subsets/{arm}": subset.content_hash()}
+
+    def train(self) -> Manifest:
+        done = self._home.manifest()
+        if done is not None:
+            self._home.same_or_refuse(done, self._settings, self._inputs)
+            self._home.tidy()
+            return done
+        # imported here: to look at finished models no Ray is needed
+        from alpagasus_ray.runner import cluster
+        from alpagasus_ray.training import driver, token_files
+        from alpagasus_ray.training.job import Training
+
+        cluster.address_given()
+        begun = self._begin()
+        cluster.connect()
+        crew = driver.crew_here(self._config)
+        tokens = self._run.tokens(self._arm)
+        listed = token_files.encode_arm(self._config, self._run.subset(self._arm), self._subset, tokens)
+        called, teller = time.time(), driver.Teller()
+        key = digest([self._settings, self._inputs])
+        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, teller)
+        try:
+            trained = driver.fit(training, teller, crew)
+        finally:
+            begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
+            self._home.begin(begun)
+        return self._finish(begun, training, trained)
+
+    def _begin(self) -> Begun:
+        """Begin, or go on from a state that an earlier call has left; where it left none, it binds nobody."""
+        from alpagasus_ray.training import states
+
+        begun = self._home.begun()
+        mark = states.newest(self._home.storage.at(STATE)) if begun else None
+        if begun is None or mark is None:
+            begun = Begun(settings=self._settings, inputs=self._inputs, seconds=begun.seconds if begun else 0.0)
+            self._home.begin(begun)
+            return begun
+        self._home.same_or_refuse(begun, self._settings, self._inputs)
+        # a driver that was killed could not say how long it had been at work
+        return begun.model_copy(update={"seconds": max(begun.seconds, sum(mark.seconds.values()))})
+
+    def _finish(self, begun: Begun, training: "Training", trained: "Trained") -> Manifest:
+        curve = next(entry for entry in trained.files if entry.name == "curve.parquet")
+        if curve.rows != training.order.steps:
+            raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps}; this is our mistake")
+        rows = pq.read_table(io.BytesIO(self._home.storage.read(curve.name))).to_pylist()
+        manifest = Manifest(
+            stage=self._home.name,
+            settings=begun.settings,
+            settings_hash=digest(begun.settings),
+            inputs=begun.inputs,
+            files=trained.files,
+            rows=self._subset.rows,
+            counts=training.tokens_manifest.counts,
+            seconds=begun.seconds,
+            versions=versions(more=TRAINING),
+            details=_details(self._config, training, trained.facts, rows, begun.seconds),
+        )
+        self._home.finish(manifest)
+        return manifest
+
+
+def _details(
+    config: Finetune, training: "Training", facts: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """What a training was and what it took; times and dollars are of all calls, lost work included."""
+    order, tokens = training.order, training.tokens_manifest
+    working = sum(row["seconds"] for row in curve)
+    total = sum(row["tokens"] for row in curve)
+    mfus = [row["mfu"] * row["seconds"] for row in curve if row["mfu"] is not None]
+    price, workers = config.price_per_gpu_hour, facts["workers"]
+    last = curve[-max(1, len(curve) // 10) :]
+    return {
+        "reasons": tokens.details["reasons"],
+        "model": config.model,
+        "examples": order.examples,
+        "examples_seen": order.seen,
+        "steps": order.steps,
+        "epochs": order.seen / order.examples,
+        "tokens": total,
+        "label_tokens": sum(row["label_tokens"] for row in curve),
+        "padding_share": sum(row["padding"] for row in curve) / (total + sum(row["padding"] for row in curve)),
+        "loss": {"first": curve[0]["loss"], "last_tenth": sum(row["loss"] for row in last) / len(last)},
+        "tokens_per_s": total / working,
+        "mfu": sum(mfus) / working if len(mfus) == len(curve) else None,
+        "minutes": seconds / 60,
+        "training_minutes": working / 60,
+        "wall_s": {**facts["wall_s"], "lost": max(0.0, seconds - sum(facts["wall_s"].values()))},
+        "dollars": None if price is None else price * workers * seconds / 3600,
+        "price_per_gpu_hour": price,
+        **{name: facts[name] for name in ("parameters", "workers", "device", "attention")},
+    }

@@ -1,0 +1,63 @@
+"""Attention in which the examples of a pack do not see each other.
+
+Registered with transformers under the name `PACKED`, it is called in place of a model's own. Where PyTorch has a kernel for rows
+of different lengths (`torch.nn.attention.varlen`: CUDA, 16 bits), one call does a pack; elsewhere each example is a call of
+its own, which costs what the examples cost, not the square of the pack.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+PACKED = "packed"
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+
+
+def register() -> None:
+    """Make the name known to transformers, in this process."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED, packed)
+
+
+def packed(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: torch.Tensor | None,
+    **told: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each example of a pack.
+
+    `query` is (1, heads, tokens, width), `key` and `value` the same with as many heads or fewer; the answer is
+    (1, tokens, heads, width). Among what else transformers passes through is where examples begin and end: `pack_starts`, and
+    the same as `cu_seq_lens_q` and `max_length_q`, which are its names for it in flash attention.
+    """
+    dropout = told.get("dropout", 0.0) if module.training else 0.0
+    scale, grouped = told.get("scaling"), query.shape[1] != key.shape[1]
+    if query.is_cuda and query.dtype in SIXTEEN_BITS and not dropout:
+        from torch.nn.attention.varlen import varlen_attn
+
+        rows = (part[0].transpose(0, 1) for part in (query, key, value))
+        borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
+        found = varlen_attn(
+            *rows, borders, borders, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped
+        )
+        assert isinstance(found, torch.Tensor)
+        return found[None], None
+    starts: list[int] = told["pack_starts"]
+    parts = [
+        scaled_dot_product_attention(
+            query[:, :, at:to],
+            key[:, :, at:to],
+            value[:, :, at:to],
+            is_causal=True,
+            dropout_p=dropout,
+            scale=scale,
+            enable_gqa=grouped,
+        )
+        for at, to in zip(starts[:-1], starts[1:], strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None

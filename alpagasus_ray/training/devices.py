@@ -1,0 +1,116 @@
+"""What a worker computes on: its device, what that can do, how much of it a model needs at the least."""
+
+import os
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from alpagasus_ray.config import Finetune
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.training.settings import state_bytes
+
+PEAK_TFLOPS = {"GH200": 989, "H200": 989, "H100 PCIe": 756, "H100": 989, "H800": 989, "H20": 148, "A100": 312, "A800": 312}
+PEAK_TFLOPS |= {"B200": 2250, "L40S": 362, "L4": 121, "A10G": 70, "A10": 125, "RTX 4090": 165, "RTX 3090": 71, "V100": 125}
+"""Dense 16-bit operations by NVIDIA's data sheets, in 10^12 a second; the first name that a device's contains counts."""
+
+
+class Place(NamedTuple):
+    """Where a worker stands."""
+
+    rank: int
+    workers: int
+    neighbours: int
+    """Workers on the same node, itself among them."""
+    device: torch.device
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def here(config: Finetune) -> Place:
+    """The place of the worker that asks, by Ray Train's context."""
+    from ray import train
+    from ray.train.torch import get_device
+
+    context = train.get_context()
+    device = get_device() if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(config.cpus)
+    return Place(context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
+
+
+def choose_accelerator(place: Place) -> None:
+    """Tell DeepSpeed what it runs on, before it is imported: it looks at the machine else, not at the worker."""
+    if not place.on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def peak_flops(config: Finetune, device: torch.device) -> float | None:
+    """Operations a second that the device can do at most; None where nobody has said."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops * 1e12
+    known = (peak for name, peak in PEAK_TFLOPS.items() if name in name_of(device))
+    tflops = next(known, None) if device.type == "cuda" else None
+    return None if tflops is None else tflops * 1e12
+
+
+def check(config: Finetune, parameters: int, trained: int, place: Place) -> None:
+    """Refuse what this device cannot do or hold, before a weight is loaded."""
+    if config.precision == "bf16" and place.on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UsageError(
+            f"finetune.precision = bf16: the {name_of(place.device)} cannot compute in it; set float32, or take GPUs from the "
+            "A100's generation on"
+        )
+    need, free = state_bytes(config, parameters, trained, place.workers), _free_bytes(place)
+    if need > free:
+        raise UsageError(_too_small(config, need, free, place))
+
+
+def _free_bytes(place: Place) -> float:
+    if place.on_gpu:
+        free: float = torch.cuda.mem_get_info(place.device)[0]
+        return free
+    available: float = psutil.virtual_memory().available
+    return available / place.neighbours
+
+
+def _too_small(config: Finetune, need: float, free: float, place: Place) -> str:
+    ways = []
+    if config.zero_stage < 3:
+        ways.append("finetune.zero_stage: 3 (spreads the weights too)")
+    ways.append(f"more finetune.workers (now {place.workers})")
+    if config.offload != "all" and place.on_gpu:
+        ways.append("finetune.offload (keeps states in the host's memory)")
+    if config.lora is None:
+        ways.append("finetune.lora (trains adapters only)")
+    if config.precision == "float32":
+        ways.append("finetune.precision: bf16")
+    return (
+        f"finetune.model {config.model!r} does not fit: a worker needs at least {need / 2**30:,.1f} GiB for weights, gradients and "
+        f"optimizer states, activations not counted, and has {free / 2**30:,.1f} GiB free ({name_of(place.device)}). What "
+        f"helps: {', '.join(ways)}"
+    )
+
+
+def out_of_memory(config: Finetune, detail: str) -> str:
+    """What to tell when the device's memory was full in the middle of the work."""
+    smaller = (
+        f"lower finetune.pack_tokens (now {config.pack_tokens:,}; at least max_length, {config.max_length:,})"
+        if config.packing
+        else f"lower finetune.micro_batch (now {config.micro_batch})"
+    )
+    ways = [smaller, "raise finetune.workers"]
+    if not config.gradient_checkpointing:
+        ways.append("set finetune.gradient_checkpointing: true")
+    if config.offload == "none" and config.zero_stage >= 2:
+        ways.append("set finetune.offload: optimizer")
+    return (
+        f"the GPU's memory is full: {detail.partition(' If ')[0]} What helps, and leaves the trained model what it is: "
+        f"{'; '.join(ways)}. The same command goes on from the last state"
+    )

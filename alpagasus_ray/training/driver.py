@@ -1,0 +1,184 @@
+"""The driver of a training: how many workers of what kind, Ray Train, and progress on the terminal while it runs."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ray
+
+from alpagasus_ray.config import DEBUG, Finetune
+from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.runner import nodes
+from alpagasus_ray.runner.progress import clock
+from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.training.job import Stopped, Trained, Training
+
+log = logging.getLogger(__name__)
+RAY_TRAIN = "ray-train"
+"""Ray Train's own notes on a run, beside the states."""
+SHOW_S = 1.0
+
+
+class Crew(NamedTuple):
+    """The workers of a training."""
+
+    least: int
+    most: int
+    cpus: int
+    on_gpu: bool
+
+
+def crew(config: Finetune, resources: Mapping[str, float]) -> Crew:
+    """The workers on a cluster with these resources."""
+    on_gpu = resources.get("GPU", 0) > 0 if config.gpu is None else config.gpu
+    usual = max(1, int(resources.get("GPU", 0))) if on_gpu else 1
+    number = config.workers or usual
+    least, most = (number, number) if isinstance(number, int) else number
+    return Crew(least, most, config.cpus, on_gpu)
+
+
+def crew_here(config: Finetune) -> Crew:
+    """The workers on this cluster. A `UsageError` tells of those that it can never hold."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found = crew(config, resources)
+    if config.offload != "none" and not found.on_gpu:
+        raise UsageError(
+            f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; set "
+            "it to none"
+        )
+    pool = Pool(cpus=found.cpus, gpus=int(found.on_gpu))
+    present = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(nodes.fitting(node, pool) for node in present)
+    if room < found.least:
+        _check_growth(found, pool, room, resources)
+    return found
+
+
+def _check_growth(found: Crew, pool: Pool, room: int, resources: Mapping[str, float]) -> None:
+    """Ray would wait for ever for nodes that nobody can start."""
+    most = nodes.most_actors(nodes.look(None, None, ()), pool)
+    needs = f"{found.least} workers with {pool.cpus} CPUs" + (" and a GPU" if pool.gpus else "") + " each"
+    if most is None:
+        log.warning("waiting for %s: there is room for %d, and how far this cluster may grow is not to be seen", needs, room)
+    elif most < found.least:
+        raise UsageError(
+            f"finetune.workers (with finetune.cpus, finetune.gpu): the training needs {needs}, and the cluster can hold "
+            f"{max(room, most)}: it has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+        )
+
+
+class _Watch:
+    """An actor that remembers what it was told last."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Any] = {}
+
+    def tell(self, news: dict[str, Any]) -> None:
+        self._last = news
+
+    def last(self) -> dict[str, Any]:
+        return self._last
+
+
+class Teller:
+    """Tells the driver's watch, from any worker, without waiting."""
+
+    def __init__(self) -> None:
+        self._watch = ray.remote(num_cpus=0)(_Watch).remote()
+
+    def __call__(self, news: dict[str, Any]) -> None:
+        self._watch.tell.remote(news)
+
+    def last(self) -> dict[str, Any]:
+        found: dict[str, Any] = ray.get(self._watch.last.remote())
+        return found
+
+
+def fit(training: Training, teller: Teller, found: Crew) -> Trained:
+    """Train, whatever workers and nodes are lost on the way, up to `max_failures`. `UsageError` or `StageFailed` tell what
+    ended it; what was saved stays."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"training": training},
+        scaling_config=ScalingConfig(
+            num_workers=found.least if found.least == found.most else (found.least, found.most),
+            use_gpu=found.on_gpu,
+            resources_per_worker={"CPU": found.cpus} | ({"GPU": 1} if found.on_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=training.key,
+            storage_path=training.states.path(RAY_TRAIN),
+            storage_filesystem=training.states.fs,
+            failure_config=FailureConfig(max_failures=training.config.max_failures),
+            logging_config=LoggingConfig(log_level="DEBUG" if os.environ.get(DEBUG) else "ERROR"),
+        ),
+        torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo"),
+    )
+    with _shown(training.arm, teller):
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise StageFailed(_lost(training, error)) from None
+    returned: Trained | Stopped | None = result.return_value
+    if isinstance(returned, Stopped):
+        raise (UsageError if returned.is_usage else StageFailed)(returned.reason)
+    assert returned is not None, "the first worker says what it did"
+    return returned
+
+
+def _work(told: dict[str, Any]) -> Trained | Stopped | None:
+    """Runs in the worker."""
+    from alpagasus_ray.training.loop import train
+
+    return train(told["training"])
+
+
+def _lost(training: Training, error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    last = lines[-1].strip()[:400] if lines else type(error).__name__
+    return (
+        f"training {training.arm}: workers were lost more than {training.config.max_failures} times (finetune.max_failures), the "
+        f"last time by: {last}. The same command goes on from the last state"
+    )
+
+
+@contextmanager
+def _shown(arm: str, teller: Teller) -> Iterator[None]:
+    """Progress on the terminal while the block runs."""
+    from alpagasus_ray.runner.progress import Progress
+
+    ended = threading.Event()
+
+    def show(progress: "Progress") -> None:
+        while not ended.wait(SHOW_S):
+            news = teller.last()
+            if news:
+                progress.tell(_line(arm, news))
+
+    with Progress(f"finetune {arm}", 0) as progress:
+        watcher = threading.Thread(target=show, args=(progress,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def _line(arm: str, news: Mapping[str, Any]) -> str:
+    left = (news["steps"] - news["step"]) * news["seconds"]
+    mfu = f", MFU {news['mfu']:.0%}" if news["mfu"] is not None else ""
+    return (
+        f"finetune {arm}: step {news['step']:,} of {news['steps']:,}, loss {news['loss']:.4f}, "
+        f"{news['tokens_per_s']:,.0f} tokens/s{mfu}, {clock(left)} left"
+    )

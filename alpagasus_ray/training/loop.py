@@ -1,0 +1,237 @@
+"""What every worker of a training does: load, train update by update, save states, write the model.
+
+Runs inside Ray Train, which has set up torch.distributed. Where going on would be wrong all workers return, and the first one's
+answer says why; what is raised is a lost worker to Ray Train, which starts all again.
+"""
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alpagasus_ray.config import Finetune, identity
+from alpagasus_ray.datasets.run import FileEntry
+from alpagasus_ray.errors import AlpagasusError, UsageError
+from alpagasus_ray.training import batches, devices, micro_batches, model, settings
+from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
+from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.job import KINDS, Stopped, Trained, Training
+from alpagasus_ray.training.setup import Ready, prepare
+from alpagasus_ray.training.states import CURVE, Mark
+
+LOOK_S = 5.0
+"""Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
+TELL_S = 0.5
+"""Seconds between two words to the driver."""
+
+
+def train(training: Training) -> Trained | Stopped | None:
+    """The whole of a worker's work; the first worker's answer is the training's."""
+    spent = Spent()
+    spent.seconds["start"] = time.time() - training.called_at
+    try:
+        place = devices.here(training.config)
+        with spent.on("load"):
+            ready = prepare(training, place)
+        return Loop(training, place, ready, spent).run()
+    except torch.OutOfMemoryError as error:
+        return Stopped(devices.out_of_memory(training.config, str(error)), is_usage=True)
+    except AlpagasusError as error:
+        return Stopped(str(error), isinstance(error, UsageError))
+
+
+class Spent:
+    """Seconds by kind of work, over all calls and restarts that led here."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+
+    @contextmanager
+    def on(self, kind: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[kind] += time.monotonic() - started
+
+
+class Loop:
+    """The updates of one worker."""
+
+    def __init__(self, training: Training, place: Place, ready: Ready, spent: Spent) -> None:
+        self._training, self._config, self._place, self._ready, self._spent = training, training.config, place, ready, spent
+        if ready.mark is not None:
+            for kind, seconds in ready.mark.seconds.items():
+                spent.seconds[kind] += seconds
+        self._start = ready.mark.step if ready.mark else 0
+        self._peak = devices.peak_flops(self._config, place.device)
+        self._curve = Curve(ready.earlier, _watchers(training, self._start) if place.rank == 0 else [])
+        self._saved_at = self._looked_at = time.monotonic()
+        self._told_at = 0.0
+        self._due = False
+        self._leaving: set[str] = set()
+
+    def run(self) -> Trained | Stopped | None:
+        steps = self._ready.order.steps
+        for step in range(self._start, steps):
+            with self._spent.on("train"):
+                wrong = self._update(step)
+            if wrong is not None:
+                return Stopped(self._diverged(step, wrong), is_usage=False)
+            if self._due and step + 1 < steps:
+                with self._spent.on("save"):
+                    self._save(step + 1)
+        return self._finish()
+
+    def _update(self, step: int) -> str | None:
+        """One update; the answer is why the training cannot go on, if it cannot."""
+        started = time.monotonic()
+        engine, config, order = self._ready.engine, self._config, self._ready.order
+        batch = order.batch(step)
+        rate = settings.learning_rate(config, step, order.steps)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        # what dropout leaves out is the same on every way to this update
+        torch.manual_seed(hash((config.seed, step, self._place.rank)) % 2**63)
+        labels = micro_batches.label_tokens(self._ready.tokens, batch)
+        loss, padding = self._agree(step, *self._gradients(batch, labels))
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        norm = None if norm is None else float(norm)
+        if norm is not None and not math.isfinite(norm):
+            return f"the norm of the gradients is {norm}"
+        numbers = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm, "label_tokens": labels}
+        self._record(batch, numbers | {"epoch": order.epoch(step), "padding": padding}, time.monotonic() - started)
+        return None
+
+    def _gradients(self, batch: micro_batches.Integers, labels: int) -> tuple[torch.Tensor, int]:
+        """Forward and backward over this worker's part of a batch; the answer is its part of the loss, and its padding."""
+        tokens, config, place = self._ready.tokens, self._config, self._place
+        width = config.max_length if config.pad_to_max else None
+        pad = None if config.packing else self._ready.loaded.tokenizer.pad_token_id
+        parts = _parts(config, batch, tokens.lengths, place)
+        loss = torch.zeros((), dtype=torch.float64, device=place.device)
+        for micro_batch in micro_batches.built(tokens, parts, pad, width):
+            part = micro_batches.loss_sum(
+                self._ready.engine, micro_batch.to(place.device), slices=self._ready.loaded.slices
+            ) * (1 / labels)
+            self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
+            loss += part.detach()
+        if config.packing:
+            return loss, 0
+        held = sum(int(tokens.lengths[part].sum()) for part in parts)
+        return loss, batches.occupied(parts, tokens.lengths, width) - held
+
+    def _agree(self, step: int, loss: torch.Tensor, padding: int) -> tuple[float, int]:
+        """Sums over all workers, and with them what the first decides for all: whether to save after this update."""
+        first = self._place.rank == 0
+        looks = first and time.monotonic() - self._looked_at > LOOK_S
+        others = torch.tensor([padding, first and self._is_time(step), looks], dtype=torch.float64, device=loss.device)
+        sums = torch.cat([loss[None], others])
+        dist.all_reduce(sums)
+        total, all_padding, due, look = sums.tolist()
+        self._due = bool(due) or (bool(look) and self._is_leaving())
+        return total, int(all_padding)
+
+    def _is_time(self, step: int) -> bool:
+        when = self._config.checkpoint
+        by_steps = when.every_steps is not None and (step + 1) % when.every_steps == 0
+        return by_steps or (when.every_minutes is not None and time.monotonic() - self._saved_at > when.every_minutes * 60)
+
+    def _is_leaving(self) -> bool:
+        """Whether Ray has new notice that a node of this training will be taken away; all workers ask together."""
+        from ray import train as ray_train
+
+        self._looked_at = time.monotonic()
+        notice = ray_train.get_preemption_info()
+        news = set(notice.preempted_node_ids) - self._leaving if notice else set()
+        self._leaving |= news
+        return bool(news)
+
+    def _record(self, batch: micro_batches.Integers, numbers: Mapping[str, Any], seconds: float) -> None:
+        if self._place.rank:
+            return
+        lengths = self._ready.tokens.lengths[batch]
+        total = int(lengths.sum())
+        work = self._ready.flops.of(total, numbers["label_tokens"], int((lengths**2).sum()))
+        mfu = None if self._peak is None else work / (seconds * self._peak * self._place.workers)
+        more = {"examples": len(batch), "tokens": total, "seconds": seconds, "tokens_per_s": total / seconds, "mfu": mfu}
+        self._curve.add({**numbers, **more})
+        if time.monotonic() - self._told_at > TELL_S:
+            self._told_at = time.monotonic()
+            self._training.tell({**numbers, **more, "steps": self._ready.order.steps})
+
+    def _save(self, step: int) -> None:
+        from ray import train as ray_train
+
+        mark = Mark(step=step, workers=self._place.workers, seconds=self._spent.seconds)
+        self._ready.states.save(self._ready.engine, mark, self._curve.parquet() if self._place.rank == 0 else b"")
+        self._saved_at = time.monotonic()
+        rows = self._curve.rows()
+        ray_train.report({"step": step, "loss": rows[-1]["loss"] if rows else None})
+
+    def _diverged(self, step: int, wrong: str) -> str:
+        from alpagasus_ray.training.states import newest
+
+        kept = newest(self._training.states)
+        good = f"the state after step {kept.step} is kept" if kept else "no state had been saved"
+        return (
+            f"training {self._training.arm}: {wrong} at step {step + 1} of {self._ready.order.steps}, so nothing more was "
+            f"learned from there; {good}. A lower finetune.learning_rate, a longer finetune.warmup or a smaller "
+            f"finetune.max_grad_norm may help, in a run of its own"
+        )
+
+    def _finish(self) -> Trained | None:
+        """Write the model and the curve; every worker takes part in gathering the weights."""
+        with self._spent.on("save"):
+            weights = model.weights_of(self._ready.engine, self._config)
+            files: list[FileEntry] = []
+            if weights is not None and self._place.rank == 0:
+                files = self._write(weights)
+        self._curve.close()
+        dist.barrier()
+        return Trained(files, self._facts()) if self._place.rank == 0 else None
+
+    def _write(self, weights: dict[str, torch.Tensor]) -> list[FileEntry]:
+        home = self._training.home.storage
+        parquet = self._curve.parquet()
+        files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
+        with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
+            model.write(self._config, self._ready.loaded, weights, folder)
+            for name in sorted(os.listdir(folder)):
+                files.append(FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict()))
+        return files
+
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest tells beside what the curve does."""
+        return {
+            "parameters": self._ready.parameters,
+            "workers": self._place.workers,
+            "device": devices.name_of(self._place.device),
+            "attention": self._ready.loaded.kind,
+            "wall_s": self._spent.seconds,
+        }
+
+
+def _parts(config: Finetune, batch: micro_batches.Integers, lengths: micro_batches.Integers, place: Place) -> list[Any]:
+    """A worker's micro-batches of an update."""
+    if config.packing:
+        return batches.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
+    return batches.rows(batch, config.micro_batch, place.workers)[place.rank]
+
+
+def _watchers(training: Training, start: int) -> list[Watcher]:
+    """Who sees the curve grow."""
+    config = training.config
+    watchers: list[Watcher] = [Gauges(training.arm)]
+    if config.tensorboard:
+        watchers.append(Events(training.home.storage, start))
+    if config.wandb is not None:
+        watchers.append(WandB(config.wandb, training.key, training.arm, identity(config)))
+    return watchers

@@ -1,0 +1,115 @@
+"""Micro-batches as tensors: what a model is given, and which of its answers count.
+
+The loss is a sum over label tokens. Who adds up an update divides by the label tokens of all of it, so that packed, padded and
+sharded updates are the same function. Knows token files and torch; knows nothing of DeepSpeed or Ray.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
+
+from alpagasus_ray.training.batches import starts
+from alpagasus_ray.training.token_files import Tokens
+
+IGNORED = -100
+"""The label of what carries no loss, as everywhere in PyTorch."""
+Integers = NDArray[np.int64]
+
+
+class MicroBatch(NamedTuple):
+    """One forward pass."""
+
+    inputs: dict[str, Any]
+    """Arguments of the model."""
+    keep: torch.Tensor
+    """(kept,) positions whose next token may carry loss: the others need no logits."""
+    targets: torch.Tensor
+    """(rows, kept) the next token there, or `IGNORED`."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        inputs = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        return MicroBatch(inputs, self.keep.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
+
+
+def packed(tokens: Tokens, examples: Integers) -> MicroBatch:
+    """One row of examples behind each other, positions counted from 0 in each. Without examples, a row that teaches nothing:
+    sharded weights are gathered by all workers together, whether they have something to compute or not."""
+    if not len(examples):
+        return _packed(torch.zeros(1, dtype=torch.int64), [0, 1], torch.tensor([0]), torch.tensor([[IGNORED]]))
+    borders = starts(tokens.lengths[examples])
+    ids = torch.from_numpy(np.concatenate([tokens.ids(index) for index in examples.tolist()]).astype(np.int64))
+    labels = np.concatenate(
+        [
+            np.arange(start + prompt, stop)
+            for start, stop, prompt in zip(borders[:-1], borders[1:], tokens.prompt_tokens[examples].tolist(), strict=True)
+        ]
+    )
+    where = torch.from_numpy(labels)
+    return _packed(ids, borders, where - 1, ids[where][None])
+
+
+def _packed(ids: torch.Tensor, borders: list[int], keep: torch.Tensor, targets: torch.Tensor) -> MicroBatch:
+    lengths = [stop - start for start, stop in itertools.pairwise(borders)]
+    ends = torch.tensor(borders, dtype=torch.int32)
+    return MicroBatch(
+        {
+            "input_ids": ids[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "pack_starts": borders,
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+        },
+        keep,
+        targets,
+    )
+
+
+def padded(tokens: Tokens, examples: Integers, pad: int, to: int | None = None) -> MicroBatch:
+    """One row for each example, filled up on the right with the token `pad` to the longest, or `to` so many tokens."""
+    if not len(examples):
+        one = torch.zeros(1, 1, dtype=torch.int64)
+        return MicroBatch({"input_ids": one, "attention_mask": one + 1}, torch.tensor([0]), one + IGNORED)
+    width = to or int(tokens.lengths[examples].max())
+    ids = torch.full((len(examples), width), pad)
+    attended = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORED)
+    for row, index in enumerate(examples.tolist()):
+        length, prompt = int(tokens.lengths[index]), int(tokens.prompt_tokens[index])
+        ids[row, :length] = torch.from_numpy(tokens.ids(index).astype(np.int64))
+        attended[row, :length] = 1
+        labels[row, prompt:length] = ids[row, prompt:length]
+    following = labels[:, 1:]
+    keep = (following != IGNORED).any(dim=0).nonzero()[:, 0]
+    return MicroBatch({"input_ids": ids, "attention_mask": attended}, keep, following[:, keep])
+
+
+def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
+    """Sum of the cross entropy over the label tokens, computed in float32. `slices` says whether the model takes
+    `logits_to_keep` and so spares the output layer for all other positions."""
+    told = {"logits_to_keep": micro_batch.keep} if slices else {}
+    logits = model(**micro_batch.inputs, use_cache=False, **told).logits
+    if not slices:
+        logits = logits[:, micro_batch.keep]
+    return cross_entropy(logits.flatten(0, 1).float(), micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def label_tokens(tokens: Tokens, examples: Integers) -> int:
+    """Tokens that carry loss in these examples."""
+    return int(tokens.label_tokens[examples].sum())
+
+
+def built(tokens: Tokens, parts: Sequence[Integers], pad: int | None, to: int | None) -> list[MicroBatch]:
+    """The micro-batches of a worker's share of an update: rows padded with the token `pad`, or packs where it is None."""
+    if pad is None:
+        return [packed(tokens, part) for part in parts]
+    return [padded(tokens, part, pad, to) for part in parts]

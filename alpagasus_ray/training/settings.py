@@ -1,0 +1,82 @@
+"""The learning rate of every step, DeepSpeed's configuration, and the memory that both kinds of states take.
+
+Pure functions of the recipe; knows nothing of models or of torch.
+"""
+
+import math
+from typing import Any
+
+from alpagasus_ray.config import Finetune
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""AdamW's, as in the paper's training script (its defaults in PyTorch)."""
+
+
+def learning_rate(config: Finetune, step: int, steps: int) -> float:
+    """Of the update `step` (from 0) of `steps`: a linear warm-up, then the schedule; as `transformers.get_scheduler`."""
+    warm = math.ceil(steps * config.warmup)
+    if step < warm:
+        return config.learning_rate * step / warm
+    through = (step - warm) / max(1, steps - warm)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * through))
+    return config.learning_rate * (1 - through if config.schedule == "linear" else 1)
+
+
+def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
+    """What `deepspeed.initialize` is told. `universal`: a state of another number of workers will be loaded.
+
+    Updates have as many micro-batches as their examples need, so that it is the loop that says where one ends
+    (`managed_gradient_accumulation`), and DeepSpeed's own counts of them mean nothing.
+    """
+    bf16 = config.precision == "bf16"
+    adam = {"lr": config.learning_rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay, "torch_adam": True}
+    found: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": config.max_grad_norm or 0.0,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": _zero(config),
+        "optimizer": {"type": "AdamW", "params": adam},
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+    if bf16 and config.zero_stage > 0:
+        found["data_types"] = {"grad_accum_dtype": "fp32"}
+    if universal:
+        found["checkpoint"] = {"load_universal": True}
+    return found
+
+
+def _zero(config: Finetune) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    host = {"device": "cpu", "pin_memory": True}
+    if config.offload != "none":
+        zero["offload_optimizer"] = host
+    if config.offload == "all":
+        zero["offload_param"] = host
+    return zero
+
+
+def state_bytes(config: Finetune, parameters: int, trained: int, workers: int) -> int:
+    """The least memory of one worker's device: its part of weights, gradients and AdamW's states (S. Rajbhandari et al.,
+    "ZeRO", section 3.1, with gradients summed in float32). Activations come on top."""
+    wide = 2 if config.precision == "bf16" else 4
+    weights: float = parameters * wide
+    gradients: float = trained * (wide if config.zero_stage == 0 else 4)
+    adam: float = trained * (12 if config.precision == "bf16" else 8)
+    if config.zero_stage >= 1:
+        adam /= workers
+    if config.zero_stage >= 2:
+        gradients /= workers
+    if config.zero_stage == 3:
+        weights /= workers
+    if config.offload != "none":
+        adam = 0
+    if config.offload == "all":
+        weights = 0
+    return round(weights + gradients + adam)

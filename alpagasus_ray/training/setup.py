@@ -1,0 +1,67 @@
+"""All that a worker has at hand before its first update: examples, model, engine, and the state it goes on from."""
+
+from typing import Any, NamedTuple
+
+from alpagasus_ray.engines.tokens import load_tokenizer
+from alpagasus_ray.training import devices, model, settings
+from alpagasus_ray.training.batches import Order
+from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.job import Training
+from alpagasus_ray.training.states import Mark, States, newest
+from alpagasus_ray.training.token_files import Tokens
+
+
+class Ready(NamedTuple):
+    """What the loop works with."""
+
+    tokens: Tokens
+    order: Order
+    loaded: model.Loaded
+    engine: Any
+    states: States
+    mark: Mark | None
+    """The state that was taken over."""
+    earlier: bytes | None
+    """The curve up to there."""
+    parameters: int
+    flops: model.Flops
+
+
+def prepare(training: Training, place: Place) -> Ready:
+    """Load everything. A `UsageError` tells what of it cannot be."""
+    config = training.config
+    devices.choose_accelerator(place)
+    its_shape = model.shape(config)
+    parameters, trained = model.sizes(config, its_shape)
+    devices.check(config, parameters, trained, place)
+    flops = model.flops(its_shape, parameters, trained)
+    mark = newest(training.states)
+    states = States(training.states, place.rank, place.workers, keeps_frozen=config.lora is None)
+    universal = mark is not None and states.needs_universal(mark)
+    loaded, engine = _engine(training, its_shape, place, universal=universal)
+    earlier = None
+    if mark is not None:
+        if universal:
+            states.make_universal(mark, config.zero_stage)
+        earlier = states.load(engine, mark)
+    tokens = Tokens.open(training.tokens, training.tokens_manifest)
+    return Ready(tokens, training.order, loaded, engine, states, mark, earlier, parameters, flops)
+
+
+def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool) -> tuple[model.Loaded, Any]:
+    config = training.config
+    import deepspeed
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    told = settings.deepspeed_config(config, universal=universal)
+    options = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
+    # while it lives, transformers shards weights as it loads them where that is ZeRO-3
+    sharding = HfDeepSpeedConfig(told)
+    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu)
+    del sharding
+    unset_hf_deepspeed_config()
+    trained = [weight for weight in loaded.model.parameters() if weight.requires_grad]
+    engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=trained, config=told)
+    engine.train()
+    return loaded, engine
