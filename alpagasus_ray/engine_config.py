@@ -200,9 +200,9 @@ class Asking(Section):
     concurrency: Annotated[PositiveInt | None, OPERATIONAL] = None
     """Most requests in flight from each actor to an endpoint, by default 64; it starts low, grows, and yields where a server
     pushes back. For `vllm`, by default an eighth more than `vllm.max_num_seqs`, so that an engine never waits."""
-    actors: Annotated[
-        PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)] | None, OPERATIONAL
-    ] = None
+    actors: Annotated[PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)] | None, OPERATIONAL] = (
+        None
+    )
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
     GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
     requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None

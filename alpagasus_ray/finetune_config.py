@@ -19,7 +19,7 @@ class Lora(Section):
 
     rank: PositiveInt = 8
     """Rank of the adapters."""
-    alpha: PositiveFloat = 16
+    alpha: PositiveInt = 16
     """Their scale is alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of an adapter's inputs that is left out at random."""

@@ -1,6 +1,6 @@
-"""Let models answer test sets.
+r"""Let models answer test sets.
 
-python jobs/generate.py --run runs/mine --set 'generate.models=[{name: base, path: Qwen/Qwen3-8B}]' \\
+python jobs/generate.py --run runs/mine --set 'generate.models=[{name: base, path: Qwen/Qwen3-8B}]' \
     --set 'generate.test_sets=[{name: demo, path: examples/test_set/prompts.jsonl}]'
 python jobs/generate.py --run runs/mine --recipe recipes/alpagasus.yaml
 """

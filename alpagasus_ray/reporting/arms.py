@@ -11,8 +11,8 @@ TOLD = (*COMPARED, "label_tokens", "epochs", "tokens_per_s", "mfu", "loss", "wor
 
 
 def comparison(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One entry for each arm: what it took, and how many times as much the largest arm took. `minutes` are wall time with start,
-    loading and saving, `training_minutes` that of the updates alone; null is what nobody knows."""
+    """One entry for each arm: what it took, and how many times as much the largest arm took. `minutes` are wall time with
+    start, loading and saving, `training_minutes` that of the updates alone; null is what nobody knows."""
     if not trainings:
         return {"largest": None, "arms": []}
     largest = max(trainings, key=lambda arm: trainings[arm]["examples"])

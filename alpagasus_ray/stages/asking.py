@@ -73,14 +73,18 @@ def with_template(asked: Asked) -> Asked:
 
 
 def weights_print(asked: EngineConfig) -> dict[str, str]:
-    """What tells a checkpoint on this machine that was overwritten: sizes, and the ends of its files. Empty for one of a hub,
-    or one that only other nodes see."""
-    found = {}
-    for name, place in (("model", asked.model), ("lora", asked.vllm.lora)):
-        if asked.kind == "vllm" and place is not None and os.path.isdir(place):
-            files = sorted(entry.path for entry in os.scandir(place) if entry.name.endswith(WEIGHTS))
-            found[f"{name} {place}"] = digest([(os.path.basename(file), *_ends(file)) for file in files])
-    return found
+    """What tells a checkpoint on this machine that was overwritten. Empty for one of a hub, or one that only other nodes see."""
+    if asked.kind != "vllm":
+        return {}
+    return checkpoint_print("model", asked.model) | checkpoint_print("lora", asked.vllm.lora)
+
+
+def checkpoint_print(name: str, place: str | None) -> dict[str, str]:
+    """Sizes and the ends of a checkpoint's files, if it is a directory here."""
+    if place is None or not os.path.isdir(place):
+        return {}
+    files = sorted(entry.path for entry in os.scandir(place) if entry.name.endswith(WEIGHTS))
+    return {f"{name} {place}": digest([(os.path.basename(file), *_ends(file)) for file in files])}
 
 
 def _ends(file: str) -> tuple[int, str]:

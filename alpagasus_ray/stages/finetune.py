@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from alpagasus_ray.config import Finetune, digest, identity
-from alpagasus_ray.datasets.run import STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.datasets.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.reporting.arms import comparison
+from alpagasus_ray.stages.asking import checkpoint_print
 
 if TYPE_CHECKING:
     from alpagasus_ray.training.job import Trained, Training
@@ -30,10 +31,19 @@ def finetune(config: Finetune, run: Run, arms: Sequence[str]) -> list[Manifest]:
     for arm, subset in subsets.items():
         if not subset.rows:
             raise UsageError(f"subsets/{arm} is empty: there is nothing to train on; look at its threshold in `pick.arms`")
-    manifests = [_Arm(config, run, arm, subset).train() for arm, subset in subsets.items()]
-    found = comparison({arm: manifest.details for arm, manifest in zip(subsets, manifests, strict=True)})
-    run.storage.write(COMPARISON, json.dumps(found, indent=2).encode())
+    manifests = []
+    for arm, subset in subsets.items():
+        manifests.append(_Arm(config, run, arm, subset).train())
+        _compare(run)
     return manifests
+
+
+def _compare(run: Run) -> None:
+    """Write how all models of the run that are finished compare."""
+    places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
+    made = {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    found = comparison({arm: manifest.details for arm, manifest in made.items()})
+    run.storage.write(COMPARISON, json.dumps(found, indent=2).encode())
 
 
 def settings_of(config: Finetune) -> dict[str, Any]:
@@ -52,7 +62,7 @@ class _Arm:
         self._config, self._run, self._arm, self._subset = config, run, arm, subset
         self._home = run.model(arm)
         self._settings = settings_of(config)
-        self._inputs = {f"subsets/{arm}": subset.content_hash()}
+        self._inputs = {f"subsets/{arm}": subset.content_hash()} | checkpoint_print("model", config.model)
 
     def train(self) -> Manifest:
         done = self._home.manifest()
@@ -64,6 +74,7 @@ class _Arm:
         from alpagasus_ray.runner import cluster
         from alpagasus_ray.training import driver, token_files
         from alpagasus_ray.training.job import Training
+        from alpagasus_ray.training.teller import Teller
 
         cluster.address_given()
         begun = self._begin()
@@ -71,11 +82,11 @@ class _Arm:
         crew = driver.crew_here(self._config)
         tokens = self._run.tokens(self._arm)
         listed = token_files.encode_arm(self._config, self._run.subset(self._arm), self._subset, tokens)
-        called, teller = time.time(), driver.Teller()
+        called = time.time()
         key = digest([self._settings, self._inputs])
-        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, teller)
+        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, Teller())
         try:
-            trained = driver.fit(training, teller, crew)
+            trained = driver.fit(training, crew)
         finally:
             begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
             self._home.begin(begun)
@@ -98,7 +109,7 @@ class _Arm:
     def _finish(self, begun: Begun, training: "Training", trained: "Trained") -> Manifest:
         curve = next(entry for entry in trained.files if entry.name == "curve.parquet")
         if curve.rows != training.order.steps:
-            raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps}; this is our mistake")
+            raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps} planned")
         rows = pq.read_table(io.BytesIO(self._home.storage.read(curve.name))).to_pylist()
         manifest = Manifest(
             stage=self._home.name,

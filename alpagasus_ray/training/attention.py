@@ -1,10 +1,11 @@
 """Attention in which the examples of a pack do not see each other.
 
-Registered with transformers under the name `PACKED`, it is called in place of a model's own. Where PyTorch has a kernel for rows
-of different lengths (`torch.nn.attention.varlen`: CUDA, 16 bits), one call does a pack; elsewhere each example is a call of
-its own, which costs what the examples cost, not the square of the pack.
+Registered with transformers under the name `PACKED`, it is called in place of a model's own. Where PyTorch has a kernel for
+rows of different lengths (`torch.nn.attention.varlen`: CUDA, 16 bits), one call does a pack; elsewhere each example is a call
+of its own, which costs what the examples cost, not the square of the pack.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -40,10 +41,18 @@ def packed(
     if query.is_cuda and query.dtype in SIXTEEN_BITS and not dropout:
         from torch.nn.attention.varlen import varlen_attn
 
-        rows = (part[0].transpose(0, 1) for part in (query, key, value))
         borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
         found = varlen_attn(
-            *rows, borders, borders, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            borders,
+            borders,
+            longest,
+            longest,
+            scale=scale,
+            window_size=(-1, 0),
+            enable_gqa=grouped,
         )
         assert isinstance(found, torch.Tensor)
         return found[None], None
@@ -58,6 +67,6 @@ def packed(
             scale=scale,
             enable_gqa=grouped,
         )
-        for at, to in zip(starts[:-1], starts[1:], strict=True)
+        for at, to in itertools.pairwise(starts)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None

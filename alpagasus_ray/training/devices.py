@@ -92,8 +92,8 @@ def _too_small(config: Finetune, need: float, free: float, place: Place) -> str:
     if config.precision == "float32":
         ways.append("finetune.precision: bf16")
     return (
-        f"finetune.model {config.model!r} does not fit: a worker needs at least {need / 2**30:,.1f} GiB for weights, gradients and "
-        f"optimizer states, activations not counted, and has {free / 2**30:,.1f} GiB free ({name_of(place.device)}). What "
+        f"finetune.model {config.model!r} does not fit: a worker needs at least {need / 2**30:,.1f} GiB for weights, gradients "
+        f"and optimizer states, activations not counted, and has {free / 2**30:,.1f} GiB free ({name_of(place.device)}). What "
         f"helps: {', '.join(ways)}"
     )
 

@@ -3,10 +3,8 @@
 import logging
 import os
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ray
@@ -17,6 +15,7 @@ from alpagasus_ray.runner import nodes
 from alpagasus_ray.runner.progress import clock
 from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.training.job import Stopped, Trained, Training
+from alpagasus_ray.training.teller import Teller
 
 log = logging.getLogger(__name__)
 RAY_TRAIN = "ray-train"
@@ -48,8 +47,8 @@ def crew_here(config: Finetune) -> Crew:
     found = crew(config, resources)
     if config.offload != "none" and not found.on_gpu:
         raise UsageError(
-            f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; set "
-            "it to none"
+            f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "
+            "set it to none"
         )
     pool = Pool(cpus=found.cpus, gpus=int(found.on_gpu))
     present = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -72,50 +71,36 @@ def _check_growth(found: Crew, pool: Pool, room: int, resources: Mapping[str, fl
         )
 
 
-class _Watch:
-    """An actor that remembers what it was told last."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, Any] = {}
-
-    def tell(self, news: dict[str, Any]) -> None:
-        self._last = news
-
-    def last(self) -> dict[str, Any]:
-        return self._last
-
-
-class Teller:
-    """Tells the driver's watch, from any worker, without waiting."""
-
-    def __init__(self) -> None:
-        self._watch = ray.remote(num_cpus=0)(_Watch).remote()
-
-    def __call__(self, news: dict[str, Any]) -> None:
-        self._watch.tell.remote(news)
-
-    def last(self) -> dict[str, Any]:
-        found: dict[str, Any] = ray.get(self._watch.last.remote())
-        return found
-
-
-def fit(training: Training, teller: Teller, found: Crew) -> Trained:
+def fit(training: Training, found: Crew) -> Trained:
     """Train, whatever workers and nodes are lost on the way, up to `max_failures`. `UsageError` or `StageFailed` tell what
     ended it; what was saved stays."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    trainer = TorchTrainer(
-        _work,
+    trainer = _trainer(training, found)
+    with _shown(training.arm, training.teller):
+        try:
+            returned: Trained | Stopped | None = trainer.fit().return_value
+        except TrainingFailedError as error:
+            returned = training.teller.stopped()
+            if returned is None:
+                raise StageFailed(_lost(training, error)) from None
+    if isinstance(returned, Stopped):
+        raise (UsageError if returned.is_usage else StageFailed)(returned.reason)
+    assert returned is not None, "the first worker says what it did"
+    return returned
+
+
+def _trainer(training: Training, found: Crew) -> Any:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    number: Any = found.least if found.least == found.most else (found.least, found.most)
+    each: dict[str, float] = {"CPU": found.cpus, **({"GPU": 1} if found.on_gpu else {})}
+    return TorchTrainer(
+        _work,  # type: ignore[arg-type]
         train_loop_config={"training": training},
-        scaling_config=ScalingConfig(
-            num_workers=found.least if found.least == found.most else (found.least, found.most),
-            use_gpu=found.on_gpu,
-            resources_per_worker={"CPU": found.cpus} | ({"GPU": 1} if found.on_gpu else {}),
-        ),
-        run_config=RunConfig(
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=found.on_gpu, resources_per_worker=each),
+        run_config=RunConfig(  # type: ignore[call-arg]
             name=training.key,
             storage_path=training.states.path(RAY_TRAIN),
             storage_filesystem=training.states.fs,
@@ -124,16 +109,6 @@ def fit(training: Training, teller: Teller, found: Crew) -> Trained:
         ),
         torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo"),
     )
-    with _shown(training.arm, teller):
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise StageFailed(_lost(training, error)) from None
-    returned: Trained | Stopped | None = result.return_value
-    if isinstance(returned, Stopped):
-        raise (UsageError if returned.is_usage else StageFailed)(returned.reason)
-    assert returned is not None, "the first worker says what it did"
-    return returned
 
 
 def _work(told: dict[str, Any]) -> Trained | Stopped | None:
@@ -147,8 +122,8 @@ def _lost(training: Training, error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     last = lines[-1].strip()[:400] if lines else type(error).__name__
     return (
-        f"training {training.arm}: workers were lost more than {training.config.max_failures} times (finetune.max_failures), the "
-        f"last time by: {last}. The same command goes on from the last state"
+        f"training {training.arm}: workers were lost more than {training.config.max_failures} times (finetune.max_failures), "
+        f"the last time by: {last}. The same command goes on from the last state"
     )
 
 

@@ -1,6 +1,5 @@
 """One arm's training as it is sent to the workers, and what comes back. Knows nothing of torch, so the driver loads it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import STATE, FileEntry, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.training.batches import Order
+from alpagasus_ray.training.teller import Teller
 
 KINDS = ("start", "load", "train", "save")
 """What the time of a training goes into."""
@@ -26,7 +26,7 @@ class Training:
     """Hash of what the model is made of."""
     called_at: float
     """When Ray Train was called, in seconds since the epoch."""
-    tell: Callable[[dict[str, Any]], None]
+    teller: Teller
     """Shows the driver how far the training is."""
 
     @property

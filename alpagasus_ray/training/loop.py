@@ -1,7 +1,7 @@
 """What every worker of a training does: load, train update by update, save states, write the model.
 
-Runs inside Ray Train, which has set up torch.distributed. Where going on would be wrong all workers return, and the first one's
-answer says why; what is raised is a lost worker to Ray Train, which starts all again.
+Runs inside Ray Train, which has set up torch.distributed. Where all workers see that going on would be wrong they return, and
+the first one's answer says why. What is raised is a lost worker to Ray Train, which starts all again.
 """
 
 import math
@@ -33,17 +33,24 @@ TELL_S = 0.5
 
 def train(training: Training) -> Trained | Stopped | None:
     """The whole of a worker's work; the first worker's answer is the training's."""
-    spent = Spent()
-    spent.seconds["start"] = time.time() - training.called_at
+    spent, arrived = Spent(), time.time()
+    stopped: Stopped | None = training.teller.stopped()
+    if stopped is not None:
+        return stopped
     try:
         place = devices.here(training.config)
+        if place.rank == 0 and training.teller.begin() == 1:  # what comes before a second start is lost, not start
+            spent.seconds["start"] = arrived - training.called_at
         with spent.on("load"):
             ready = prepare(training, place)
         return Loop(training, place, ready, spent).run()
     except torch.OutOfMemoryError as error:
-        return Stopped(devices.out_of_memory(training.config, str(error)), is_usage=True)
+        training.teller.stop(Stopped(devices.out_of_memory(training.config, str(error)), is_usage=True))
+        raise
     except AlpagasusError as error:
-        return Stopped(str(error), isinstance(error, UsageError))
+        # the other workers may wait for this one: only its death ends them
+        training.teller.stop(Stopped(str(error), isinstance(error, UsageError)))
+        raise
 
 
 class Spent:
@@ -165,7 +172,7 @@ class Loop:
         self._curve.add({**numbers, **more})
         if time.monotonic() - self._told_at > TELL_S:
             self._told_at = time.monotonic()
-            self._training.tell({**numbers, **more, "steps": self._ready.order.steps})
+            self._training.teller.tell({**numbers, **more, "steps": self._ready.order.steps})
 
     def _save(self, step: int) -> None:
         from ray import train as ray_train
@@ -204,8 +211,10 @@ class Loop:
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
             model.write(self._config, self._ready.loaded, weights, folder)
-            for name in sorted(os.listdir(folder)):
-                files.append(FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict()))
+            files += [
+                FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
+                for name in sorted(os.listdir(folder))
+            ]
         return files
 
     def _facts(self) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def shape(config: Finetune) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        return AutoConfig.from_pretrained(
+            str(config.model), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise _unusable(config, error) from None
 
@@ -65,7 +67,7 @@ def _empty(config: Finetune, its_shape: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_config(
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             its_shape, dtype=dtype(config), trust_remote_code=config.trust_remote_code, attn_implementation="eager"
         )
     except (ValueError, ImportError) as error:
@@ -108,8 +110,8 @@ def _weights(config: Finetune, its_shape: Any, kind: str) -> Any:
     told = {"dtype": dtype(config), "attn_implementation": kind, "trust_remote_code": config.trust_remote_code}
     try:
         if config.from_scratch:
-            return AutoModelForCausalLM.from_config(its_shape, **told)
-        return AutoModelForCausalLM.from_pretrained(config.model, revision=config.revision, **told)
+            return AutoModelForCausalLM.from_config(its_shape, **told)  # type: ignore[no-untyped-call]
+        return AutoModelForCausalLM.from_pretrained(str(config.model), revision=config.revision, **told)
     except (OSError, ValueError, ImportError) as error:
         raise _unusable(config, error) from None
 

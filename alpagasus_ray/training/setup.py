@@ -57,10 +57,10 @@ def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool
     options = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
     # while it lives, transformers shards weights as it loads them where that is ZeRO-3
-    sharding = HfDeepSpeedConfig(told)
+    sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
     loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu)
     del sharding
-    unset_hf_deepspeed_config()
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     trained = [weight for weight in loaded.model.parameters() if weight.requires_grad]
     engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=trained, config=told)
     engine.train()

@@ -50,7 +50,9 @@ def plain(run: Run, arm: str, config: Finetune) -> tuple[list[float], dict[str, 
 def weights(run: Run, arm: str) -> dict[str, torch.Tensor]:
     """A trained model's weights, without the vectors of the padding token that it was given."""
     model = AutoModelForCausalLM.from_pretrained(run.model(arm).storage.root, dtype=torch.float32)
-    return {name: weight[:512] if "embed" in name or "lm_head" in name else weight for name, weight in model.state_dict().items()}
+    return {
+        name: weight[:512] if "embed" in name or "lm_head" in name else weight for name, weight in model.state_dict().items()
+    }
 
 
 def differences(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
