@@ -73,7 +73,7 @@ def with_template(asked: Asked) -> Asked:
 
 
 def weights_print(asked: EngineConfig) -> dict[str, str]:
-    """What tells a checkpoint on this machine that was overwritten. Empty for one of a hub, or one that only other nodes see."""
+    """What tells a checkpoint on this machine that was overwritten. Empty for one of a hub, or one that only others see."""
     if asked.kind != "vllm":
         return {}
     return checkpoint_print("model", asked.model) | checkpoint_print("lora", asked.vllm.lora)

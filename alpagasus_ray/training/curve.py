@@ -39,9 +39,11 @@ class Curve:
         """All rows as a Parquet file."""
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(self._rows, schema=CURVE), sink, compression="zstd")
+        return sink.getvalue()
+
+    def flush(self) -> None:
         for watcher in self._watchers:
             watcher.flush()
-        return sink.getvalue()
 
     def close(self) -> None:
         for watcher in self._watchers:

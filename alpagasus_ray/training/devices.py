@@ -36,7 +36,9 @@ def here(config: Finetune) -> Place:
 
     context = train.get_context()
     device = get_device() if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         torch.set_num_threads(config.cpus)
     return Place(context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
 

@@ -23,7 +23,7 @@ from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.job import KINDS, Stopped, Trained, Training
 from alpagasus_ray.training.setup import Ready, prepare
-from alpagasus_ray.training.states import CURVE, Mark
+from alpagasus_ray.training.states import CURVE, Mark, newest
 
 LOOK_S = 5.0
 """Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
@@ -178,14 +178,13 @@ class Loop:
         from ray import train as ray_train
 
         mark = Mark(step=step, workers=self._place.workers, seconds=self._spent.seconds)
-        self._ready.states.save(self._ready.engine, mark, self._curve.parquet() if self._place.rank == 0 else b"")
+        self._curve.flush()
+        self._ready.states.save(self._ready.engine, mark, self._curve.parquet())
         self._saved_at = time.monotonic()
         rows = self._curve.rows()
         ray_train.report({"step": step, "loss": rows[-1]["loss"] if rows else None})
 
     def _diverged(self, step: int, wrong: str) -> str:
-        from alpagasus_ray.training.states import newest
-
         kept = newest(self._training.states)
         good = f"the state after step {kept.step} is kept" if kept else "no state had been saved"
         return (

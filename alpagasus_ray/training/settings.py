@@ -30,7 +30,9 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
     (`managed_gradient_accumulation`), and DeepSpeed's own counts of them mean nothing.
     """
     bf16 = config.precision == "bf16"
-    adam = {"lr": config.learning_rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay, "torch_adam": True}
+    adam: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay}
+    if config.offload == "none":
+        adam["torch_adam"] = True  # PyTorch's own; in the host's memory DeepSpeed's is faster
     found: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -39,7 +41,6 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
         "bf16": {"enabled": bf16},
         "zero_optimization": _zero(config),
         "optimizer": {"type": "AdamW", "params": adam},
-        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }

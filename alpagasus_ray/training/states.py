@@ -122,6 +122,8 @@ class States:
 
     def _keep(self, folder: str, name: str) -> None:
         """Make what this worker has written last."""
+        if not os.path.isdir(folder):
+            return  # below ZeRO-1 the first worker has it all
         if not self.storage.is_local:
             pafs.copy_files(folder, self.storage.path(name), destination_filesystem=self.storage.fs)
             return

@@ -12,6 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_training_goes_on import CLOSE, LIMIT_S, STEPS, gaps, job, saved, sixty, wait, workers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpagasus_ray.config import Answerer, Arm, Generate, Ingest, Pick, TestSet, Vllm
@@ -21,7 +22,6 @@ from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from test_training_goes_on import CLOSE, LIMIT_S, STEPS, gaps, job, saved, sixty, wait, workers
 from toy_runs import ROOT
 from trainings import curve, run_with_arms, tiny, train
 
