@@ -61,7 +61,7 @@ class Watcher:
 
 
 class Events(Watcher):
-    """TensorBoard's event files, below `tensorboard/`; rows that were lost with a worker are purged when it goes on."""
+    """TensorBoard's event files, below `tensorboard/`; what came after the state of `step` was lost with a worker and is purged."""
 
     def __init__(self, storage: Storage, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -69,7 +69,7 @@ class Events(Watcher):
         self._storage = storage.at(EVENTS)
         self._local = self._storage.is_local
         self._folder = self._storage.root if self._local else f"/tmp/alpagasus-events-{os.getpid()}"  # noqa: S108 - only this process knows it
-        self._writer = SummaryWriter(self._folder, purge_step=step)
+        self._writer = SummaryWriter(self._folder, purge_step=step + 1, filename_suffix=f".{step}")
 
     def add(self, row: Mapping[str, Any]) -> None:
         for name in SHOWN:

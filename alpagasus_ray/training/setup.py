@@ -36,13 +36,15 @@ def prepare(training: Training, place: Place) -> Ready:
     devices.check(config, parameters, trained, place)
     flops = model.flops(its_shape, parameters, trained)
     mark = newest(training.states)
-    states = States(training.states, place.rank, place.workers, keeps_frozen=config.lora is None)
+    states = States(
+        training.states, place.rank, place.workers, keeps_frozen=config.lora is None, is_spread=config.zero_stage > 0
+    )
     universal = mark is not None and states.needs_universal(mark)
     loaded, engine = _engine(training, its_shape, place, universal=universal)
     earlier = None
     if mark is not None:
         if universal:
-            states.make_universal(mark, config.zero_stage)
+            states.make_universal(mark)
         earlier = states.load(engine, mark)
     tokens = Tokens.open(training.tokens, training.tokens_manifest)
     return Ready(tokens, training.order, loaded, engine, states, mark, earlier, parameters, flops)

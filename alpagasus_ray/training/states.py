@@ -7,7 +7,6 @@ DeepSpeed's universal form, which the first of them makes.
 
 import glob
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,6 +57,8 @@ class States:
     workers: int
     keeps_frozen: bool
     """Whether weights that are not trained are part of a state."""
+    is_spread: bool
+    """Whether every worker has a part of its own (ZeRO 1 to 3)."""
 
     def save(self, engine: Any, mark: Mark, curve: bytes) -> None:
         """Write a state, together with all other workers."""
@@ -84,10 +85,10 @@ class States:
         return self.storage.at(name_of(mark.step)).read(CURVE)
 
     def needs_universal(self, mark: Mark) -> bool:
-        """Whether a state was saved by another number of workers."""
-        return mark.workers != self.workers
+        """Whether a state was spread over another number of workers."""
+        return self.is_spread and mark.workers != self.workers
 
-    def make_universal(self, mark: Mark, stage: int) -> None:
+    def make_universal(self, mark: Mark) -> None:
         """Bring a state into the form that any number of workers reads; the first worker does it."""
         name = name_of(mark.step)
         made = self.storage.at(name + UNIVERSAL)
@@ -95,10 +96,7 @@ class States:
             made.delete_tree()
             with self._folder() as folder:
                 self._fetch(name, folder, everything=True)
-                if stage == 0:  # every worker has all of it
-                    shutil.copytree(os.path.join(folder, name), os.path.join(folder, name + UNIVERSAL))
-                else:
-                    _convert(os.path.join(folder, name), os.path.join(folder, name + UNIVERSAL))
+                _convert(os.path.join(folder, name), os.path.join(folder, name + UNIVERSAL))
                 self._keep(os.path.join(folder, name + UNIVERSAL), name + UNIVERSAL)
             made.write(WHOLE, mark.model_dump_json().encode())
         _barrier()
