@@ -57,16 +57,11 @@ def packed(
         assert isinstance(found, torch.Tensor)
         return found[None], None
     starts: list[int] = told["pack_starts"]
+    lengths = [to - at for at, to in itertools.pairwise(starts)]
+    # one split, whose gradient is one concatenation; slices would each have a gradient of the whole pack's size
+    rows = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
     parts = [
-        scaled_dot_product_attention(
-            query[:, :, at:to],
-            key[:, :, at:to],
-            value[:, :, at:to],
-            is_causal=True,
-            dropout_p=dropout,
-            scale=scale,
-            enable_gqa=grouped,
-        )
-        for at, to in itertools.pairwise(starts)
+        scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=grouped)
+        for q, k, v in rows
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None

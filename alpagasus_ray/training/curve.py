@@ -61,7 +61,7 @@ class Watcher:
 
 
 class Events(Watcher):
-    """TensorBoard's event files, below `tensorboard/`; what came after the state of `step` was lost with a worker and is purged."""
+    """TensorBoard's event files, below `tensorboard/`; what came after `step` was lost with a worker and is purged."""
 
     def __init__(self, storage: Storage, step: int) -> None:
         from tensorboardX import SummaryWriter
