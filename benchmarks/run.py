@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import pyarrow as pa
 import ray
+from bench_training import bench_arms, bench_gpu, bench_packing, bench_trainer
 
 from alpagasus_ray.config import Ingest, Judge, Score
 from alpagasus_ray.datasets.run import Run
@@ -278,6 +279,10 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "replies": bench_replies,
     "answers": bench_answers,
     "processor": bench_processor,
+    "packing": bench_packing,
+    "trainer": bench_trainer,
+    "arms": bench_arms,
+    "gpu": bench_gpu,
 }
 
 

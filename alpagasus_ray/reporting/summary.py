@@ -1,16 +1,21 @@
 """A stage's summary as a person reads it: a few lines and a small bar chart on a terminal."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from alpagasus_ray.reporting.text import harmless as _harmless
+from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.trainings import show_preview, trained_lines
+
 BAR = 40
 TWICE = "maybe_billed_twice"
-CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
 def show(report: Mapping[str, Any], stream: TextIO) -> None:
     """Print a summary; which lines it gets depends on what it holds."""
+    if report.get("preview"):
+        show_preview(report, stream)
+        return
     for line in _lines(report):
         print(line, file=stream)
     stream.flush()
@@ -40,6 +45,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _arm(arm)
     for answers in report.get("answers", ()):
         yield from _answers(answers)
+    yield from trained_lines(report.get("models", ()))
+    if report.get("comparison"):
+        yield f"  how all models of this run compare: {report['comparison']}"
     for note in report.get("notes", ()):
         yield f"  {note}"
 
@@ -101,11 +109,6 @@ def _plan(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"--- {message['role']} ---\n{_harmless(message['content'])}"
 
 
-def _harmless(text: str) -> str:
-    """A text of the dataset without codes that would command the terminal; they are spelled out."""
-    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", text)
-
-
 def _load(report: Mapping[str, Any]) -> Iterator[str]:
     replies, tokens, requests = report["replies"], report["tokens"], report["requests"]
     yield f"  requests: {requests:,}; {replies['count']:,} replies so far{_means(replies)}"
@@ -131,7 +134,7 @@ def _means(replies: Mapping[str, Any]) -> str:
 
 
 def _dollars(dollars: Mapping[str, Any], requests: int) -> Iterator[str]:
-    low, high, spent = (_money(dollars[name]) for name in ("low", "high", "spent"))
+    low, high, spent = (money(dollars[name]) for name in ("low", "high", "spent"))
     yield f"  dollars: {low if low == high else f'{low} to {high}'}; {spent} spent so far"
     price = dollars["price"]
     if price is None or not requests:
@@ -149,8 +152,3 @@ def _cap(dollars: Mapping[str, Any], requests: int) -> str:
     if at_low is None:
         return f"may be reached, after about {at_high:,} of {requests:,} requests"
     return f"is reached after about {at_high:,} to {at_low:,} of {requests:,} requests"
-
-
-def _money(dollars: float | None) -> str:
-    """Two places, or four of what is less than a dollar."""
-    return "unknown" if dollars is None else f"{dollars:,.{2 if dollars >= 1 or not dollars else 4}f}"

@@ -23,6 +23,16 @@ TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 def finetune(config: Finetune, run: Run, arms: Sequence[str]) -> list[Manifest]:
     """Make `models/<arm>/` for every one of these arms; those that are made already are left as they are."""
+    subsets = subsets_of(config, run, arms)
+    manifests = []
+    for arm, subset in subsets.items():
+        manifests.append(_Arm(config, run, arm, subset).train())
+        _compare(run)
+    return manifests
+
+
+def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Manifest]:
+    """What there is to train, and on what. A `UsageError` tells what of it is missing."""
     if config.model is None:
         raise UsageError(
             "`finetune.model` is not given; name a Hugging Face id or a directory, e.g. --set finetune.model=Qwen/Qwen3-8B-Base"
@@ -31,18 +41,18 @@ def finetune(config: Finetune, run: Run, arms: Sequence[str]) -> list[Manifest]:
     for arm, subset in subsets.items():
         if not subset.rows:
             raise UsageError(f"subsets/{arm} is empty: there is nothing to train on; look at its threshold in `pick.arms`")
-    manifests = []
-    for arm, subset in subsets.items():
-        manifests.append(_Arm(config, run, arm, subset).train())
-        _compare(run)
-    return manifests
+    return subsets
+
+
+def finished_models(run: Run) -> dict[str, Manifest]:
+    """All models of the run that are finished, by arm."""
+    places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
+    return {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
 
 
 def _compare(run: Run) -> None:
     """Write how all models of the run that are finished compare."""
-    places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
-    made = {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
-    found = comparison({arm: manifest.details for arm, manifest in made.items()})
+    found = comparison({arm: manifest.details for arm, manifest in finished_models(run).items()})
     run.storage.write(COMPARISON, json.dumps(found, indent=2).encode())
 
 

@@ -62,6 +62,11 @@ def peak_flops(config: Finetune, device: torch.device) -> float | None:
     return None if tflops is None else tflops * 1e12
 
 
+def seen_gpu(config: Finetune) -> str | None:
+    """Name of the GPU that a worker on this machine would have; None where there is none, or workers take none."""
+    return torch.cuda.get_device_name() if config.gpu is not False and torch.cuda.is_available() else None
+
+
 def check(config: Finetune, parameters: int, trained: int, place: Place) -> None:
     """Refuse what this device cannot do or hold, before a weight is loaded."""
     if config.precision == "bf16" and place.on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -91,6 +91,8 @@ def fit(training: Training, found: Crew) -> Trained:
 
 
 def _trainer(training: Training, found: Crew) -> Any:
+    # paths of the recipe are those of the driver, and of the working directory that `ray job submit` sends
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

@@ -1,12 +1,12 @@
 """Micro-batches as tensors: what a model is given, and which of its answers count.
 
 The loss is a sum over label tokens. Who adds up an update divides by the label tokens of all of it, so that packed, padded and
-sharded updates are the same function. Knows token files and torch; knows nothing of DeepSpeed or Ray.
+sharded updates are the same function. Knows torch; knows nothing of DeepSpeed or Ray.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from alpagasus_ray.training.batches import starts
-from alpagasus_ray.training.token_files import Tokens
 
 IGNORED = -100
 """The label of what carries no loss, as everywhere in PyTorch."""
 Integers = NDArray[np.int64]
+
+
+class Examples(Protocol):
+    """Tokens of examples by their index, as `token_files.Tokens` has them."""
+
+    @property
+    def lengths(self) -> Integers: ...
+
+    @property
+    def prompt_tokens(self) -> Integers: ...
+
+    def ids(self, index: int) -> NDArray[np.int32]: ...
 
 
 class MicroBatch(NamedTuple):
@@ -39,7 +50,7 @@ class MicroBatch(NamedTuple):
         return MicroBatch(inputs, self.keep.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
 
 
-def packed(tokens: Tokens, examples: Integers) -> MicroBatch:
+def packed(tokens: Examples, examples: Integers) -> MicroBatch:
     """One row of examples behind each other, positions counted from 0 in each. Without examples, a row that teaches nothing:
     sharded weights are gathered by all workers together, whether they have something to compute or not."""
     if not len(examples):
@@ -74,7 +85,7 @@ def _packed(ids: torch.Tensor, borders: list[int], keep: torch.Tensor, targets: 
     )
 
 
-def padded(tokens: Tokens, examples: Integers, pad: int, to: int | None = None) -> MicroBatch:
+def padded(tokens: Examples, examples: Integers, pad: int, to: int | None = None) -> MicroBatch:
     """One row for each example, filled up on the right with the token `pad` to the longest, or `to` so many tokens."""
     if not len(examples):
         one = torch.zeros(1, 1, dtype=torch.int64)
@@ -103,12 +114,12 @@ def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tens
     return cross_entropy(logits.flatten(0, 1).float(), micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def label_tokens(tokens: Tokens, examples: Integers) -> int:
+def label_tokens(tokens: Examples, examples: Integers) -> int:
     """Tokens that carry loss in these examples."""
-    return int(tokens.label_tokens[examples].sum())
+    return int((tokens.lengths[examples] - tokens.prompt_tokens[examples]).sum())
 
 
-def built(tokens: Tokens, parts: Sequence[Integers], pad: int | None, to: int | None) -> list[MicroBatch]:
+def built(tokens: Examples, parts: Sequence[Integers], pad: int | None, to: int | None) -> list[MicroBatch]:
     """The micro-batches of a worker's share of an update: rows padded with the token `pad`, or packs where it is None."""
     if pad is None:
         return [packed(tokens, part) for part in parts]

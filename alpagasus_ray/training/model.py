@@ -72,7 +72,19 @@ def _empty(config: Finetune, its_shape: Any) -> Any:
         )
     except (ValueError, ImportError) as error:
         raise _unusable(config, error) from None
+    _check_apart(config, model)
     return _with_adapters(config, model)
+
+
+def _check_apart(config: Finetune, model: Any) -> None:
+    """In a pack it is attention alone that keeps examples apart: a state that goes from token to token does not, nor does an
+    attention that takes no other in its place."""
+    is_recurrent = model._is_stateful or "linear_attention" in (getattr(model.config, "layer_types", None) or ())  # noqa: SLF001 - transformers' own word for it
+    if config.packing and (is_recurrent or not model._supports_attention_backend):  # noqa: SLF001 - as above
+        raise UsageError(
+            f"finetune.packing: layers of {config.model!r} ({model.config.model_type}) would carry what one example of a pack "
+            "says into the next; set finetune.packing: false"
+        )
 
 
 def attention_kind(config: Finetune, *, on_gpu: bool) -> str:

@@ -278,6 +278,14 @@ def test_every_recipe_that_ships_is_a_recipe(file: Path) -> None:
     assert {model.arm for model in recipe.generate.models if model.arm} <= set(recipe.finetune.arms)
 
 
+@pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_asks_its_models_as_it_trained_them(file: Path) -> None:
+    recipe = load(str(file), []).recipe
+    for model in (model for model in recipe.generate.models if model.arm):
+        assert model.prompt == recipe.finetune.template
+        assert model.vllm.chat_template_kwargs == recipe.finetune.chat_template_kwargs
+
+
 def test_no_field_can_hold_a_secret() -> None:
     names = [knob.key for knob in knobs(Recipe, "recipe")]
     assert len(names) > 30

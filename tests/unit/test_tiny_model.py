@@ -1,4 +1,4 @@
-"""The quickstart's tiny model: its files are what their script makes, its tokenizer knows every text."""
+"""The quickstart's tiny model: its files are what their script makes, its tokenizer knows every text, transformers opens it."""
 
 import runpy
 from pathlib import Path
@@ -26,3 +26,24 @@ def test_every_text_comes_back(text: str) -> None:
     assert ids[0] == tokenizer.bos_token_id
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids[1:]) == text
+
+
+def test_its_vocabulary_needs_no_token_for_what_is_unknown_and_like_llama_has_none_to_pad_with() -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    assert (tokenizer.unk_token, tokenizer.pad_token) == (None, None)
+    assert len(tokenizer) == AutoConfig.from_pretrained(FOLDER).vocab_size == 2048
+    assert (FOLDER / "tokenizer.json").stat().st_size < 200_000
+
+
+def test_random_weights_of_its_shape_are_saved_and_opened_with_its_tokenizer(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(FOLDER))
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(tmp_path)
+    opened, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    asked = tokenizer("Grüße, 你好", return_tensors="pt")
+    assert torch.equal(opened(**asked).logits, model.eval()(**asked).logits)
