@@ -39,7 +39,7 @@ def pool(config: Asking, asked: EngineConfig) -> Pool:
     """The processes that do a job on this cluster. A `UsageError` tells of an engine for which it can never have a node."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if asked.kind == "vllm":
-        if asked.vllm.gpu is None and not resources.get("GPU") and _may_grow(Pool(gpus=1)):
+        if asked.vllm.gpu is None and not resources.get("GPU") and may_grow(Pool(gpus=1)):
             asked = asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": True})})
         found = demand(config, asked, resources)
         _check_fits(asked, found)
@@ -47,7 +47,7 @@ def pool(config: Asking, asked: EngineConfig) -> Pool:
     return demand(config, asked, resources)
 
 
-def _may_grow(each: Pool) -> bool:
+def may_grow(each: Pool) -> bool:
     """Whether the autoscaler may start a node for such a process, as far as is known."""
     return (nodes.most_actors(nodes.look(None, None, ()), each) or 0) > 0
 

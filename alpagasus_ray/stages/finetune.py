@@ -109,7 +109,8 @@ class _Arm:
         begun = self._home.begun()
         mark = states.newest(self._home.storage.at(STATE)) if begun else None
         if begun is None or mark is None:
-            begun = Begun(settings=self._settings, inputs=self._inputs, seconds=begun.seconds if begun else 0.0)
+            same = begun is not None and (begun.settings, begun.inputs) == (self._settings, self._inputs)
+            begun = Begun(settings=self._settings, inputs=self._inputs, seconds=begun.seconds if begun and same else 0.0)
             self._home.begin(begun)
             return begun
         self._home.same_or_refuse(begun, self._settings, self._inputs)

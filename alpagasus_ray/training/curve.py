@@ -5,7 +5,7 @@ Rows are part of every state, so that a resumed curve has each step once. Knows 
 
 import io
 import os
-import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +15,7 @@ from ray.util.metrics import Gauge
 
 from alpagasus_ray.datasets.schema import CURVE
 from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.errors import UsageError
 
 SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu")
 EVENTS = "tensorboard"
@@ -61,42 +62,64 @@ class Watcher:
 
 
 class Events(Watcher):
-    """TensorBoard's event files, below `tensorboard/`; what came after `step` was lost with a worker and is purged."""
+    """TensorBoard's event files, below `tensorboard/`; what came after `step` was lost with a worker and is purged.
+
+    On an object store a file is written on the node and uploaded when it is whole: each flush ends one and begins another.
+    """
 
     def __init__(self, storage: Storage, step: int) -> None:
+        self._storage = storage.at(EVENTS)
+        self._spool = None if self._storage.is_local else tempfile.TemporaryDirectory(prefix="alpagasus-events-")
+        self._step = step
+        self._writer = self._open()
+
+    def _open(self) -> Any:
         from tensorboardX import SummaryWriter
 
-        self._storage = storage.at(EVENTS)
-        self._local = self._storage.is_local
-        self._folder = self._storage.root if self._local else f"/tmp/alpagasus-events-{os.getpid()}"  # noqa: S108 - only this process knows it
-        self._writer = SummaryWriter(self._folder, purge_step=step + 1, filename_suffix=f".{step}")
+        folder = self._spool.name if self._spool else self._storage.root
+        return SummaryWriter(folder, purge_step=self._step + 1, filename_suffix=f".{self._step}")
 
     def add(self, row: Mapping[str, Any]) -> None:
+        self._step = row["step"]
         for name in SHOWN:
             if row[name] is not None:
                 self._writer.add_scalar(f"train/{name}", row[name], row["step"])
 
     def flush(self) -> None:
-        self._writer.flush()
-        if not self._local:
-            for name in os.listdir(self._folder):
-                with open(os.path.join(self._folder, name), "rb") as source:
-                    self._storage.write(name, source.read())
+        if self._spool is None:
+            self._writer.flush()
+            return
+        self._upload()
+        self._writer = self._open()
 
     def close(self) -> None:
-        self._writer.close()
-        if not self._local:
-            self.flush()
-            shutil.rmtree(self._folder)
+        if self._spool is None:
+            self._writer.close()
+            return
+        self._upload()
+        self._spool.cleanup()
+
+    def _upload(self) -> None:
+        assert self._spool is not None
+        self._writer.close()  # unlike a flush it waits until all is written
+        for name in os.listdir(self._spool.name):
+            file = os.path.join(self._spool.name, name)
+            self._storage.put(name, file)
+            os.unlink(file)
 
 
 class WandB(Watcher):
     """A run at Weights & Biases, whose id is the training's, so that a resumed one goes on in it."""
 
     def __init__(self, project: str, identity: str, name: str, settings: Mapping[str, Any]) -> None:
-        import wandb
-
-        self._run = wandb.init(project=project, id=identity, name=name, config=dict(settings), resume="allow")
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UsageError("finetune.wandb needs the package wandb: pip install 'alpagasus-ray[wandb]'") from None
+        try:
+            self._run = wandb.init(project=project, id=identity, name=name, config=dict(settings), resume="allow")
+        except wandb.errors.Error as error:
+            raise UsageError(f"finetune.wandb = {project}: {' '.join(str(error).split())[:300]}") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._run.log({f"train/{name}": row[name] for name in SHOWN if row[name] is not None}, step=row["step"])

@@ -11,7 +11,7 @@ import ray
 
 from alpagasus_ray.config import DEBUG, Finetune
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.runner import nodes
+from alpagasus_ray.runner import cluster, nodes
 from alpagasus_ray.runner.progress import clock
 from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.training.job import Stopped, Trained, Training
@@ -44,6 +44,8 @@ def crew(config: Finetune, resources: Mapping[str, float]) -> Crew:
 def crew_here(config: Finetune) -> Crew:
     """The workers on this cluster. A `UsageError` tells of those that it can never hold."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if config.gpu is None and not resources.get("GPU") and cluster.may_grow(Pool(gpus=1)):
+        config = config.model_copy(update={"gpu": True})
     found = crew(config, resources)
     if config.offload != "none" and not found.on_gpu:
         raise UsageError(

@@ -95,8 +95,8 @@ class Forecast:
             return Prediction(None, f"{why_not}; finetune.peak_tflops tells what a GPU can do")
         seconds = _tried(self._config, self._loaded, examples, parts)
         by = (
-            f"a trial on this machine's CPU, {seconds:,.2g} s a micro-batch forward and backward; start, loading and optimizer not "
-            "counted"
+            f"a trial on this machine's CPU, {seconds:,.2g} s a micro-batch forward and backward; start, loading and optimizer "
+            "not counted"
         )
         return Prediction(volume.micro_batches * seconds / 60, by)
 

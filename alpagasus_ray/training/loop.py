@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alpagasus_ray.config import Finetune, identity
+from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.datasets.run import FileEntry
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.training import batches, devices, micro_batches, model, settings
@@ -27,6 +27,8 @@ from alpagasus_ray.training.states import CURVE, Mark, newest
 
 LOOK_S = 5.0
 """Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
+LOOKED_AT = 256
+"""Examples that tell how all of them end."""
 TELL_S = 0.5
 """Seconds between two words to the driver."""
 
@@ -209,12 +211,18 @@ class Loop:
         parquet = self._curve.parquet()
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
-            model.write(self._config, self._ready.loaded, weights, folder)
+            model.write(self._config, self._ready.loaded, weights, self._ends(), folder)
             files += [
                 FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
                 for name in sorted(os.listdir(folder))
             ]
         return files
+
+    def _ends(self) -> set[int]:
+        """The control tokens that examples end with."""
+        tokens, tokenizer = self._ready.tokens, self._ready.loaded.tokenizer
+        controls = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return controls & {int(tokens.ids(index)[-1]) for index in range(min(LOOKED_AT, len(tokens)))}
 
     def _facts(self) -> dict[str, Any]:
         """What the manifest tells beside what the curve does."""
@@ -241,5 +249,5 @@ def _watchers(training: Training, start: int) -> list[Watcher]:
     if config.tensorboard:
         watchers.append(Events(training.home.storage, start))
     if config.wandb is not None:
-        watchers.append(WandB(config.wandb, training.key, training.arm, identity(config)))
+        watchers.append(WandB(config.wandb, digest([training.key, training.home.storage.root]), training.arm, identity(config)))
     return watchers

@@ -228,9 +228,11 @@ def weights_of(engine: Any, config: Finetune) -> dict[str, torch.Tensor] | None:
     return {name: weight.detach().cpu() for name, weight in engine.module.state_dict().items()}
 
 
-def write(config: Finetune, loaded: Loaded, weights: dict[str, torch.Tensor], folder: str) -> None:
-    """Write what `from_pretrained` and vLLM open: weights (adapters merged), configuration, tokenizer, chat template."""
+def write(config: Finetune, loaded: Loaded, weights: dict[str, torch.Tensor], ends: set[int], folder: str) -> None:
+    """Write what `from_pretrained` and vLLM open: weights (adapters merged), configuration, tokenizer, chat template. `ends`
+    are the tokens that it has learned to end with: those that stop it from now on."""
     model = loaded.model
+    _stop_at(ends, loaded)
     if config.lora is not None:
         model, weights = _merged(config, model, weights)
     model.config.use_cache = True
@@ -239,6 +241,19 @@ def write(config: Finetune, loaded: Loaded, weights: dict[str, torch.Tensor], fo
         begins = loaded.tokenizer("").input_ids[:1] == [loaded.tokenizer.bos_token_id]
         loaded.tokenizer.chat_template = ("{{- bos_token }}" if begins else "") + ALPACA_CHAT_TEMPLATE
     loaded.tokenizer.save_pretrained(folder)
+
+
+def _stop_at(ends: set[int], loaded: Loaded) -> None:
+    """A base model knows the end of a text; a chat template ends turns with another token."""
+    tokenizer, its_config = loaded.tokenizer, loaded.model.config
+    new = sorted(ends - {tokenizer.eos_token_id})
+    if not new:
+        return
+    stops = [*new, tokenizer.eos_token_id]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(new[0])
+    its_config.eos_token_id = stops
+    if loaded.model.generation_config is not None:
+        loaded.model.generation_config.eos_token_id = stops
 
 
 def _merged(config: Finetune, model: Any, weights: dict[str, torch.Tensor]) -> tuple[Any, dict[str, torch.Tensor]]:

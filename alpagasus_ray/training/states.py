@@ -81,7 +81,7 @@ class States:
             self._fetch(name, folder, everything=self.needs_universal(mark))
             path, _ = engine.load_checkpoint(folder, tag=name, load_module_strict=self.keeps_frozen)
         if path is None:
-            raise StageFailed(f"the state {self.storage.path(name)} cannot be read; delete it to go on from the one before")
+            raise StageFailed(f"the state {self.storage.path(name)} cannot be read; delete it to train anew")
         return self.storage.at(name_of(mark.step)).read(CURVE)
 
     def needs_universal(self, mark: Mark) -> bool:

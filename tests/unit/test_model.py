@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,9 +147,10 @@ def test_adapters_alone_are_trained_and_their_number_is_known_before_anything_is
 # what is written
 
 
-def written(config: Finetune, found: model.Loaded, target: Path) -> Any:
+def written(config: Finetune, found: model.Loaded, target: Path, ends: Iterable[int] = ()) -> Any:
     """What a training with these weights leaves, opened by transformers."""
-    model.write(config, found, {name: weight.detach() for name, weight in found.model.state_dict().items()}, str(target))
+    weights = {name: weight.detach() for name, weight in found.model.state_dict().items()}
+    model.write(config, found, weights, set(ends), str(target))
     return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
 
@@ -168,6 +170,17 @@ def perturbed(found: model.Loaded) -> model.Loaded:
                 weight.add_(torch.randn_like(weight) / 30)
     found.model.eval()
     return found
+
+
+def test_a_model_stops_at_the_end_that_it_has_learned(folder: Path, tmp_path: Path) -> None:
+    config = config_of(folder)
+    found = loaded(config)
+    found.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn_end>"]})
+    learned = found.tokenizer.convert_tokens_to_ids("<turn_end>")
+    opened = written(config, found, tmp_path / "stops", {learned, found.tokenizer.eos_token_id})
+    assert opened.generation_config.eos_token_id == [learned, 2]
+    assert AutoTokenizer.from_pretrained(tmp_path / "stops").eos_token == "<turn_end>"
+    assert written(config, loaded(config), tmp_path / "same", {2}).generation_config.eos_token_id == 2
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
