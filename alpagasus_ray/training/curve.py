@@ -64,7 +64,8 @@ class Watcher:
 class Events(Watcher):
     """TensorBoard's event files, below `tensorboard/`; what came after `step` was lost with a worker and is purged.
 
-    On an object store a file is written on the node and uploaded when it is whole: each flush ends one and begins another.
+    They are for looking at: what was still on its way when a worker was lost is missing there, not in the Parquet file. On an
+    object store a file is written on the node and uploaded when it is whole: each flush ends one and begins another.
     """
 
     def __init__(self, storage: Storage, step: int) -> None:
