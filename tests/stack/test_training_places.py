@@ -1,7 +1,10 @@
 """Trainings on a cluster that loses a node, on an object store, with adapters; and what other programs make of their models."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +33,7 @@ DEMO = str(ROOT / "examples/test_set/prompts.jsonl")
 
 @pytest.fixture(scope="module")
 def run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    arms = ("whole", "node", "lora", "lora-resumed", "bf16")
+    arms = ("whole", "node", "noticed", "lora", "lora-resumed", "bf16")
     return run_with_arms(tmp_path_factory.mktemp("places"), shared / "published_subsets/random_9k.json", 300, arms)
 
 
@@ -80,6 +83,24 @@ def test_a_killed_node_changes_nothing_though_one_worker_is_left(
             assert process.wait(LIMIT_S) == 0, (tmp_path / "recipe.log").read_text()
     assert run.model("node").finished("finetune").details["workers"] == 1
     assert max(gaps(curve(run, "node"), train(run, "whole", sixty(shared)))) < CLOSE
+
+
+def test_a_notice_that_a_node_will_be_taken_away_saves_a_state(run: Run, shared: Path, tmp_path: Path) -> None:
+    config = tiny(shared, steps=2000, workers=(1, 2), checkpoint={"every_minutes": 60}, tensorboard=True)
+    events = run.model("noticed").storage.at("tensorboard")
+    with (
+        _cluster(Path("/tmp") / f"ar-{os.getpid()}n") as cluster,
+        job(run, "noticed", config, tmp_path / "recipe.yaml", RAY_ADDRESS=cluster.address) as process,
+    ):
+        wait(lambda: bool(events.names()) or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "recipe.log").read_text()
+        assert saved(run, "noticed") == 0
+        node = next(iter(cluster.worker_nodes)).node_id
+        drain = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address, "--node-id", node]
+        drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
+        subprocess.run([*drain, "--deadline-remaining-seconds", "120"], check=True, capture_output=True, timeout=60)
+        wait(lambda: saved(run, "noticed") > 0 or process.poll() is not None)
+        assert saved(run, "noticed") > 0, (tmp_path / "recipe.log").read_text()
 
 
 def test_a_run_on_an_object_store_goes_on_after_a_killed_worker(
