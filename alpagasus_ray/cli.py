@@ -38,7 +38,7 @@ class JobSpec(NamedTuple):
     name: str
     """Name of the file under `jobs/`."""
     section: str
-    """Its section of the recipe."""
+    """Its section of the recipe; empty where it is all of them."""
     doc: str
     work: Callable[[Call], dict[str, Any]]
     """Does the stage and returns its summary, plain JSON values."""
@@ -134,6 +134,8 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
 
 
 def _knob_table(section: str) -> str:
+    if not section:
+        return "knobs: those of all jobs; python jobs/<job>.py --help lists them"
     annotation = Recipe.model_fields[section].annotation
     assert isinstance(annotation, type)
     assert issubclass(annotation, Section)
@@ -147,7 +149,7 @@ def _knob_table(section: str) -> str:
 def _check_earlier(loaded: recipes.Loaded, run: Run, section: str) -> None:
     """Refuse when the recipe says something else about an earlier stage than what that stage was made with."""
     earlier: list[tuple[str, StageDir, Section]] = []
-    if section != "ingest":
+    if section not in ("", "ingest"):  # a job that is all of them does every stage by this recipe
         earlier.append(("ingest", run.examples(), loaded.recipe.ingest))
     if section == "pick":
         earlier.append(("score", run.ratings(loaded.recipe.pick.ratings), loaded.recipe.score))
@@ -181,7 +183,7 @@ def _save_recipe(recipe: Recipe, run: Run, section: str) -> None:
     """Keep the resolved recipe in the run: this job's section as it is now, the others as their own jobs left them.
     It holds the names of variables with keys, never keys."""
     resolved = recipe.model_dump(mode="json")
-    if run.storage.exists(RECIPE):
+    if section and run.storage.exists(RECIPE):
         resolved |= {name: kept for name, kept in yaml.safe_load(run.storage.read(RECIPE)).items() if name != section}
     run.storage.write(RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
 

@@ -3,7 +3,8 @@
 A recipe is a YAML file with these sections. What is not given has the default shown here; what is not known is refused.
 Fields marked OPERATIONAL say how the work is carried out, not what comes out of it: they may change between two calls of
 a stage. All others are the identity of a stage's results (`identity`), and a change of one is never mixed with old results.
-What the stages that ask a model share is in `engine_config.py`, training in `finetune_config.py`.
+What the stages that ask a model share is in `engine_config.py`, training in `finetune_config.py`, the rest of what comes after
+it in `compare_config.py`.
 
 This module knows nothing of files, of Ray or of how a recipe is read (`recipe.py`).
 """
@@ -14,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from alpagasus_ray.compare_config import Compare, Import, PairJudge, Report
 from alpagasus_ray.engine_config import (
     OPENAI,
     OPERATIONAL,
@@ -42,17 +44,21 @@ __all__ = [
     "Asking",
     "Batch",
     "Checkpoints",
+    "Compare",
     "Endpoint",
     "EngineConfig",
     "Finetune",
     "Generate",
+    "Import",
     "Ingest",
     "Judge",
     "KeyName",
     "Lora",
+    "PairJudge",
     "Pick",
     "Price",
     "Recipe",
+    "Report",
     "Score",
     "Section",
     "TestSet",
@@ -298,6 +304,8 @@ class Recipe(Section):
     pick: Pick = Pick()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
+    compare: Compare = Compare()
+    report: Report = Report()
 
 
 def identity(section: Section) -> dict[str, Any]:
@@ -305,10 +313,11 @@ def identity(section: Section) -> dict[str, Any]:
     plain = section.model_dump(mode="json")
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
+        name = field.serialization_alias or key
         if OPERATIONAL in field.metadata:
-            del plain[key]
+            del plain[name]
         elif isinstance(value, Section):
-            plain[key] = identity(value)
+            plain[name] = identity(value)
     return plain
 
 

@@ -1,9 +1,12 @@
 """The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
 
 import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
+from alpagasus_ray.config import Compare
 from alpagasus_ray.datasets.run import Manifest, StageDir
 from alpagasus_ray.errors import UsageError
 
@@ -141,6 +144,38 @@ def _generate(call: Call) -> dict[str, Any]:
     }
 
 
+def _compare(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.compare import compare, outcomes
+
+    config = call.recipe.compare
+    made = compare(config, call.run, "retry-failed" if call.flags.retry_failed else "compare")
+    comparisons = [
+        {**outcomes(config, call.run, bout), "counts": manifest.counts, "reasons": manifest.details["reasons"]}
+        for bout, manifest in made.items()
+    ]
+    return {
+        "stage": "verdicts",
+        "location": call.run.verdicts(config.name).storage.root,
+        "rows": sum(manifest.rows for manifest in made.values()),
+        "rule": config.rule,
+        "comparisons": comparisons,
+        "usage": dict(sum((Counter(manifest.usage) for manifest in made.values()), Counter())),
+        "seconds": round(sum(manifest.seconds for manifest in made.values()), 2),
+        "notes": list(_compare_notes(config, comparisons)),
+    }
+
+
+def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    without = sum(comparison["games"] - comparison["judged_games"] for comparison in comparisons)
+    if without and config.imported is None:
+        yield f"{without:,} games have no verdict, and count for nobody; --retry-failed asks for them again"
+    if config.judge.kind == "rules" and config.imported is None:
+        yield "judged by mechanical rules, a baseline: no language model read the answers"
+    for a, b in {(comparison["a"], comparison["b"]) for comparison in comparisons}:
+        if a == b:
+            yield f"{a} is compared with itself: what differs from a tie is the judge's doing"
+
+
 def _doctor(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.doctor import examine
 
@@ -177,6 +212,13 @@ GENERATE = JobSpec(
     "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
     _generate,
     {"retry-failed": "ask again for the prompts that have no answer"},
+)
+COMPARE = JobSpec(
+    "compare",
+    "compare",
+    "Let a judge compare models' answers, every pair in both orders. A call that was stopped goes on where it was.",
+    _compare,
+    {"retry-failed": "ask again for the games that have no verdict"},
 )
 DOCTOR = JobSpec(
     "doctor",

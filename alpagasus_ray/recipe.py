@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from alpagasus_ray.config import Recipe, Section
 from alpagasus_ray.errors import UsageError
@@ -143,11 +144,18 @@ def _fields_at(path: Sequence[str]) -> set[str]:
     for part in path:
         if part.isdigit():
             continue
-        field = annotation.model_fields.get(part) if _is_section(annotation) else None
+        field = _fields(annotation).get(part)
         if field is None:
             return set()
         annotation = _inner_section(field.annotation)
-    return set(annotation.model_fields) if _is_section(annotation) else set()
+    return set(_fields(annotation))
+
+
+def _fields(annotation: Any) -> dict[str, FieldInfo]:
+    """The fields of a section by the keys they have in a recipe: one has the name `import`, which Python keeps for itself."""
+    if not _is_section(annotation):
+        return {}
+    return {field.alias or name: field for name, field in annotation.model_fields.items()}
 
 
 def _is_section(annotation: Any) -> bool:
@@ -173,7 +181,7 @@ class Knob(NamedTuple):
 
 def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
     """All knobs of a section and of the sections inside it, in the order of their definition."""
-    for name, field in section.model_fields.items():
+    for name, field in _fields(section).items():
         key = f"{prefix}.{name}"
         inner = _inner_section(field.annotation)
         doc = " ".join((field.description or "").split())

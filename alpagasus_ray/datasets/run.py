@@ -128,6 +128,8 @@ class Begun(BaseModel):
     """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
     asked_scale: dict[str, Any] = {}
     """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
+    discarded: dict[str, float] = {}
+    """Usage of replies that were given up to ask again."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ class StageDir:
     ) -> Manifest:
         """The manifest of rows with a status, which are counted in this order."""
         sums = totals(files)
+        discarded = {"discarded": begun.discarded} if begun.discarded else {}
+        sums.usage.update(begun.discarded)  # a Counter adds floats just as well
         return Manifest(
             stage=self.name,
             settings=begun.settings,
@@ -192,7 +196,7 @@ class StageDir:
             usage=dict(sums.usage),
             seconds=begun.seconds,
             versions=versions(local_model=local_model),
-            details={"reasons": dict(sums.reasons.most_common()), **details},
+            details={"reasons": dict(sums.reasons.most_common()), **discarded, **details},
         )
 
     def reopen(self) -> None:
@@ -263,6 +267,22 @@ class Run:
     def answers(self, model: str, *test_set: str) -> StageDir:
         """The answers to one test set; without one, the directory of all that the model has."""
         return self._stage("answers", model, *test_set)
+
+    def pairs(self, a: str, b: str, test_set: str) -> StageDir:
+        """Two models' answers side by side, as judges see them."""
+        return self._stage("pairs", versus(a, b), test_set)
+
+    def verdicts(self, name: str | None, *pair_and_test_set: str) -> StageDir:
+        """A judge's games of two models on one test set; without these, the directory of all of them."""
+        return self._stage(f"verdicts-{name}" if name else "verdicts", *pair_and_test_set)
+
+    def report(self) -> StageDir:
+        return self._stage("report")
+
+
+def versus(a: str, b: str) -> str:
+    """Directory of a pair."""
+    return f"{a}-vs-{b}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

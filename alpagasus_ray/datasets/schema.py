@@ -81,6 +81,32 @@ ANSWERS = pa.schema(
     ]
 )
 
+PAIRS = pa.schema(  # one row a game: a prompt with two models' answers, in the order in which a judge sees them
+    [
+        *(PROMPTS.field(name) for name in ("prompt_id", "test_set", "instruction", "input", "category", "skill", "difficulty")),
+        PROMPTS.field("reference"),
+        pa.field("order", pa.string(), nullable=False),  # ab: the first model's answer stands first; ba: the second's
+        pa.field("first", pa.string()),  # the answers as shown; null where a model has none
+        pa.field("second", pa.string()),
+    ]
+)
+
+VERDICTS = pa.schema(  # one row a game
+    [
+        *(PAIRS.field(name) for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")),
+        pa.field("request_hash", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # judged, unparsed, refused, truncated, unanswered, failed
+        pa.field("winner", pa.string()),  # a, b, tie: the models, whatever the order; null unless judged
+        pa.field("score_a", pa.float64()),  # null where the verdict has no scores
+        pa.field("score_b", pa.float64()),
+        pa.field("words_a", pa.int32()),  # length of the answers; null where there is none
+        pa.field("words_b", pa.int32()),
+        *(RATINGS.field(name) for name in ("reply", "finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")),
+        *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice")),
+        pa.field("error", pa.string()),  # why there is no verdict
+    ]
+)
+
 DROPPED = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),

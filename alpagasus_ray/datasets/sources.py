@@ -72,11 +72,12 @@ class SourceFile:
             return hashlib.sha256(stream.read()).hexdigest()[:16]
 
 
-def expand(source: str | Iterable[str]) -> list[SourceFile]:
-    """The files of a source in a fixed order: as listed; within a glob or directory by name, numbers by their value."""
+def expand(source: str | Iterable[str], key: str = "ingest.source") -> list[SourceFile]:
+    """The files of a source in a fixed order: as listed; within a glob or directory by name, numbers by their value. A
+    `UsageError` speaks of the `key` that names it."""
     found: list[SourceFile] = []
     for location in [source] if isinstance(source, str) else source:
-        found += _expand_one(location)
+        found += _expand_one(location, key)
     try:
         common = posixpath.commonpath([posixpath.dirname(file.path) for file in found])
     except ValueError:  # on different filesystems
@@ -84,7 +85,7 @@ def expand(source: str | Iterable[str]) -> list[SourceFile]:
     return [replace(file, name=posixpath.relpath(file.path, common or ".")) for file in found]
 
 
-def _expand_one(location: str) -> list[SourceFile]:
+def _expand_one(location: str, key: str) -> list[SourceFile]:
     fs, path = resolve(location)
     info = fs.get_file_info(path)
     if info.type == pafs.FileType.File:
@@ -96,7 +97,7 @@ def _expand_one(location: str) -> list[SourceFile]:
     files = [SourceFile(fs, i.path, i.size, changed=str(i.mtime)) for i in infos if fnmatch.fnmatchcase(i.path, pattern)]
     if not files:
         raise UsageError(
-            f"ingest.source: nothing found at {location}; it is neither a file, nor a directory or glob with files"
+            f"{key}: nothing found at {location}; it is neither a file, nor a directory or glob with files"
         )
     return sorted(files, key=lambda file: natural(file.path))
 

@@ -1,6 +1,7 @@
 """The engine that a `kind` names."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from alpagasus_ray.config import Answerer, EngineConfig, Judge
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm
@@ -12,17 +13,19 @@ def open_engines(
     *,
     shortest: Sequence[Message] = (),
     test_sets: Sequence[str] = (),
+    pairs: Literal["scores", "verdict"] | None = None,
 ) -> list[Engine]:
     """Open the engines, one for each endpoint; each kind is imported only when it is asked for. A model in the job starts
-    only if `shortest`, the least that it will be asked, fits its context. Of `test_sets` answers are imported."""
+    only if `shortest`, the least that it will be asked, fits its context. Of `test_sets` answers are imported. `pairs` is the
+    form of a judge's reply about two answers."""
     if config.kind == "vllm":
         from alpagasus_ray.engines.vllm_engine import VllmEngine
 
         return [VllmEngine.start(config, form, shortest)]
     if config.kind == "rules":
-        from alpagasus_ray.engines.rules import RulesEngine
+        from alpagasus_ray.engines.rules import PairRulesEngine, RulesEngine
 
-        return [RulesEngine()]
+        return [RulesEngine() if pairs is None else PairRulesEngine(pairs)]
     if isinstance(config, Answerer) and config.answers is not None:
         from alpagasus_ray.engines.imported import ImportedEngine
 

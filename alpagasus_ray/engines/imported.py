@@ -12,7 +12,7 @@ from typing import Any
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.sources import SourceFile
 from alpagasus_ray.engines.base import Rate, Reply, Request
-from alpagasus_ray.errors import InputError, RowRefused, UsageError
+from alpagasus_ray.errors import InputError, RowRefused
 
 PLACE = "{test_set}"
 ANSWER = ("output", "answer", "response", "text")
@@ -27,10 +27,7 @@ def files_of(path: str, test_sets: Iterable[str]) -> dict[str, str]:
 
 def found_files(location: str) -> list[SourceFile]:
     """The files at a location; a `UsageError` speaks of the key that names it."""
-    try:
-        return sources.expand(location)
-    except UsageError as error:
-        raise UsageError(f"generate.models, answers: {str(error).removeprefix('ingest.source: ')}") from None
+    return sources.expand(location, "generate.models, answers")
 
 
 class ImportedEngine:

@@ -8,7 +8,7 @@ correlations). The reply has the form that a judge's reply has: the score alone,
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.failures import CHECKS, Case, nothing_said
@@ -25,6 +25,25 @@ class RulesEngine:
     async def complete(self, request: Request) -> Reply:
         score, reasons = rate(request.row)
         return Reply(f"{score:g}\n{'; '.join(reasons)}. {DISCLAIMER}")
+
+
+class PairRulesEngine:
+    """Compares the two answers in the row of a request: rates each, on a scale from 1 to 10, and replies in the form asked."""
+
+    address = "the rules"
+    stated = Rate()
+
+    def __init__(self, form: Literal["scores", "verdict"]) -> None:
+        self._form = form
+
+    async def complete(self, request: Request) -> Reply:
+        rated = [rate({**request.row, "output": request.row[place]}) for place in ("first", "second")]
+        scores = [1 + 1.8 * score for score, _ in rated]
+        reasons = "\n".join(f"{name}: {'; '.join(why)}." for name, (_, why) in zip(("First", "Second"), rated, strict=True))
+        if self._form == "verdict":
+            mark = "C" if scores[0] == scores[1] else "A" if scores[0] > scores[1] else "B"
+            return Reply(f"{reasons}\n{DISCLAIMER}\n[[{mark}]]")
+        return Reply(f"{scores[0]:g} {scores[1]:g}\n{reasons}\n{DISCLAIMER}")
 
 
 def rate(row: Mapping[str, Any]) -> tuple[float, list[str]]:

@@ -134,11 +134,7 @@ def _fix(name: str) -> str:
 
 
 def _records(name: str, path: str) -> Iterator[tuple[SourceFile, Record]]:
-    try:
-        files = sources.expand(path)
-    except UsageError as error:  # which speaks of the key that its other caller reads
-        raise UsageError(f"generate.test_sets, {name!r}: {str(error).removeprefix('ingest.source: ')}") from None
-    for file in files:
+    for file in sources.expand(path, f"generate.test_sets, {name!r}"):
         for record in sources.records(file):
             yield file, record
 

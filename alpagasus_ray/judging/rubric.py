@@ -5,24 +5,16 @@ templates, `system` and `user`, which see `dimension`, `scale` and the example a
 `system_turn`, `history`. A block comes with its own delimiters; an empty one is an empty text.
 """
 
-import functools
-import hashlib
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
-import jinja2.sandbox
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.engines.base import Message
-from alpagasus_ray.errors import UsageError
+from alpagasus_ray.judging import prompts
 
 SHIPPED = "rubrics"
-TAG_LENGTH = 8
 
 
 class Scale(BaseModel):
@@ -73,45 +65,18 @@ class Rubric(BaseModel):
     def messages(self, example: Mapping[str, Any]) -> list[Message]:
         """The chat messages that ask for the rating of one example (a row of `schema.EXAMPLES`)."""
         fields = _blocks(example) | {"dimension": self.dimension, "scale": self.scale}
-        return [
-            {"role": "system", "content": _template(self.system).render(fields).strip()},
-            {"role": "user", "content": _template(self.user).render(fields).strip()},
-        ]
+        return prompts.messages(self.system, self.user, fields)
 
 
 def load(name: str) -> Rubric:
-    """A shipped rubric by name, or any rubric by the path of its file."""
-    shipped = sorted(entry.name.removesuffix(".yaml") for entry in resources.files(__package__).joinpath(SHIPPED).iterdir())
-    if name in shipped:
-        text = resources.files(__package__).joinpath(SHIPPED, f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = _read(name)
-    else:
-        raise UsageError(f"rubric {name!r} is neither shipped ({', '.join(shipped)}) nor a file")
-    try:
-        rubric = Rubric.model_validate(yaml.safe_load(text))
-        for text in ("", "text"):
-            turns = [{"instruction": text, "output": text}] if text else None
-            rubric.messages({"instruction": text, "input": text, "output": text, "system": text, "history": turns})
-    except ValidationError as error:
-        problems = "; ".join(f"`{'.'.join(map(str, p['loc']))}`: {p['msg']}" for p in error.errors())
-        raise UsageError(f"rubric {name}: {problems}") from None
-    except (yaml.YAMLError, jinja2.TemplateError) as error:
-        raise UsageError(f"rubric {name}: {error}") from None
-    return rubric
+    """A shipped rubric by name, or any rubric by the path of its file. Raises `UsageError`."""
+    return prompts.load(name, SHIPPED, Rubric.model_validate, _try)
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"rubric {path} cannot be read: {error}") from None
-
-
-@functools.cache
-def _template(text: str) -> jinja2.Template:
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+def _try(rubric: Rubric) -> None:
+    for text in ("", "text"):
+        turns = [{"instruction": text, "output": text}] if text else None
+        rubric.messages({"instruction": text, "input": text, "output": text, "system": text, "history": turns})
 
 
 def _blocks(example: Mapping[str, Any]) -> dict[str, str]:
@@ -123,20 +88,4 @@ def _blocks(example: Mapping[str, Any]) -> dict[str, str]:
         "system_turn": example.get("system") or "",
         "history": history,
     }
-    tag = _tag(parts.values())
-    return {name: _block(name, text, tag) for name, text in parts.items()}
-
-
-def _tag(texts: Any) -> str:
-    """A mark that none of the texts can hold, because it is made from all of them: they cannot know it, and cannot close
-    their own block or open one of ours. The same example always has the same mark, so that its prompt has one hash."""
-    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:TAG_LENGTH]
-
-
-def _block(name: str, text: str, tag: str) -> str:
-    if not text.strip():
-        return ""
-    label = name.replace("_turn", "")
-    # a text made to hold its own mark would need a fixed point of the hash; should one turn up, it loses the mark
-    disarmed = text.replace(tag, "-" * len(tag))
-    return f"<{label} {tag}>\n{disarmed}\n</{label} {tag}>"
+    return prompts.blocks(parts)

@@ -1,10 +1,11 @@
 """A stage's summary as a person reads it: a few lines and a small bar chart on a terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from alpagasus_ray.reporting.text import harmless as _harmless
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.comparisons import compared_lines
+from alpagasus_ray.reporting.experiments import whole_plan_lines
+from alpagasus_ray.reporting.text import harmless, money
 from alpagasus_ray.reporting.trainings import show_preview, trained_lines
 
 BAR = 40
@@ -21,13 +22,17 @@ def show(report: Mapping[str, Any], stream: TextIO) -> None:
     stream.flush()
 
 
+def in_a_line(report: Mapping[str, Any]) -> str:
+    """What a stage has come to, in a line of an overview."""
+    return str(report.get("answer") or next(_lines(report)))
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    if "checks" in report:
-        yield from _checks(report)
-        return
-    if report.get("plan"):
-        yield from _plan(report)
-        return
+    own = next((lines for key, lines in OWN_LINES.items() if key in report), _stage)
+    return own(report)
+
+
+def _stage(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['stage']}: {report['rows']:,} rows in {report['location']}"
     counts = report.get("counts")
     if counts:
@@ -45,6 +50,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _arm(arm)
     for answers in report.get("answers", ()):
         yield from _answers(answers)
+    for comparison in report.get("comparisons", ()):
+        yield from compared_lines(comparison)
     yield from trained_lines(report.get("models", ()))
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
@@ -106,7 +113,7 @@ def _plan(report: Mapping[str, Any]) -> Iterator[str]:
     if report["prompt"]:
         yield f"\nThe first request to {report['model']}:"
     for message in report["prompt"] or ():
-        yield f"--- {message['role']} ---\n{_harmless(message['content'])}"
+        yield f"--- {message['role']} ---\n{harmless(message['content'])}"
 
 
 def _load(report: Mapping[str, Any]) -> Iterator[str]:
@@ -152,3 +159,17 @@ def _cap(dollars: Mapping[str, Any], requests: int) -> str:
     if at_low is None:
         return f"may be reached, after about {at_high:,} of {requests:,} requests"
     return f"is reached after about {at_high:,} to {at_low:,} of {requests:,} requests"
+
+
+def _experiment(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"experiment: done in {report['seconds']:,.0f} s. {report['answer']}"
+    yield f"  {report['page']}"
+
+
+OWN_LINES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "checks": _checks,
+    "plan_of_all": whole_plan_lines,
+    "plan": _plan,
+    "steps": _experiment,
+}
+"""Summaries that are told in their own way, by a key that only they have."""

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -122,11 +122,14 @@ class Ledger:
             self._storage.delete_tree()
 
 
-def known_in(output: pa.Table) -> Known:
-    """What a committed output shard holds."""
-    columns = [name for name in ("request_hash", "reply", "error", "logprobs", *_COLUMNS) if name in output.column_names]
+def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
+    """What a committed output shard holds; the replies of rows with a status of `again` count as attempts in vain."""
+    wanted = ("request_hash", "status", "reply", "error", "logprobs", *_COLUMNS)
+    columns = [name for name in wanted if name in output.column_names]
     rows: Iterable[Mapping[str, Any]] = output.select(columns).to_pylist()
-    return Known.of((row["request_hash"], _outcome({**row, **_as_reply(row)})) for row in rows)
+    return Known.of(
+        (row["request_hash"], _outcome(row if row["status"] in again else {**row, **_as_reply(row)})) for row in rows
+    )
 
 
 def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:

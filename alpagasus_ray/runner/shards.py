@@ -4,7 +4,7 @@ A shard is committed whole or not at all: its output is written, then a commit r
 rows are asked what, and what is made of a reply, is the `Work`'s business; how requests are sent is that of `worker.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -71,13 +71,15 @@ class Job:
     paid: bool
     """Whether replies cost something, so that a ledger is kept."""
     pool: Pool = ONE
+    again: frozenset[str] = frozenset()
+    """Rows of earlier output with one of these statuses are asked anew, though they may have a reply."""
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)
 
     def known(self, shard: str) -> Known:
         """What earlier calls left of a shard that is not committed."""
-        return known_of(self.home, shard) if self.paid else Known({}, {})
+        return known_of(self.home, shard, self.again) if self.paid else Known({}, {})
 
     @property
     def is_trial(self) -> bool:
@@ -98,15 +100,16 @@ def ledger_of(home: StageDir, shard: str) -> Ledger:
     return Ledger(home.storage.at(LEDGER, shard.removesuffix(".parquet")))
 
 
-def known_of(home: StageDir, shard: str) -> Known:
-    """What earlier calls left of a shard, in its ledger and in its output; a driver may be at work on it."""
+def known_of(home: StageDir, shard: str, again: Container[str] = ()) -> Known:
+    """What earlier calls left of a shard, in its ledger and in its output, but for replies of rows with a status of `again`;
+    a driver may be at work on it."""
     try:
         ledger = ledger_of(home, shard).load()
     except FileNotFoundError:
         ledger = Known({}, {})  # it has just been committed: its output, read after this, holds what the ledger held
     if not home.storage.exists(shard):
         return ledger
-    return Known.of((*known_in(home.storage.read_table(shard)).outcomes(), *ledger.outcomes()))
+    return Known.of((*known_in(home.storage.read_table(shard), again).outcomes(), *ledger.outcomes()))
 
 
 def missing(job: Job, shards: Sequence[str]) -> list[str]:
@@ -147,8 +150,8 @@ def _table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_pylist(part, schema=schema) for part in parts], schema=schema)
 
 
-def take_back(job: Job, status: str) -> None:
-    """Make the shards that hold rows of this status missing again; their other rows keep their replies."""
+def take_back(job: Job, statuses: Collection[str]) -> None:
+    """Make the shards that hold rows of these statuses missing again; their other rows keep their replies."""
     for entry in committed(job.home):
-        if entry.counts.get(status):
+        if any(entry.counts.get(status) for status in statuses):
             job.home.storage.at(DONE).delete(f"{entry.name}.json")

@@ -5,7 +5,8 @@ Knows the recipe's words for these; nothing of ratings or answers.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ CONCURRENCY = 64
 WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".jinja")
 """Ends of the names of a checkpoint's files."""
 MIB = 1 << 20
+BOUGHT = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+"""The fields of a row that tell what its reply took."""
 Asked = TypeVar("Asked", bound=EngineConfig)
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
@@ -303,20 +306,38 @@ def begin(
     return begun
 
 
-def reopen_failed(stage: StageDir, done: Manifest, asked_scale: Mapping[str, Any] | None = None) -> None:
-    """Make a finished stage unfinished, so that its failed rows are asked again; at every moment the manifest or all commit
-    records are there."""
+def reopen(stage: StageDir, done: Manifest, again: Collection[str], asked_scale: Mapping[str, Any] | None = None) -> None:
+    """Make a finished stage unfinished, so that its rows with a status of `again` are asked anew; at every moment the manifest
+    or all commit records are there. What their replies have cost stays part of the bill."""
     for entry in done.parts():
         record(stage, entry)
-    scale = dict(asked_scale or {})
-    stage.begin(Begun(settings=done.settings, inputs=done.inputs, seconds=done.seconds, asked_scale=scale))
+    begun = Begun(
+        settings=done.settings,
+        inputs=done.inputs,
+        seconds=done.seconds,
+        asked_scale=dict(asked_scale or {}),
+        discarded=dict(_discarded(stage, done, again)),
+    )
+    stage.begin(begun)
     stage.reopen()
+
+
+def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Counter[str]:
+    """The usage of the replies that are given up, with that of earlier ones."""
+    found = Counter(done.details.get("discarded", {}))
+    for entry in done.parts():
+        if any(entry.counts.get(status) for status in again):
+            rows = stage.storage.read_table(entry.name, ["status", "reply", *BOUGHT]).to_pylist()
+            for row in rows:
+                if row["status"] in again and row["reply"] is not None:
+                    found.update({field: row[field] for field in BOUGHT if row[field] is not None})
+    return found
 
 
 def check_rows(manifest: Manifest, examples: Manifest) -> None:
     """Rows in = rows out, shard by shard."""
     expected = {entry.name: entry.rows for entry in examples.parts()}
-    found = {entry.name: entry.rows for entry in manifest.files}
+    found = {entry.name: entry.rows for entry in manifest.parts()}
     if found != expected:
         wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")

@@ -3,8 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -12,14 +11,10 @@ from alpagasus_ray.config import Answerer, Generate, TestSet, digest, identity
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
 from alpagasus_ray.datasets.schema import PROMPTS
-from alpagasus_ray.engines.prices import tariff
-from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.answers import FAILED, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
-
-if TYPE_CHECKING:
-    from alpagasus_ray.runner import shards
+from alpagasus_ray.stages.several import Several, Target
 
 Mode = Literal["generate", "retry-failed"]
 ROWS_PER_SHARD = 128
@@ -37,10 +32,7 @@ def generate(config: Generate, run: Run, mode: Mode = "generate") -> list[Manife
         )
     models = [resolved(model, config, run) for model in config.models]
     prompts = {test_set.name: _prompts(test_set, run.prompts(test_set.name)) for test_set in config.test_sets}
-    manifests: list[Manifest] = []
-    for model in models:
-        manifests += _Model(config, model, run, prompts).answer(mode)
-    return manifests
+    return [manifest for model in models for manifest in _answer(config, model, run, prompts, mode)]
 
 
 def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
@@ -76,128 +68,36 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     return manifest
 
 
-class _Model:
+def _answer(config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest], mode: Mode) -> list[Manifest]:
     """One model's way through all test sets."""
+    work = GenerateWork(model, tuple(prompts), weights_of(model, run))
+    home = run.answers(model.name)
+    several = Several(f"generate {model.name}", config, model, work, settings_of(model), home)
+    targets = [
+        Target(run.answers(model.name, name), run.prompts(name), listed, inputs_of(model, run, name, listed))
+        for name, listed in prompts.items()
+    ]
 
-    def __init__(self, config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest]) -> None:
-        self._config, self._model, self._run, self._prompts = config, model, run, prompts
-        self._settings = settings_of(model)
-        self._work = GenerateWork(model, tuple(prompts), weights_of(model, run))
-        self._finished_usd = 0.0
-
-    def answer(self, mode: Mode) -> list[Manifest]:
-        done = {name: self._finished(name, mode) for name in self._prompts}
-        left = [name for name, manifest in done.items() if manifest is None]
-        self._finished_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in done.values() if manifest)
-        if left:
-            self._ask(left)
-        return [manifest or self._finish(name) for name, manifest in done.items()]
-
-    def _home(self, test_set: str) -> StageDir:
-        return self._run.answers(self._model.name, test_set)
-
-    def _inputs(self, test_set: str) -> dict[str, str]:
-        return inputs_of(self._model, self._run, test_set, self._prompts[test_set])
-
-    def _finished(self, test_set: str, mode: Mode) -> Manifest | None:
-        stage = self._home(test_set)
-        done = stage.manifest()
-        if done is None:
-            return None
-        stage.same_or_refuse(done, self._settings, self._inputs(test_set))
-        if mode == "generate" or not done.counts.get(FAILED):
-            stage.tidy()
-            return done
-        asking.reopen_failed(stage, done)
-        return None
-
-    def _ask(self, names: Sequence[str]) -> None:
-        # imported here: to look at finished answers no Ray is needed
-        from alpagasus_ray.runner import cluster, shards
-
-        cluster.address_given()
-        asking.check_engine(self._model, self._work)
-        parts = [asking.Part(self._job(name), self._prompts[name]) for name in names]
-        asking.check_cap(self._config, self._model, parts[0].job.tariff)
-        begun = [asking.begin(self._home(name), self._settings, self._inputs(name)) for name in names]
-        tasks: list[shards.Task] = []
-        for number, part in enumerate(parts):
-            shards.take_back(part.job, FAILED)
-            tasks += [shards.Task(name, job=number) for name in shards.missing(part.job, part.shards())]
-        if not tasks:
-            return
-        seconds, rows = self._drive(parts, tasks), sum(part.source.rows for part in parts)
-        for part, earlier in zip(parts, begun, strict=True):
-            share = seconds * part.source.rows / rows
-            part.job.home.begin(earlier.model_copy(update={"seconds": earlier.seconds + share}))
-
-    def _drive(self, parts: "Sequence[asking.Part]", tasks: "Sequence[shards.Task]") -> float:
-        """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
-        from alpagasus_ray.runner import cluster, drive
-        from alpagasus_ray.runner.progress import Progress
-
-        home = self._run.answers(self._model.name)
-        bill = asking.Bill(home.name, home.storage, parts, self._finished_usd)
-        cap = asking.cap(self._config, bill)
-        cluster.connect()
-        pool = cluster.pool(self._config, self._model)
-        jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
-        rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
-        hopeless = asking.hopeless(self._config, self._model, sum(part.source.rows for part in parts))
-        started = time.monotonic()
-        try:
-            with Progress(f"generate {self._model.name}", sum(rows[task.job][task.shard] for task in tasks)) as progress:
-                drive.drive(jobs, tasks, cap, progress, hopeless)
-        except BudgetReached:
-            raise asking.at_the_cap(self._config, bill) from None
-        return time.monotonic() - started
-
-    def _job(self, test_set: str) -> "shards.Job":
-        from alpagasus_ray.runner import shards
-
-        home = self._home(test_set)
-        return shards.Job(
-            self._work,
-            source=self._run.prompts(test_set),
-            home=home,
-            output=home.storage,
-            terms=asking.terms(self._config, self._model),
-            tariff=tariff(self._model),
-            max_attempts=self._model.max_attempts,
-            paid=self._model.is_model,
-        )
-
-    def _finish(self, test_set: str) -> Manifest:
-        from alpagasus_ray.runner import shards
-
-        stage, prompts = self._home(test_set), self._prompts[test_set]
-        begun = stage.begun()
-        assert begun is not None, "it was begun in this call"
-        files = shards.committed(stage)
+    def summing(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
         manifest = manifest_of(stage, files, begun)
-        asking.check_rows(manifest, prompts)
-        failed = manifest.counts.get(FAILED, 0)
-        reason = asking.too_many_failed(self._config, self._model, manifest.rows, failed, manifest.details["reasons"])
-        if reason is not None:
-            raise StageFailed(f"{stage.name}: {reason}. The same command asks again for those")
-        exported = stage.storage.write(
-            ANSWERS_JSON, json.dumps(list(self._exported(stage, files)), indent=2, ensure_ascii=False).encode()
-        )
-        listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **exported._asdict())]
-        manifest = manifest.model_copy(update={"files": listed})
-        stage.finish(manifest)
-        return manifest
+        exported = json.dumps(list(_exported(model.name, stage, files)), indent=2, ensure_ascii=False).encode()
+        written = stage.storage.write(ANSWERS_JSON, exported)
+        listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
+        return manifest.model_copy(update={"files": listed})
 
-    def _exported(self, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
-        """The answers as AlpacaEval's outputs, with what else a test set says of a prompt."""
-        for entry in files:
-            for row in stage.storage.read_table(entry.name).to_pylist():
-                kept = {key: row[key] for key in ("prompt_id", "category", "skill", "difficulty") if row[key] is not None}
-                yield {
-                    "dataset": row["test_set"],
-                    **kept,
-                    "instruction": row["instruction"],
-                    "input": row["input"],
-                    "output": row["reply"],
-                    "generator": self._model.name,
-                }
+    return several.fill(targets, summing, (FAILED,) if mode == "retry-failed" else ())
+
+
+def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
+    """The answers as AlpacaEval's outputs, with what else a test set says of a prompt."""
+    for entry in files:
+        for row in stage.storage.read_table(entry.name).to_pylist():
+            kept = {key: row[key] for key in ("prompt_id", "category", "skill", "difficulty") if row[key] is not None}
+            yield {
+                "dataset": row["test_set"],
+                **kept,
+                "instruction": row["instruction"],
+                "input": row["input"],
+                "output": row["reply"],
+                "generator": model,
+            }

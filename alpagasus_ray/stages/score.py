@@ -45,7 +45,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
             stage.tidy()
             return done
         _check_retry(config, done)
-        asking.reopen_failed(stage, done, done.details["asked_scale"])
+        asking.reopen(stage, done, (rating.FAILED,), done.details["asked_scale"])
     return _judge_all(config, work, run, examples, settings, inputs)
 
 
@@ -78,7 +78,7 @@ def _judge_all(
         seconds = _drive(config, trial, tasks, examples)
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
-    shards.take_back(job, rating.FAILED)
+    shards.take_back(job, {rating.FAILED})
     tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)

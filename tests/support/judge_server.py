@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -47,6 +48,12 @@ def message_hash(user_message: str) -> str:
 def prompt_tokens(messages: list[dict[str, str]]) -> int:
     """What `--usage-from-text` bills for a prompt: a quarter of the bytes of its messages' texts."""
     return sum(len(message["content"].encode()) for message in messages) // 4
+
+
+def pair_scores(user_message: str) -> str:
+    """What `--pairs` says of two answers: the more words, the better, 1 to 10."""
+    answers = (re.search(rf"<{name} (\w+)>\n(.*)\n</{name} \1>", user_message, re.DOTALL) for name in ("first", "second"))
+    return " ".join(str(min(10, 1 + len(found[2].split()) // 10)) if found else "1" for found in answers)
 
 
 class Judge:
@@ -102,7 +109,9 @@ class Judge:
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The sound reply."""
-        text = f"{self.scores.get(message_hash(body['messages'][-1]['content']), 3)}\nThe response does what was asked."
+        asked = body["messages"][-1]["content"]
+        said = self.scores.get(message_hash(asked)) or (pair_scores(asked) if self.options.pairs else 3)
+        text = f"{said}\nThe response does what was asked."
         tokens_in, tokens_out, cached = self._tokens(body)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
         return {
@@ -233,6 +242,7 @@ async def serve(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser()
     options.add_argument("--scores")
+    options.add_argument("--pairs", action="store_true", help="score two answers by their lengths (`pair_scores`)")
     options.add_argument("--log")
     options.add_argument("--key")
     options.add_argument("--model", default="toy")

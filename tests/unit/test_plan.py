@@ -513,4 +513,4 @@ def test_a_person_reads_whether_the_cap_is_enough(low: int | None, high: int | N
 
 
 def test_codes_in_a_row_do_not_command_the_terminal() -> None:
-    assert summary._harmless("a\x1b[2Jb\r\n\tä\x9b") == "a\\x1b[2Jb\\x0d\n\tä\\x9b"
+    assert summary.harmless("a\x1b[2Jb\r\n\tä\x9b") == "a\\x1b[2Jb\\x0d\n\tä\\x9b"

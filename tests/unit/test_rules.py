@@ -1,11 +1,13 @@
 """The offline judge finds what it says it finds, and leaves good responses alone."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.engines.rules import RulesEngine, rate
+from alpagasus_ray.engines.rules import PairRulesEngine, RulesEngine, rate
+from alpagasus_ray.judging import verdict
 from alpagasus_ray.judging.rating import SCORED, read
 from alpagasus_ray.judging.rubric import Scale
 
@@ -81,3 +83,15 @@ def test_the_reply_reads_like_a_judges_and_says_that_no_model_wrote_it() -> None
     reply = asyncio.run(RulesEngine().complete(Request("key", [], _row("Explain gravity.", GOOD))))
     assert read(reply.text, reply.finish_reason, Scale()).status == SCORED
     assert "no language model" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "winner"), [("It is four.", "", "first"), ("", "It is four.", "second"), ("", "", "tie")]
+)
+@pytest.mark.parametrize("form", ["scores", "verdict"])
+def test_the_offline_judge_of_two_answers_prefers_the_one_without_failures(
+    form: Any, first: str, second: str, winner: str
+) -> None:
+    row = {"instruction": "Add 2 and 2.", "input": "", "first": first, "second": second}
+    reply = asyncio.run(PairRulesEngine(form).complete(Request("key", [], row)))
+    assert verdict.read(reply.text, reply.finish_reason, form, Scale(min=1, max=10, step=None)).winner == winner

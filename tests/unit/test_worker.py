@@ -422,7 +422,7 @@ def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_wh
     assert _do(stage.worker(still), SHARDS[0]) == ""
     assert _counted(stage, "7") == (sent["7"] + 1, sent["7"])
     assert _counted(stage, "9") == (sent["9"] + 3, sent["9"] + 3)
-    shards.take_back(stage.job(work), "failed")
+    shards.take_back(stage.job(work), {"failed"})
     assert _do(stage.worker(_asking()), SHARDS[0]) == ""
     assert _counted(stage, "9") == (sent["9"] + 4, sent["9"] + 3)
     assert _counted(stage, "7") == (sent["7"] + 1, sent["7"])
@@ -431,7 +431,7 @@ def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_wh
 def test_unanswered_attempts_of_rows_with_one_request_count_once(stage: Stage) -> None:
     work = Asking(Toy(_failing("same")), {"3": "same", "12": "same"})
     assert _do(stage.worker(work), SHARDS[0]) == ""
-    shards.take_back(stage.job(work), "failed")
+    shards.take_back(stage.job(work), {"failed"})
     again = Asking(Toy(lambda _: None), work.keys)
     assert _do(stage.worker(again), SHARDS[0]) == ""
     same = [(row["attempts"], row["maybe_billed_twice"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]

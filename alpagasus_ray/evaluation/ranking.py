@@ -1,0 +1,142 @@
+"""One scale for several models from their pairwise outcomes: Bradley-Terry ratings. Pure; knows nothing of judges or files.
+
+A model with rating r beats one with rating s with probability 1 / (1 + 10 ** ((s - r) / 400)), as in chess. The ratings are
+the most likely ones given all outcomes, a tie counting half a win for each (as FastChat counts it for the Chatbot Arena,
+arXiv 2403.04132). Only models that have met, directly or through others, are on one scale: each such component has the mean
+1000, and ratings of two components cannot be compared.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpagasus_ray.evaluation.games import Outcome
+from alpagasus_ray.evaluation.intervals import rounded, tails
+from alpagasus_ray.evaluation.lengths import POINTS
+
+ELO = 400 / np.log(10)
+"""Elo points of one unit on the logit scale."""
+MEAN = 1000
+WEAK = 10.0
+"""Inverse strength of the ridge where one is needed: a prior of sqrt(10) logits, about 550 Elo points, on each rating."""
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class Result(NamedTuple):
+    """One prompt's outcome between two models, from a's side."""
+
+    model_a: str
+    model_b: str
+    outcome: Outcome
+    prompt_id: str
+    """Tells prompts apart, those of different test sets too."""
+
+
+class Tally(NamedTuple):
+    """Points by who met whom: k directed pairs, n prompts."""
+
+    pairs: Indices
+    """(k, 2): the model that scored and the other one, as numbers."""
+    points: Floats
+    """(n, k)."""
+
+
+def bradley_terry(results: Iterable[Result], seed: int = 0, resamples: int = 200) -> dict[str, Any]:
+    """Ratings with 95 percent percentile intervals of a bootstrap by prompt, best first, component by component.
+
+    A model that won, or lost, everything against the others has no finite rating: there a weak ridge pulls the ratings of its
+    component together, and `ridge` is true. In the draws of the bootstrap it does so wherever one of them needs it.
+    """
+    results = list(results)
+    models = sorted({name for result in results for name in (result.model_a, result.model_b)})
+    tally = _tally(results, models)
+    component = _components(tally.pairs, len(models), "weak")
+    ratings, ridge = _ratings(tally, tally.points.sum(axis=0), component)
+    low, high = np.quantile(_draws(tally, component, resamples, seed), tails(), axis=0) if models else (ratings, ratings)
+    met = np.array([sum(name in result[:2] for result in results) for name in models], dtype=int)
+    names = [[models[i] for i in np.flatnonzero(component == c)] for c in range(component.max(initial=-1) + 1)]
+    order = np.lexsort((-ratings, component))
+    return {
+        "models": [
+            {
+                "model": models[i],
+                "component": int(component[i]),
+                "rating": rounded(ratings[i]),
+                "low": rounded(low[i]),
+                "high": rounded(high[i]),
+                "results": int(met[i]),
+            }
+            for i in order
+        ],
+        "components": names,
+        "connected": len(names) <= 1,
+        "ridge": ridge,
+        "prompts": len(tally.points),
+        "resamples": resamples,
+    }
+
+
+def _tally(results: Sequence[Result], models: Sequence[str]) -> Tally:
+    number = {name: i for i, name in enumerate(models)}
+    row = {prompt: i for i, prompt in enumerate(sorted({result.prompt_id for result in results}))}
+    met = {tuple(sorted(result[:2])) for result in results}
+    column = {pair: i for i, pair in enumerate(sorted(met | {(b, a) for a, b in met}))}
+    points = np.zeros((len(row), len(column)))
+    for a, b, outcome, prompt in results:
+        points[row[prompt], column[a, b]] += POINTS[outcome]
+        points[row[prompt], column[b, a]] += 1 - POINTS[outcome]
+    pairs = np.array([[number[a], number[b]] for a, b in column], dtype=np.int64).reshape(-1, 2)
+    return Tally(pairs, points)
+
+
+def _draws(tally: Tally, component: Indices, resamples: int, seed: int) -> Floats:
+    """Ratings of each bootstrap sample, (resamples, models)."""
+    from threadpoolctl import threadpool_limits
+
+    prompts = len(tally.points)
+    weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    with threadpool_limits(1):  # threads cost a fit this small many times its own time
+        return np.array([_ratings(tally, drawn, component)[0] for drawn in weights @ tally.points])
+
+
+def _ratings(tally: Tally, points: Floats, component: Indices) -> tuple[Floats, bool]:
+    """Elo ratings (m,) from the points of each directed pair (k,), and whether a component needed the ridge."""
+    ratings = np.full(len(component), float(MEAN))
+    ridge = False
+    scored = _components(tally.pairs[points > 0], len(component), "strong")
+    for c in range(component.max(initial=-1) + 1):
+        members = np.flatnonzero(component == c)
+        # Ford (1957): finite ratings need a chain of wins from every model to every other
+        separated = len(set(scored[members])) > 1
+        here = np.isin(tally.pairs[:, 0], members) & (points > 0)
+        if here.any():  # a draw of the bootstrap may miss a whole component
+            pairs = np.eye(len(component))[:, members][tally.pairs[here]]
+            strength = _fit(pairs[:, 0] - pairs[:, 1], points[here], WEAK if separated else np.inf)
+            ratings[members] += ELO * (strength - strength.mean())
+        ridge |= separated
+    return ratings, ridge
+
+
+def _fit(design: Floats, points: Floats, weakness: float) -> Floats:
+    """Most likely strengths in logits (m,), from rows (k, m) with 1 for who scored the points (k,) and -1 for the other."""
+    from sklearn.linear_model import LogisticRegression
+
+    # each result as seen from both sides: the classifier wants examples of both classes
+    both = np.concatenate([design, -design]), np.repeat([1, 0], len(points)), np.tile(points, 2) / 2
+    model = LogisticRegression(fit_intercept=False, C=weakness, tol=1e-8, max_iter=1000).fit(*both)
+    return np.asarray(model.coef_[0])
+
+
+def _components(pairs: Indices, models: int, connection: str) -> Indices:
+    """Number of the component that each model (m,) is in, for directed pairs (k, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not models:
+        return np.empty(0, dtype=np.int64)
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(models, models))
+    return np.asarray(connected_components(graph, directed=True, connection=connection)[1], dtype=np.int64)

@@ -1,0 +1,130 @@
+"""What games are: how two answers are put side by side, asked about in one order and their review read; what identifies them.
+
+Knows nothing of how requests are sent, nor of calls that go on where others were.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from alpagasus_ray.config import PairJudge
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
+from alpagasus_ray.datasets.schema import PAIRS, VERDICTS
+from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request
+from alpagasus_ray.engines.choose import open_engines
+from alpagasus_ray.judging import verdict
+from alpagasus_ray.judging.pairs import PairRubric
+from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.stages import asking
+
+ORDERS = ("ab", "ba")
+AGAIN = (verdict.FAILED, verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED)
+"""Statuses of games that have no verdict and might get one if they were asked again."""
+NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
+"""The pair that makes the shortest prompt."""
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+SHOWN = ("first", "second")
+
+
+@dataclass(frozen=True)
+class PairWork:
+    """What the runner does with each game: ask which answer is better, and read the reply."""
+
+    judge: PairJudge
+    rubric: PairRubric
+
+    def open_engines(self) -> list[Engine]:
+        return open_engines(self.judge, shortest=self.rubric.messages(NOTHING), pairs=self.rubric.form)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return VERDICTS
+
+    @property
+    def form(self) -> ReplyForm:
+        return ANY_FORM
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        return asking.body(self.judge, ANY_FORM)
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        if not self.judge.is_model:
+            shown = {**row, **{name: row[name] or "" for name in SHOWN}}
+            return Request(f"{row['prompt_id']} {row['order']}", [], shown)
+        messages = [] if _unanswered(row) else self.rubric.messages(row)
+        return Request(asking.request_key(self._body, messages), messages, row)
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        reply = outcome.reply
+        return {
+            **{name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")},
+            "request_hash": request.key,
+            **self.reading(row, outcome),
+            **dict(zip(_by_model(row, "words"), (_words(row[name]) for name in SHOWN), strict=True)),
+            "reply": reply.text if reply else None,
+            **{name: getattr(reply, name) if reply else None for name in REPLY_FIELDS},
+            "latency_s": outcome.latency_s,
+            "attempts": outcome.attempts,
+            "maybe_billed_twice": outcome.maybe_billed_twice,
+        }
+
+    def reading(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """The columns that are read off a reply, told by model and no longer by place."""
+        reply = outcome.reply
+        if _unanswered(row):
+            found = verdict.Verdict(verdict.UNANSWERED, error=f"no answer: {' and '.join(_unanswered(row))} has none")
+        elif reply is None:
+            found = verdict.Verdict(verdict.FAILED, error=outcome.error)
+        else:
+            found = verdict.read(reply.text, reply.finish_reason, self.rubric.form, self.rubric.scale)
+        winner = dict(zip(SHOWN, row["order"], strict=True)).get(found.winner or "", found.winner)
+        scores = dict(zip(_by_model(row, "score"), (found.first, found.second), strict=True))
+        return {"status": found.status, "winner": winner, **scores, "error": found.error}
+
+
+def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
+    """The columns of the model that stands first in this order, and of the other."""
+    return [f"{name}_{model}" for model in row["order"]]
+
+
+def _words(answer: str | None) -> int | None:
+    return None if answer is None else len(answer.split())
+
+
+def _unanswered(row: Mapping[str, Any]) -> list[str]:
+    """The models that have no answer."""
+    return sorted(model for model, shown in zip(row["order"], SHOWN, strict=True) if row[shown] is None)
+
+
+def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:
+    """The two games of a prompt, as rows of `schema.PAIRS`."""
+    common = {name: prompt.get(name) for name in PAIRS.names if name not in ("order", *SHOWN)}
+    return [
+        {**common, "order": "ab", "first": answer_a, "second": answer_b},
+        {**common, "order": "ba", "first": answer_b, "second": answer_a},
+    ]
+
+
+def settings_of(judge: PairJudge, rubric: PairRubric) -> dict[str, Any]:
+    """The identity of a judge's games."""
+    return {"judge": asking.identity_of(judge), "rubric": rubric_identity(rubric)}
+
+
+def rubric_identity(rubric: PairRubric) -> dict[str, Any]:
+    return {"prompt": rubric.prompt_hash(), "form": rubric.form, "scale": rubric.scale.model_dump()}
+
+
+def label_of(judge: PairJudge) -> str:
+    """What reports call a judge."""
+    return judge.model or judge.kind
+
+
+def manifest_of(pair: tuple[str, str], label: str, stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
+    a, b = pair
+    local_model = begun.settings.get("judge", {}).get("kind") == "vllm"
+    details = {"a": a, "b": b, "test_set": stage.name.rpartition("/")[2], "judge": label}
+    return stage.sum_up(begun, files, verdict.STATUSES, local_model=local_model, details=details)

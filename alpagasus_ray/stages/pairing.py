@@ -1,0 +1,117 @@
+"""Answers side by side: which pairs there are on which test sets, and each prompt with both answers in both orders."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from alpagasus_ray.config import Compare, digest
+from alpagasus_ray.datasets.run import MANIFEST, Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions, versus
+from alpagasus_ray.datasets.schema import PAIRS
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.stages.games import both_orders
+
+ROWS_PER_SHARD = 128
+"""Both games of a prompt are in one shard."""
+SHOWN_IDS = 3
+
+
+class Bout(NamedTuple):
+    """Two models on one test set."""
+
+    a: str
+    b: str
+    test_set: str
+
+    @property
+    def pair(self) -> str:
+        return versus(self.a, self.b)
+
+
+def bouts(config: Compare, run: Run) -> Iterable[Bout]:
+    """Each pair on each test set, once both models are known to have answered it."""
+    for a, b in config.pairs:
+        answered = {model: _answered(run, model) for model in (a, b)}
+        wanted = config.test_sets or answered[a]
+        for model, names in answered.items():
+            missing = [name for name in wanted if name not in names]
+            if missing or not names:
+                what = f"no answers to {', '.join(missing)}" if names else "no finished answers"
+                raise UsageError(
+                    f"compare.pairs: {model!r} has {what} in this run; let it answer by jobs/generate.py"
+                    + (", or choose others by `compare.test_sets`" if names else "")
+                )
+        yield from (Bout(a, b, name) for name in wanted)
+
+
+def _answered(run: Run, model: str) -> list[str]:
+    """The test sets that a model has finished."""
+    names = run.answers(model).storage.all_names()
+    return sorted(name.split("/")[0] for name in names if name.count("/") == 1 and name.endswith(f"/{MANIFEST}"))
+
+
+def pair_up(run: Run, bout: Bout) -> Manifest:
+    """Make `pairs/<a>-vs-<b>/<test set>/`, the answers as every judge sees them."""
+    made = [run.answers(model, bout.test_set) for model in (bout.a, bout.b)]
+    listed = [stage.finished("generate") for stage in made]
+    inputs = {stage.name: manifest.content_hash() for stage, manifest in zip(made, listed, strict=True)}
+    stage, settings = run.pairs(*bout), {"pair": [bout.a, bout.b]}
+    done = stage.manifest()
+    if done is not None:
+        stage.same_or_refuse(done, settings, inputs)
+        return done
+    answers = [_by_prompt(stage, manifest) for stage, manifest in zip(made, listed, strict=True)]
+    _check_same_prompts(bout, *answers)
+    games = [game for key, row in answers[0].items() for game in both_orders(row, row["reply"], answers[1][key]["reply"])]
+    begun = Begun(settings=settings, inputs=inputs)
+    stage.begin(begun)
+    return write_pairs(stage, begun, games)
+
+
+def _by_prompt(stage: StageDir, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    return {row["prompt_id"]: row for table in stage.tables(manifest) for row in table.to_pylist()}
+
+
+def _check_same_prompts(bout: Bout, of_a: Mapping[str, Mapping[str, Any]], of_b: Mapping[str, Mapping[str, Any]]) -> None:
+    """Both must have answered the same prompts, and those with one id must say the same."""
+    for model, own, other in ((bout.a, of_a, of_b), (bout.b, of_b, of_a)):
+        alone = [key for key in own if key not in other]
+        if alone:
+            raise UsageError(
+                f"compare: of {bout.test_set} only {model!r} has answered {_some(alone)}; the answers of "
+                f"{bout.a!r} and {bout.b!r} are to different prompts. Let both answer the same test set"
+            )
+    texts = ("instruction", "input")
+    differ = [key for key in of_a if any(of_a[key][text] != of_b[key][text] for text in texts)]
+    if differ:
+        raise UsageError(
+            f"compare: of {bout.test_set} the prompts {_some(differ)} say one thing for {bout.a!r} and another for {bout.b!r}; "
+            "the test set has changed between their answers"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_IDS:,} more" if len(names) > SHOWN_IDS else ""
+    return ", ".join(repr(name) for name in names[:SHOWN_IDS]) + more
+
+
+def write_pairs(stage: StageDir, begun: Begun, games: Sequence[Mapping[str, Any]]) -> Manifest:
+    started = time.monotonic()
+    files = []
+    for number, start in enumerate(range(0, len(games), ROWS_PER_SHARD)):
+        rows = list(games[start : start + ROWS_PER_SHARD])
+        written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PAIRS))
+        files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
+    manifest = Manifest(
+        stage=stage.name,
+        settings=begun.settings,
+        settings_hash=digest(begun.settings),
+        inputs=begun.inputs,
+        files=files,
+        rows=len(games),
+        seconds=time.monotonic() - started,
+        versions=versions(),
+    )
+    stage.finish(manifest)
+    return manifest

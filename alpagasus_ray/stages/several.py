@@ -1,0 +1,131 @@
+"""Several stage directories that one engine fills in one go and under one cap: the test sets of a model, the pairs of a judge.
+
+Knows how such a stage goes on where an earlier call was; nothing of what is asked or of what becomes of a reply.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from alpagasus_ray.config import Asking, EngineConfig
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
+from alpagasus_ray.engines.prices import tariff
+from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.runner.shards import Job, Task, Work, committed, missing, take_back
+from alpagasus_ray.stages import asking
+
+FAILED = "failed"
+
+
+class Target(NamedTuple):
+    """One directory to fill."""
+
+    home: StageDir
+    source: StageDir
+    listed: Manifest
+    """Of the source."""
+    inputs: Mapping[str, str]
+
+
+Summing = Callable[[StageDir, list[FileEntry], Begun], Manifest]
+"""From the committed shards of a directory to its manifest, with what else its making writes."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """What the directories have in common."""
+
+    label: str
+    """What the progress line calls the work."""
+    config: Asking
+    asked: EngineConfig
+    work: Work
+    settings: Mapping[str, Any]
+    home: StageDir
+    """Where their common bill is kept."""
+
+    def fill(self, targets: Sequence[Target], summing: Summing, again: Sequence[str] = ()) -> list[Manifest]:
+        """Fill what is not filled yet; rows that have a status of `again` are asked anew. One manifest for each, in order."""
+        done = [self._finished(target, again) for target in targets]
+        left = [target for target, manifest in zip(targets, done, strict=True) if manifest is None]
+        spent = sum(manifest.usage.get("cost_usd", 0.0) for manifest in done if manifest)
+        if left:
+            self._ask(left, spent, again)
+        return [manifest or self._finish(target, summing) for target, manifest in zip(targets, done, strict=True)]
+
+    def _finished(self, target: Target, again: Sequence[str]) -> Manifest | None:
+        done = target.home.manifest()
+        if done is None:
+            return None
+        target.home.same_or_refuse(done, self.settings, target.inputs)
+        if not any(done.counts.get(status) for status in again):
+            target.home.tidy()
+            return done
+        asking.reopen(target.home, done, again)
+        return None
+
+    def _ask(self, targets: Sequence[Target], spent: float, again: Sequence[str]) -> None:
+        # imported here: to look at what is finished no Ray is needed
+        from alpagasus_ray.runner import cluster
+
+        cluster.address_given()
+        asking.check_engine(self.asked, self.work)
+        parts = [asking.Part(self._job(target, again), target.listed) for target in targets]
+        asking.check_cap(self.config, self.asked, parts[0].job.tariff)
+        begun = [asking.begin(target.home, self.settings, target.inputs) for target in targets]
+        tasks: list[Task] = []
+        for number, part in enumerate(parts):
+            take_back(part.job, {FAILED, *again})
+            tasks += [Task(name, job=number) for name in missing(part.job, part.shards())]
+        if not tasks:
+            return
+        seconds, rows = self._drive(parts, tasks, spent), sum(part.source.rows for part in parts)
+        for part, earlier in zip(parts, begun, strict=True):
+            share = seconds * part.source.rows / rows
+            part.job.home.begin(earlier.model_copy(update={"seconds": earlier.seconds + share}))
+
+    def _drive(self, parts: Sequence[asking.Part], tasks: Sequence[Task], spent: float) -> float:
+        """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
+        from alpagasus_ray.runner import cluster, drive
+        from alpagasus_ray.runner.progress import Progress
+
+        bill = asking.Bill(self.home.name, self.home.storage, parts, spent)
+        cap = asking.cap(self.config, bill)
+        cluster.connect()
+        pool = cluster.pool(self.config, self.asked)
+        jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
+        rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
+        hopeless = asking.hopeless(self.config, self.asked, sum(part.source.rows for part in parts))
+        started = time.monotonic()
+        try:
+            with Progress(self.label, sum(rows[task.job][task.shard] for task in tasks)) as progress:
+                drive.drive(jobs, tasks, cap, progress, hopeless)
+        except BudgetReached:
+            raise asking.at_the_cap(self.config, bill) from None
+        return time.monotonic() - started
+
+    def _job(self, target: Target, again: Sequence[str]) -> Job:
+        return Job(
+            self.work,
+            source=target.source,
+            home=target.home,
+            output=target.home.storage,
+            terms=asking.terms(self.config, self.asked),
+            tariff=tariff(self.asked),
+            max_attempts=self.asked.max_attempts,
+            paid=self.asked.is_model,
+            again=frozenset(again),
+        )
+
+    def _finish(self, target: Target, summing: Summing) -> Manifest:
+        begun = target.home.begun()
+        assert begun is not None, "it was begun in this call"
+        manifest = summing(target.home, committed(target.home), begun)
+        asking.check_rows(manifest, target.listed)
+        failed, reasons = manifest.counts.get(FAILED, 0), manifest.details["reasons"]
+        reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
+        if reason is not None:
+            raise StageFailed(f"{target.home.name}: {reason}. The same command asks again for those")
+        target.home.finish(manifest)
+        return manifest

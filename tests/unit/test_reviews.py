@@ -1,0 +1,125 @@
+"""Reviews that others have published: both formats, the counts they were published with, and files that are not whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpagasus_ray.config import Compare, Import
+from alpagasus_ray.datasets.run import Manifest, Run
+from alpagasus_ray.errors import AlpagasusError, UsageError
+from alpagasus_ray.evaluation.games import Rule
+from alpagasus_ray.stages.compare import compare, outcomes
+from alpagasus_ray.stages.pairing import Bout
+from alpagasus_ray.stages.verdicts import comparisons, games
+
+
+def imported(run: Run, layout: str, *files: Path | str, **changes: Any) -> dict[Bout, Manifest]:
+    return compare(config(layout, *files, **changes), run)
+
+
+def config(layout: str, *files: Path | str, **changes: Any) -> Compare:
+    source = Import.model_validate({"format": layout, "files": [str(file) for file in files]})
+    return Compare.model_validate({"import": source, **changes})
+
+
+def counted(found: dict[str, Any]) -> tuple[int, int, int, int]:
+    return found["win"], found["tie"], found["lose"], found["no_verdict"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "pair", "rule", "published"),
+    [
+        ("cherry", "cherry_gpt4/*.json", ("cherry", "alpaca"), "alpagasus", {"vicuna": (44, 15, 21), "koala": (85, 36, 59)}),
+        ("alpagasus", "alpagasus2/alp*.json", None, "truncated", {"vicuna": (40, 38, 2), "koala": (94, 71, 15)}),
+    ],
+)
+def test_the_published_counts_come_out_of_the_raw_reviews(
+    shared: Path, tmp_path: Path, layout: str, files: str, pair: tuple[str, str] | None, rule: Rule, published: dict[str, Any]
+) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    asked = config(layout, shared / "verdicts" / files, rule=rule, pairs=(pair,) if pair else ())
+    made = compare(asked, run)
+    assert {bout.test_set for bout in made} == set(published)
+    for bout in made:
+        found = outcomes(asked, run, bout)
+        assert (bout.a, bout.b) == (pair or ("alpagasus2", "alpaca2"))
+        assert counted(found)[:3] == published[bout.test_set]
+        assert 0 < found["position"]["consistency"] < 1
+        assert 0 < found["position"]["first_slot_share"] < 1
+    assert compare(asked, run) == made
+
+
+def test_the_other_side_is_told_where_the_recipe_asks_for_it(shared: Path, tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    asked = config(
+        "alpagasus", shared / "verdicts/alpagasus2/alp*vicuna.json", pairs=[["alpaca2", "alpagasus2"]], rule="truncated"
+    )
+    [bout] = compare(asked, run)
+    assert counted(outcomes(asked, run, bout))[:3] == (2, 38, 40)
+    [comparison] = comparisons(run)
+    first = games(run, comparison)[0]
+    assert first["answer_a"].startswith("Time management is a skill")
+    assert first["ba"]["reply"].split()[:2] == ["7", "9"] or first["ba"]["score_b"] is not None
+
+
+ANSWERS = {"prompt": "Why?", "x": "Because.", "y": "No reason."}
+
+
+def alpagasus(folder: Path, name: str, *records: dict[str, Any]) -> Path:
+    path = folder / name
+    path.write_text(json.dumps([{"question_id": f"q{n}", **ANSWERS, **record} for n, record in enumerate(records)]))
+    return path
+
+
+def test_a_review_that_cannot_be_read_is_no_draw(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    one = alpagasus(tmp_path, "x-y-toy.json", {"review": "9 5\nx"}, {"review": "Both are fine.", "score": [-1, -1]})
+    other = alpagasus(tmp_path, "y-x-toy.json", {"review": "5 8\nx"}, {"review": "5 8"})
+    asked = config("alpagasus", one, other)
+    [bout] = compare(asked, run)
+    assert counted(outcomes(asked, run, bout)) == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("x-y-toy.json", "[{", "this is not JSON"),
+        ("x-y-toy.json", "[]", "no list of records"),
+        ("other.json", [{**ANSWERS, "review": "1 2"}], "not named"),
+        ("x-y-toy.json", [{**ANSWERS, "review": "1 2"}], "no file y-x-toy.json has y first"),
+        ("x-y-toy.json", [{**ANSWERS, "question_id": "q", "review": "1 2"}] * 2, "a second record for the prompt 'q'"),
+        ("x-y-toy.json", [{**ANSWERS, "z": "a third", "review": "1 2"}], "not named"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path: Path, name: str, content: Any, problem: str) -> None:
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UsageError, match=problem) as refused:
+        imported(Run.open(str(tmp_path / "run")), "alpagasus", path)
+    assert name in str(refused.value)
+
+
+def test_prompts_that_only_one_order_has_and_models_that_no_file_has_are_refused(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    one = alpagasus(tmp_path, "x-y-toy.json", {"review": "9 5"}, {"review": "9 5"})
+    other = alpagasus(tmp_path, "y-x-toy.json", {"review": "5 8"})
+    with pytest.raises(UsageError, match=r"only .*x-y-toy.json has the prompt 'q1'"):
+        imported(run, "alpagasus", one, other)
+    with pytest.raises(UsageError, match=r"none of \[\['x', 'z'\]\] are the models"):
+        imported(run, "alpagasus", one, other, pairs=[["x", "z"]])
+    with pytest.raises(UsageError, match=r"compare.import.files: nothing found"):
+        imported(run, "alpagasus", tmp_path / "nothing.json")
+    with pytest.raises(AlpagasusError, match="come from files"):
+        compare(config("alpagasus", one), run, "retry-failed")
+
+
+@pytest.mark.parametrize("missing", ["Meta_Info", "data", "review_reverse", "Answer2"])
+def test_a_cherry_file_without_a_part_is_refused(tmp_path: Path, missing: str) -> None:
+    record = {"text": "Why?", "Answer1": "a", "Answer2": "b", "review": "1 2", "review_reverse": "2 1"}
+    content = {"Meta_Info": {"dataset_name": "toy"}, "data": [{k: v for k, v in record.items() if k != missing}]}
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != missing}))
+    with pytest.raises(UsageError, match=r"toy.json"):
+        imported(Run.open(str(tmp_path / "run")), "cherry", path)
