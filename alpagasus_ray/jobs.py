@@ -176,6 +176,12 @@ def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) ->
             yield f"{a} is compared with itself: what differs from a tie is the judge's doing"
 
 
+def _report(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.report import report
+
+    return report(call.recipe.report, call.run, [arm.name for arm in call.recipe.pick.arms])
+
+
 def _doctor(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.doctor import examine
 
@@ -219,6 +225,9 @@ COMPARE = JobSpec(
     "Let a judge compare models' answers, every pair in both orders. A call that was stopped goes on where it was.",
     _compare,
     {"retry-failed": "ask again for the games that have no verdict"},
+)
+REPORT = JobSpec(
+    "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report
 )
 DOCTOR = JobSpec(
     "doctor",

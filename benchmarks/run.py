@@ -40,6 +40,7 @@ from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.ratings import ScoreWork
 from alpagasus_ray.stages.score import score
+from bench_compare import bench_compare
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
 from bench_vllm import bench_answers, bench_processor, bench_replies, bench_vllm
 from judge_server import message_hash
@@ -283,6 +284,7 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "trainer": bench_trainer,
     "arms": bench_arms,
     "gpu": bench_gpu,
+    "compare": bench_compare,
 }
 
 

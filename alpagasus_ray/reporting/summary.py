@@ -55,6 +55,9 @@ def _stage(report: Mapping[str, Any]) -> Iterator[str]:
     yield from trained_lines(report.get("models", ()))
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
+    if report.get("page"):
+        yield f"  {harmless(report['answer'])}"
+        yield f"  {report['page']}"
     for note in report.get("notes", ()):
         yield f"  {note}"
 

@@ -12,7 +12,7 @@ from alpagasus_ray.datasets.schema import PAIRS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages.games import both_orders
 
-ROWS_PER_SHARD = 128
+ROWS_PER_SHARD = 256
 """Both games of a prompt are in one shard."""
 SHOWN_IDS = 3
 

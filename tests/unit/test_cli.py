@@ -45,11 +45,11 @@ def made(tmp_path: Path, source: str) -> Run:
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
-    heavy = ["torch", "vllm", "transformers", "deepspeed", "ray", "openai", "datasets", "matplotlib"]
+    heavy = "torch vllm transformers deepspeed ray openai datasets matplotlib scipy sklearn statsmodels pandas".split()
     program = f"""
 import runpy, sys
 from alpagasus_ray.cli import main
-for job in ("ingest", "score", "pick_subset", "generate"):
+for job in ("ingest", "score", "pick_subset", "finetune", "generate", "compare", "report", "run_all"):
     sys.argv = [job, "--help"]
     try:
         runpy.run_path(f"{ROOT}/jobs/{{job}}.py", run_name="__main__")

@@ -1,0 +1,271 @@
+"""The report's page in a real Chromium: it needs no network, is searched, fits a phone, and can be printed.
+
+Screenshots are left in the directory that REPORT_SCREENSHOTS names.
+"""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from alpagasus_ray.config import Arm, Ingest, Pick, Report
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.stages.report import report
+from report_runs import LOSE, NONE, TIE, WIN, judge, rate, train
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+ROWS = 300
+HOSTILE = '</script><img src="https://example.com/x.png" onerror="alert(1)">'
+WIDE, PHONE = 1280, 375
+
+
+class Seen(NamedTuple):
+    """A page that is open, and what happened while it was opened."""
+
+    page: "Page"
+    problems: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"none of {', '.join(NAMES)} is installed; in CI one has to be")
+        pytest.skip(f"none of {', '.join(NAMES)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with everything, some of it hostile."""
+    folder = tmp_path_factory.mktemp("page")
+    source = folder / "toys.jsonl"
+    kinds = ("writing", "coding", "knowledge", "rewriting")
+    rows = [
+        {
+            "instruction": f"Say the number {row}, then explain at some length why anybody would want to hear it.",
+            "input": "a very long word: " + "x" * 90 if row % 7 == 0 else "",
+            "output": f"The number is {row}. {HOSTILE if row == 5 else ''}\n\nThat is all, 数 {row}.",
+            "category": kinds[row % 4],
+        }
+        for row in range(ROWS)
+    ]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(source)), run)
+    rate(run, [None if row == 3 else (row % 11) / 2 for row in range(ROWS)])
+    arms = (Arm(name="selected", policy="threshold", threshold=4.5), Arm(name="random", policy="random"))
+    pick_subset(Pick(arms=(*arms, Arm(name="full", policy="full"))), run)
+    for arm, steps in (("selected", 30), ("random", 30), ("full", 160)):
+        train(run, arm, [3 / (1 + step / 20) for step in range(steps)], minutes=steps / 10, training_minutes=steps / 12)
+    judge(run, ("selected", "full"), [WIN] * 40 + [LOSE] * 14 + [TIE] * 20 + [NONE])
+    judge(run, ("selected", "random"), [WIN] * 30 + [LOSE] * 24 + [TIE] * 20)
+    judge(run, ("selected", "full"), [WIN] * 30 + [LOSE] * 20 + [TIE] * 24 + [NONE], name="second")
+    report(Report(claim="A run of toys: it shows the page, and nothing else."), run, ("selected",))
+    return run
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("REPORT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def opened(context: "BrowserContext", run: Run) -> Seen:
+    """The page, once its lists are unpacked."""
+    seen = Seen(context.new_page(), [], [])
+
+    def told(message: "ConsoleMessage") -> None:
+        seen.problems.append(f"{message.type}: {message.text}")
+
+    def asked(request: "Request") -> None:
+        seen.requests.append(request.url)
+
+    seen.page.on("console", told)
+    seen.page.on("pageerror", lambda error: seen.problems.append(str(error)))
+    seen.page.on("request", asked)
+    seen.page.goto(f"file://{run.report().storage.path('index.html')}")
+    seen.page.wait_for_selector("html[data-ready=yes]", state="attached")
+    return seen
+
+
+@pytest.fixture
+def wide(chromium: "Browser", run: Run) -> Iterator[Seen]:
+    with chromium.new_context(viewport={"width": WIDE, "height": 900}) as context:
+        yield opened(context, run)
+
+
+def shown(page: "Page", root: str) -> int:
+    """How many rows a list has found."""
+    page.wait_for_timeout(250)
+    return int(page.locator(f"#{root}").get_attribute("data-found") or -1)
+
+
+def test_the_page_asks_for_nothing_but_itself_and_has_no_problem(wide: Seen) -> None:
+    assert wide.problems == []
+    assert [url.split("/")[-1] for url in wide.requests] == ["index.html"]
+
+
+def test_the_answer_stands_in_the_first_screen(wide: Seen) -> None:
+    question = wide.page.get_by_role("heading", level=1)
+    assert question.inner_text().startswith("Does training on the")
+    badge = wide.page.locator(".badge")
+    assert badge.inner_text() == "Yes"
+    box = badge.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 900
+
+
+def test_examples_are_found_by_words_phrase_score_and_group(wide: Seen) -> None:
+    page, root = wide.page, "example-browser"
+    search = page.get_by_label("Search examples")
+    assert shown(page, root) == ROWS
+    search.fill("number 123")
+    assert shown(page, root) == 1
+    search.fill('"the number 12"')
+    assert shown(page, root) == 11  # 12, and 120 to 129
+    search.fill("数 299")
+    assert shown(page, root) == 1
+    search.fill("")
+    page.locator(f"#{root}-score").select_option("5")
+    fives = sum(row % 11 == 10 for row in range(ROWS))
+    assert shown(page, root) == fives
+    page.locator(f"#{root}-group").select_option("dropped")
+    assert shown(page, root) == 0
+    page.locator(f"#{root}-group").select_option("")
+    page.locator(f"#{root}-score").select_option("none")
+    assert shown(page, root) == 1
+
+
+def test_examples_are_sorted_and_paged(wide: Seen) -> None:
+    page, root = wide.page, wide.page.locator("#example-browser")
+    page.locator("#example-browser-sort").select_option(label="highest score first")
+    assert root.locator(".score").first.inner_text() == "5"
+    root.get_by_role("button", name="Next").click()
+    assert "page 2 of 15" in root.inner_text()
+    page.locator("#example-browser-sort").select_option(label="lowest score first")
+    assert "page 1 of 15" in root.inner_text()
+    assert root.locator(".score").first.inner_text() == "0"
+
+
+def test_hostile_text_is_shown_as_it_is(wide: Seen) -> None:
+    page = wide.page
+    page.get_by_label("Search examples").fill("onerror")
+    assert shown(page, "example-browser") == 1
+    page.locator("#example-browser summary").first.click()
+    assert HOSTILE in page.locator("#example-browser .full").inner_text()
+    assert page.locator("img").count() == 0
+    assert wide.problems == []
+    assert len(wide.requests) == 1
+
+
+def test_answers_stand_side_by_side_with_both_reviews(wide: Seen) -> None:
+    page, root = wide.page, "side-browser"
+    assert shown(page, root) == 75
+    page.locator(f"#{root}-result").select_option("none")
+    assert shown(page, root) == 1
+    page.locator(f"#{root}-result").select_option("flipped")
+    assert shown(page, root) == 20
+    page.locator(f"#{root}-result").select_option("win")
+    page.locator(f"#{root} summary").first.click()
+    told = page.locator(f"#{root} .full").first.inner_text()
+    assert "selected says toys-0" in told
+    assert "The reply of order ab: a" in told
+    assert "The reply of order ba: a" in told
+    page.locator(f"#{root}-pair").select_option(label="selected – random, toy judge")
+    assert shown(page, root) == 30
+
+
+def test_another_cut_is_told_by_the_keyboard(wide: Seen) -> None:
+    slider = wide.page.get_by_label("Lowest score kept")
+    told = wide.page.locator("#cut-told")
+    assert told.inner_text().startswith("score of at least 4.5: ")
+    slider.press("ArrowRight")
+    assert told.inner_text().startswith("score of at least 5: ")
+
+
+@pytest.mark.parametrize("width", [WIDE, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_screen(chromium: "Browser", run: Run, screenshots: Path, width: int, scheme: str) -> None:
+    with chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:  # type: ignore[arg-type]
+        seen = opened(context, run)
+        seen.page.locator("#example-browser summary").first.click()
+        seen.page.locator("#side-browser summary").first.click()
+        seen.page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+        seen.page.screenshot(path=screenshots / f"report-{width}-{scheme}.png", full_page=True)
+        assert seen.page.evaluate("document.documentElement.scrollWidth") == width
+        assert seen.problems == []
+
+
+def test_headings_go_down_by_one_and_controls_have_names(wide: Seen) -> None:
+    levels = wide.page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((found) => Number(found.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+    nameless = "[...document.querySelectorAll('input, select')].filter((found) => !found.labels.length).length"
+    assert wide.page.evaluate(nameless) == 0
+    assert wide.page.locator("figure [role=img]:not([aria-label])").count() == 0
+
+
+def test_the_page_can_be_printed_with_what_is_folded_and_without_controls(wide: Seen, screenshots: Path) -> None:
+    printed = wide.page.pdf(path=screenshots / "report.pdf")
+    assert printed.startswith(b"%PDF")
+    wide.page.emulate_media(media="print")
+    assert not wide.page.locator(".controls").first.is_visible()
+    assert not wide.page.locator(".top").is_visible()
+    assert wide.page.locator("#verdicts table").last.is_visible()
+
+
+def test_without_scripts_the_figures_and_tables_are_there(chromium: "Browser", run: Run) -> None:
+    with chromium.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"file://{run.report().storage.path('index.html')}")
+        assert page.locator("figure svg").count() >= 8
+        assert "need JavaScript" in page.locator("noscript").inner_text()
+
+
+def test_all_of_alpaca_is_a_page_that_opens_and_is_searched_at_once(
+    chromium: "Browser", alpaca: str, shared: Path, tmp_path: Path
+) -> None:
+    run = Run.open(str(tmp_path / "alpaca"))
+    ingest(Ingest(source=alpaca, name="alpaca"), run)
+    with (shared / "ratings/alpaca52k_three_llm_scores.csv").open(newline="") as stream:
+        rate(run, [float(row["gpt-4o-mini"]) for row in csv.DictReader(stream)])
+    pick_subset(Pick(arms=(Arm(name="selected", policy="top", k=9_229), Arm(name="full", policy="full"))), run)
+    started = time.process_time()  # of this machine's clock other tests take their share
+    told = report(Report(), run)
+    assert time.process_time() - started < 30
+    assert told["rows"] == 52_002
+    assert os.path.getsize(told["page"]) < 15e6
+    with chromium.new_context() as context:
+        page = opened(context, run).page
+        painted = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        assert page.evaluate(painted) < 2000
+        for words in ("photosynthesis", "the", '"the quick brown fox"', "write poem"):
+            page.get_by_label("Search examples").fill(words)
+            assert shown(page, "example-browser") > 0
+            assert float(page.locator("#example-browser").get_attribute("data-milliseconds") or "inf") < 200

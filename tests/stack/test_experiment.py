@@ -1,0 +1,110 @@
+"""A whole experiment on real Alpaca: 52,002 rated rows to five trained models, their answers, two judges' verdicts, a page."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.stages.verdicts import comparisons
+from loopback import JudgeStarter
+from toy_runs import ROOT, job, summary
+
+pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (make install)")
+
+SIZE = 2_022
+ARMS = ["top", "random-1", "random-2", "random-3", "longest"]
+SETS = {"vicuna": "vicuna", "koala": "koala", "wizardlm": "wizardlm", "self_instruct": "sinstruct"}
+CLAIM = "260 thousand parameters show that every step of the experiment works; they cannot show the paper's claim."
+ENGINE = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 2, "max_model_len": 16384}
+LONG = {"extra": {"hf_overrides": {"max_position_embeddings": 16384}}}
+"""The longest prompts take more than the tiny model's 2,048 tokens; its rotary positions go on."""
+
+
+def recipe(shared: Path, judge: str) -> dict[str, Any]:
+    """The paper's experiment in small: as many updates for each arm as two workers do in half a minute."""
+    return {
+        "ingest": {"source": str(shared / "alpaca52k/*.json"), "name": "alpaca"},
+        "score": {
+            "judge": {
+                "kind": "recorded",
+                "ratings": str(shared / "ratings/alpaca52k_three_llm_scores.csv"),
+                "columns": {"index": "alpaca_index", "score": "gpt-4o-mini"},
+            }
+        },
+        "pick": {
+            "arms": [
+                {"name": "top", "policy": "top", "k": SIZE},
+                *({"name": f"random-{seed}", "policy": "random", "seed": seed} for seed in (1, 2, 3)),
+                {"name": "longest", "policy": "longest"},
+            ]
+        },
+        "finetune": {
+            "model": str(shared / "tiny_llama"),
+            "steps": 4,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+            "zero_stage": 3,
+            "workers": 2,
+            "gpu": False,
+            "tensorboard": False,
+        },
+        "generate": {
+            "max_new_tokens": 24,
+            "test_sets": [{"name": name, "path": str(shared / f"test_sets/{f}_test_set.jsonl")} for name, f in SETS.items()],
+            "models": [{"name": arm, "arm": arm, "prompt": "alpaca", "vllm": {**ENGINE, **LONG}} for arm in ARMS],
+        },
+        "compare": {
+            "pairs": [["top", "random-1"], ["top", "longest"]],
+            "judge": {"kind": "api", "model": "toy", "base_url": judge, "price": {"input": 2.5, "output": 10}},
+        },
+        "report": {"arm": "top", "baseline": "random-1", "claim": CLAIM},
+    }
+
+
+@pytest.mark.timeout(2400)
+def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStarter, shared: Path, tmp_path: Path) -> None:
+    server, run = judge("--pairs"), tmp_path / "run"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe(shared, server.base_url)))
+    planned = summary(job("run_all", run, "--recipe", str(file), "--plan", "--json"))
+    assert (planned["rows"], planned["prompts"], planned["games"]) == (52_002, 730, 2 * 2 * 730)
+    assert [arm["rows"] for arm in planned["arms"]] == [SIZE] * 5
+    assert planned["evaluation_dollars"]["high"] > planned["evaluation_dollars"]["low"] > 0
+    assert not run.exists()
+    done = _run_all(run, file)
+    steps = done["steps"]
+    assert steps["ingest"]["rows"] == steps["score"]["rows"] == 52_002
+    assert [arm["rows"] for arm in steps["pick_subset"]["arms"]] == [SIZE] * 5
+    assert [model["steps"] for model in steps["finetune"]["models"]] == [4] * 5
+    assert all(model["loss"]["last_tenth"] < model["loss"]["first"] for model in steps["finetune"]["models"])
+    assert steps["generate"]["rows"] == 5 * 730
+    compared = steps["compare"]["comparisons"]
+    assert sum(found["prompts"] for found in compared) == 2 * 730
+    assert all(found["win"] + found["tie"] + found["lose"] + found["no_verdict"] == found["prompts"] for found in compared)
+    taken = len(server.billed())
+    assert taken == len(set(server.billed())) <= 2 * 2 * 730
+    _with_the_rules(run, file)
+    again = _run_all(run, file)
+    assert len(server.billed()) == taken, "what is done is not asked again"
+    assert [one.label for one in comparisons(Run.open(str(run)))] == ["toy", "toy", "rules", "rules"]
+    page = Path(again["page"]).read_text()
+    assert CLAIM in page
+    assert json.loads((run / "report/report.json").read_text())
+
+
+def _run_all(run: Path, recipe_file: Path) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "jobs/run_all.py"), "--recipe", str(recipe_file), "--run", str(run), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, timeout=2000, check=False)
+    return summary(done)
+
+
+def _with_the_rules(run: Path, recipe_file: Path) -> None:
+    knobs = ("compare.name=rules", "compare.judge={kind: rules}")
+    summary(job("compare", run, "--recipe", str(recipe_file), *(part for knob in knobs for part in ("--set", knob)), "--json"))
