@@ -3,18 +3,24 @@
 In this order, the first that fits decides; where the rubric's form is `verdict`, 4 comes before 2:
 
 1. The provider says the judge refused or the content was filtered -> `refused`.
-2. The first line that is not blank holds two numbers and nothing else (`8 7.5`, `8/10, 9/10`, `(8, 7)`), or the first two lines
-   hold one labelled number each (`Assistant 1: 8/10`).
-3. Further down the reply gives one pair of overall scores: a tuple (`Output: (10, 1)`), two labelled numbers at the begin of
-   their lines (`Assistant 2: 2 (wrong)`), or a sentence (`Assistant 1 a score of 10 and Assistant 2 a score of 1`, `both a
-   score of 8`, `are 4 and 9, respectively`). Two different pairs are no answer.
+2. The first line that is not blank holds two numbers and nothing else (`8 7.5`, `8/10, 9/10`, `(8, 7)`, `Scores: 8 7`), or the
+   first two lines hold one labelled number each (`Assistant 1: 8/10`).
+3. Further down the reply gives one pair of overall scores: a tuple (`Output: (10, 1)`), two labelled lines in a row under one
+   that announces scores (`Assistant 2: 2 (wrong)`), labelled lines that say out of how many (`Assistant 2: 9/10`), or sentences
+   (`Assistant 1 a score of 10 and Assistant 2 a score of 1`, `both a score of 8`, `are 4 and 9, respectively`). Two different
+   pairs are no answer, nor is a pair that a score told alone contradicts.
 4. The reply marks the better one: `[[A]]`, `[[B]]`, or `[[C]]` for a tie. Two different marks are no answer.
-5. A sentence says which one is chosen or better (`I would choose Assistant 1`, `Output (a) is better`). Sentences that
-   contradict each other, and words that call both good or neither better, are no answer: a tie is never read from words.
+5. A sentence says which one the judge chooses or finds better (`I would choose Assistant 1`, `Output (a) is better`). Sentences
+   that contradict each other, and words that call both good or neither better, are no answer: a tie is never read from words.
 6. The words of a refusal -> `refused`. Anything else -> `unparsed`.
 
-A score that is not on the scale, or out of another number than its end, is `unparsed`. A reply cut by the token limit is
-`truncated`, unless the first line with the scores was ended before the cut or a mark is there.
+What a sentence denies, supposes, puts in the mouth of others or says of one criterion alone (`not`, `if`, `some prefer`, `for
+accuracy`) is no score and no choice. A range (`7-8`) or a percentage is no score. A score that is not on the scale, or out of
+another number than its end, is `unparsed`. A reply cut by the token limit is `truncated`, unless the first line with the scores
+was ended before the cut or a mark is there.
+
+Blanks are made single before anything is matched and every repetition is bounded, so that a reply of nothing but blanks, or of
+one word a thousand times, takes no longer to read than another.
 """
 
 import re
@@ -35,58 +41,104 @@ JUDGED, UNPARSED, REFUSED, TRUNCATED, FAILED, UNANSWERED = (
 STATUSES = (JUDGED, UNPARSED, REFUSED, TRUNCATED, UNANSWERED, FAILED)
 Winner = Literal["first", "second", "tie"]
 
-_NUMBER = r"\d+(?:\.\d+)?"
-_SCORE = rf"({_NUMBER})(?:[ \t]*(?:/|out of)[ \t]*({_NUMBER}))?(?!\.?\d)(?:[ \t]*points?)?"
-_OPEN, _CLOSE = r"[ \t*_`\"'\[(#]*", r"[ \t*_`\"'\]).,]*"
-_SIGN = r"[ \t]*(?:[:=-]|\bis\b)[ \t]*"
-_NAMED = [rf"(?:assistant|answer|response|model|output)[ \t]*\(?(?:{names})\)?" for names in ("1|a", "2|b")]
-_LABEL = [rf"{name}(?:'s[ \t]+(?:overall[ \t]+)?score)?{_CLOSE}{_SIGN}{_OPEN}" for name in _NAMED]
-_GIVEN = r"(?:score|rating)\s+of\s+"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_NO_MORE = (
+    r"(?!\.?[0-9]| ?%| ?/| ?out of| ?[-–—] ?[0-9]| (?:to|or) [0-9]| (?:or )?(?:less|lower|fewer|more|higher|above|below)\b)"
+)
+_SCORE = rf"({_NUMBER})(?: ?(?:/|out of) ?({_NUMBER}))?(?![0-9])(?: points?)?{_NO_MORE}"
+_NOUN = r"(?:assistant|answer|response|model|output)"
+_NAMED = [rf"{_NOUN} ?\(?(?:{names})\b\)?" for names in ("1|a", "2|b")]
+_BOTH = rf"{_NAMED[0]} and (?:for |to )?{_NAMED[1]}"
+_GIVEN = r"(?:overall |final |total )?(?:score|rating) of "
+_GETS = r"(?:(?:should |would |will )?(?:gets?|receives?|earns?|deserves?|scores) )?"
+_HEADED = r"((?:final |overall )?(?:scores?|ratings?): ?)?"
+_BETWEEN = r"(?: ?[,;|&] ?| and | )"
 
-BARE = re.compile(rf"{_OPEN}{_SCORE}{_CLOSE}(?:[\s,;|&-]+|\s+and\s+){_OPEN}{_SCORE}{_CLOSE}", re.IGNORECASE)
-TOLD = re.compile(rf"{_OPEN}{_LABEL[0]}{_SCORE}{_CLOSE}[\s,;|]+(?:and\s+)?{_OPEN}{_LABEL[1]}{_SCORE}{_CLOSE}", re.IGNORECASE)
-HEADER = re.compile(r"^\W*(?:final\s+|overall\s+)?scores?\W*$", re.IGNORECASE | re.MULTILINE)
-PAIRS = [
-    re.compile(
-        rf"^{_OPEN}(?:output{_CLOSE}:?[ \t]*)?\([ \t]*{_SCORE}[ \t]*,[ \t]*{_SCORE}[ \t]*\)\W*$", re.IGNORECASE | re.MULTILINE
-    ),
-    re.compile(rf"\b(?:tuple|output)\b[^.\n()]*(?:is|:)[ \t]*\([ \t]*{_SCORE}[ \t]*,[ \t]*{_SCORE}[ \t]*\)", re.IGNORECASE),
-    re.compile(rf"assistant 1 and (?:for )?assistant 2 are\s+{_SCORE}\s+and\s+{_SCORE},?\s+respectively", re.IGNORECASE),
-]
-BOTH = re.compile(rf"\bboth\b[^.\n]*?\b{_GIVEN}{_SCORE}", re.IGNORECASE)
+
+def _compiled(*patterns: str) -> list[re.Pattern[str]]:
+    return [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+
+
+# whole lines
+ALONE = _compiled(
+    rf"{_HEADED}[\[(]{{0,2}}{_SCORE}{_BETWEEN}{_SCORE}[\])]{{0,2}}[.,]?",
+    rf"{_HEADED}[\[(]{{1,2}}{_SCORE}[\])]{{1,2}}{_BETWEEN}[\[(]{{1,2}}{_SCORE}[\])]{{1,2}}[.,]?",
+    rf"{_HEADED}{_NAMED[0]} ?[:=] ?{_SCORE}{_BETWEEN}(?:and )?{_NAMED[1]} ?[:=] ?{_SCORE}[.,]?",
+)
+LISTED = re.compile(r"[0-9]+[.)] ")
+"""`1. 8` is an item of a list, not two scores."""
+TUPLE = re.compile(rf"(output ?:? ?|scores? ?:? ?)?\( ?{_SCORE}, ?{_SCORE} ?\)[.,]?", re.IGNORECASE)
+_OWN = r"(?:'s (?:overall |final )?score)?(?: ?[:=] ?| [-–—] |(?<=score) is )"
+LINES = _compiled(*(rf"(?:[-•] |[0-9][.)] )?{name}{_OWN}{_SCORE}(?: ?([(.,;:–—-]).*)?" for name in _NAMED))
+TITLES = _compiled(*(rf"{name}:?" for name in _NAMED))
+TITLED = re.compile(rf"(?:overall |final )?(?:score|rating): ?{_SCORE}", re.IGNORECASE)
+ANNOUNCED = re.compile(r"\b(?:scores?|ratings?|evaluation)\b.*:$|^(?:final |overall )?(?:scores?|ratings?)$", re.IGNORECASE)
+
+# parts of sentences
+PAIRS = _compiled(
+    r"\btuple (?:(?:containing|with|of) (?:the |their |both )?(?:overall |final )?scores )?"
+    rf"(?:(?:for|of) (?:{_BOTH}|both assistants|the two assistants) )?(?:is|would be):? ?\( ?{_SCORE}, ?{_SCORE} ?\)",
+    rf"\bscores (?:for|of) {_BOTH} (?:are|would be) {_SCORE} and {_SCORE},? respectively",
+)
+EQUAL = re.compile(
+    rf"\bboth(?: of them)?(?: (?:the )?{_NOUN}s| {_BOTH})?(?: (?:should|would|will))?(?: (?:receive|get|deserve|earn|have))?"
+    rf" (?:a|the same) {_GIVEN}{_SCORE}(?!,? (?:and|or) [0-9])",
+    re.IGNORECASE,
+)
 SINGLE = [
-    [
-        re.compile(rf"^{_OPEN}{label}{_SCORE}(?=$|[\s().,;*])", re.IGNORECASE | re.MULTILINE),
-        re.compile(rf"{name}'s\s+(?:overall\s+|final\s+)?score\s+is\s+{_SCORE}", re.IGNORECASE),
-        re.compile(
-            rf"{name}(?:'s\s+[\w ]+?)?\s+(?:(?:gets|receives|scores|deserves)\s+)?(?:with\s+)?a\s+{_GIVEN}{_SCORE}",
-            re.IGNORECASE,
-        ),
-        re.compile(rf"{name}(?:'s\s+[\w ]+?)?\s+an?\s+({_NUMBER})\s+out\s+of\s+({_NUMBER})", re.IGNORECASE),
-        re.compile(rf"{_GIVEN}{_SCORE}\s+(?:to|for)\s+{name}", re.IGNORECASE),
-    ]
-    for name, label in zip(_NAMED, _LABEL, strict=True)
+    _compiled(
+        rf"\b{name}'s (?:overall |final )?score (?:is|would be) {_SCORE}",
+        rf"\b{name}(?:'s \w+(?: \w+)?)? {_GETS}(?:with )?an? {_GIVEN}{_SCORE}",
+        rf"\b{name}(?:'s \w+(?: \w+)?)? an? ({_NUMBER}) out of ({_NUMBER})(?!\.?[0-9])",
+        rf"\b{_GIVEN}{_SCORE} (?:to|for) {name}",
+    )
+    for name in _NAMED
 ]
 """For each of the two, the ways to tell its score alone."""
-MARK = re.compile(r"\[\[\s*([ABC])\s*\]\]")
-_BETTER = r"(?:the\s+|clearly\s+|slightly\s+|a\s+)*better\b(?!\s+than\s+nothing)"
-PROSE = [
-    re.compile(
-        r"\b(?:choose|choosing|pick|select|recommend|prefer|go\s+with)\s+(?:choosing\s+)?(?:assistant|answer|response|output)?\s*"
-        r"\(?(1|2|a|b)\b\)?(?=$|[\s.,;]|'s)",
-        re.IGNORECASE,
-    ),
-    re.compile(rf"\b(?:assistant|answer|response|output)\s*\(?(1|2|a|b)\b\)?(?:'s\s+\w+)?\s+is\s+{_BETTER}", re.IGNORECASE),
-    re.compile(r"\b(?:my\s+answer|my\s+choice)\s+is\s+(?:assistant\s+)?\(?(1|2)\b", re.IGNORECASE),
-    re.compile(r"\bthe\s+better(?:-performing)?\s+(?:answer|assistant|one)\s+is\s+assistant\s+(1|2)\b", re.IGNORECASE),
-    re.compile(r"\brecommend\s+that\s+assistant\s+(1|2)'s\s+\w+\s+be\s+used", re.IGNORECASE),
-    re.compile(r"\brate\s+assistant\s+(1|2)\s+as\s+the\s+(?:more|better)", re.IGNORECASE),
-    re.compile(r"^output:\s*(1|2)\s*$", re.IGNORECASE | re.MULTILINE),
-]
+
+MARK = re.compile(r"\[\[\s?([ABC])\s?\]\]")
+_ENDS = (
+    r"(?=$|[.,;:!](?![0-9])| (?:as|over|because|since|due|overall|here|in this case)\b)"
+    r"(?!,? (?:or|and) (?:assistant|answer|response|model|output|[(12]))"
+)
+_ONE = rf"(?:(?:{_NOUN} )?\(?([12])\b\)?|{_NOUN} \(?([ab])\b\)?|\(([ab])\))"
+_NAMED_ONE = rf"{_NOUN} ?\(?([12ab])\b\)?"
+_I = r"\bi(?:'d|'ll)?(?: (?:would|will|must|shall|have to|do|also|still|therefore|clearly|personally|say|had to))*"
+_RATHER = r"(?: (?:the|a|much|far|clearly|slightly|significantly|overall|therefore))*"
+_THAN = rf"(?: than (?:that of )?(?:{_NOUN} ?\(?[12ab]\b\)?(?:'s(?: \w+)?)?|the other(?: one)?))?"
+PROSE = _compiled(
+    rf"{_I} (?:choose|choosing|pick|select|recommend|prefer|go with)(?: choosing)? {_ONE}(?:'s(?: \w+)?)?{_ENDS}",
+    rf"{_I} recommend that {_NAMED_ONE}(?:'s \w+)? be used",
+    rf"{_I} rate {_NAMED_ONE} as (?:the )?(?:better|best|more helpful)\b",
+    rf"\b{_NAMED_ONE}(?:'s \w+)? is{_RATHER} better(?: {_NOUN}| choice| option| one| submission| solution)?{_THAN}{_ENDS}",
+    rf"\bthe better(?:-performing)? (?:one|choice|{_NOUN}) is {_NAMED_ONE}{_ENDS}",
+    rf"\bmy (?:choice is {_ONE}|answer is {_NAMED_ONE}){_ENDS}",
+)
 """Ways to say which one is better; a lone letter counts only behind a noun or in brackets."""
+LAST = re.compile(r"output: ?([12])", re.IGNORECASE)
+
+# what takes the meaning from a sentence
+CRITERION = (
+    r"(?:helpfulness|relevance|accuracy|(?:level of )?details?|correctness|clarity|depth|creativity|style|tone|fluency|grammar"
+    r"|conciseness|brevity|coherence|completeness|format(?:ting)?|structure)"
+)
+ASPECT = re.compile(
+    rf"(?<!based )\b(?:for|on|in|regarding|in terms of) (?:\w+ ){{0,2}}{CRITERION}\b|^(?:[0-9][.)] |[-•] )?{CRITERION}\b",
+    re.IGNORECASE,
+)
+DENIED = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|hardly|may|might|could|some|others|argue|argued|unclear|(?:wrong|hard|difficult) to"
+    r"|would(?:'ve| have))\b|n't\b",
+    re.IGNORECASE,
+)
+SUPPOSED = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
+FORCED = re.compile(r"\bif i (?:had|have|must|were)(?: forced)?(?: to)? (?:choose|pick|decide)(?: one)?\b", re.IGNORECASE)
+CLAUSE = re.compile(r"[,;:–—]|\b(?:so|but|and|therefore|thus|hence|because)\b", re.IGNORECASE)
+SENTENCE = 400
+"""So far from a score or a choice the words of its sentence count; longer ones are no sentences."""
 NEITHER = re.compile(
-    r"\bneither\b[^.]*\b(?:better|executes?|meets?|satisf\w+)|\bcannot choose\b|\bequally\b|\beither one\b|\boption 3\b"
-    r"|\bboth\b[^.]*\bthe same\b[^.]*\bresponse\b",
+    r"\bneither\b[^.]{0,200}\b(?:better|executes?|meets?|satisf\w+)|\bcannot choose\b|\bequally\b|\beither one\b|\boption 3\b"
+    r"|\bboth\b[^.]{0,200}\bthe same\b[^.]{0,200}\bresponse\b|\b(?:is|it|as|it's|be) a (?:tie|draw)\b|\bequivalent\b",
     re.IGNORECASE,
 )
 
@@ -102,13 +154,14 @@ class Verdict(NamedTuple):
     error: str | None = None
 
 
-class _Pair(NamedTuple):
-    """Two scores as they are written, each perhaps out of something."""
+class _Score(NamedTuple):
+    """A score as it is written, perhaps out of something."""
 
-    first: str
-    end_1: str | None
-    second: str
-    end_2: str | None
+    value: float
+    end: float | None = None
+
+
+_Pair = tuple[_Score, _Score]
 
 
 def read(text: str, finish_reason: str, form: Literal["scores", "verdict"], scale: Scale) -> Verdict:
@@ -116,14 +169,14 @@ def read(text: str, finish_reason: str, form: Literal["scores", "verdict"], scal
     if finish_reason in ("refusal", "content_filter"):
         return Verdict(REFUSED, error=f"{finish_reason.replace('_', ' ')}: the provider marked the reply so")
     cut = finish_reason == "length"
-    lines = [line for line in (text.split("\n")[:-1] if cut else text.split("\n")) if line.strip()]
-    by_mark, on_top = _marked(text), _on_top(lines, scale)
+    by_mark, on_top = _marked(text), _on_top(_lines(text.rpartition("\n")[0] if cut else text), scale)
     early = (by_mark or on_top) if form == "verdict" else on_top or (by_mark if cut else None)
     if early is not None:
         return early
     if cut:
         return Verdict(TRUNCATED, error="length: the reply was cut before a verdict was complete")
-    return _further_down(text, scale) or by_mark or _in_words(text) or _nothing(text)
+    lines = _lines(text)
+    return _further_down(lines, scale) or by_mark or _in_words(lines) or _nothing(text)
 
 
 def _nothing(text: str) -> Verdict:
@@ -134,43 +187,131 @@ def _nothing(text: str) -> Verdict:
     )
 
 
+def _lines(text: str) -> list[str]:
+    """The lines that are not blank, with single blanks and without marks of emphasis."""
+    plain = re.sub(r"[^\S\n]+", " ", text.replace("’", "'"))
+    plain = re.sub(r"(?<!\w)[*_`\"“”#]+|[*_`\"“”]+(?!\w)", "", plain)
+    return [line for raw in plain.split("\n") if (line := raw.strip())]
+
+
 def _on_top(lines: Sequence[str], scale: Scale) -> Verdict | None:
     if not lines:
         return None
-    found = BARE.fullmatch(lines[0]) or TOLD.fullmatch(lines[0]) or TOLD.fullmatch("\n".join(lines[:2]))
-    return _scored(_Pair(*found.groups()), scale) if found else None
+    if not LISTED.match(lines[0]):
+        for pattern in ALONE:
+            if found := pattern.fullmatch(lines[0]):
+                return _scored(_pair(found.groups()[1:]), scale)
+    pair = _labelled(lines, 0)
+    return _scored(pair, scale) if pair else None
 
 
-def _further_down(text: str, scale: Scale) -> Verdict | None:
-    """The overall scores below the first line; those under a heading for them, if there is one."""
-    headed = [match.end() for match in HEADER.finditer(text)]
-    pairs = {(float(pair.first), float(pair.second)): pair for pair in _pairs(text[headed[-1] :] if headed else text)}
+def _further_down(lines: Sequence[str], scale: Scale) -> Verdict | None:
+    """The overall scores below the first line: one pair, which no score told alone contradicts."""
+    sentences = list(_sentences(lines))
+    alone = [set(_singles(lines, sentences, place)) for place in (0, 1)]
+    pairs = {(one.value, two.value): (one, two) for one, two in _pairs(lines, sentences)}
+    values = [{score.value for score in scores} for scores in alone]
+    if len(values[0]) == len(values[1]) == 1:
+        one, two = (max(scores, key=lambda score: score.end or 0) for scores in alone)
+        pairs.setdefault((one.value, two.value), (one, two))
     if len(pairs) > 1:
         listed = "; ".join(f"{first:g} and {second:g}" for first, second in sorted(pairs))
         return Verdict(UNPARSED, error=f"contradiction: several pairs of scores are given ({listed})")
-    return _scored(next(iter(pairs.values())), scale) if pairs else None
+    for pair in pairs.values():
+        if any(told and told != {score.value} for told, score in zip(values, pair, strict=True)):
+            return Verdict(UNPARSED, error="contradiction: a score alone is another than in the pair")
+        return _scored(pair, scale)
+    return None
 
 
-def _pairs(text: str) -> Iterator[_Pair]:
-    """All pairs of overall scores; of scores that stand alone those that are told once, or always the same."""
-    for pattern in PAIRS:
-        for match in pattern.finditer(text):
-            yield _Pair(*match.groups())
-    for match in BOTH.finditer(text):
-        yield _Pair(match[1], match[2], match[1], match[2])
-    one, two = ({match.groups() for pattern in patterns for match in pattern.finditer(text)} for patterns in SINGLE)
-    if len(one) == len(two) == 1:
-        yield _Pair(*one.pop(), *two.pop())
+def _pairs(lines: Sequence[str], sentences: Sequence[str]) -> Iterator[_Pair]:
+    """All pairs of overall scores that are told together."""
+    tuples = [TUPLE.fullmatch(line) for line in lines]
+    speaks = any(re.search(r"\bscor|\brat(?:e|ing)", line, re.IGNORECASE) for line in lines)
+    last = tuples[-1] if tuples else None
+    for number, found in enumerate(tuples):
+        if found and ((found[1] and (speaks or (last and last[1]))) or (speaks and found is last)):
+            yield _pair(found.groups()[1:])
+        elif pair := _labelled(lines, number) or _announced(lines, number):
+            yield pair
+    for sentence in sentences:
+        for pattern in PAIRS:
+            yield from (_pair(found.groups()) for found in pattern.finditer(sentence) if _meant(sentence, found))
+        yield from (_pair(found.groups() * 2) for found in EQUAL.finditer(sentence) if _meant(sentence, found))
+
+
+def _labelled(lines: Sequence[str], number: int) -> _Pair | None:
+    """Two lines in a row with a score each, in either order: announced, or bare at the top of the reply."""
+    before, two = lines[number - 1] if number else "", lines[number : number + 2]
+    for first, second in ((0, 1), (1, 0)):
+        found = [match for place, line in zip((first, second), two, strict=False) if (match := LINES[place].fullmatch(line))]
+        if len(found) == 2:
+            bare = not number and not (found[0][3] or found[1][3])
+            whole = not any(ASPECT.search(line) for line in (before, *two))
+            if whole and (bare or ANNOUNCED.search(before)):
+                return _pair(found[first].groups()[:2] + found[second].groups()[:2])
+    return None
+
+
+def _announced(lines: Sequence[str], number: int) -> _Pair | None:
+    """A line of both scores that begins with a word for them, or follows a line that announces them."""
+    before = lines[number - 1] if number else ""
+    for pattern in ALONE:
+        found = pattern.fullmatch(lines[number])
+        if found and (found[1] or ANNOUNCED.search(before)) and not (LISTED.match(lines[number]) or ASPECT.search(before)):
+            return _pair(found.groups()[1:])
+    return None
+
+
+def _singles(lines: Sequence[str], sentences: Sequence[str], place: int) -> Iterator[_Score]:
+    """The scores of one answer that are told without the other's: in sentences, in lines that say out of how many, under its
+    title."""
+    for sentence in sentences:
+        for pattern in SINGLE[place]:
+            yield from (_score(found[1], found[2]) for found in pattern.finditer(sentence) if _meant(sentence, found))
+    heading = ""
+    for line, after in zip(lines, [*lines, ""][1:], strict=True):
+        found = LINES[place].fullmatch(line)
+        told = not ASPECT.search(heading) and (not heading.endswith(":") or ANNOUNCED.search(heading))
+        if found and found[2] and told and not ASPECT.search(line):
+            yield _score(found[1], found[2])
+        if TITLES[place].fullmatch(line) and (titled := TITLED.fullmatch(after)):
+            yield _score(titled[1], titled[2])
+        heading = heading if found or LINES[1 - place].fullmatch(line) else line
+
+
+def _sentences(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        yield from re.split(r"(?<=[.!?;]) (?=[A-Z(\[])", line)
+
+
+def _meant(sentence: str, found: re.Match[str]) -> bool:
+    """Whether the sentence holds what it says there: it neither denies nor supposes it, and means the whole answer."""
+    start, end = max(0, found.start() - SENTENCE), found.end() + SENTENCE
+    before, after = FORCED.sub("", sentence[start : found.start()]), sentence[found.end() : end]
+    clause = CLAUSE.split(before)[-1] + found[0]
+    supposed = SUPPOSED.search(before) or re.match(r",? (?:only )?(?:if|unless)\b", after, re.IGNORECASE)
+    return not (supposed or DENIED.search(clause) or ASPECT.search(sentence[start:end]))
+
+
+def _pair(groups: Sequence[str | None]) -> _Pair:
+    first, end_1, second, end_2 = groups
+    assert first is not None
+    assert second is not None
+    return _score(first, end_1), _score(second, end_2)
+
+
+def _score(value: str, end: str | None) -> _Score:
+    return _Score(float(value), None if end is None else float(end))
 
 
 def _scored(pair: _Pair, scale: Scale) -> Verdict:
-    ends = {end for end in (pair.end_1, pair.end_2) if end is not None and float(end) != scale.max}
-    if ends:
-        return Verdict(UNPARSED, error=f"off scale: a score out of {ends.pop()}, where the scale ends at {scale.max:g}")
-    first, second = float(pair.first), float(pair.second)
-    for score in (first, second):
-        if not scale.holds(score):
-            return Verdict(UNPARSED, error=f"off scale: {score:g} is not on {scale}")
+    for score in pair:
+        if score.end is not None and score.end != scale.max:
+            return Verdict(UNPARSED, error=f"off scale: a score out of {score.end:g}, where the scale ends at {scale.max:g}")
+        if not scale.holds(score.value):
+            return Verdict(UNPARSED, error=f"off scale: {score.value:g} is not on {scale}")
+    first, second = (score.value for score in pair)
     return Verdict(JUDGED, first, second, "tie" if first == second else "first" if first > second else "second")
 
 
@@ -182,11 +323,17 @@ def _marked(text: str) -> Verdict | None:
     return Verdict(JUDGED, winner=winners[marks.pop()]) if marks else None
 
 
-def _in_words(text: str) -> Verdict | None:
-    if NEITHER.search(text):
+def _in_words(lines: Sequence[str]) -> Verdict | None:
+    sentences = list(_sentences(lines))
+    if any(NEITHER.search(sentence) for sentence in sentences):
         return None
-    found = {match[1].lower() for pattern in PROSE for match in pattern.finditer(text)}
-    chosen = {"first" if name in "1a" else "second" for name in found}
+    matches = [
+        found for sentence in sentences for pattern in PROSE for found in pattern.finditer(sentence) if _meant(sentence, found)
+    ]
+    if lines and (last := LAST.fullmatch(lines[-1])):
+        matches.append(last)
+    names = {group.lower() for found in matches for group in found.groups() if group}
+    chosen = {"first" if name in "1a" else "second" for name in names}
     if len(chosen) > 1:
         return Verdict(UNPARSED, error="contradiction: each of the two is called the better one")
     return Verdict(JUDGED, winner="first" if "first" in chosen else "second") if chosen else None
