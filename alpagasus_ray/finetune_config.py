@@ -79,6 +79,9 @@ class Finetune(Section):
     """What DeepSpeed spreads over the workers: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too."""
     lora: Lora | None = None
     """Train adapters only, e.g. `{rank: 8}`."""
+    heldout: str | None = None
+    """Examples held out from every arm, in any format that `ingest.source` takes (a path); after training, the loss over their
+    responses is measured."""
     seed: int = 0
     """Decides the order of the examples, dropout and random weights."""
     packing: Annotated[bool, OPERATIONAL] = True

@@ -1,9 +1,10 @@
-"""The jobs on the sample dataset: what they dropped beside the defects planted in it, and a model trained on the rest.
+"""A whole experiment on the sample dataset, what it dropped beside the defects planted in it, and what it shows.
 
 make demo
 """
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -22,19 +23,31 @@ TRUTH = ROOT / "examples/sample/truth.csv"
 
 def main() -> None:
     shutil.rmtree(RUN, ignore_errors=True)
-    for name in ("ingest", "score", "pick_subset"):
-        call(name)
-    compare(Run.open(str(RUN)))
-    call("finetune")
-
-
-def call(name: str) -> None:
-    """Run a job as a user does."""
-    command = ["python", f"jobs/{name}.py", "--recipe", RECIPE, "--run", "runs/demo"]
-    print(f"\n$ {' '.join(command)}", flush=True)
+    command = ["python", "jobs/run_all.py", "--recipe", RECIPE, "--run", "runs/demo"]
+    print(f"$ {' '.join(command)}", flush=True)
     done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
+    run = Run.open(str(RUN))
+    compare(run)
+    conclude(run)
+
+
+def conclude(run: Run) -> None:
+    """Print what the experiment shows: what no judge has a say in first, then the judge."""
+    report = json.loads(run.report().storage.read("report.json"))
+    print("\nLoss over 96 held-out examples of the same tasks, after as many updates on each arm (lower is better):")
+    for training in sorted(report["trainings"], key=lambda training: training["heldout"]["loss"]):
+        print(f"  {training['arm']:10} {training['heldout']['loss']:.3f}")
+    print("The offline judge on the answers to them:")
+    for found in report["verdicts"]:
+        (pooled,) = found["groups"]["pooled"]
+        counts = f"{pooled['win']} win, {pooled['tie']} tie, {pooled['lose']} lose"
+        score = pooled["winning_score"]
+        shown = "no interval" if score["low"] is None else f"95%: {score['low']:.2f} to {score['high']:.2f}"
+        print(f"  {found['a']} against {found['b']}: {counts}, winning score {score['value']:.2f} ({shown})")
+    print("A million parameters show the machinery. One seed each: differences of some hundredths may be chance.")
+    print(f"The page: {run.report().storage.path('index.html')}")
 
 
 def compare(run: Run) -> None:
@@ -64,8 +77,7 @@ def compare(run: Run) -> None:
     sound = [row for row in rows if row["row"] not in defects]
     lost = sum(row["example_id"] in dropped for row in sound)
     print(f"  {'no defect':15} {len(sound) - lost:3} of {len(sound):3} kept")
-    print("\nWhat the rules cannot see, false statements above all, is what an LLM judge is for.")
-    print(f"The selected examples, for any trainer: {arm.storage.path('subset.json')}")
+    print("What the rules cannot see, false statements above all, is what an LLM judge is for.")
 
 
 def _reasons(reply: str) -> list[str]:

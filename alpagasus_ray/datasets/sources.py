@@ -96,9 +96,7 @@ def _expand_one(location: str, key: str) -> list[SourceFile]:
     infos = [i for i in fs.get_file_info(selector) if i.type == pafs.FileType.File and not i.base_name.startswith(".")]
     files = [SourceFile(fs, i.path, i.size, changed=str(i.mtime)) for i in infos if fnmatch.fnmatchcase(i.path, pattern)]
     if not files:
-        raise UsageError(
-            f"{key}: nothing found at {location}; it is neither a file, nor a directory or glob with files"
-        )
+        raise UsageError(f"{key}: nothing found at {location}; it is neither a file, nor a directory or glob with files")
     return sorted(files, key=lambda file: natural(file.path))
 
 

@@ -192,6 +192,8 @@ def _sampling(config: EngineConfig, form: ReplyForm) -> "SamplingParams":
 
     given = {"temperature": config.temperature, "top_p": config.top_p, "seed": config.seed}
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if config.seed is not None and config.temperature != 0 and not _has_gpu():
+        raise UsageError(f"{config.where}: on a CPU vLLM 0.29 dies over a `seed`; leave it out, or set `temperature: 0`")
     if form.score_only:
         asked["stop"] = [scores_of.END]
     if form.constrained == "regex":

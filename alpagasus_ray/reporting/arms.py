@@ -8,6 +8,8 @@ from typing import Any
 
 COMPARED = ("examples", "steps", "tokens", "minutes", "training_minutes", "dollars")
 TOLD = (*COMPARED, "label_tokens", "epochs", "tokens_per_s", "mfu", "loss", "workers", "device", "wall_s")
+HELDOUT = "heldout"
+"""What was measured over held-out examples; null where none were, and of trainings of earlier versions."""
 
 
 def comparison(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,6 +23,7 @@ def comparison(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         {
             "arm": arm,
             **{name: took[name] for name in TOLD},
+            HELDOUT: took.get(HELDOUT),
             "times_less_than_largest": {name: _ratio(most[name], took[name]) for name in COMPARED},
         }
         for arm, took in trainings.items()

@@ -102,12 +102,25 @@ def trained_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _trained(model: Mapping[str, Any]) -> Iterator[str]:
     loss, mfu = model["loss"], model["mfu"]
+    heldout = model.get("heldout")
+    measured = "" if heldout is None else f", held-out loss {heldout['loss']:.3f}"
     used = "" if mfu is None else f", MFU {mfu:.1%}"
     dollars = "" if model["dollars"] is None else f", ${money(model['dollars'])}"
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in model["counts"].items() if count)
     yield (
         f"  {model['name']}: {model['examples']:,} examples ({counts}), {model['steps']:,} updates, "
-        f"loss {loss['first']:.3f} -> {loss['last_tenth']:.3f}, {model['tokens_per_s']:,.0f} tokens/s on "
+        f"loss {loss['first']:.3f} -> {loss['last_tenth']:.3f}{measured}, {model['tokens_per_s']:,.0f} tokens/s on "
         f"{model['workers']} x {model['device']}{used}, {model['minutes']:,.1f} minutes{dollars}"
     )
     yield f"    {model['location']}"
+    if heldout is not None:
+        yield from _heldout_notes(heldout)
+
+
+def _heldout_notes(heldout: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the loss has to know."""
+    of = f"of {heldout['examples'] + heldout['left_out']:,} held-out examples"
+    if heldout["in_arm"]:
+        yield f"    {heldout['in_arm']:,} {of} are in the arm too, so that their loss is too low; take them out of one"
+    if heldout["left_out"]:
+        yield f"    {heldout['left_out']:,} {of} were left out, as an arm's are: too long, or without a trainable token"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from alpagasus_ray.config import Finetune, digest, identity
+from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.reporting.arms import comparison
@@ -62,7 +63,16 @@ def settings_of(config: Finetune) -> dict[str, Any]:
     del plain["arms"]
     if config.epochs is None and config.steps is None:
         plain["epochs"] = 3.0
+    if config.heldout is None:  # models that were made before there was the knob stay the same
+        del plain["heldout"]
     return plain
+
+
+def heldout_print(config: Finetune) -> dict[str, str]:
+    """What tells held-out files that were changed; empty where nothing is held out."""
+    if config.heldout is None:
+        return {}
+    return {f"heldout {file.name}": file.fingerprint() for file in sources.expand(config.heldout, "finetune.heldout")}
 
 
 class _Arm:
@@ -72,7 +82,9 @@ class _Arm:
         self._config, self._run, self._arm, self._subset = config, run, arm, subset
         self._home = run.model(arm)
         self._settings = settings_of(config)
-        self._inputs = {f"subsets/{arm}": subset.content_hash()} | checkpoint_print("model", config.model)
+        self._inputs = (
+            {f"subsets/{arm}": subset.content_hash()} | checkpoint_print("model", config.model) | heldout_print(config)
+        )
 
     def train(self) -> Manifest:
         done = self._home.manifest()
@@ -82,11 +94,13 @@ class _Arm:
             return done
         # imported here: to look at finished models no Ray is needed
         from alpagasus_ray.runner import cluster
-        from alpagasus_ray.training import driver, token_files
+        from alpagasus_ray.training import driver, heldout, token_files
         from alpagasus_ray.training.job import Training
         from alpagasus_ray.training.teller import Teller
 
         cluster.address_given()
+        held = heldout.read(self._config)
+        told = held.told(self._run.subset(self._arm), self._subset) if held else {}
         begun = self._begin()
         cluster.connect()
         crew = driver.crew_here(self._config)
@@ -94,13 +108,13 @@ class _Arm:
         listed = token_files.encode_arm(self._config, self._run.subset(self._arm), self._subset, tokens)
         called = time.time()
         key = digest([self._settings, self._inputs])
-        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, Teller())
+        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, Teller(), held and held.tokens)
         try:
             trained = driver.fit(training, crew)
         finally:
             begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
             self._home.begin(begun)
-        return self._finish(begun, training, trained)
+        return self._finish(begun, training, trained, told)
 
     def _begin(self) -> Begun:
         """Begin, or go on from a state that an earlier call has left; where it left none, it binds nobody."""
@@ -117,11 +131,12 @@ class _Arm:
         # a driver that was killed could not say how long it had been at work
         return begun.model_copy(update={"seconds": max(begun.seconds, sum(mark.seconds.values()))})
 
-    def _finish(self, begun: Begun, training: "Training", trained: "Trained") -> Manifest:
+    def _finish(self, begun: Begun, training: "Training", trained: "Trained", told: Mapping[str, int]) -> Manifest:
         curve = next(entry for entry in trained.files if entry.name == "curve.parquet")
         if curve.rows != training.order.steps:
             raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps} planned")
         rows = pq.read_table(io.BytesIO(self._home.storage.read(curve.name))).to_pylist()
+        heldout = trained.facts["heldout"]
         manifest = Manifest(
             stage=self._home.name,
             settings=begun.settings,
@@ -132,7 +147,10 @@ class _Arm:
             counts=training.tokens_manifest.counts,
             seconds=begun.seconds,
             versions=versions(more=TRAINING),
-            details=_details(self._config, training, trained.facts, rows, begun.seconds),
+            details={
+                **_details(self._config, training, trained.facts, rows, begun.seconds),
+                "heldout": {**heldout, **told} if heldout else None,
+            },
         )
         self._home.finish(manifest)
         return manifest

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import STATE, FileEntry, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.training.batches import Order
 from alpagasus_ray.training.teller import Teller
 
-KINDS = ("start", "load", "train", "save")
+KINDS = ("start", "load", "train", "measure", "save")
 """What the time of a training goes into."""
 
 
@@ -28,6 +30,8 @@ class Training:
     """When Ray Train was called, in seconds since the epoch."""
     teller: Teller
     """Shows the driver how far the training is."""
+    heldout: pa.RecordBatch | None = None
+    """Examples that the trained model is measured by, of schema TOKENS."""
 
     @property
     def states(self) -> Storage:

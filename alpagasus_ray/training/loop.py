@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -24,11 +25,14 @@ from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.job import KINDS, Stopped, Trained, Training
 from alpagasus_ray.training.setup import Ready, prepare
 from alpagasus_ray.training.states import CURVE, Mark, newest
+from alpagasus_ray.training.token_files import Tokens
 
 LOOK_S = 5.0
 """Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
 LOOKED_AT = 256
 """Examples that tell how all of them end."""
+MEASURED_AT_ONCE = 256
+"""Held-out examples that are shared out among the workers together."""
 TELL_S = 0.5
 """Seconds between two words to the driver."""
 
@@ -122,20 +126,23 @@ class Loop:
     def _gradients(self, batch: micro_batches.Integers, labels: int) -> tuple[torch.Tensor, int]:
         """Forward and backward over this worker's part of a batch; the answer is its part of the loss, and its padding."""
         tokens, config, place = self._ready.tokens, self._config, self._place
-        width = config.max_length if config.pad_to_max else None
-        pad = None if config.packing else self._ready.loaded.tokenizer.pad_token_id
         parts = _parts(config, batch, tokens.lengths, place)
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
-        for micro_batch in micro_batches.built(tokens, parts, pad, width):
-            part = micro_batches.loss_sum(
-                self._ready.engine, micro_batch.to(place.device), slices=self._ready.loaded.slices
-            ) * (1 / labels)
+        for loss_sum in self._loss_sums(tokens, parts):
+            part = loss_sum * (1 / labels)
             self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
             loss += part.detach()
         if config.packing:
             return loss, 0
         held = sum(int(tokens.lengths[part].sum()) for part in parts)
-        return loss, batches.occupied(parts, tokens.lengths, width) - held
+        return loss, batches.occupied(parts, tokens.lengths, _width(config)) - held
+
+    def _loss_sums(self, tokens: Tokens, parts: list[Any]) -> Iterator[torch.Tensor]:
+        """The sum of the loss over each of this worker's micro-batches, one forward pass after the other."""
+        ready, device = self._ready, self._place.device
+        pad = None if self._config.packing else ready.loaded.tokenizer.pad_token_id
+        for micro_batch in micro_batches.built(tokens, parts, pad, _width(self._config)):
+            yield micro_batches.loss_sum(ready.engine, micro_batch.to(device), slices=ready.loaded.slices)
 
     def _agree(self, step: int, loss: torch.Tensor, padding: int) -> tuple[float, int]:
         """Sums over all workers, and with them what the first decides for all: whether to save after this update."""
@@ -195,8 +202,13 @@ class Loop:
             f"finetune.max_grad_norm may help, in a run of its own"
         )
 
-    def _finish(self) -> Trained | None:
-        """Write the model and the curve; every worker takes part in gathering the weights."""
+    def _finish(self) -> Trained | Stopped | None:
+        """Measure the model, write it and the curve; every worker takes part in computing and in gathering the weights."""
+        with self._spent.on("measure"):
+            heldout = self._measured()
+        if heldout is not None and not math.isfinite(heldout["loss"]):
+            wrong = f"the loss over what is held out is {heldout['loss']}"
+            return Stopped(self._diverged(self._ready.order.steps - 1, wrong), is_usage=False)
         with self._spent.on("save"):
             weights = model.weights_of(self._ready.engine, self._config)
             files: list[FileEntry] = []
@@ -204,7 +216,25 @@ class Loop:
                 files = self._write(weights)
         self._curve.close()
         dist.barrier()
-        return Trained(files, self._facts()) if self._place.rank == 0 else None
+        return Trained(files, self._facts() | {"heldout": heldout}) if self._place.rank == 0 else None
+
+    def _measured(self) -> dict[str, Any] | None:
+        """The loss over what is held out, as the curve's a mean over label tokens; without dropout and without gradients."""
+        if self._training.heldout is None:
+            return None
+        tokens = Tokens([self._training.heldout])
+        sums = torch.zeros(3, dtype=torch.float64, device=self._place.device)
+        self._ready.engine.eval()
+        with torch.no_grad():
+            for start in range(0, len(tokens), MEASURED_AT_ONCE):
+                batch = np.arange(start, min(start + MEASURED_AT_ONCE, len(tokens)))
+                parts = _parts(self._config, batch, tokens.lengths, self._place)
+                sums[0] += sum(loss_sum.double() for loss_sum in self._loss_sums(tokens, parts))
+                sums[1:] += torch.tensor([sum(map(len, parts)), sum(int(tokens.label_tokens[part].sum()) for part in parts)])
+        dist.all_reduce(sums)
+        loss, examples, labels = sums.tolist()
+        assert examples == len(tokens), f"{examples} of {len(tokens)} held-out examples were measured"
+        return {"loss": loss / labels, "examples": int(examples), "label_tokens": int(labels)}
 
     def _write(self, weights: dict[str, torch.Tensor]) -> list[FileEntry]:
         home = self._training.home.storage
@@ -240,6 +270,11 @@ def _parts(config: Finetune, batch: micro_batches.Integers, lengths: micro_batch
     if config.packing:
         return batches.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
     return batches.rows(batch, config.micro_batch, place.workers)[place.rank]
+
+
+def _width(config: Finetune) -> int | None:
+    """What rows are padded to; None for their longest example."""
+    return config.max_length if config.pad_to_max else None
 
 
 def _watchers(training: Training, start: int) -> list[Watcher]:

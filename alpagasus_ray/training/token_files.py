@@ -147,16 +147,22 @@ def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> 
 def encode_shard(config: Finetune, source: StageDir, target: StageDir, name: str) -> list[FileEntry]:
     """Encode one shard of an arm: entries of the file with its tokens, and of the one with what was left out, if any was.
     The `usage` of the first is `tokens`, `label_tokens` (sums) and `longest` (of the examples kept)."""
-    encoder = _encoder(config.model_dump_json(), _tokenizer_print(config.model))
-    rows = source.storage.read_table(name, READ).to_pylist()
-    found = list(zip(rows, encoder.encode(rows), strict=True))
-    kept = [(row["example_id"], outcome) for row, outcome in found if isinstance(outcome, Encoded)]
-    left = [(row, outcome) for row, outcome in found if isinstance(outcome, Left)]
+    kept, left = encoded(config, source.storage.read_table(name, READ).to_pylist())
     number = name.removeprefix("part-").removesuffix(".parquet")
     entries = [_write_kept(target.storage, f"part-{number}.arrow", kept)]
     if left:
         entries.append(_write_left(target.storage, f"dropped-{number}.parquet", left))
     return entries
+
+
+def encoded(
+    config: Finetune, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[str, Encoded]], list[tuple[Mapping[str, Any], Left]]]:
+    """Rows of an arm as tokens, by their ids, and those that cannot be trained on."""
+    encoder = _encoder(config.model_dump_json(), _tokenizer_print(config.model))
+    found = list(zip(rows, encoder.encode(rows), strict=True))
+    kept = [(row["example_id"], outcome) for row, outcome in found if isinstance(outcome, Encoded)]
+    return kept, [(row, outcome) for row, outcome in found if isinstance(outcome, Left)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -168,16 +174,22 @@ def _encoder(config: str, _print: str | None) -> Encoder:
 def _write_kept(storage: Storage, name: str, kept: Sequence[tuple[str, Encoded]]) -> FileEntry:
     examples = [example for _, example in kept]
     lengths, prompts = [len(example.ids) for example in examples], [example.prompt_tokens for example in examples]
-    columns = [[example_id for example_id, _ in kept], [example.ids for example in examples], prompts]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKENS, strict=True)]
     cut = sum(example.cut for example in examples)
     return FileEntry(
         name=name,
         rows=len(kept),
-        **_write_batch(storage, name, pa.record_batch(arrays, schema=TOKENS))._asdict(),
+        **_write_batch(storage, name, as_batch(kept))._asdict(),
         counts={WHOLE: len(kept) - cut, CUT: cut},
         usage={"tokens": sum(lengths), "label_tokens": sum(lengths) - sum(prompts), "longest": max(lengths, default=0)},
     )
+
+
+def as_batch(kept: Sequence[tuple[str, Encoded]]) -> pa.RecordBatch:
+    """Examples by their ids, of schema TOKENS."""
+    ids, prompts = [example.ids for _, example in kept], [example.prompt_tokens for _, example in kept]
+    columns = [[example_id for example_id, _ in kept], ids, prompts]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKENS, strict=True)]
+    return pa.record_batch(arrays, schema=TOKENS)
 
 
 def _write_batch(storage: Storage, name: str, batch: pa.RecordBatch) -> Written:

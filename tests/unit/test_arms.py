@@ -61,8 +61,14 @@ def test_every_arm_is_told_in_the_order_given_with_all_that_is_compared() -> Non
     found = comparison({name: took(size, device="CPU") for name, size in (("b", 3), ("a", 2), ("c", 9))})
     assert [entry["arm"] for entry in found["arms"]] == ["b", "a", "c"]
     for entry in found["arms"]:
-        assert set(entry) == {"arm", "times_less_than_largest", *TOLD}
+        assert set(entry) == {"arm", "times_less_than_largest", "heldout", *TOLD}
         assert entry["device"] == "CPU"
+
+
+def test_the_held_out_loss_is_told_and_null_where_none_was_measured() -> None:
+    measured = {"loss": 2.5, "examples": 96, "label_tokens": 900, "in_arm": 0, "left_out": 0}
+    found = comparison({"selected": took(10, heldout=measured), "full": took(50, heldout=None), "older": took(5)})
+    assert [entry["heldout"] for entry in found["arms"]] == [measured, None, None]
 
 
 def test_without_trainings_there_is_nothing_to_compare() -> None:

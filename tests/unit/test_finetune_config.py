@@ -49,6 +49,7 @@ LEARNED: dict[str, Any] = {
     "precision": "float32",
     "zero_stage": 3,
     "lora": {"rank": 8},
+    "heldout": "others.jsonl",
     "seed": 1,
 }
 """Another value of every knob that makes another model (or may)."""

@@ -1,0 +1,105 @@
+"""Examples that no arm is to learn from: read, made tokens of as the arms' are, and looked for in the arms.
+
+Their loss is compared between arms and every example of them counts: what cannot be read ends in one error with its place. They
+go to the workers in memory, so they are thousands, not millions. Knows files and tokens; nothing of torch or Ray.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from alpagasus_ray.config import Finetune
+from alpagasus_ray.datasets import layouts, sources
+from alpagasus_ray.datasets.layouts import Draft, NoExample
+from alpagasus_ray.datasets.run import Manifest, StageDir
+from alpagasus_ray.datasets.sources import Record
+from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.training.token_files import as_batch, encoded
+
+log = logging.getLogger(__name__)
+KEY = "finetune.heldout"
+CONTENT = ["instruction", "input", "output"]
+"""What makes two examples the same."""
+
+
+class HeldOut(NamedTuple):
+    """Examples to measure a model by."""
+
+    contents: list[tuple[str, str, str]]
+    """Instruction, input and output of all of them."""
+    tokens: pa.RecordBatch
+    """Those with a trainable token, of schema TOKENS."""
+
+    def told(self, stage: StageDir, arm: Manifest) -> dict[str, int]:
+        """What of them spoils their loss: those that an arm has too, and those that cannot be measured."""
+        in_arm = self.in_arm(stage.tables(arm, CONTENT))
+        if in_arm:
+            log.warning("%s holds %s of the %s held-out examples too", stage.name, f"{in_arm:,}", f"{len(self.contents):,}")
+        return {"in_arm": in_arm, "left_out": len(self.contents) - len(self.tokens)}
+
+    def in_arm(self, tables: Iterable[pa.Table]) -> int:
+        """How many of them are in these tables too."""
+        instructions = pa.array({instruction for instruction, _, _ in self.contents}, pa.string())
+        found: set[tuple[str, ...]] = set()
+        for table in tables:
+            alike = table.filter(pc.is_in(table["instruction"], value_set=instructions))
+            found.update(zip(*(alike[name].to_pylist() for name in CONTENT), strict=True))
+        return sum(content in found for content in self.contents)
+
+
+def read(config: Finetune) -> HeldOut | None:
+    """What is held out, if anything is. A `UsageError` tells of files that are not there, or of which nothing can be used."""
+    if config.heldout is None:
+        return None
+    try:
+        drafts = list(_drafts(config.heldout))
+    except InputError as error:
+        raise UsageError(f"{KEY}: {error}") from None
+    if not drafts:
+        raise UsageError(f"{KEY}: there is no example in {config.heldout}")
+    kept, left = encoded(config, [_row(number, draft) for number, draft in enumerate(drafts)])
+    if not kept:
+        reasons = Counter(outcome.reason.partition(":")[0] for _, outcome in left)
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        raise UsageError(
+            f"{KEY}: none of the {len(drafts):,} examples of {config.heldout} has a trainable token ({why}). Raise "
+            f"finetune.max_length (now {config.max_length}), or see finetune.too_long (now {config.too_long})"
+        )
+    return HeldOut([(draft.instruction, draft.input, draft.output) for draft in drafts], as_batch(kept))
+
+
+def _drafts(place: str) -> Iterator[Draft]:
+    """The examples of files in any layout that is known; of a conversation its first exchange."""
+    for file in sources.expand(place, KEY):
+        reader: layouts.Layout | None = None
+        for record in layouts.grown(sources.records(file)):
+            try:
+                fields = _fields(record)
+                reader = reader or _reader(fields)
+                yield from reader(fields)
+            except NoExample as reason:
+                raise InputError(file.path, f"record at {record.position}", str(reason)) from None
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    if record.data is None:
+        raise NoExample(record.problem)
+    return record.data
+
+
+def _reader(fields: dict[str, Any]) -> layouts.Layout:
+    layout = layouts.detect(fields)
+    if layout is None:
+        names = ", ".join(map(str, fields))
+        raise NoExample(f"no known layout has the fields {names}; name them instruction, input and output")
+    return layouts.reader(layout, {}, "first")
+
+
+def _row(number: int, draft: Draft) -> dict[str, Any]:
+    """An example as the encoder takes it."""
+    history = [{"instruction": asked, "output": said} for asked, said in draft.history]
+    return {**draft._asdict(), "example_id": f"heldout:{number:09d}", "history": history or None}
