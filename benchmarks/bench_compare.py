@@ -1,4 +1,4 @@
-"""Comparisons: games asked of an API beside what its latency allows, the bootstrap, and the report over all of Alpaca."""
+"""Comparisons: games asked of an API beside what its latency allows, and the bootstrap."""
 
 import itertools
 import json
@@ -28,20 +28,20 @@ def bench_compare(run: Run, work: Path) -> Table:
         f"{IN_FLIGHT} in flight",
         *("turn", "games", "games/s from first to last", "games/s sustained", "of ideal"),
     )
-    answered = _answered(run, work / "compared")
+    compared = answered(run, work / "compared")
     for turn in (1, 2, 3):
         with server("--latency", str(LATENCY_S), "--pairs") as judge:
             asked = PairJudge(model="toy", base_url=judge.base_url)
             config = Compare(name=f"turn-{turn}", pairs=(("one", "other"),), judge=asked, concurrency=IN_FLIGHT, actors=1)
-            compare(config, answered)
+            compare(config, compared)
             stats = judge.stats()
         whole, sustained = stats["taken"] / stats["seconds"], stats["sustained"]
         table.row(turn, f"{stats['taken']:,}", f"{whole:.1f}", f"{sustained:.1f}", f"{sustained / ideal:.1%}")
-    table.row("bootstrap of 10,000 draws over 730 prompts", "", "", "", f"{_bootstrap_s():.3f} s")
+    table.row("all statistics of 730 prompts, 10,000 draws", "", "", "", f"{_bootstrap_s():.3f} s")
     return table
 
 
-def _answered(run: Run, folder: Path) -> Run:
+def answered(run: Run, folder: Path) -> Run:
     """A run in which two models have answered all prompts, with outputs of Alpaca."""
     folder.mkdir()
     compared = Run.open(str(folder / "run"))

@@ -192,17 +192,18 @@ def _sampling(config: EngineConfig, form: ReplyForm) -> "SamplingParams":
 
     given = {"temperature": config.temperature, "top_p": config.top_p, "seed": config.seed}
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if config.seed is not None and config.temperature != 0 and not _has_gpu():
-        raise UsageError(f"{config.where}: on a CPU vLLM 0.29 dies over a `seed`; leave it out, or set `temperature: 0`")
     if form.score_only:
         asked["stop"] = [scores_of.END]
     if form.constrained == "regex":
         asked["structured_outputs"] = StructuredOutputsParams(regex=scores_of.pattern(form.scores))
     try:
-        return SamplingParams(**{**asked, **config.extra}, output_kind=RequestOutputKind.FINAL_ONLY)
+        sampled = SamplingParams(**{**asked, **config.extra}, output_kind=RequestOutputKind.FINAL_ONLY)
     except (TypeError, ValueError, VLLMError) as error:
         reason = f"vLLM does not take these sampling parameters: {error}"
         raise UsageError(f"{config.where}: {reason}; see {config.where}.extra") from None
+    if sampled.seed is not None and sampled.temperature > 0 and not _has_gpu():
+        raise UsageError(f"{config.where}.seed: on a CPU vLLM 0.29 dies over a seed; leave it out, or set `temperature: 0`")
+    return sampled
 
 
 def _lora(config: EngineConfig) -> Any:

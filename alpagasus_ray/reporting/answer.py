@@ -22,7 +22,11 @@ RATIOS = {
     "minutes": "minutes in all",
     "dollars": "dollars",
 }
-IN_THE_ANSWER = {"examples": "examples", "training_minutes": "training time", "dollars": "money"}
+IN_THE_ANSWER = {
+    "examples": ("examples", "as many examples"),
+    "training_minutes": ("training time", "as much training time"),
+    "dollars": ("money", "as much money"),
+}
 WORDS = {SHOWN: "Yes", REVERSED: "No, the other way round", NOT_SHOWN: "Not shown", NO_DATA: "No data"}
 COUNTS = ("prompts", "judged", "win", "tie", "lose", "no_verdict")
 
@@ -131,8 +135,12 @@ def ratios(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None, size
 
 def cheaper(found: Sides, told: Iterable[Mapping[str, Any]]) -> str | None:
     """For how much less, in a sentence."""
-    known = {entry["key"]: entry["times"] for entry in told if entry["times"] is not None}
-    words = [f"{times(known[key])} times the {what}" for key, what in IN_THE_ANSWER.items() if key in known]
+    known = {entry["key"]: times(entry["times"]) for entry in told if entry["times"] is not None}
+    words = [
+        alike if known[key] == "1" else f"{known[key]} times the {what}"
+        for key, (what, alike) in IN_THE_ANSWER.items()
+        if key in known
+    ]
     if not words or found.baseline is None:
         return None
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

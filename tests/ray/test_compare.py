@@ -61,8 +61,8 @@ def test_every_pair_is_asked_once_in_each_order_and_scores_are_told_by_model(jud
     assert (manifest.rows, manifest.counts) == (12, {"judged": 12})
     found = rows(run)
     assert [(row["prompt_id"], row["order"]) for row in found] == [(f"toy-{n}", o) for n in range(6) for o in ("ab", "ba")]
-    assert {(row["winner"], row["score_a"], row["score_b"]) for row in found} == {("a", 3.0, 2.0)}
-    assert {row["reply"].split("\n")[0] for row in found} == {"3 2", "2 3"}, "the raw reply is kept, in the order shown"
+    assert {(row["winner"], row["score_a"], row["score_b"]) for row in found} == {("a", 3.9, 2.5)}
+    assert {row["reply"].split("\n")[0] for row in found} == {"3.9 2.5", "2.5 3.9"}, "the raw reply is kept, in the order shown"
     assert {(row["words_a"], row["words_b"]) for row in found} == {(29, 15)}
     assert len(server.billed()) == len(set(server.billed())) == 12
     assert compare(config(server), run)[BOUT] == manifest

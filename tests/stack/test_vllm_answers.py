@@ -226,6 +226,14 @@ def test_a_directory_that_is_no_adapter_is_told(tmp_path: Path, shared: Path) ->
 # what is wrong with a model
 
 
+@pytest.mark.timeout(300)
+def test_a_seed_that_would_kill_the_engine_is_refused(tmp_path: Path, shared: Path) -> None:
+    drawn = _tiny(shared).model_copy(update={"seed": 1, "temperature": 0.5})
+    sets = (TestSet(name="demo", path=DEMO),)
+    with pytest.raises(UsageError, match=r"\.seed: .*`temperature: 0`"):
+        generate(Generate(models=(drawn,), test_sets=sets), Run.open(str(tmp_path / "run")))
+
+
 @pytest.fixture
 def broken(shared: Path, tmp_path: Path) -> Any:
     """A copy of the tiny model with something changed."""

@@ -53,7 +53,7 @@ def prompt_tokens(messages: list[dict[str, str]]) -> int:
 def pair_scores(user_message: str) -> str:
     """What `--pairs` says of two answers: the more words, the better, 1 to 10."""
     answers = (re.search(rf"<{name} (\w+)>\n(.*)\n</{name} \1>", user_message, re.DOTALL) for name in ("first", "second"))
-    return " ".join(str(min(10, 1 + len(found[2].split()) // 10)) if found else "1" for found in answers)
+    return " ".join(f"{min(10, 1 + len(found[2].split()) / 10):g}" if found else "1" for found in answers)
 
 
 class Judge:
