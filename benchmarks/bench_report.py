@@ -13,7 +13,7 @@ from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.stages.score import score
 from bench_compare import answered
-from measure import RATINGS, Table, timed
+from measure import RATINGS, Table, copy_examples, timed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -26,6 +26,7 @@ def bench_report(run: Run, work: Path) -> Table:
     """Recorded ratings of 52,002 rows, three arms, and the games of two models on 730 prompts, judged by rules."""
     table = Table("The report over 52,002 rated rows and 1,460 games, and its page in Chromium", "what", "figure", "aim")
     told = answered(run, work / "reported")
+    copy_examples(run, Path(told.storage.root))
     recorded = Judge(kind="recorded", ratings=str(RATINGS), columns={"index": "alpaca_index", "score": "gpt-4o-mini"})
     score(Score(judge=recorded), told)
     arms = (Arm(name="selected", policy="top", k=9_229), Arm(name="random", policy="random"), Arm(name="full", policy="full"))
