@@ -189,6 +189,12 @@ def _doctor(call: Call) -> dict[str, Any]:
     return {"checks": [check._asdict() for check in checks], "ok": all(check.status != "problem" for check in checks)}
 
 
+def _status(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.status import status
+
+    return status(call.run)
+
+
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
 SCORE = JobSpec(
     "score",
@@ -234,5 +240,12 @@ DOCTOR = JobSpec(
     "score",
     "Look, before any money is spent, whether `score` can do its work here. Exit code 1 where there is a problem.",
     _doctor,
+    only_reads=True,
+)
+STATUS = JobSpec(
+    "status",
+    "",
+    "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
+    _status,
     only_reads=True,
 )

@@ -6,6 +6,7 @@ object store has no locks: there the holder renews a small object every `BEAT_S`
 """
 
 import _thread
+import fcntl
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import filelock
 
@@ -24,6 +26,8 @@ from alpagasus_ray.errors import RunLocked
 
 BEAT_S = 10.0
 STALE_S = 45.0
+LOOK_S = 0.5
+"""How long a local lock is tried for: somebody who only looks whether it is held has it for a moment."""
 SETTLE_S = 1.0
 """How long a new holder of an object-store lock waits before it reads back who won."""
 
@@ -35,6 +39,38 @@ def held(run: Run) -> Iterator[None]:
         yield
 
 
+def holder(run: Run) -> str | None:
+    """Who holds the run's lock, if anybody does."""
+    storage = run.storage
+    if storage.is_local:
+        return _read_note(storage.path(f"{LOCK}.owner")) if _is_locked(storage.path(LOCK)) else None
+    held_by = _entry(storage)
+    return held_by["owner"] if held_by and time.time() - held_by["time"] < STALE_S else None
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _entry(storage: Storage) -> dict[str, Any] | None:
+    """What the holder of an object store's lock has written."""
+    try:
+        found: dict[str, Any] = json.loads(storage.read(LOCK))
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def _owner() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
@@ -42,7 +78,7 @@ def _owner() -> str:
 @contextmanager
 def _held_local(storage: Storage) -> Iterator[None]:
     os.makedirs(storage.root, exist_ok=True)
-    lock = filelock.FileLock(storage.path(LOCK), blocking=False)
+    lock = filelock.FileLock(storage.path(LOCK), timeout=LOOK_S)
     note = storage.path(f"{LOCK}.owner")
     try:
         lock.acquire()
@@ -88,17 +124,18 @@ def _held_remote(storage: Storage) -> Iterator[None]:
 
 
 def _is_ours(storage: Storage, token: str) -> bool:
-    return storage.exists(LOCK) and json.loads(storage.read(LOCK))["token"] == token
+    entry = _entry(storage)
+    return entry is not None and entry["token"] == token
 
 
 def _refuse_if_fresh(storage: Storage, token: str) -> None:
-    if not storage.exists(LOCK):
+    entry = _entry(storage)
+    if entry is None or entry["token"] == token:
         return
-    holder = json.loads(storage.read(LOCK))
-    age = time.time() - holder["time"]
-    if holder["token"] != token and age < STALE_S:
+    age = time.time() - entry["time"]
+    if age < STALE_S:
         wait = f"; a driver that died lets go in {STALE_S - age:.0f} s"
-        raise RunLocked(_refusal(storage.root, holder["owner"]) + wait)
+        raise RunLocked(_refusal(storage.root, entry["owner"]) + wait)
 
 
 def _beat(storage: Storage, token: str) -> None:

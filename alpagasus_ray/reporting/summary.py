@@ -5,6 +5,7 @@ from typing import Any, TextIO
 
 from alpagasus_ray.reporting.comparisons import compared_lines
 from alpagasus_ray.reporting.experiments import whole_plan_lines
+from alpagasus_ray.reporting.standing import status_lines
 from alpagasus_ray.reporting.text import harmless, money
 from alpagasus_ray.reporting.trainings import show_preview, trained_lines
 
@@ -171,6 +172,7 @@ def _experiment(report: Mapping[str, Any]) -> Iterator[str]:
 
 OWN_LINES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "checks": _checks,
+    "status": status_lines,
     "plan_of_all": whole_plan_lines,
     "plan": _plan,
     "steps": _experiment,

@@ -15,6 +15,7 @@ from alpagasus_ray.config import Score
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.runner.ledger import FLUSH_S
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.stages.status import status
 from loopback import JudgeStarter
 from toy_runs import ROOT, api_judge, ids, prompt_hashes, ratings, toy_run
 
@@ -177,6 +178,10 @@ def test_a_driver_that_dies_half_way_costs_nothing_twice_beyond_the_bound(
     _wait_until_quiet(server)
     before = Counter(server.taken())
     assert run.ratings("judge").manifest() is None
+    told = status(run)["stages"][-1]
+    assert (told["stage"], told["state"], told["of"]) == ("ratings/judge", "unfinished", 1500)
+    received = told["rows"] + told["replies"]
+    assert len(before) - CONCURRENCY - CONCURRENCY / 0.1 * (FLUSH_S + 1) <= received <= len(before)
     score(Score(judge=api_judge(server.base_url), concurrency=CONCURRENCY), run)
     assert ratings(run)["example_id"].to_pylist() == ids(run)
     assert set(server.taken()) == set(prompt_hashes(run))

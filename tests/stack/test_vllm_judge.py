@@ -5,12 +5,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from alpagasus_ray.config import Ingest, Judge, Score, Vllm
+from alpagasus_ray.config import Answerer, Compare, Generate, Ingest, Judge, PairJudge, Score, TestSet, Vllm
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.vllm_model import Prompts
 from alpagasus_ray.judging import rubric
+from alpagasus_ray.stages.compare import compare
+from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
 from toy_runs import api_judge, ids, ratings
@@ -128,3 +131,20 @@ def test_with_the_explanation_the_score_is_the_same(few_run: Run, judged: list[d
     assert all(len(row["reply"].split("\n", 1)) == 2 for row in explained), "an explanation follows"
     same = sum(mine["score"] == their["score"] for mine, their in zip(judged[:FEW], explained, strict=True))
     assert same >= 0.99 * FEW
+
+
+@pytest.mark.timeout(600)
+def test_the_model_in_the_job_compares_answers_and_what_says_nothing_is_no_draw(shared: Path, tmp_path: Path) -> None:
+    asked = [{"id": f"q-{number}", "instruction": f"Say {number}.", "output": f"{number}, as you wish."} for number in range(8)]
+    file, run = tmp_path / "toy.jsonl", Run.open(str(tmp_path / "run"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    models = tuple(Answerer.model_validate({"name": name, "answers": str(file)}) for name in ("one", "other"))
+    generate(Generate(models=models, test_sets=(TestSet(name="toy", path=str(file)),)), run)
+    judge = PairJudge(kind="vllm", model=str(shared / "tiny_llama"), vllm=Vllm(**ON_CPU), max_tokens=32)
+    compare(Compare(pairs=(("one", "other"),), judge=judge), run)
+    stage = run.verdicts(None, "one-vs-other", "toy")
+    rows = pa.concat_tables(stage.tables(stage.finished("compare"))).to_pylist()
+    assert len(rows) == 2 * len(asked)
+    assert all(row["reply"] and row["tokens_out"] for row in rows), "every game has its raw reply"
+    assert all((row["winner"] is None) == (row["status"] != "judged") for row in rows)
+    assert {row["status"] for row in rows} <= {"judged", "unparsed", "truncated"}

@@ -1,10 +1,12 @@
 """The lock: one driver on a run; the second is told who has it; a dead holder holds nothing."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,25 @@ def test_another_process_is_refused_until_the_holder_dies(run: Run, holder: subp
     holder.wait()
     with lock.held(run):
         assert run.storage.read(f"{LOCK}.owner").decode().startswith(f"process {os.getpid()} on")
+
+
+def test_who_looks_is_told_who_holds_the_lock_and_leaves_nothing(run: Run, holder: subprocess.Popen[str]) -> None:
+    assert str(lock.holder(run)).startswith(f"process {holder.pid} on")
+    holder.kill()
+    holder.wait()
+    assert lock.holder(run) is None
+    assert lock.holder(Run.open(f"{run.storage.root}/none")) is None
+    assert not Path(f"{run.storage.root}/none").exists()
+
+
+def test_who_looks_in_the_moment_in_which_a_driver_starts_is_not_taken_for_one(run: Run) -> None:
+    with lock.held(run):
+        pass
+    with open(run.storage.path(LOCK), encoding="utf-8") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with lock.held(run):
+            pass
 
 
 @pytest.fixture

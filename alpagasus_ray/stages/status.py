@@ -1,0 +1,143 @@
+"""How far a run is, what it has cost and what failed: from its directory alone, also while a driver is at work on it.
+
+`status` gives plain JSON values: `location`; `driver` (who works on the run, or null); `stages`, and for each `stage`, `state`
+(`finished`, `unfinished`), `rows`, `of` (rows there will be), `counts`, `reasons`, `replies` (received, in shards that are not
+done yet), `steps` and `of_steps` of a training, `seconds` and `dollars`; `dollars` and `seconds` of all. What nobody knows is
+null, never 0. Knows what stages leave behind; nothing of Ray.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets.run import LEDGER, MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
+from alpagasus_ray.reporting.evidence import KINDS, kind_of
+from alpagasus_ray.runner import shards
+from alpagasus_ray.training.batches import Order
+from alpagasus_ray.training.states import newest
+
+READERS = 16
+ROWS_COME_FROM = ("examples", "prompts", "pairs")
+"""Kinds of stages whose rows are asked about one by one."""
+SHOWN = (*KINDS, "report")
+
+
+def status(run: Run) -> dict[str, Any]:
+    """The summary of a run as it is now."""
+    names = run.storage.all_names()
+    found = sorted({name.rpartition("/")[0] for name in names if name.endswith((f"/{MANIFEST}", f"/{STAGE}"))})
+    stages = [name for name in found if kind_of(name) in SHOWN and not name.endswith(("/trial", "/tokens"))]
+    stages.sort(key=lambda name: SHOWN.index(kind_of(name)))
+    with ThreadPoolExecutor(READERS) as pool:
+        told = list(pool.map(lambda name: _stage(run, name, names), stages))
+    return {
+        "status": True,
+        "location": run.storage.root,
+        "driver": lock.holder(run),
+        "stages": told,
+        "dollars": _sum(entry["dollars"] for entry in told),
+        "seconds": round(sum(entry["seconds"] for entry in told), 2),
+    }
+
+
+def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:
+    stage = StageDir(name, run.storage.at(*name.split("/")))
+    manifest = stage.manifest()
+    if manifest is not None:
+        return _finished(manifest)
+    begun = stage.begun()
+    if begun is None:  # finished in this moment
+        return _finished(stage.finished("status"))
+    if kind_of(name) == "models":
+        return _training(run, stage, begun)
+    return _unfinished(run, stage, begun, names)
+
+
+def _finished(manifest: Manifest) -> dict[str, Any]:
+    trained = kind_of(manifest.stage) == "models"
+    steps = manifest.details.get("steps") if trained else None
+    return {
+        "stage": manifest.stage,
+        "state": "finished",
+        "rows": manifest.rows,
+        "of": manifest.rows,
+        "counts": manifest.counts,
+        "reasons": manifest.details.get("reasons", {}),
+        "replies": 0,
+        "steps": steps,
+        "of_steps": steps,
+        "seconds": round(manifest.seconds, 2),
+        "dollars": manifest.details.get("dollars") if trained else manifest.usage.get("cost_usd"),
+    }
+
+
+def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dict[str, Any]:
+    """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
+    entries = shards.committed(stage)
+    waiting = _open_shards(stage.name, names) - {entry.name for entry in entries}
+    received = [outcome.reply for shard in sorted(waiting) for outcome in shards.known_of(stage, shard).replies.values()]
+    costs = [reply.cost_usd for reply in received if reply is not None]
+    done = totals(entries)
+    return {
+        "stage": stage.name,
+        "state": "unfinished",
+        "rows": sum(done.counts.values()),
+        "of": _rows_of(run, begun.inputs),
+        "counts": dict(done.counts),
+        "reasons": dict(done.reasons.most_common()),
+        "replies": len(received),
+        "steps": None,
+        "of_steps": None,
+        "seconds": round(begun.seconds, 2),
+        "dollars": _sum([done.usage.get("cost_usd"), begun.discarded.get("cost_usd"), *costs]),
+    }
+
+
+def _open_shards(stage: str, names: set[str]) -> set[str]:
+    """Shards that have a ledger, or an output that may have been taken back."""
+    here = [name.removeprefix(f"{stage}/").split("/") for name in names if name.startswith(f"{stage}/")]
+    ledgers = {f"{parts[1]}.parquet" for parts in here if parts[0] == LEDGER and len(parts) == 3}
+    return ledgers | {parts[0] for parts in here if len(parts) == 1 and parts[0].startswith("part-")}
+
+
+def _rows_of(run: Run, inputs: Mapping[str, str]) -> int | None:
+    """Rows of the stage that is asked about."""
+    for name in inputs:
+        if kind_of(name) in ROWS_COME_FROM:
+            manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
+            return manifest.rows if manifest else None
+    return None
+
+
+def _training(run: Run, stage: StageDir, begun: Begun) -> dict[str, Any]:
+    """A training: how far its newest state is, which is where it would go on."""
+    arm = stage.name.partition("/")[2]
+    mark = newest(stage.storage.at(STATE))
+    tokens = run.tokens(arm).manifest()
+    order = None if tokens is None else _order(begun.settings, tokens)
+    subset = run.subset(arm).manifest()
+    return {
+        "stage": stage.name,
+        "state": "unfinished",
+        "rows": 0,
+        "of": subset.rows if subset else None,
+        "counts": tokens.counts if tokens else {},
+        "reasons": {},
+        "replies": 0,
+        "steps": mark.step if mark else 0,
+        "of_steps": order.steps if order else None,
+        "seconds": round(max(begun.seconds, sum(mark.seconds.values()) if mark else 0.0), 2),
+        "dollars": None,
+    }
+
+
+def _order(settings: Mapping[str, Any], tokens: Manifest) -> Order:
+    examples = sum(entry.rows for entry in tokens.parts())
+    length = {key: settings.get(key) for key in ("epochs", "steps")}
+    return Order.of(examples, settings["global_batch"], settings["seed"], **length)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known), 6) if known else None
