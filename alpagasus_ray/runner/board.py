@@ -57,6 +57,8 @@ class Snapshot(NamedTuple):
     counts: dict[str, float]
     stop: str | None
     kind: StopKind
+    spent_usd: float | None
+    """Of the cap, over all calls; None without one."""
 
 
 class Loss(NamedTuple):
@@ -124,7 +126,9 @@ class Board:
 
     def snapshot(self) -> Snapshot:
         """Counts so far, and why the stage is stopping if it is."""
-        return Snapshot({key: count for key, count in self._counts.items() if count}, self._stop, self._kind)
+        counts: dict[str, float] = {key: count for key, count in self._counts.items() if count}
+        spent = None if self._cap is None else self._cap.spent if self._budget is None else self._budget.spent
+        return Snapshot(counts, self._stop, self._kind, spent)
 
     # rates
 

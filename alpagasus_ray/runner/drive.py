@@ -18,6 +18,7 @@ from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.runner import cluster
 from alpagasus_ray.runner.board import Board, Cap, Snapshot
+from alpagasus_ray.runner.metrics import DriverMetrics
 from alpagasus_ray.runner.progress import Progress
 from alpagasus_ray.runner.shards import Job, Task
 from alpagasus_ray.runner.worker import Finished, Worker
@@ -63,11 +64,13 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     the workers find that what they are to work with is wrong."""
     free = cluster.free()
     board = RayBoard.start(jobs[0].terms.rates, cap)
+    look = Look(board, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
     threading.Thread(target=_consume, args=(jobs, tasks, board, results), daemon=True).start()
     try:
-        reason = _watch(board, results, progress, hopeless)
+        reason = _watch(results, look)
         seen: Snapshot = board.ask("snapshot")
+        look.show(seen)
     except KeyboardInterrupt:
         _wind_up(board, results)
         raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
@@ -129,7 +132,7 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterato
         yield Finished(row["shard"], row["stopped"] or None)
 
 
-def _watch(board: RayBoard, results: Results, progress: Progress, hopeless: Verdict) -> str | None:
+def _watch(results: Results, look: "Look") -> str | None:
     """Show progress until all results are in; the answer is why some are missing, or None."""
     stopped: str | None = None
     looked = 0.0
@@ -145,15 +148,29 @@ def _watch(board: RayBoard, results: Results, progress: Progress, hopeless: Verd
             looked = time.monotonic()
             # the board may be away for a moment; it comes back
             with contextlib.suppress(ray.exceptions.RayActorError):
-                _look(board, progress, hopeless)
+                look.once()
 
 
-def _look(board: RayBoard, progress: Progress, hopeless: Verdict) -> None:
-    counts = board.ask("snapshot").counts
-    progress.show(counts.get("rows", 0), counts)
-    reason = hopeless(counts)
-    if reason is not None:
-        board.ask("stop", reason)
+@dataclass(frozen=True)
+class Look:
+    """Looks at the board, and tells the terminal, Ray's metrics, and the workers if there is no hope."""
+
+    board: RayBoard
+    progress: Progress
+    hopeless: Verdict
+    metrics: DriverMetrics
+
+    def once(self) -> None:
+        seen = self.board.ask("snapshot")
+        self.show(seen)
+        reason = self.hopeless(seen.counts)
+        if reason is not None:
+            self.board.ask("stop", reason)
+
+    def show(self, seen: Snapshot) -> None:
+        done = int(seen.counts.get("rows", 0))
+        self.progress.show(done, seen.counts)
+        self.metrics.publish(self.progress.left(done), seen.spent_usd)
 
 
 def _wind_up(board: RayBoard, results: Results) -> None:

@@ -18,10 +18,14 @@ COUNTERS: dict[str, tuple[str, str | None, str]] = {
     "merged": ("alpagasus_merged_requests_total", None, "Rows that took the reply of an equal request in flight"),
     "waited": ("alpagasus_limiter_wait_seconds_total", None, "Seconds that requests waited for room, permits or dollars"),
     "status": ("alpagasus_rows_total", "status", "Rows by status"),
+    "failures": ("alpagasus_failures_total", "reason", "Rows without a result, by reason"),
 }
 """First word of a count -> name of the metric, its tag, what it says."""
 IN_FLIGHT = ("alpagasus_in_flight", "Requests under way")
 WINDOW = ("alpagasus_concurrency", "Requests that may be under way, as the worker has found out")
+LEFT = ("alpagasus_rows_left", "Rows of the present call that are still to be done")
+SPENT = ("alpagasus_spent_dollars", "US dollars of the cap that are spent, over all calls")
+CAP = ("alpagasus_cap_dollars", "US dollars that the stage may cost")
 
 
 class Metrics:
@@ -45,3 +49,17 @@ class Metrics:
                 self._counters[word].inc(amount, tags=tags)
         self._in_flight.set(in_flight, tags=self._stage)
         self._window.set(window, tags=self._stage)
+
+
+class DriverMetrics:
+    """What only the driver knows, and tells about twice a second."""
+
+    def __init__(self, stage: str, cap_usd: float | None) -> None:
+        self._stage, self._cap_usd = {"stage": stage}, cap_usd
+        self._left, self._spent, self._cap = (Gauge(name, doc, tag_keys=("stage",)) for name, doc in (LEFT, SPENT, CAP))
+
+    def publish(self, left: float, spent_usd: float | None) -> None:
+        self._left.set(left, tags=self._stage)
+        if self._cap_usd is not None and spent_usd is not None:
+            self._spent.set(spent_usd, tags=self._stage)
+            self._cap.set(self._cap_usd, tags=self._stage)

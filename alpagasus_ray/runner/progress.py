@@ -32,6 +32,10 @@ class Progress:
         if self._live:
             self._live.stop()
 
+    def left(self, done: float) -> float:
+        """Rows still to be done when `done` are through."""
+        return max(0, self._total - done)
+
     def show(self, done: int, counts: Mapping[str, float] | None = None) -> None:
         """Tell that `done` rows are through; `counts` are the board's."""
         now = time.monotonic()

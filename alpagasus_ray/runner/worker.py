@@ -352,6 +352,8 @@ class Worker:
         shard.counts["rows"] += 1
         shard.counts[f"status {result['status']}"] += 1
         self._counts[f"status {result['status']}"] += 1
+        if result.get("error"):
+            self._counts[f"failures {result['error'].partition(':')[0]}"] += 1
         if outcome.error:
             shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
 

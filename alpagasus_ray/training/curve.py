@@ -6,6 +6,7 @@ Rows are part of every state, so that a resumed curve has each step once. Knows 
 import io
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,11 @@ class Curve:
         for watcher in self._watchers:
             watcher.flush()
 
+    def saved(self) -> None:
+        """A state with all of these rows is whole."""
+        for watcher in self._watchers:
+            watcher.saved()
+
     def close(self) -> None:
         for watcher in self._watchers:
             watcher.close()
@@ -57,6 +63,8 @@ class Watcher:
     def add(self, row: Mapping[str, Any]) -> None: ...
 
     def flush(self) -> None: ...
+
+    def saved(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -129,14 +137,32 @@ class WandB(Watcher):
         self._run.finish()
 
 
+GAUGES = {
+    "step": "Updates that are through",
+    "loss": "Mean loss of a label token",
+    "tokens_per_s": "Tokens a second",
+    "mfu": "Share of the devices' peak, where that is known",
+    "steps": "Updates that there will be",
+    "state_seconds": "When the newest state was whole, or else the training began; seconds since the epoch",
+}
+"""What is published as `alpagasus_train_<name>`."""
+
+
 class Gauges(Watcher):
     """Ray's metrics (docs/metrics.md)."""
 
-    def __init__(self, arm: str) -> None:
+    def __init__(self, arm: str, steps: int) -> None:
         self._tags = {"arm": arm}
-        names = {"step": "Updates that are through", "loss": "Mean loss of a label token", "tokens_per_s": "Tokens a second"}
-        self._gauges = {name: Gauge(f"alpagasus_train_{name}", doc, tag_keys=("arm",)) for name, doc in names.items()}
+        self._gauges = {name: Gauge(f"alpagasus_train_{name}", doc, tag_keys=("arm",)) for name, doc in GAUGES.items()}
+        self._set({"steps": steps})
+        self.saved()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        for name, gauge in self._gauges.items():
-            gauge.set(row[name], tags=self._tags)
+        self._set({name: row[name] for name in GAUGES if row.get(name) is not None})
+
+    def saved(self) -> None:
+        self._set({"state_seconds": time.time()})
+
+    def _set(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._gauges[name].set(value, tags=self._tags)

@@ -82,7 +82,7 @@ class Loop:
                 spent.seconds[kind] += seconds
         self._start = ready.mark.step if ready.mark else 0
         self._peak = devices.peak_flops(self._config, place.device)
-        self._curve = Curve(ready.earlier, _watchers(training, self._start) if place.rank == 0 else [])
+        self._curve = Curve(ready.earlier, _watchers(training, ready.order.steps, self._start) if place.rank == 0 else [])
         self._saved_at = self._looked_at = time.monotonic()
         self._told_at = 0.0
         self._due = False
@@ -190,6 +190,7 @@ class Loop:
         self._curve.flush()
         self._ready.states.save(self._ready.engine, mark, self._curve.parquet())
         self._saved_at = time.monotonic()
+        self._curve.saved()
         rows = self._curve.rows()
         ray_train.report({"step": step, "loss": rows[-1]["loss"] if rows else None})
 
@@ -277,10 +278,10 @@ def _width(config: Finetune) -> int | None:
     return config.max_length if config.pad_to_max else None
 
 
-def _watchers(training: Training, start: int) -> list[Watcher]:
+def _watchers(training: Training, steps: int, start: int) -> list[Watcher]:
     """Who sees the curve grow."""
     config = training.config
-    watchers: list[Watcher] = [Gauges(training.arm)]
+    watchers: list[Watcher] = [Gauges(training.arm, steps)]
     if config.tensorboard:
         watchers.append(Events(training.home.storage, start))
     if config.wandb is not None:

@@ -8,12 +8,13 @@ import pytest
 import ray
 
 from alpagasus_ray.config import Price, Score
-from alpagasus_ray.runner.metrics import COUNTERS, IN_FLIGHT, WINDOW
+from alpagasus_ray.runner.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.training.curve import GAUGES
 from loopback import JudgeStarter
 from toy_runs import ROOT, api_judge, toy_run
 
-NAMES = [name for name, _, _ in COUNTERS.values()] + [IN_FLIGHT[0], WINDOW[0]]
+NAMES = [name for name, _, _ in COUNTERS.values()] + [name for name, _ in (IN_FLIGHT, WINDOW, LEFT, SPENT, CAP)]
 LINE = re.compile(r"^ray_(alpagasus_\w+)\{(.*)\} ([\d.e+-]+)$", re.MULTILINE)
 
 
@@ -34,7 +35,7 @@ def test_metrics_count_what_the_run_did(tmp_path: Path, judge: JudgeStarter) -> 
     run = toy_run(tmp_path, 400)
     server = judge("--latency", "0.1", "--fault", "429", "--fault-every", "50")
     asked = api_judge(server.base_url, price=Price(input=1, output=2))
-    score(Score(name="metered", judge=asked, concurrency=16), run)
+    score(Score(name="metered", judge=asked, concurrency=16, max_cost_usd=1), run)
     found = _scrape()
     counted = {
         (name.removeprefix("alpagasus_"), tags.removeprefix("ratings/metered").strip()): n for (name, tags), n in found.items()
@@ -46,9 +47,19 @@ def test_metrics_count_what_the_run_did(tmp_path: Path, judge: JudgeStarter) -> 
     assert counted["tokens_total", "in"] == 400 * 300
     assert counted["dollars_total", "billed"] == pytest.approx(400 * (300 * 1 + 12 * 2) / 1e6)
     assert counted["concurrency", ""] >= 1
+    assert counted["rows_left", ""] == 0
+    assert counted["cap_dollars", ""] == 1
+    assert counted["spent_dollars", ""] == pytest.approx(counted["dollars_total", "billed"])
     assert counted["limiter_wait_seconds_total", ""] > 0
+
+
+def test_rows_without_a_result_are_counted_by_reason(tmp_path: Path, judge: JudgeStarter) -> None:
+    run = toy_run(tmp_path, 40)
+    server = judge("--fault", "400", "--fault-every", "10")
+    score(Score(name="failing", judge=api_judge(server.base_url), concurrency=4, max_failed=1), run)
+    assert _scrape()["alpagasus_failures_total", "ratings/failing http 400"] == 4
 
 
 def test_every_metric_is_explained_in_the_docs() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
-    assert [name for name in NAMES if f"`{name}`" not in text] == []
+    assert [name for name in (*NAMES, *(f"alpagasus_train_{name}" for name in GAUGES)) if f"`{name}`" not in text] == []
