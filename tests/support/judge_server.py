@@ -110,7 +110,7 @@ class Judge:
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The sound reply."""
         asked = body["messages"][-1]["content"]
-        said = self.scores.get(message_hash(asked)) or (pair_scores(asked) if self.options.pairs else 3)
+        said = self.scores.get(message_hash(asked), pair_scores(asked) if self.options.pairs else 3)
         text = f"{said}\nThe response does what was asked."
         tokens_in, tokens_out, cached = self._tokens(body)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
