@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import browser
-
 from alpagasus_ray.config import Arm, Compare, Judge, PairJudge, Pick, Report, Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.compare import compare

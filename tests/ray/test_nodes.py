@@ -7,36 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
+from autoscaled import autoscaled_head
 from loopback import JudgeStarter
-from ray_head import START_S, Head, free_ports
+from ray_head import START_S, Head
 from toy_runs import job
 
 KEY = "sk-canary-0123456789abcdef"
-EMPTY = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
-EMPTY += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
-AUTOSCALER: dict[str, Any] = {
-    "cluster_name": "toy",
-    "max_workers": 3,
-    "provider": {
-        "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "launch_multiple": True,
-        "head_node_id": FAKE_HEAD_NODE_ID,
-    },
-    "available_node_types": {
-        "ray.head.default": {"resources": {"CPU": 1}, "max_workers": 0, "node_config": {}},
-        "worker": {"resources": {"CPU": 2}, "min_workers": 1, "max_workers": 3, "node_config": {}},
-    },
-    "head_node_type": "ray.head.default",
-    "idle_timeout_minutes": 60,
-    "file_mounts": {},
-    "file_mounts_sync_continuously": False,
-    "auth": {},
-    **{name: [] for name in EMPTY},
-}
+WORKER = {"resources": {"CPU": 2}, "min_workers": 1, "max_workers": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +24,9 @@ def _ray() -> None:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    [port] = free_ports(1)
-    config = tmp_path_factory.mktemp("autoscaler") / "cluster.yaml"
-    provider = {**AUTOSCALER["provider"], "gcs_address": f"127.0.0.1:{port}"}
-    config.write_text(yaml.safe_dump({**AUTOSCALER, "provider": provider}))
-    identity = {
-        "NODES_KEY": KEY,
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-    }
-    options = {"port": port, "num-cpus": 1, "include-dashboard": "false", "autoscaling-config": config}
-    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", **identity}
-    started = Head("token", environment={**fake, "NODES_KEY": KEY}, **options)
+    folder, known = tmp_path_factory.mktemp("autoscaler"), {"NODES_KEY": KEY}
+    without = {"include-dashboard": "false"}
+    started = autoscaled_head(folder, WORKER, head_cpus=1, idle_minutes=60, environment=known, **without)
     try:
         started.wait_for_start()
         yield started

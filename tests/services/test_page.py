@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import browser
 import pytest
-from browser import Seen, opened, shown
 
+import browser
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import report
+from browser import Seen, opened, shown
 from report_runs import LOSE, NONE, TIE, WIN, judge, rate, train
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import yaml
 
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.verdicts import comparisons
+from browser import chromium, installed, opened, shown
 from loopback import JudgeStarter
 from toy_runs import ROOT, job, summary
 
@@ -70,6 +71,7 @@ def recipe(shared: Path, judge: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.skipif(not (installed() or os.environ.get("CI")), reason="no Chromium is installed to open the report in")
 @pytest.mark.timeout(2400)
 def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStarter, shared: Path, tmp_path: Path) -> None:
     server, run = judge("--pairs"), tmp_path / "run"
@@ -96,9 +98,12 @@ def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStar
     again = _run_all(run, file)
     assert len(server.billed()) == taken, "what is done is not asked again"
     assert [one.label for one in comparisons(Run.open(str(run)))] == ["toy", "toy", "rules", "rules"]
-    page = Path(again["page"]).read_text()
-    assert CLAIM in page
-    assert json.loads((run / "report/report.json").read_text())
+    assert json.loads((run / "report/report.json").read_text())["first"]["claim"] == CLAIM
+    with chromium() as running, running.new_context() as context:
+        seen = opened(context, again["page"])
+        assert CLAIM in seen.page.inner_text("body")
+        assert shown(seen.page, "example-browser") == 52_002
+        assert (seen.problems, len(seen.requests)) == ([], 1)
 
 
 def _asked(run: Run) -> int:
