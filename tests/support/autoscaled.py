@@ -44,6 +44,7 @@ def autoscaled_head(
     path.write_text(yaml.safe_dump(config))
     fake = {
         "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
