@@ -135,16 +135,21 @@ def test_with_the_explanation_the_score_is_the_same(few_run: Run, judged: list[d
 
 @pytest.mark.timeout(600)
 def test_the_model_in_the_job_compares_answers_and_what_says_nothing_is_no_draw(shared: Path, tmp_path: Path) -> None:
-    asked = [{"id": f"q-{number}", "instruction": f"Say {number}.", "output": f"{number}, as you wish."} for number in range(8)]
-    file, run = tmp_path / "toy.jsonl", Run.open(str(tmp_path / "run"))
-    file.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    models = tuple(Answerer.model_validate({"name": name, "answers": str(file)}) for name in ("one", "other"))
-    generate(Generate(models=models, test_sets=(TestSet(name="toy", path=str(file)),)), run)
+    run, prompts = (
+        Run.open(str(tmp_path / "run")),
+        [{"id": f"q-{number}", "instruction": f"Say {number}."} for number in range(8)],
+    )
+    for name in ("one", "other"):
+        rows = [{**prompt, "output": f"{prompt['id']}, says {name}."} for prompt in prompts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("one", "other")}
+    models = tuple(Answerer.model_validate({"name": name, "answers": file}) for name, file in files.items())
+    generate(Generate(models=models, test_sets=(TestSet(name="toy", path=files["one"]),)), run)
     judge = PairJudge(kind="vllm", model=str(shared / "tiny_llama"), vllm=Vllm(**ON_CPU), max_tokens=32)
     compare(Compare(pairs=(("one", "other"),), judge=judge), run)
     stage = run.verdicts(None, "one-vs-other", "toy")
     rows = pa.concat_tables(stage.tables(stage.finished("compare"))).to_pylist()
-    assert len(rows) == 2 * len(asked)
+    assert len(rows) == 2 * len(prompts)
     assert all(row["reply"] and row["tokens_out"] for row in rows), "every game has its raw reply"
     assert all((row["winner"] is None) == (row["status"] != "judged") for row in rows)
     assert {row["status"] for row in rows} <= {"judged", "unparsed", "truncated"}
