@@ -36,8 +36,10 @@ def main() -> None:
 def conclude(run: Run) -> None:
     """Print what the experiment shows: what no judge has a say in first, then the judge."""
     report = json.loads(run.report().storage.read("report.json"))
-    print("\nLoss over 96 held-out examples of the same tasks, after as many updates on each arm (lower is better):")
-    for training in sorted(report["trainings"], key=lambda training: training["heldout"]["loss"]):
+    trainings = sorted(report["trainings"], key=lambda training: training["heldout"]["loss"])
+    held = trainings[0]["heldout"]["examples"]
+    print(f"\nLoss over {held} held-out examples of the same tasks, after as many updates on each arm (lower is better):")
+    for training in trainings:
         print(f"  {training['arm']:10} {training['heldout']['loss']:.3f}")
     print("The offline judge on the answers to them:")
     for found in report["verdicts"]:

@@ -1,16 +1,15 @@
 """A real vLLM server with a real, tiny model, started once for all tests here."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ray_head import free_ports
+from servers import wait_until_it_answers
 
 START_LIMIT_S = 240
 
@@ -24,9 +23,7 @@ def _ray(local_ray: None) -> None:
 def vllm_server(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of an OpenAI-compatible server by vLLM; the model's context is 2,048 tokens."""
     pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(shared / "tiny_llama")]
     command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += ["--dtype", "float32", "--max-model-len", "2048"]
@@ -35,19 +32,8 @@ def vllm_server(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
         server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", server, log)
+        wait_until_it_answers(f"http://127.0.0.1:{port}/health", server, log, START_LIMIT_S)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
         server.wait(timeout=60)
-
-
-def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(START_LIMIT_S):
-        assert server.poll() is None, log.read_text()[-3000:]
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"the vLLM server did not start in {START_LIMIT_S} s:\n{log.read_text()[-3000:]}")

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,8 @@ from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
+from ray_head import free_ports
+from servers import wait_until_it_answers
 from toy_runs import ROOT, api_judge, toy_run
 from trainings import tiny
 
@@ -70,30 +70,16 @@ def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
     settings = (FILES / "prometheus.yml").read_text().replace("/tmp/ray/prom_metrics_service_discovery.json", str(nodes))
     (tmp_path / "prometheus.yml").write_text(settings.replace("interval: 10s", "interval: 1s"))
     shutil.copy(FILES / "alerts.yml", tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     command = [binary, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'series'}"]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait(f"http://{address}/-/ready", server, tmp_path / "log")
+        wait_until_it_answers(f"http://{address}/-/ready", server, tmp_path / "log", READY_S)
         yield Prometheus(f"http://{address}", time.time())
     finally:
         server.terminate()
         server.wait(timeout=30)
-
-
-def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-3000:]
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"prometheus was not ready in {READY_S} s:\n{log.read_text()[-3000:]}")
 
 
 @pytest.mark.timeout(900)
