@@ -32,6 +32,11 @@ PLAIN = "plain"
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+Labels = dict[
+    Annotated[str, Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{_LABEL}$")], Annotated[str, Field(pattern=rf"^{_LABEL}$")]
+]
+"""Names and values of node labels, as Kubernetes and Ray have them."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
@@ -205,6 +210,9 @@ class Asking(Section):
     )
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
     GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
+    labels: Annotated[Labels | None, OPERATIONAL] = None
+    """Labels of the nodes that they run on, e.g. `{ray-subcluster: cpu}`; by default those of the stage's pool, where the
+    cluster has pools (`cluster/`), else none."""
     requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
     """Limit of each endpoint, for the whole cluster; what the server states in its replies holds too."""
     tokens_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None

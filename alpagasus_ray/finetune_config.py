@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from alpagasus_ray.engine_config import OPERATIONAL, Name, Section, Share, ordered
+from alpagasus_ray.engine_config import OPERATIONAL, Labels, Name, Section, Share, ordered
 
 Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)]
 
@@ -104,6 +104,9 @@ class Finetune(Section):
     """Whether workers need a GPU; by default where the cluster has one."""
     cpus: Annotated[PositiveInt, OPERATIONAL] = 1
     """CPUs of each worker."""
+    labels: Annotated[Labels | None, OPERATIONAL] = None
+    """Labels of the nodes that they run on; by default those of the training pool, where the cluster has pools (`cluster/`),
+    else none."""
     checkpoint: Annotated[Checkpoints, OPERATIONAL] = Checkpoints()
     """When the state is saved."""
     max_failures: Annotated[int, Field(ge=0), OPERATIONAL] = 3

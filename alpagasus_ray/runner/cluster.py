@@ -2,19 +2,23 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
+import ray.exceptions
 
 from alpagasus_ray.config import DEBUG, Asking, EngineConfig
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.runner import nodes
+from alpagasus_ray.runner import nodes, placing
 from alpagasus_ray.runner.shards import Pool
 
 log = logging.getLogger(__name__)
+CONNECT_S = 5.0
 FREE_S = 60.0
 """How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""
 
@@ -36,40 +40,32 @@ def demand(config: Asking, asked: EngineConfig, resources: Mapping[str, float]) 
 
 
 def pool(config: Asking, asked: EngineConfig) -> Pool:
-    """The processes that do a job on this cluster. A `UsageError` tells of an engine for which it can never have a node."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    """The processes that do a job on this cluster. `UsageError` or `StageFailed` tell of those for which it can never have a
+    node."""
+    found = wanted(config, asked)
+    each = f" and {asked.where}.vllm (cpus, gpu, tensor_parallel)" if asked.kind == "vllm" else ""
+    placing.check(found, f"{config.section}.labels{each}")
+    return found
+
+
+def wanted(config: Asking, asked: EngineConfig) -> Pool:
+    """The same, whether or not there can be nodes for them."""
     if asked.kind == "vllm":
-        if asked.vllm.gpu is None and not resources.get("GPU") and may_grow(Pool(gpus=1)):
-            asked = asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": True})})
-        found = demand(config, asked, resources)
-        _check_fits(asked, found)
-        return found
-    return demand(config, asked, resources)
+        asked = _on_gpus_or_not(config, asked)
+    labels = placing.labels_of(config.labels, _pool_of(asked))
+    return demand(config, asked, placing.total(labels))._replace(labels=labels)
 
 
-def may_grow(each: Pool) -> bool:
-    """Whether the autoscaler may start a node for such a process, as far as is known."""
-    return (nodes.most_actors(nodes.look(None, None, ()), each) or 0) > 0
+def _on_gpus_or_not(config: Asking, asked: EngineConfig) -> EngineConfig:
+    """The same with `vllm.gpu` settled."""
+    if asked.vllm.gpu is not None:
+        return asked
+    gpu = placing.may_hold(Pool(gpus=1, labels=placing.labels_of(config.labels, placing.GPU)))
+    return asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": gpu})})
 
 
-def _check_fits(asked: EngineConfig, each: Pool) -> None:
-    """Ray would wait for ever for a node that nobody can start."""
-    present = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if any(nodes.fitting(resources, each) for resources in present):
-        return
-    most = nodes.most_actors(nodes.look(None, None, ()), each)
-    best = {name: int(max(resources.get(name, 0) for resources in present)) for name in ("CPU", "GPU")}
-    needs = f"{each.cpus} CPUs" + (f" and {each.gpus} GPUs" if each.gpus else "")
-    if most is None:
-        log.warning(
-            "waiting for a node with %s: none has that now, and how far this cluster may grow is not to be seen from here",
-            needs,
-        )
-    if most == 0:
-        raise UsageError(
-            f"{asked.where}.vllm (cpus, gpu, tensor_parallel): an engine needs {needs} of one node. No node of the cluster "
-            f"has that, nor may the autoscaler start one; the best has {best['CPU']} CPUs and {best['GPU']} GPUs"
-        )
+def _pool_of(asked: EngineConfig) -> str:
+    return placing.GPU if asked.kind == "vllm" and asked.vllm.gpu else placing.CPU
 
 
 def free() -> dict[str, float]:
@@ -99,7 +95,8 @@ def address_given() -> str:
 def connect() -> None:
     """Join the cluster that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our own.
 
-    Never joins a cluster merely because one happens to run on this machine.
+    Never joins a cluster merely because one happens to run on this machine. `UsageError` where the one that is named cannot be
+    joined.
     """
     if ray.is_initialized():
         return
@@ -107,11 +104,25 @@ def connect() -> None:
     terminated = signal.getsignal(signal.SIGTERM)
     with _quiet():
         if address:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            _join(address)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     # Ray has put a handler of its own in place of ours, which ends a stage cleanly
     signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "//" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = re.split(r"\n|\. ", str(error).strip())[0] or type(error).__name__
+        raise UsageError(
+            f"RAY_ADDRESS = {address}: {reason}; see that the cluster runs, with this version of Ray, and that RAY_AUTH_MODE "
+            "and the token (RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH) are those of its nodes"
+        ) from None
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterato
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.4
     # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
     context.execution_no_progress_timeout_s = -1
+    # by its own label of pools, Ray Data asks the autoscaler for nodes of that pool alone
+    context.execution_options.label_selector = dict(pool.labels) or None
     dataset = ray.data.from_items(
         [{"shard": task.shard, "rows": task.rows or 0, "job": task.job} for task in tasks], override_num_blocks=len(tasks)
     ).map_batches(

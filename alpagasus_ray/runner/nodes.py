@@ -33,6 +33,7 @@ class Facts(NamedTuple):
 
     address: str
     resources: Mapping[str, float]
+    labels: Mapping[str, str]
     is_head: bool
     versions: dict[str, str]
     package: str
@@ -53,24 +54,44 @@ class Silent(NamedTuple):
     reason: str
 
 
-def look(storage: Storage | None, name: str | None, places: Sequence[EngineConfig]) -> list[Facts | Silent]:
-    """Ask every node, by a task without CPUs; `name` is a file of the storage that all should see, if there is one, and
-    `places` are the endpoints whose keys all need."""
+def look(
+    storage: Storage | None = None,
+    name: str | None = None,
+    places: Sequence[EngineConfig] = (),
+    labels: Mapping[str, str] | None = None,
+) -> list[Facts | Silent]:
+    """Ask every node that has these labels, by a task without CPUs; `name` is a file of the storage that all should see, if
+    there is one, and `places` are the endpoints whose keys all need."""
     task = ray.remote(num_cpus=0, max_retries=0)(_facts)
     gcs = ray.get_runtime_context().gcs_address
     asked = {}
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            resources = node["Resources"]
-            facts = (node["NodeManagerAddress"], resources, HEAD in resources)
-            asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = facts[0]
+    for node in alive():
+        if not labelled(node["Labels"], labels or {}):
+            continue
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        facts = {key: node[key] for key in ("NodeManagerAddress", "Resources", "Labels")}
+        asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = node["NodeManagerAddress"]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TIMEOUT_S)
     return [_answer(ref, address, ref in ready) for ref, address in asked.items()]
 
 
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster, as Ray lists them."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def labelled(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether a node with these labels has all that are wanted."""
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def on_node(resources: Mapping[str, float], labels: Mapping[str, str], pool: Pool) -> int:
+    """How many processes of a pool a node can hold."""
+    return fitting(resources, pool) if labelled(labels, pool.labels) else 0
+
+
 def fitting(resources: Mapping[str, float], pool: Pool) -> int:
-    """How many processes of a pool fit a node, or a cluster taken as one."""
+    """How many processes of a pool fit into resources, of a node or of a cluster taken as one, whatever the labels."""
     cpus, gpus = int(resources.get("CPU", 0) // pool.cpus), int(resources.get("GPU", 0))
     return min(cpus, gpus // pool.gpus) if pool.gpus else cpus
 
@@ -82,11 +103,11 @@ def most_actors(found: Sequence[Facts | Silent], pool: Pool) -> int | None:
     reported: Mapping[str, int] | None = state.get_max_resources_from_cluster_config()
     if reported is not None:
         return fitting(reported, pool)
-    present = sum(fitting(node.resources, pool) for node in found if isinstance(node, Facts))
+    present = sum(on_node(node.resources, node.labels, pool) for node in found if isinstance(node, Facts))
     head = next((node for node in found if isinstance(node, Facts) and node.is_head), None)
     if head is None or head.growth is None:
         return None
-    grown = largest(head.growth, fitting(head.resources, pool), pool) if head.growth else 0
+    grown = largest(head.growth, on_node(head.resources, head.labels, pool), pool) if head.growth else 0
     return None if grown is None else max(grown, present)
 
 
@@ -101,18 +122,19 @@ def _answer(ref: Any, address: str, ready: bool) -> Facts | Silent:
 
 
 def _facts(
-    node: tuple[str, Mapping[str, float], bool],
+    node: Mapping[str, Any],
     storage: Storage | None,
     name: str | None,
     places: Sequence[EngineConfig],
     gcs: str,
 ) -> Facts:
     """Runs on the node."""
-    address, resources, is_head = node
+    is_head = HEAD in node["Resources"]
     here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
     growth = _growth(gcs) if is_head else None
     package, unseen = os.path.dirname(alpagasus_ray.__file__), _unseen(storage, name)
-    return Facts(address, resources, is_head, here, package, unseen, growth, _keyless(places))
+    told = (node["NodeManagerAddress"], node["Resources"], node["Labels"], is_head)
+    return Facts(*told, here, package, unseen, growth, _keyless(places))
 
 
 def _keyless(places: Sequence[EngineConfig]) -> tuple[str, ...]:
@@ -154,7 +176,7 @@ def _read_growth(file: str) -> Mapping[str, Any] | None:
         with open(os.path.expanduser(file), encoding="utf-8") as stream:
             config = yaml.safe_load(stream)
         kinds = {
-            name: {key: kind[key] for key in ("resources", "max_workers") if key in kind}
+            name: {key: kind[key] for key in ("resources", "labels", "max_workers") if key in kind}
             for name, kind in config["available_node_types"].items()
         }
         head = config.get("head_node_type")
@@ -171,7 +193,8 @@ def largest(config: Mapping[str, Any], on_head: int, pool: Pool) -> int | None:
     for name, kind in config["available_node_types"].items():
         count = kind.get("max_workers", 0 if name == config.get("head_node_type") else left)
         resources = kind.get("resources", {})
-        kinds.append((fitting(resources, pool) if "CPU" in resources else None, count))
+        if labelled(kind.get("labels", {}), pool.labels):
+            kinds.append((fitting(resources, pool) if "CPU" in resources else None, count))
     total = on_head
     for each, count in sorted((kind for kind in kinds if kind[1]), key=lambda kind: -(kind[0] or 0)):
         if each is None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from alpagasus_ray import __version__
 from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, StageDir, describe
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, ReplyForm, Request
@@ -50,6 +51,8 @@ class Pool(NamedTuple):
     most: int = 1
     cpus: int = 1
     gpus: int = 0
+    labels: Mapping[str, str] = {}
+    """Labels that the node has to have."""
 
 
 ONE = Pool()
@@ -73,6 +76,8 @@ class Job:
     pool: Pool = ONE
     again: frozenset[str] = frozenset()
     """Rows of earlier output with one of these statuses are asked anew, though they may have a reply."""
+    version: str = __version__
+    """Of the driver's package."""
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)

@@ -20,7 +20,7 @@ import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
-from alpagasus_ray.runner import shards
+from alpagasus_ray.runner import preflight, shards
 from alpagasus_ray.runner.ask import ask
 from alpagasus_ray.runner.board import BoardLink, Loss, Word
 from alpagasus_ray.runner.lanes import Lanes, Stopping
@@ -86,6 +86,9 @@ class Worker:
 
     async def _start(self) -> None:
         try:
+            reason = preflight.unfit(self._job.source, self._job.version)
+            if reason is not None:
+                raise UsageError(reason)
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self._stop = f"{platform.node()}: {error}"

@@ -6,23 +6,21 @@ Sends no request that is billed, and leaves nothing in the run. Keys are read an
 
 import difflib
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import alpagasus_ray
 from alpagasus_ray.config import EngineConfig, Judge, Score
 from alpagasus_ray.datasets import probe
-from alpagasus_ray.datasets.run import Run, versions
+from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.model_list import Listing, ask_models
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.engines.prices import price_list, tariff
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.runner import cluster, nodes, upload
-from alpagasus_ray.runner.nodes import Facts, Silent
+from alpagasus_ray.runner import cluster, nodes, preflight, upload
+from alpagasus_ray.runner.nodes import Facts
+from alpagasus_ray.runner.preflight import Check
 from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.stages.asking import check_cap
 
@@ -31,21 +29,8 @@ LARGE_BYTES = 50 * MIB
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a submitted job."""
 ENTRY = Path("jobs", "score.py")
-CONNECT_S = 5.0
 SHORTEST_KEY = 16
 """What stands in for a key where a server needs none (`EMPTY`) is a word that files may well hold."""
-STRICT = ("python", "ray", "alpagasus-ray")
-"""What has to be the same on all nodes; other packages may differ, and a warning says so."""
-
-
-class Check(NamedTuple):
-    """What was found about one thing."""
-
-    name: str
-    status: Literal["ok", "warning", "problem"]
-    detail: str
-    fix: str = ""
-    """What to do; empty where all is well."""
 
 
 def examine(config: Score, run: Run) -> list[Check]:
@@ -164,31 +149,16 @@ def _place(config: Score, storage: Storage) -> list[Check]:
     if not address:
         pool = cluster.demand(config, config.judge, _this_machine())
         here = nodes.fitting(_this_machine(), pool)
-        return [_actors(pool, here, here, here), _versions([])]
-    trouble = _join(address)
-    if trouble:
-        fix = "see that the cluster runs, and that RAY_AUTH_MODE and the token are those of its nodes"
-        return [Check("cluster", "problem", f"RAY_ADDRESS={address}: {trouble}", fix)]
+        return [_actors(pool, here, here, here), preflight.same_versions([])]
+    try:
+        cluster.connect()
+    except UsageError as error:
+        detail, _, fix = str(error).rpartition("; ")
+        return [Check("cluster", "problem", detail, fix)]
     return list(_cluster(config, storage))
 
 
-def _join(address: str) -> str:
-    """Connect to the cluster; the answer is why not, or nothing."""
-    import ray.exceptions
-
-    host, _, port = address.rpartition(":")
-    try:
-        if port.isdigit() and "//" not in host:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), CONNECT_S).close()
-        cluster.connect()
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        return str(error).strip().partition("\n")[0] or type(error).__name__
-    return ""
-
-
 def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
-    import ray
-
     with ExitStack() as stack:
         name = None
         with suppress(OSError):  # the check of the storage tells of it
@@ -196,27 +166,17 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
         places = _places_with_keys(config.judge)
         found = nodes.look(storage, name, places)
     facts = [node for node in found if isinstance(node, Facts)]
-    yield _answers(found)
+    yield preflight.answers(found)
     if not facts:
         return
     if places:
         yield _keys_of_nodes(facts)
-    pool = cluster.demand(config, config.judge, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    pool = cluster.wanted(config, config.judge)
     most = nodes.most_actors(found, pool)
-    present = sum(nodes.fitting(node.resources, pool) for node in facts)
-    yield _shared(storage, facts, grows=most is None or most > present)
+    present = sum(nodes.on_node(node.resources, node.labels, pool) for node in facts)
+    yield preflight.shared(storage, facts, grows=most is None or most > present)
     yield _actors(pool, present, nodes.fitting(cluster.free(), pool), most)
-    yield _versions(facts)
-
-
-def _answers(found: Sequence[Facts | Silent]) -> Check:
-    silent = [node for node in found if isinstance(node, Silent)]
-    if silent:
-        first = f"{silent[0].address} first: {silent[0].reason}"
-        fix = "submit with --working-dir . so that all nodes have this package, and see that their Ray is the same"
-        return Check("cluster", "problem", f"{len(silent)} of {len(found)} nodes cannot run this package, {first}", fix)
-    places = {os.path.dirname(alpagasus_ray.__file__), *(node.package for node in found if isinstance(node, Facts))}
-    return Check("cluster", "ok", f"nodes: {len(found)}, this package in {' and '.join(sorted(places)[:3])}")
+    yield preflight.same_versions(facts)
 
 
 def _places_with_keys(judge: Judge) -> list[EngineConfig]:
@@ -238,17 +198,6 @@ def _keys_of_nodes(facts: Sequence[Facts]) -> Check:
         fix = "give the keys to the environment in which Ray is started on each node, or to a file that is on each (…_FILE)"
         return Check("keys of nodes", "problem", f"{len(without)} of {len(facts)} nodes have no usable key, {first}", fix)
     return Check("keys of nodes", "ok", f"nodes that can read the keys: {len(facts)}")
-
-
-def _shared(storage: Storage, facts: Sequence[Facts], *, grows: bool) -> Check:
-    blind = [node for node in facts if node.unseen]
-    fix = "the run must be on storage that all nodes share: s3://…, gs://…, or a directory that is mounted on each"
-    if blind:
-        first = f"{blind[0].address} first: {blind[0].unseen}"
-        return Check("shared storage", "problem", f"{len(blind)} of {len(facts)} nodes do not see the run, {first}", fix)
-    if storage.is_local and grows:
-        return Check("shared storage", "warning", "nodes that are added must have the run at the same path", fix)
-    return Check("shared storage", "ok", f"nodes that see the run: {len(facts)}")
 
 
 def _this_machine() -> dict[str, float]:
@@ -281,22 +230,6 @@ def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:
         return Check("actors", "problem", detail, fix)
     grown = f", {most} after autoscaling" if most > present else ""
     return Check("actors", "problem", detail + grown, f"--set score.actors={most}, or a larger cluster")
-
-
-def _versions(facts: Sequence[Facts]) -> Check:
-    here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
-    listed = ", ".join(f"{name} {version}" for name, version in here.items())
-    differ = {
-        name: f"{name} is {node.versions.get(name, 'missing')} on {node.address}, {here.get(name, 'missing')} here"
-        for node in facts
-        for name in sorted({*node.versions, *here})
-        if node.versions.get(name) != here.get(name)
-    }
-    grave = [name for name in differ if name in STRICT or any(name not in node.versions for node in facts)]
-    if not differ:
-        return Check("versions", "ok", listed)
-    fix = "install the same packages on all nodes (requirements.lock)"
-    return Check("versions", "problem" if grave else "warning", "; ".join(differ.values()), fix)
 
 
 def _working_directory(judge: Judge) -> Check:

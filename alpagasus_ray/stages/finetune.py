@@ -93,7 +93,7 @@ class _Arm:
             self._home.tidy()
             return done
         # imported here: to look at finished models no Ray is needed
-        from alpagasus_ray.runner import cluster
+        from alpagasus_ray.runner import cluster, preflight
         from alpagasus_ray.training import driver, heldout, token_files
         from alpagasus_ray.training.job import Training
         from alpagasus_ray.training.teller import Teller
@@ -104,6 +104,7 @@ class _Arm:
         begun = self._begin()
         cluster.connect()
         crew = driver.crew_here(self._config)
+        preflight.check(self._run.subset(self._arm), crew.each.labels)
         tokens = self._run.tokens(self._arm)
         listed = token_files.encode_arm(self._config, self._run.subset(self._arm), self._subset, tokens)
         called = time.time()

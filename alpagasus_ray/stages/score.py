@@ -110,7 +110,7 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
 
 def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest) -> float:
     """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
-    from alpagasus_ray.runner import cluster, drive
+    from alpagasus_ray.runner import cluster, drive, preflight
     from alpagasus_ray.runner.progress import Progress
 
     if not tasks:
@@ -123,6 +123,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     cap = asking.cap(config, bill)
     cluster.connect()
     pool = cluster.pool(config, config.judge)
+    preflight.check(job.source, pool.labels)
     job = replace(job, pool=pool, terms=job.terms._replace(workers=pool.most))
     started = time.monotonic()
     try:

@@ -87,13 +87,14 @@ class Several:
 
     def _drive(self, parts: Sequence[asking.Part], tasks: Sequence[Task], spent: float) -> float:
         """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
-        from alpagasus_ray.runner import cluster, drive
+        from alpagasus_ray.runner import cluster, drive, preflight
         from alpagasus_ray.runner.progress import Progress
 
         bill = asking.Bill(self.home.name, self.home.storage, parts, spent)
         cap = asking.cap(self.config, bill)
         cluster.connect()
         pool = cluster.pool(self.config, self.asked)
+        preflight.check(parts[0].job.source, pool.labels)
         jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
         rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
         hopeless = asking.hopeless(self.config, self.asked, sum(part.source.rows for part in parts))

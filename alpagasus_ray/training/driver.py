@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import ray
-
 from alpagasus_ray.config import DEBUG, Finetune
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.runner import cluster, nodes
+from alpagasus_ray.runner import placing
 from alpagasus_ray.runner.progress import clock
 from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.training.job import Stopped, Trained, Training
@@ -21,56 +19,57 @@ log = logging.getLogger(__name__)
 RAY_TRAIN = "ray-train"
 """Ray Train's own notes on a run, beside the states."""
 SHOW_S = 1.0
+KNOBS = "finetune.workers, finetune.cpus, finetune.gpu and finetune.labels"
 
 
 class Crew(NamedTuple):
-    """The workers of a training."""
+    """The workers of a training: how many, and what each takes of a node."""
 
     least: int
     most: int
-    cpus: int
-    on_gpu: bool
+    each: Pool
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.each.gpus > 0
 
 
-def crew(config: Finetune, resources: Mapping[str, float]) -> Crew:
-    """The workers on a cluster with these resources."""
-    on_gpu = resources.get("GPU", 0) > 0 if config.gpu is None else config.gpu
-    usual = max(1, int(resources.get("GPU", 0))) if on_gpu else 1
+def crew(config: Finetune, gpus: float) -> Crew:
+    """The workers on a cluster with so many GPUs for them."""
+    on_gpu = gpus > 0 if config.gpu is None else config.gpu
+    usual = max(1, int(gpus)) if on_gpu else 1
     number = config.workers or usual
     least, most = (number, number) if isinstance(number, int) else number
-    return Crew(least, most, config.cpus, on_gpu)
+    return Crew(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu)))
 
 
 def crew_here(config: Finetune) -> Crew:
-    """The workers on this cluster. A `UsageError` tells of those that it can never hold."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if config.gpu is None and not resources.get("GPU") and cluster.may_grow(Pool(gpus=1)):
-        config = config.model_copy(update={"gpu": True})
-    found = crew(config, resources)
+    """The workers on this cluster. `UsageError` or `StageFailed` tell of those that it can never hold."""
+    if config.gpu is None:
+        labels = placing.labels_of(config.labels, placing.TRAIN)
+        config = config.model_copy(update={"gpu": placing.may_hold(Pool(gpus=1, labels=labels))})
+    labels = placing.labels_of(config.labels, placing.TRAIN if config.gpu else placing.CPU)
+    found = crew(config, placing.total(labels)["GPU"])
+    found = found._replace(each=found.each._replace(labels=labels))
     if config.offload != "none" and not found.on_gpu:
         raise UsageError(
             f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "
             "set it to none"
         )
-    pool = Pool(cpus=found.cpus, gpus=int(found.on_gpu))
-    present = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(nodes.fitting(node, pool) for node in present)
+    placing.check(found.each, KNOBS)
+    room = placing.room(found.each)
     if room < found.least:
-        _check_growth(found, pool, room, resources)
+        _check_growth(found, room)
     return found
 
 
-def _check_growth(found: Crew, pool: Pool, room: int, resources: Mapping[str, float]) -> None:
+def _check_growth(found: Crew, room: int) -> None:
     """Ray would wait for ever for nodes that nobody can start."""
-    most = nodes.most_actors(nodes.look(None, None, ()), pool)
-    needs = f"{found.least} workers with {pool.cpus} CPUs" + (" and a GPU" if pool.gpus else "") + " each"
+    most, wanted = placing.most(found.each), f"{found.least} workers with {placing.needs(found.each)} each"
     if most is None:
-        log.warning("waiting for %s: there is room for %d, and how far this cluster may grow is not to be seen", needs, room)
-    elif most < found.least:
-        raise UsageError(
-            f"finetune.workers (with finetune.cpus, finetune.gpu): the training needs {needs}, and the cluster can hold "
-            f"{max(room, most)}: it has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-        )
+        log.warning("waiting for %s: there is room for %d, and how far this cluster may grow is not to be seen", wanted, room)
+    elif max(room, most) < found.least:
+        raise UsageError(f"{KNOBS}: the training needs {wanted}, and the cluster can hold {max(room, most)}")
 
 
 def fit(training: Training, found: Crew) -> Trained:
@@ -99,11 +98,16 @@ def _trainer(training: Training, found: Crew) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     number: Any = found.least if found.least == found.most else (found.least, found.most)
-    each: dict[str, float] = {"CPU": found.cpus, **({"GPU": 1} if found.on_gpu else {})}
+    each: dict[str, float] = {"CPU": found.each.cpus, **({"GPU": 1} if found.on_gpu else {})}
     return TorchTrainer(
         _work,  # type: ignore[arg-type]
         train_loop_config={"training": training},
-        scaling_config=ScalingConfig(num_workers=number, use_gpu=found.on_gpu, resources_per_worker=each),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=number,
+            use_gpu=found.on_gpu,
+            resources_per_worker=each,
+            label_selector=dict(found.each.labels) or None,
+        ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=training.key,
             storage_path=training.states.path(RAY_TRAIN),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import STATE, FileEntry, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
@@ -32,6 +33,8 @@ class Training:
     """Shows the driver how far the training is."""
     heldout: pa.RecordBatch | None = None
     """Examples that the trained model is measured by, of schema TOKENS."""
+    version: str = __version__
+    """Of the driver's package."""
 
     @property
     def states(self) -> Storage:

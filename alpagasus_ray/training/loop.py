@@ -19,6 +19,7 @@ import torch.distributed as dist
 from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.datasets.run import FileEntry
 from alpagasus_ray.errors import AlpagasusError, UsageError
+from alpagasus_ray.runner import preflight
 from alpagasus_ray.training import batches, devices, micro_batches, model, settings
 from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
@@ -44,6 +45,9 @@ def train(training: Training) -> Trained | Stopped | None:
     if stopped is not None:
         return stopped
     try:
+        reason = preflight.unfit(training.tokens, training.version)
+        if reason is not None:
+            raise UsageError(reason)
         place = devices.here(training.config)
         if place.rank == 0 and training.teller.begin() == 1:  # what comes before a second start is lost, not start
             spent.seconds["start"] = arrived - training.called_at

@@ -3,6 +3,7 @@
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class _Watch:
@@ -34,7 +35,9 @@ class Teller:
     """Both ends of it: workers tell without waiting, the driver asks."""
 
     def __init__(self) -> None:
-        self._watch: Any = ray.remote(num_cpus=0)(_Watch).remote()
+        # beside the driver, whose end is the training's end anyway: another node may be taken away
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._watch: Any = ray.remote(num_cpus=0)(_Watch).options(scheduling_strategy=here).remote()
 
     def tell(self, news: dict[str, Any]) -> None:
         """Say how far the training is."""

@@ -97,10 +97,14 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, names:
     import ray
     import ray.exceptions
 
-    task = ray.remote(num_cpus=1)(encode_shard)
+    from alpagasus_ray.runner import placing
+    from alpagasus_ray.runner.shards import ONE
+
+    pool = ONE._replace(labels=placing.labels_of(None, placing.CPU))
+    placing.check(pool, "tokens are counted by one process a shard")
+    task = ray.remote(num_cpus=1, label_selector=dict(pool.labels))(encode_shard)
     waiting = iter(names)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    most = TASKS_PER_CPU * max(1, int(resources.get("CPU", 1)))
+    most = TASKS_PER_CPU * max(1, int(placing.total(pool.labels)["CPU"]))
     running = [task.remote(config, source, target, name) for name in itertools.islice(waiting, most)]
     while running:
         done, running = ray.wait(running)

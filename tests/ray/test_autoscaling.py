@@ -31,7 +31,7 @@ def _ray() -> None:
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
     """A head that runs no work, and that gives up nodes after some seconds without any."""
-    started = autoscaled_head(tmp_path, WORKER, head_cpus=0, idle_minutes=0.1, environment={"OPENAI_API_KEY": KEY})
+    started = autoscaled_head(tmp_path, {"worker": WORKER}, head_cpus=0, idle_minutes=0.1, environment={"OPENAI_API_KEY": KEY})
     try:
         started.wait_for_start()
         started.wait_for("/api/jobs/")

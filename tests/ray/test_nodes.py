@@ -11,7 +11,7 @@ import pytest
 from autoscaled import autoscaled_head
 from loopback import JudgeStarter
 from ray_head import START_S, Head
-from toy_runs import job
+from toy_runs import job, toy_run
 
 KEY = "sk-canary-0123456789abcdef"
 WORKER = {"resources": {"CPU": 2}, "min_workers": 1, "max_workers": 3}
@@ -26,7 +26,7 @@ def _ray() -> None:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder, known = tmp_path_factory.mktemp("autoscaler"), {"NODES_KEY": KEY}
     without = {"include-dashboard": "false"}
-    started = autoscaled_head(folder, WORKER, head_cpus=1, idle_minutes=60, environment=known, **without)
+    started = autoscaled_head(folder, {"worker": WORKER}, head_cpus=1, idle_minutes=60, environment=known, **without)
     try:
         started.wait_for_start()
         yield started
@@ -67,6 +67,18 @@ def test_a_run_that_only_the_driver_sees_is_a_problem(two_nodes: Head, tmp_path:
     assert found["shared storage"]["status"] == "problem"
     assert "all nodes share" in found["shared storage"]["fix"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_does_not_begin_where_a_node_does_not_see_the_run(
+    two_nodes: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_run(tmp_path, 8)
+    monkeypatch.chdir(tmp_path)
+    known = {name: value for name, value in two_nodes.environment.items() if name.startswith("RAY_")}
+    done = job("score", "/proc/self/cwd/run", "--set", "score.judge.kind=rules", **known, RAY_ADDRESS=two_nodes.address)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "shared storage: 1 of 2 nodes do not see the run, 127.0.0.1 first: it is not there" in done.stderr
+    assert "all nodes share" in done.stderr
 
 
 def test_nodes_that_are_added_have_to_see_a_local_run(two_nodes: Head, tmp_path: Path) -> None:

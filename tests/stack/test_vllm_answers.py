@@ -294,7 +294,7 @@ def test_an_engine_that_does_not_fit_the_memory_names_the_knobs(tmp_path: Path, 
 def test_gpus_that_the_cluster_can_never_have_are_told_at_once(tmp_path: Path, shared: Path) -> None:
     started = time.monotonic()
     told = _refused(tmp_path, str(shared / "tiny_llama"), gpu=True, tensor_parallel=4)
-    assert "an engine needs 1 CPUs and 4 GPUs of one node" in told
+    assert "score.judge.vllm (cpus, gpu, tensor_parallel): one process needs 1 CPU and 4 GPUs of one node" in told
     assert time.monotonic() - started < 60
 
 

@@ -13,9 +13,15 @@ EMPTY += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synce
 
 
 def autoscaled_head(
-    folder: Path, worker: dict[str, Any], *, head_cpus: int, idle_minutes: float, environment: dict[str, str], **options: object
+    folder: Path,
+    workers: dict[str, dict[str, Any]],
+    *,
+    head_cpus: int,
+    idle_minutes: float,
+    environment: dict[str, str],
+    **options: object,
 ) -> Head:
-    """Start one; `worker` is its only type of node beside the head's. Its configuration is left in `folder`."""
+    """Start one with these types of nodes beside the head's. Its configuration is left in `folder`."""
     [port] = free_ports(1)
     provider = {
         "type": "external",
@@ -26,11 +32,11 @@ def autoscaled_head(
     }
     types = {
         "ray.head.default": {"resources": {"CPU": head_cpus}, "max_workers": 0, "node_config": {}},
-        "worker": {"node_config": {}, **worker},
+        **{name: {"node_config": {}, **worker} for name, worker in workers.items()},
     }
     config = {
         "cluster_name": "toy",
-        "max_workers": worker["max_workers"],
+        "max_workers": sum(worker["max_workers"] for worker in workers.values()),
         "provider": provider,
         "available_node_types": types,
         "head_node_type": "ray.head.default",

@@ -55,7 +55,7 @@ class Head:
         options = {"port": gcs, "ray-client-server-port": client, "dashboard-port": dashboard, **options}
         options |= {"dashboard-host": "127.0.0.1", "dashboard-agent-listen-port": agent, "temp-dir": self.folder / "ray"}
         self.log = self.folder / "start.log"
-        given = [f"--{name}={value}" for name, value in options.items()]
+        given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
         command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *given]
         known = {**self.environment, "OPENAI_API_KEY_FILE": str(self.folder / "key"), **(environment or {})}
         with self.log.open("w") as log:

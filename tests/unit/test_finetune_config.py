@@ -22,6 +22,7 @@ OTHERWISE: dict[str, Any] = {
     "workers": 8,
     "gpu": True,
     "cpus": 4,
+    "labels": {"ray-subcluster": "gpu-train"},
     "checkpoint": {"every_steps": 5},
     "max_failures": 0,
     "price_per_gpu_hour": 2.5,

@@ -1,0 +1,43 @@
+"""Whether nodes can work together: what is compared, and what a node that comes later finds out by itself."""
+
+from pathlib import Path
+
+import alpagasus_ray
+from alpagasus_ray.datasets.run import Run, versions
+from alpagasus_ray.runner import preflight
+from alpagasus_ray.runner.nodes import Facts
+from toy_runs import toy_run
+
+HERE = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
+
+
+def node(**changes: str) -> Facts:
+    return Facts("10.0.0.7", {"CPU": 8}, {}, False, HERE | changes, "/app/alpagasus_ray", None, None, ())
+
+
+def test_nodes_that_are_alike_are_well() -> None:
+    assert preflight.same_versions([node(), node()]).status == "ok"
+
+
+def test_another_ray_or_package_is_a_problem_and_another_library_a_warning() -> None:
+    for name, status in (("ray", "problem"), ("alpagasus-ray", "problem"), ("pyarrow", "warning")):
+        check = preflight.same_versions([node(), node(**{name: "0.1"})])
+        assert (check.status, f"{name} is 0.1 on 10.0.0.7" in check.detail) == (status, True)
+        assert "requirements.lock" in check.fix
+
+
+def test_a_node_that_sees_the_run_and_has_the_package_takes_part(tmp_path: Path) -> None:
+    assert preflight.unfit(toy_run(tmp_path, 2).examples(), alpagasus_ray.__version__) is None
+
+
+def test_a_node_that_does_not_see_the_run_says_where_it_should_be(tmp_path: Path) -> None:
+    told = preflight.unfit(Run.open(str(tmp_path / "elsewhere")).examples(), alpagasus_ray.__version__)
+    assert told is not None
+    assert "does not see" in told
+    assert "all nodes share" in told
+
+
+def test_a_node_with_another_version_of_the_package_does_not_take_part(tmp_path: Path) -> None:
+    told = preflight.unfit(toy_run(tmp_path, 2).examples(), "99.0")
+    assert told is not None
+    assert "the driver's is 99.0" in told
