@@ -77,7 +77,7 @@ def test_a_stage_does_not_begin_where_a_node_does_not_see_the_run(
     known = {name: value for name, value in two_nodes.environment.items() if name.startswith("RAY_")}
     done = job("score", "/proc/self/cwd/run", "--set", "score.judge.kind=rules", **known, RAY_ADDRESS=two_nodes.address)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-    assert "shared storage: 1 of 2 nodes do not see the run, 127.0.0.1 first: it is not there" in done.stderr
+    assert "shared storage: 2 of 2 nodes do not see the run, 127.0.0.1 first: it is not there" in done.stderr
     assert "all nodes share" in done.stderr
 
 
