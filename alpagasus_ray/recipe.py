@@ -31,7 +31,8 @@ class Loaded(NamedTuple):
 
 
 def load(path: str | None, overrides: Sequence[str]) -> Loaded:
-    """Read the recipe at `path` (None: defaults alone) and apply `key.sub=value` overrides (values are YAML) in order."""
+    """Read the recipe at a path or URI (None: defaults alone) and apply `key.sub=value` overrides (values are YAML) in
+    order."""
     written = _read_yaml(path) if path else {}
     for override in overrides:
         _apply(written, override)
@@ -43,7 +44,7 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_text(path))
     except OSError as error:
         raise UsageError(f"recipe {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -53,6 +54,16 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"recipe {path} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
     return {section: knobs for section, knobs in content.items() if knobs is not None}
+
+
+def _text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text(encoding="utf-8")
+    from alpagasus_ray.datasets.storage import resolve
+
+    fs, inside = resolve(path)
+    with fs.open_input_stream(inside) as stream:
+        return bytes(stream.read()).decode()
 
 
 def _apply(written: dict[str, Any], override: str) -> None:

@@ -52,8 +52,12 @@ def most(pool: Pool) -> int | None:
 
 
 def may_hold(pool: Pool) -> bool:
-    """Whether a node has room for such a process, or the autoscaler may start one that has, as far as is known."""
-    return room(pool) > 0 or (most(pool) or 0) > 0
+    """Whether a node has room for such a process, or the autoscaler may start one that has. Where that is not known, a cluster
+    of pools is taken to have this one too; `check` hears it where it has not."""
+    if room(pool):
+        return True
+    known = most(pool)
+    return bool(pool.labels) if known is None else known > 0
 
 
 def needs(pool: Pool) -> str:

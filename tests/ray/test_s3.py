@@ -7,17 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
 from alpagasus_ray.datasets import lock
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.errors import RunLocked
+from alpagasus_ray.errors import RunLocked, UsageError
 from alpagasus_ray.stages.answers import _at_hand
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
 from toy_runs import api_judge, ids, prompt_hashes, ratings
+
+
+def test_a_recipe_may_lie_on_s3(bucket: str) -> None:
+    Storage.open(f"{bucket}/recipes").write("mine.yaml", b"score: {name: afar}")
+    assert recipe.load(f"{bucket}/recipes/mine.yaml", ["score.concurrency=3"]).recipe.score.name == "afar"
+    with pytest.raises(UsageError, match="recipes/other.yaml"):
+        recipe.load(f"{bucket}/recipes/other.yaml", [])
 
 
 def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:
