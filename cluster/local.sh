@@ -4,12 +4,15 @@
 #   cluster/local.sh start     # may be called again: what runs is left alone
 #   cluster/local.sh status
 #   cluster/local.sh stop      # ends what it started, nothing else
-# Settings: DASHBOARD_PORT, METRICS_PORT, PROMETHEUS_PORT, GRAFANA_PORT, GRAFANA_HOME; and RAY_AUTH_TOKEN_PATH, as for Ray.
+# Settings: GCS_PORT, CLIENT_PORT, DASHBOARD_PORT, METRICS_PORT, PROMETHEUS_PORT, GRAFANA_PORT, GRAFANA_HOME; and
+# RAY_AUTH_TOKEN_PATH, as for Ray.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=${ALPAGASUS_LOCAL:-$HOME/.alpagasus/local}
 SESSION=/tmp/ray/session_latest/metrics
+GCS_PORT=${GCS_PORT:-6379}
+CLIENT_PORT=${CLIENT_PORT:-10001}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 METRICS_PORT=${METRICS_PORT:-8080}
 PROMETHEUS_PORT=${PROMETHEUS_PORT:-9090}
@@ -100,7 +103,8 @@ start_head() {
   # Its address is loopback, so that none of Ray's ports is open to others; Ray takes that for a node's address only where
   # the variable says no to clusters of laptops.
   export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
-  launch head "$RAY" start --head --block --node-ip-address=127.0.0.1 --port=6379 \
+  launch head "$RAY" start --head --block --node-ip-address=127.0.0.1 --port="$GCS_PORT" \
+    --ray-client-server-port="$CLIENT_PORT" \
     --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT" --metrics-export-port="$METRICS_PORT" --disable-usage-stats
   wait_for_head
 }
@@ -168,6 +172,7 @@ how_to_submit() {
   say "dashboard: http://127.0.0.1:$DASHBOARD_PORT (it asks for the token). To submit jobs:"
   say "  export RAY_ADDRESS=http://127.0.0.1:$DASHBOARD_PORT RAY_AUTH_MODE=token${TOKEN:+ RAY_AUTH_TOKEN_PATH=$TOKEN}"
   say "  ray job submit --working-dir . -- python jobs/run_all.py --recipe recipes/quickstart.yaml --run $ROOT/runs/demo"
+  say "and to watch a run from anywhere: python jobs/status.py --run $ROOT/runs/demo"
 }
 
 case ${1:-} in

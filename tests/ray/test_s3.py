@@ -24,7 +24,7 @@ from toy_runs import api_judge, ids, prompt_hashes, ratings
 def test_a_recipe_may_lie_on_s3(bucket: str) -> None:
     Storage.open(f"{bucket}/recipes").write("mine.yaml", b"score: {name: afar}")
     assert recipe.load(f"{bucket}/recipes/mine.yaml", ["score.concurrency=3"]).recipe.score.name == "afar"
-    with pytest.raises(UsageError, match="recipes/other.yaml"):
+    with pytest.raises(UsageError, match=r"recipes/other\.yaml"):
         recipe.load(f"{bucket}/recipes/other.yaml", [])
 
 

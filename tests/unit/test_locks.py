@@ -8,9 +8,8 @@ import pytest
 from toy_runs import ROOT
 
 LOCKS = {"cpu": "requirements.lock", "gpu": "requirements-gpu.lock", "dev": "requirements-dev.lock"}
-ENTRY = re.compile(
-    r"^([a-z0-9][a-z0-9._-]*)(?:\[[a-z,]+\])?==([^ ;]+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
-)
+NAME, HASH = r"^([a-z0-9][a-z0-9._-]*)(?:\[[a-z,]+\])?==([^ ;]+)[^\n]*\\\n", r"    --hash=sha256:[0-9a-f]{64}(?: \\)?\n"
+ENTRY = re.compile(rf"{NAME}((?:{HASH})+)", re.MULTILINE)
 WANTED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[\w,]+\])?==(\S+)$")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
