@@ -1,6 +1,7 @@
 """The driver's side of work on shards: start the workers, show how it goes, stop cleanly when asked or when it is hopeless."""
 
 import contextlib
+import json
 import logging
 import queue
 import threading
@@ -20,7 +21,7 @@ from alpagasus_ray.runner import cluster
 from alpagasus_ray.runner.board import Board, Cap, Snapshot
 from alpagasus_ray.runner.metrics import DriverMetrics
 from alpagasus_ray.runner.progress import Progress
-from alpagasus_ray.runner.shards import Job, Task
+from alpagasus_ray.runner.shards import Job, Task, in_calls
 from alpagasus_ray.runner.worker import Finished, Worker
 
 OVERLAP = 2
@@ -114,17 +115,16 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterato
     context.execution_no_progress_timeout_s = -1
     # by its own label of pools, Ray Data asks the autoscaler for nodes of that pool alone
     context.execution_options.label_selector = dict(pool.labels) or None
-    dataset = ray.data.from_items(
-        [{"shard": task.shard, "rows": task.rows or 0, "job": task.job} for task in tasks], override_num_blocks=len(tasks)
-    ).map_batches(
+    calls = in_calls(tasks, OVERLAP * pool.most)
+    dataset = ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls)).map_batches(
         Worker,
         fn_constructor_args=(jobs, board),
         batch_size=1,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(pool.least, len(tasks)),
-            max_size=min(pool.most, len(tasks)),
+            min_size=min(pool.least, len(calls)),
+            max_size=min(pool.most, len(calls)),
             max_tasks_in_flight_per_actor=OVERLAP,
             max_concurrent_calls_per_actor=OVERLAP,
             enable_true_multi_threading=True,

@@ -21,6 +21,8 @@ from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 
 READERS = 16
 AT_A_TIME = 128
+FEW, LARGEST = 2_000, 64
+"""Up to so many tasks each has a call of its own; the most that a call does."""
 
 
 class Work(Protocol):
@@ -100,6 +102,19 @@ class Task(NamedTuple):
     """Place of its job among those that are done together."""
 
 
+def in_calls(tasks: Sequence[Task], slots: int) -> list[Sequence[Task]]:
+    """The tasks by the calls that do them, for workers that take so many calls at the same time. Few tasks have a call each.
+    Where there are many, Ray Data would take a millisecond and some KiB of the driver for each before the first could start:
+    the first calls do several, the last one each, so that all workers end together (guided self-scheduling: Polychronopoulos
+    and Kuck 1987)."""
+    calls, start, least = [], 0, len(tasks) <= FEW
+    while start < len(tasks):
+        size = 1 if least else min(LARGEST, max(1, (len(tasks) - start) // (2 * slots)))
+        calls.append(tasks[start : start + size])
+        start += size
+    return calls
+
+
 def ledger_of(home: StageDir, shard: str) -> Ledger:
     """The ledger of one shard of a stage."""
     return Ledger(home.storage.at(LEDGER, shard.removesuffix(".parquet")))
@@ -121,6 +136,11 @@ def missing(job: Job, shards: Sequence[str]) -> list[str]:
     """The shards that have no commit record yet, in order."""
     done = {name.removesuffix(".json") for name in job.home.storage.at(DONE).names()}
     return [shard for shard in shards if shard not in done]
+
+
+def is_done(job: Job, shard: str) -> bool:
+    """Whether a shard has its commit record; one of a trial never has."""
+    return not job.is_trial and job.home.storage.at(DONE).exists(f"{shard}.json")
 
 
 def committed(home: StageDir) -> list[FileEntry]:

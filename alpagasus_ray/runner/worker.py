@@ -7,6 +7,7 @@ ones alone, one at a time, and sets aside the one over which a worker has died t
 
 import asyncio
 import gc
+import json
 import os
 import platform
 import threading
@@ -77,9 +78,9 @@ class Worker:
         self._call(self._start())
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        rows = batch["rows"][0]
-        finished = self._call(self._do(Task(str(batch["shard"][0]), int(rows) or None, int(batch["job"][0]))))
-        return {"shard": [finished.shard], "stopped": [finished.stopped or ""]}
+        """Do the tasks of one call, one after the other; Ray asks for all of them again where a worker has died."""
+        finished = [self._call(self._do(Task(*task))) for task in json.loads(batch["tasks"][0])]
+        return {"shard": [task.shard for task in finished], "stopped": [task.stopped or "" for task in finished]}
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -198,6 +199,8 @@ class Worker:
         if self._stop is not None:
             return Finished(task.shard, self._stop)
         try:
+            if await asyncio.to_thread(shards.is_done, self._jobs[task.job], task.shard):
+                return Finished(task.shard, None)  # by a worker that has died since
             return await self._do_shard(await asyncio.to_thread(Shard.open, self._jobs[task.job], task))
         except OSError as error:
             reason = f"{task.shard}: {error}"

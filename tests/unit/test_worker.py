@@ -28,7 +28,7 @@ from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Ledger, Outcome
 from alpagasus_ray.runner.open_shard import Shard
-from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.runner.shards import Job, Task
 from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
 from fast_clock import LeapingLoop
 from toy_runs import toy_run
@@ -152,7 +152,7 @@ def _asking(behave: Callable[[str], Exception | None] = lambda _: None, **keys: 
 
 def _do(worker: Worker, shard: str, rows: int = 0) -> str:
     """Do a shard; the answer is why it stopped, empty if it did not."""
-    done = worker({"shard": [shard], "rows": [rows], "job": [0]})
+    done = worker({"tasks": [json.dumps([Task(shard, rows or None)])]})
     assert done["shard"] == [shard]
     return done["stopped"][0]
 
