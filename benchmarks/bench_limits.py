@@ -31,7 +31,7 @@ def bench_limiter(_: Run, work: Path) -> Table:
         "turn", "no limits, rows/s", "requests and tokens a minute limited", "limited / not",
     )  # fmt: skip
     limits = {"requests_per_minute": 60_000, "tokens_per_minute": 60_000_000}
-    small = _ingested(work / "small", rows_per_shard=250)
+    small = ingested(work / "small", rows_per_shard=250)
     with _many_cpus(ACTORS):
         for turn in (1, 2, 3):
             rates = []
@@ -47,7 +47,7 @@ def bench_limiter(_: Run, work: Path) -> Table:
 def bench_rate(_: Run, work: Path) -> Table:
     """A stated limit over two and a half minutes, by four actors."""
     table = Table("A limit of 3,000 requests a minute, 4 actors", "what", "figure")
-    small = _ingested(work / "rate", rows_per_shard=250)
+    small = ingested(work / "rate", rows_per_shard=250)
     with _many_cpus(4):
         stats = _judged(small, 7_500, LATENCY_S, actors=4, requests_per_minute=3_000)
     table.row(
@@ -75,7 +75,7 @@ def bench_adaptive(run: Run, work: Path) -> Table:
     return table
 
 
-def _ingested(folder: Path, rows_per_shard: int) -> Run:
+def ingested(folder: Path, rows_per_shard: int) -> Run:
     run = Run.open(str(folder))
     ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca", rows_per_shard=rows_per_shard), run)
     return run

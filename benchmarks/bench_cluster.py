@@ -1,0 +1,148 @@
+"""How throughput grows with nodes, and what a driver takes at 100,000 shards. Each bench gives a table; `run.py` runs them.
+
+The nodes are Ray nodes of one CPU each on this machine: they share its cores, so that what waits (an API judge) can grow with
+their number, and what computes (the rules) only with the cores.
+"""
+
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from alpagasus_ray.config import Judge, Score, digest
+from alpagasus_ray.datasets.run import FileEntry, Manifest, Run
+from alpagasus_ray.runner import cluster, shards
+from alpagasus_ray.stages.score import score
+from bench_limits import ingested
+from measure import Table, server
+
+NODES = (1, 4)
+LATENCY_S, IN_FLIGHT = 0.5, 8
+API_ROWS, RULES_ROWS = 600, 20_000
+"""Rows for each node."""
+SHARDS, ROWS_EACH = 100_000, 1_000
+SLOTS = (2, 200, 2_000)
+FIRST = 3_000
+
+
+def bench_nodes(_: Run, work: Path) -> Table:
+    """An API judge and the rules on one node and on four, in turns."""
+    table = Table(
+        f"Nodes of one CPU each; API judge of {LATENCY_S:g} s latency with {IN_FLIGHT} requests in flight for each, and rules",
+        "judge", "turn", "1 node, rows/s", "4 nodes, rows/s", "grown",
+    )  # fmt: skip
+    for kind, rate, rows, turns in (("API", _api_rate, API_ROWS, 3), ("rules", _rules_rate, RULES_ROWS, 2)):
+        for turn in range(1, turns + 1):
+            rates = []
+            for count in NODES:
+                run = ingested(work / f"{kind}-{turn}-{count}", rows_per_shard=100)
+                with _nodes(count):
+                    rates.append(rate(run, count, rows * count))
+            table.row(kind, turn, f"{rates[0]:.1f}", f"{rates[1]:.1f}", f"{rates[1] / rates[0]:.2f}x")
+    return table
+
+
+def _api_rate(run: Run, count: int, rows: int) -> float:
+    with server("--latency", str(LATENCY_S)) as judge:
+        asked = Judge(model="toy", base_url=judge.base_url)
+        score(Score(judge=asked, actors=count, concurrency=IN_FLIGHT, limit=rows), run)
+        return float(judge.stats()["sustained"])
+
+
+def _rules_rate(run: Run, count: int, rows: int) -> float:
+    manifest = score(Score(judge=Judge(kind="rules"), actors=count, limit=min(rows, 52_002)), run)
+    return manifest.rows / manifest.seconds
+
+
+@contextmanager
+def _nodes(count: int) -> Iterator[None]:
+    """A cluster whose head runs no work, and so many nodes of one CPU."""
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(count):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        made.shutdown()  # type: ignore[no-untyped-call]
+        cluster.connect()
+
+
+def bench_planner(_: Run, work: Path) -> Table:
+    """What the driver of 100 million rows does before, between and after the work, each in a process of its own."""
+    table = Table(f"The driver at {SHARDS:,} shards of {ROWS_EACH:,} rows", "what", "seconds", "memory of the driver, MiB")
+    run = _planned(work / "planned")
+    for name, does in (("manifest written", _write), ("manifest read, and what is missing listed", _read)):
+        table.row(name, *_apart(does, run))
+    for slots in SLOTS:
+        table.row(f"the same, and Ray Data's plan for {slots:,} calls at a time", *_apart(_plan, run, slots))
+    table.row(f"{FIRST:,} commit records written, listed and read", *_apart(_records, run))
+    return table
+
+
+def _planned(folder: Path) -> Run:
+    run = Run.open(str(folder))
+    _write(run)
+    return run
+
+
+def _write(run: Run) -> None:
+    entries = [_entry(number) for number in range(SHARDS)]
+    manifest = Manifest(
+        stage="examples", settings={}, settings_hash=digest({}), inputs={}, files=entries, rows=SHARDS * ROWS_EACH, counts={},
+        usage={}, seconds=0.0, versions={}, details={"reasons": {}},
+    )  # fmt: skip
+    run.examples().finish(manifest)
+
+
+def _entry(number: int) -> FileEntry:
+    name = f"part-{number:05d}.parquet"
+    return FileEntry(name=name, rows=ROWS_EACH, bytes=1 << 20, sha256=f"{number:064x}", counts={"scored": ROWS_EACH})
+
+
+def _read(run: Run) -> list[shards.Task]:
+    names = [entry.name for entry in run.examples().finished("ingest").parts()]
+    done = set(run.ratings("judge").storage.at("done").names())
+    return [shards.Task(name) for name in names if name not in done]
+
+
+def _plan(run: Run, slots: int) -> None:
+    calls = shards.in_calls(_read(run), slots)
+    ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls))
+
+
+def _records(run: Run) -> None:
+    home = run.ratings("judge")
+    for number in range(FIRST):
+        shards.record(home, _entry(number))
+    assert len(shards.committed(home)) == FIRST
+
+
+def _apart(does: Callable[..., Any], run: Run, *given: Any) -> tuple[str, str]:
+    """Seconds, Ray's start left out, and peak memory of a process that does nothing else."""
+    parent, child = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_measured, args=(child, does, run.storage.root, given))
+    process.start()
+    seconds, memory = parent.recv()
+    process.join()
+    return f"{seconds:.2f}", f"{memory / 1024:,.0f}"
+
+
+def _measured(answer: Any, does: Callable[..., Any], root: str, given: tuple[Any, ...]) -> None:
+    if does is _plan:
+        cluster.connect()
+    started = time.monotonic()
+    does(Run.open(root), *given)
+    seconds = time.monotonic() - started
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    answer.send((seconds, int(peak.split()[1])))
