@@ -7,18 +7,22 @@ their number, and what computes (the rules) only with the cores.
 import json
 import logging
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.cluster_utils import Cluster
 
 from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.datasets.run import FileEntry, Manifest, Run
+from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.runner import cluster, shards
+from alpagasus_ray.runner.board import Board
 from alpagasus_ray.stages.score import score
 from bench_limits import ingested
 from measure import Table, server
@@ -30,6 +34,7 @@ API_ROWS, RULES_ROWS = 600, 20_000
 SHARDS, ROWS_EACH = 100_000, 1_000
 SLOTS = (2, 200, 2_000)
 FIRST = 3_000
+WORKERS, SAID, AT_ONCE = 1_000, 20_000, 500
 
 
 def bench_nodes(_: Run, work: Path) -> Table:
@@ -146,3 +151,48 @@ def _measured(answer: Any, does: Callable[..., Any], root: str, given: tuple[Any
     seconds = time.monotonic() - started
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     answer.send((seconds, int(peak.split()[1])))
+
+
+def bench_board(_: Run, __: Path) -> Table:
+    """The actor that all workers of a stage speak to: processor time for each word, as a plain object and in its actor, where
+    Ray takes its share."""
+    table = Table(
+        f"The board with {WORKERS:,} workers, microseconds of processor time for a word", "word", "itself", "with Ray"
+    )
+    for name, words in WORDS.items():
+        plain = Board((Rate(6e6, 6e9),))
+        started = time.process_time()
+        for number in range(SAID):
+            getattr(plain, name)(*words(number))
+        alone = (time.process_time() - started) / SAID
+        table.row(name, f"{alone * 1e6:.0f}", f"{_in_actor(name, words) * 1e6:.0f}")
+    return table
+
+
+def _in_actor(name: str, words: Callable[[int], tuple[Any, ...]]) -> float:
+    actor: Any = ray.remote(Board).options(num_cpus=0).remote((Rate(6e6, 6e9),))
+    process = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+    before = process.cpu_times()
+    for start in range(0, SAID, AT_ONCE):
+        ray.get([getattr(actor, name).remote(*words(number)) for number in range(start, start + AT_ONCE)])
+    now = process.cpu_times()
+    ray.kill(actor)
+    return float(now.user - before.user + now.system - before.system) / SAID
+
+
+def _worker(number: int) -> str:
+    return f"worker-{number % WORKERS}"
+
+
+def _report(number: int) -> tuple[Any, ...]:
+    """Half a second of a worker with 64 requests of 2 s in flight, on two shards."""
+    counts = {"rows": number, "status scored": number, "requests answered": number, "tokens_in": 300 * number}
+    news = {"seconds in flight": 32.0, "waiting for permits": 0.1, "requests sent": 16}
+    return _worker(number), news, {f"s{number % (2 * WORKERS)}": counts, f"s{number % (2 * WORKERS) + 1}": counts}, {}
+
+
+WORDS: dict[str, Callable[[int], tuple[Any, ...]]] = {
+    "report": _report,
+    "under_way": lambda number: (f"s{number % WORKERS}", list(range(16)), list(range(16))),
+    "permits": lambda _: (0, 16.0, 8_000.0, Rate()),
+}

@@ -4,7 +4,7 @@
 #   cluster/local.sh start     # may be called again: what runs is left alone
 #   cluster/local.sh status
 #   cluster/local.sh stop      # ends what it started, nothing else
-# Settings: GCS_PORT, CLIENT_PORT, DASHBOARD_PORT, METRICS_PORT, PROMETHEUS_PORT, GRAFANA_PORT, GRAFANA_HOME; and
+# Settings: GCS_PORT, CLIENT_PORT, AGENT_PORT, DASHBOARD_PORT, METRICS_PORT, PROMETHEUS_PORT, GRAFANA_PORT, GRAFANA_HOME; and
 # RAY_AUTH_TOKEN_PATH, as for Ray.
 set -euo pipefail
 
@@ -13,6 +13,7 @@ STATE=${ALPAGASUS_LOCAL:-$HOME/.alpagasus/local}
 SESSION=/tmp/ray/session_latest/metrics
 GCS_PORT=${GCS_PORT:-6379}
 CLIENT_PORT=${CLIENT_PORT:-10001}
+AGENT_PORT=${AGENT_PORT:-52365}
 DASHBOARD_PORT=${DASHBOARD_PORT:-8265}
 METRICS_PORT=${METRICS_PORT:-8080}
 PROMETHEUS_PORT=${PROMETHEUS_PORT:-9090}
@@ -104,7 +105,7 @@ start_head() {
   # the variable says no to clusters of laptops.
   export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
   launch head "$RAY" start --head --block --node-ip-address=127.0.0.1 --port="$GCS_PORT" \
-    --ray-client-server-port="$CLIENT_PORT" \
+    --ray-client-server-port="$CLIENT_PORT" --dashboard-agent-listen-port="$AGENT_PORT" \
     --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT" --metrics-export-port="$METRICS_PORT" --disable-usage-stats
   wait_for_head
 }

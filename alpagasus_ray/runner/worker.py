@@ -30,7 +30,8 @@ from alpagasus_ray.runner.metrics import Metrics
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job, Task
 
-REPORT_S = 0.5
+REPORT_S, CROWD = 0.5, 250
+"""Seconds between two reports of a worker; more where there are more workers than so many, whom one board hears."""
 POLL_S = 0.05
 EXIT_ENGINE_DIED = 86
 STARTS, START_PAUSE_S = 5, 15.0
@@ -126,7 +127,7 @@ class Worker:
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_S)
+            await asyncio.sleep(REPORT_S * max(1.0, self._job.terms.workers / CROWD))
             await self._report()
 
     async def _report(self) -> None:

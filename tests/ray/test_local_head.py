@@ -66,7 +66,7 @@ class Local(NamedTuple):
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Local]:
-    names = ("GCS_PORT", "CLIENT_PORT", "DASHBOARD_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
+    names = ("GCS_PORT", "CLIENT_PORT", "AGENT_PORT", "DASHBOARD_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
     ports = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**own, **ports, "HOME": str(tmp_path / "home"), "OPENAI_API_KEY": "sk-of-the-nodes"}
