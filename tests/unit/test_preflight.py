@@ -5,7 +5,7 @@ from pathlib import Path
 import alpagasus_ray
 from alpagasus_ray.datasets.run import Run, versions
 from alpagasus_ray.runner import preflight
-from alpagasus_ray.runner.nodes import Facts
+from alpagasus_ray.runner.nodes import Facts, Silent
 from toy_runs import toy_run
 
 HERE = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
@@ -24,6 +24,13 @@ def test_another_ray_or_package_is_a_problem_and_another_library_a_warning() -> 
         check = preflight.same_versions([node(), node(**{name: "0.1"})])
         assert (check.status, f"{name} is 0.1 on 10.0.0.7" in check.detail) == (status, True)
         assert "requirements.lock" in check.fix
+
+
+def test_a_node_that_cannot_load_the_package_is_a_problem_with_its_words() -> None:
+    check = preflight.answers([node(), Silent("10.0.0.8", "ModuleNotFoundError: No module named 'openai'")])
+    assert check.status == "problem"
+    assert "1 of 2 nodes cannot run this package, 10.0.0.8 first: ModuleNotFoundError: No module named 'openai'" in check.detail
+    assert "--working-dir" in check.fix
 
 
 def test_a_node_that_sees_the_run_and_has_the_package_takes_part(tmp_path: Path) -> None:
