@@ -137,12 +137,10 @@ def test_without_an_autoscaler_nobody_waits_for_a_node_for_ever(unscaled: Head, 
     assert "no autoscaler is at work that could start one" in told
 
 
-def test_a_token_that_the_cluster_does_not_take_is_told_with_what_to_look_at(
-    unscaled: Head, tmp_path: Path, shared: Path
-) -> None:
+def test_a_token_that_the_cluster_does_not_take_is_told_with_what_to_look_at(head: Head, tmp_path: Path, shared: Path) -> None:
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", 8, ("full",)).storage.root
-    known = {name: value for name, value in unscaled.environment.items() if name.startswith("RAY_")}
-    done = job("score", run, *RULES, **{**known, "RAY_ADDRESS": unscaled.address, "RAY_AUTH_TOKEN": "of-another-cluster"})
+    known = {name: value for name, value in head.environment.items() if name.startswith("RAY_")}
+    done = job("score", run, *RULES, **{**known, "RAY_ADDRESS": head.address, "RAY_AUTH_TOKEN": "of-another-cluster"})
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert "RAY_AUTH_TOKEN" in done.stderr
     assert "of-another-cluster" not in done.stderr
