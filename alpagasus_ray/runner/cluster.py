@@ -112,10 +112,8 @@ def connect() -> None:
 
 
 def _join(address: str) -> None:
-    host, _, port = address.rpartition(":")
     try:
-        if port.isdigit() and "//" not in host:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), CONNECT_S).close()
+        knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = re.split(r"\n|\. ", str(error).strip())[0] or type(error).__name__
@@ -123,6 +121,13 @@ def _join(address: str) -> None:
             f"RAY_ADDRESS = {address}: {reason}; see that the cluster runs, with this version of Ray, and that RAY_AUTH_MODE "
             "and the token (RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH) are those of its nodes"
         ) from None
+
+
+def knock(address: str) -> None:
+    """`OSError` where nobody listens at a cluster's address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
 @contextmanager

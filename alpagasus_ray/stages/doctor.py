@@ -151,9 +151,12 @@ def _place(config: Score, storage: Storage) -> list[Check]:
         here = nodes.fitting(_this_machine(), pool)
         return [_actors(pool, here, here, here), preflight.same_versions([])]
     try:
+        cluster.knock(address)
         cluster.connect()
+    except OSError as error:
+        return [Check("cluster", "problem", f"RAY_ADDRESS = {address}: {error}", "see that the cluster runs")]
     except UsageError as error:
-        detail, _, fix = str(error).rpartition("; ")
+        detail, _, fix = str(error).partition("; ")
         return [Check("cluster", "problem", detail, fix)]
     return list(_cluster(config, storage))
 
