@@ -211,8 +211,8 @@ class Asking(Section):
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
     GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
     labels: Annotated[Labels | None, OPERATIONAL] = None
-    """Labels of the nodes that they run on, e.g. `{ray-subcluster: cpu}`; by default those of the stage's pool, where the
-    cluster has pools (`cluster/`), else none."""
+    """Labels of the nodes that they run on, e.g. `{zone: a}`; where the cluster has pools (`cluster/`), besides that of the
+    stage's pool, unless `ray-subcluster` names another."""
     requests_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None
     """Limit of each endpoint, for the whole cluster; what the server states in its replies holds too."""
     tokens_per_minute: Annotated[PositiveFloat | None, OPERATIONAL] = None

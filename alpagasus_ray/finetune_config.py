@@ -105,8 +105,8 @@ class Finetune(Section):
     cpus: Annotated[PositiveInt, OPERATIONAL] = 1
     """CPUs of each worker."""
     labels: Annotated[Labels | None, OPERATIONAL] = None
-    """Labels of the nodes that they run on; by default those of the training pool, where the cluster has pools (`cluster/`),
-    else none."""
+    """Labels of the nodes that they run on; where the cluster has pools (`cluster/`), besides that of the training pool, unless
+    `ray-subcluster` names another."""
     checkpoint: Annotated[Checkpoints, OPERATIONAL] = Checkpoints()
     """When the state is saved."""
     max_failures: Annotated[int, Field(ge=0), OPERATIONAL] = 3

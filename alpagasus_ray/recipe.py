@@ -43,16 +43,17 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
+    shown = _without_login(path)
     try:
         content = yaml.safe_load(_text(path))
     except OSError as error:
-        raise UsageError(f"recipe {path}: {error.strerror or error}") from None
+        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid YAML: {_without_login(str(error))}") from None
+        raise UsageError(f"recipe {shown} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UsageError(f"recipe {path} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
+        raise UsageError(f"recipe {shown} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
     return {section: knobs for section, knobs in content.items() if knobs is not None}
 
 

@@ -70,9 +70,12 @@ def look(
             continue
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         facts = {key: node[key] for key in ("NodeManagerAddress", "Resources", "Labels")}
-        asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = node["NodeManagerAddress"]
+        asked[task.options(scheduling_strategy=place).remote(facts, storage, name, places, gcs)] = node
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TIMEOUT_S)
-    return [_answer(ref, address, ref in ready) for ref, address in asked.items()]
+    found = {node["NodeID"]: _answer(ref, node["NodeManagerAddress"], ref in ready) for ref, node in asked.items()}
+    left = {node["NodeID"] for node in alive()}
+    # one that has gone meanwhile is no trouble: it takes no part
+    return [answer for node, answer in found.items() if node in left or isinstance(answer, Facts)]
 
 
 def alive() -> list[dict[str, Any]]:

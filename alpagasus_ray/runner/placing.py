@@ -29,10 +29,10 @@ SHOWN = 3
 
 
 def labels_of(given: Mapping[str, str] | None, pool: str) -> dict[str, str]:
-    """The labels that nodes of a stage have to have: those of the recipe, or its pool's where the cluster has pools."""
-    if given is not None:
-        return dict(given)
-    return {POOL: pool} if any(node["Labels"].get(POOL) == HEAD for node in nodes.alive()) else {}
+    """The labels that nodes of a stage have to have: its pool's where the cluster has pools, and those of the recipe. Without a
+    pool Ray Data would see none of the nodes that have one."""
+    pools = any(node["Labels"].get(POOL) == HEAD for node in nodes.alive())
+    return {**({POOL: pool} if pools else {}), **(given or {})}
 
 
 def total(labels: Mapping[str, str]) -> dict[str, float]:
@@ -57,7 +57,7 @@ def may_hold(pool: Pool) -> bool:
     if room(pool):
         return True
     known = most(pool)
-    return bool(pool.labels) if known is None else known > 0
+    return POOL in pool.labels if known is None else known > 0
 
 
 def needs(pool: Pool) -> str:
@@ -67,48 +67,52 @@ def needs(pool: Pool) -> str:
     return f"{pool.cpus} CPU{'s' if pool.cpus > 1 else ''}{gpus}{labels}"
 
 
-def check(pool: Pool, knobs: str) -> None:
-    """Return where there is a node for a process of the pool, or may be one: Ray would wait for ever for one that nobody can
-    start. `knobs` says by what in the recipe the need can be changed. `UsageError` where it is known that there can be none,
-    `StageFailed` where the autoscaler says so or none is at work, within a minute."""
-    if room(pool):
+def check(pool: Pool, knobs: str, least: int = 1) -> None:
+    """Return where there are nodes for so many processes of the pool, or may be: Ray would wait for ever for those that nobody
+    can start. `knobs` says by what in the recipe the need can be changed. `UsageError` where it is known that there can be
+    none, `StageFailed` where the autoscaler says so or none is at work, within a minute."""
+    if room(pool) >= least:
         return
     known = most(pool)
-    if known == 0:
-        raise UsageError(_never(pool, knobs, "nor may the autoscaler start one"))
     if known is None:
-        log.warning("waiting for a node with %s: how far this cluster may grow is not to be seen from here", needs(pool))
-        _ask_autoscaler(pool, knobs)
+        log.warning("waiting for %s: how far this cluster may grow is not to be seen from here", _wanted(pool, least))
+        _ask_autoscaler(pool, knobs, least)
+    elif known < least:
+        raise UsageError(_never(pool, knobs, least, f"nor may the autoscaler start one; it can hold {known} with it"))
 
 
-def _ask_autoscaler(pool: Pool, knobs: str) -> None:
-    """Ask for a place, and hear what the autoscaler makes of it."""
+def _ask_autoscaler(pool: Pool, knobs: str, least: int) -> None:
+    """Ask for the places, and hear what the autoscaler makes of it."""
     deadline = time.monotonic() + PATIENCE_S
-    with _asked(pool) as place:
+    with _asked(pool, least) as place:
         while not place.wait(LOOK_S):
             said = _autoscaler()
             if place.id.hex() in said.without_node:
-                raise StageFailed(_never(pool, knobs, "and the autoscaler says that it can start none"))
+                raise StageFailed(_never(pool, knobs, least, "and the autoscaler says that it can start none"))
             if time.monotonic() > deadline:
                 if not said.at_work:
-                    raise StageFailed(_never(pool, knobs, "and no autoscaler is at work that could start one"))
+                    raise StageFailed(_never(pool, knobs, least, "and no autoscaler is at work that could start one"))
                 log.warning("the autoscaler may yet start one%s", said.failures)
                 return
 
 
-def _never(pool: Pool, knobs: str, reason: str) -> str:
+def _wanted(pool: Pool, least: int) -> str:
+    return f"one process needs {needs(pool)} of one node" if least == 1 else f"{least} processes need {needs(pool)} each"
+
+
+def _never(pool: Pool, knobs: str, least: int, reason: str) -> str:
     best = {name: int(max(node["Resources"].get(name, 0) for node in nodes.alive())) for name in ("CPU", "GPU")}
     return (
-        f"{knobs}: one process needs {needs(pool)} of one node. No node of the cluster has that, {reason}; the best has "
+        f"{knobs}: {_wanted(pool, least)}. The nodes of the cluster have room for {room(pool)}, {reason}; the best has "
         f"{best['CPU']} CPUs and {best['GPU']} GPUs"
     )
 
 
 @contextmanager
-def _asked(pool: Pool) -> Iterator[PlacementGroup]:
-    """A place for one process, held while the block runs."""
+def _asked(pool: Pool, count: int) -> Iterator[PlacementGroup]:
+    """Places for so many processes, held while the block runs."""
     bundle = {"CPU": float(pool.cpus), **({"GPU": float(pool.gpus)} if pool.gpus else {})}
-    place = placement_group([bundle], bundle_label_selector=[dict(pool.labels)] if pool.labels else None)
+    place = placement_group([bundle] * count, bundle_label_selector=[dict(pool.labels)] * count if pool.labels else None)
     try:
         yield place
     finally:

@@ -8,6 +8,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import tenacity
+
 import alpagasus_ray
 from alpagasus_ray.datasets.run import MANIFEST, StageDir, versions
 from alpagasus_ray.datasets.storage import Storage
@@ -16,6 +18,7 @@ from alpagasus_ray.runner import nodes
 from alpagasus_ray.runner.nodes import Facts, Silent
 
 SHARE = "the run must be on storage that all nodes share: s3://…, gs://…, or a directory that is mounted on each"
+WAITS = tenacity.wait_exponential(multiplier=0.5, max=4)
 ALIKE = "install the same packages on all nodes (requirements.lock)"
 STRICT = ("python", "ray", "alpagasus-ray")
 """What has to be the same on all nodes; other packages may differ, and a warning says so."""
@@ -48,9 +51,18 @@ def unfit(source: StageDir, version: str) -> str | None:
     """Why the process that asks cannot work on what a finished stage has left, for a driver of this version of the package."""
     if version != alpagasus_ray.__version__:
         return f"{platform.node()}: alpagasus-ray is {alpagasus_ray.__version__}, and the driver's is {version}; {ALIKE}"
-    if not source.storage.exists(MANIFEST):
-        return f"{platform.node()} does not see {source.storage.root}; {SHARE}"
+    try:
+        if not _sees(source):
+            return f"{platform.node()} does not see {source.storage.root}; {SHARE}"
+    except OSError as error:
+        return f"{platform.node()} cannot read {source.storage.root}: {error.strerror or error}; {SHARE}"
     return None
+
+
+@tenacity.retry(retry=tenacity.retry_if_exception_type(OSError), stop=tenacity.stop_after_attempt(4), wait=WAITS, reraise=True)
+def _sees(source: StageDir) -> bool:
+    """Tried again, for an object store may be away for a moment."""
+    return source.storage.exists(MANIFEST)
 
 
 def answers(found: Sequence[Facts | Silent]) -> Check:

@@ -178,7 +178,7 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
     most = nodes.most_actors(found, pool)
     present = sum(nodes.on_node(node.resources, node.labels, pool) for node in facts)
     yield preflight.shared(storage, facts, grows=most is None or most > present)
-    yield _actors(pool, present, nodes.fitting(cluster.free(), pool), most)
+    yield _actors(pool, present, min(present, nodes.fitting(cluster.free(), pool)), most)
     yield preflight.same_versions(facts)
 
 

@@ -116,14 +116,15 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     if not tasks:
         return 0.0
     hopeless = asking.hopeless(config, config.judge, examples.rows)
+    # before a batch is paid for as well
+    cluster.connect()
+    pool = cluster.pool(config, config.judge)
+    preflight.check(job.source, pool.labels)
     before = time.monotonic()
     job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
     before = time.monotonic() - before
     bill = _bill(job, examples)
     cap = asking.cap(config, bill)
-    cluster.connect()
-    pool = cluster.pool(config, config.judge)
-    preflight.check(job.source, pool.labels)
     job = replace(job, pool=pool, terms=job.terms._replace(workers=pool.most))
     started = time.monotonic()
     try:

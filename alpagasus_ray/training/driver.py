@@ -1,6 +1,5 @@
 """The driver of a training: how many workers of what kind, Ray Train, and progress on the terminal while it runs."""
 
-import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,6 @@ from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.training.job import Stopped, Trained, Training
 from alpagasus_ray.training.teller import Teller
 
-log = logging.getLogger(__name__)
 RAY_TRAIN = "ray-train"
 """Ray Train's own notes on a run, beside the states."""
 SHOW_S = 1.0
@@ -56,20 +54,8 @@ def crew_here(config: Finetune) -> Crew:
             f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "
             "set it to none"
         )
-    placing.check(found.each, KNOBS)
-    room = placing.room(found.each)
-    if room < found.least:
-        _check_growth(found, room)
+    placing.check(found.each, KNOBS, found.least)
     return found
-
-
-def _check_growth(found: Crew, room: int) -> None:
-    """Ray would wait for ever for nodes that nobody can start."""
-    most, wanted = placing.most(found.each), f"{found.least} workers with {placing.needs(found.each)} each"
-    if most is None:
-        log.warning("waiting for %s: there is room for %d, and how far this cluster may grow is not to be seen", wanted, room)
-    elif max(room, most) < found.least:
-        raise UsageError(f"{KNOBS}: the training needs {wanted}, and the cluster can hold {max(room, most)}")
 
 
 def fit(training: Training, found: Crew) -> Trained:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
+from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals, versions
 from alpagasus_ray.datasets.schema import DROPPED, TOKENS
@@ -97,16 +98,22 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, names:
     import ray
     import ray.exceptions
 
-    from alpagasus_ray.runner import placing
+    from alpagasus_ray.runner import placing, preflight
     from alpagasus_ray.runner.shards import ONE
 
     pool = ONE._replace(labels=placing.labels_of(None, placing.CPU))
-    placing.check(pool, "tokens are counted by one process a shard")
-    task = ray.remote(num_cpus=1, label_selector=dict(pool.labels))(encode_shard)
+    placing.check(pool, "examples are made tokens of by a process a shard")
+    preflight.check(source, pool.labels)
+    task = ray.remote(num_cpus=1, label_selector=dict(pool.labels))(_encode_there)
     waiting = iter(names)
-    most = TASKS_PER_CPU * max(1, int(placing.total(pool.labels)["CPU"]))
-    running = [task.remote(config, source, target, name) for name in itertools.islice(waiting, most)]
-    while running:
+    running: list[Any] = []
+    while True:
+        # looked at again and again, for nodes may come; a few more than fit ask the autoscaler for the next
+        most = TASKS_PER_CPU * max(1, int(placing.total(pool.labels)["CPU"]))
+        names_now = itertools.islice(waiting, max(0, most - len(running)))
+        running += [task.remote(config, source, target, name, __version__) for name in names_now]
+        if not running:
+            return
         done, running = ray.wait(running)
         try:
             yield from ray.get(done[0])
@@ -114,7 +121,6 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, names:
             if isinstance(failed.cause, AlpagasusError):
                 raise failed.cause from None
             raise
-        running += [task.remote(config, source, target, name) for name in itertools.islice(waiting, 1)]
 
 
 def _summed_up(target: StageDir, files: list[FileEntry], settings: dict[str, Any], inputs: dict[str, str]) -> Manifest:
@@ -146,6 +152,16 @@ def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> 
         f"finetune.max_length (now {config.max_length}), see finetune.too_long (now {config.too_long}), or take another "
         f"finetune.template (now {config.template})"
     )
+
+
+def _encode_there(config: Finetune, source: StageDir, target: StageDir, name: str, version: str) -> list[FileEntry]:
+    """The same on a node that may have come since the others were asked what they see."""
+    from alpagasus_ray.runner import preflight
+
+    reason = preflight.unfit(source, version)
+    if reason is not None:
+        raise UsageError(reason)
+    return encode_shard(config, source, target, name)
 
 
 def encode_shard(config: Finetune, source: StageDir, target: StageDir, name: str) -> list[FileEntry]:

@@ -112,6 +112,15 @@ def test_labels_that_no_node_can_have_are_told_at_once(head: Head, tmp_path: Pat
     assert "nor may the autoscaler start one" in told
 
 
+def test_more_training_workers_than_nodes_can_ever_hold_are_told(head: Head, tmp_path: Path, shared: Path) -> None:
+    run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", 8, ("full",)).storage.root
+    wanted = {"model": shared / "tiny_llama", "gpu": False, "arms": "[full]", "workers": 9}
+    done = driver(head, "finetune", run, [part for key in wanted for part in ("--set", f"finetune.{key}={wanted[key]}")])
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "9 processes need 1 CPU and the label ray-subcluster=cpu each" in done.stderr
+    assert "it can hold 2 with it" in done.stderr
+
+
 def test_what_the_autoscaler_says_it_cannot_start_is_told_within_a_minute(head: Head, tmp_path: Path, shared: Path) -> None:
     code, told = refused(head, tmp_path, shared, "{ray-subcluster: odd}")
     assert code == 1, told

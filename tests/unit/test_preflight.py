@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+import tenacity
+
 import alpagasus_ray
 from alpagasus_ray.datasets.run import Run, versions
+from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.runner import preflight
 from alpagasus_ray.runner.nodes import Facts, Silent
 from toy_runs import toy_run
@@ -42,6 +46,18 @@ def test_a_node_that_does_not_see_the_run_says_where_it_should_be(tmp_path: Path
     assert told is not None
     assert "does not see" in told
     assert "all nodes share" in told
+
+
+def test_storage_that_refuses_is_told_and_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Storage, __: str) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Storage, "exists", refuse)
+    monkeypatch.setattr(preflight._sees.retry, "wait", tenacity.wait_none())
+    told = preflight.unfit(Run.open(str(tmp_path)).examples(), alpagasus_ray.__version__)
+    assert told is not None
+    assert "cannot read" in told
+    assert "Permission denied" in told
 
 
 def test_a_node_with_another_version_of_the_package_does_not_take_part(tmp_path: Path) -> None:
