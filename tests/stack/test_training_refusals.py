@@ -65,7 +65,7 @@ def test_a_model_that_cannot_fit_is_told_with_what_it_needs_and_what_helps(
 
 def test_more_workers_than_the_cluster_can_hold_are_refused(run: Run, shared: Path, local_ray: None) -> None:
     told = refused(run, "full", tiny(shared, workers=64))
-    assert "needs 64 workers" in told
+    assert "64 processes need 1 CPU each" in told
     assert "finetune.workers" in told
 
 
