@@ -23,7 +23,7 @@ ifeq ($(EXTRA),cpu)
 	$(BIN)/pip install --quiet --no-deps torch==$(TORCH)+cpu || \
 	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH)
 endif
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -f .venv/installed-*
 	touch $@
 

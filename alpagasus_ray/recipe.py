@@ -46,6 +46,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
     shown = _without_login(path)
     try:
         content = yaml.safe_load(_text(path))
+    except UsageError as error:
+        raise UsageError(f"recipe {shown}: {_without_login(str(error))}") from None
     except OSError as error:
         raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

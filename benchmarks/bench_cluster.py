@@ -19,7 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from alpagasus_ray.config import Judge, Score, digest
-from alpagasus_ray.datasets.run import FileEntry, Manifest, Run
+from alpagasus_ray.datasets.run import DONE, FileEntry, Manifest, Run
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.runner import cluster, shards
 from alpagasus_ray.runner.board import Board
@@ -117,7 +117,7 @@ def _entry(number: int) -> FileEntry:
 
 def _read(run: Run) -> list[shards.Task]:
     names = [entry.name for entry in run.examples().finished("ingest").parts()]
-    done = set(run.ratings("judge").storage.at("done").names())
+    done = {name.removesuffix(".json") for name in run.ratings("judge").storage.at(DONE).names()}
     return [shards.Task(name) for name in names if name not in done]
 
 

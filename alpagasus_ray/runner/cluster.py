@@ -17,7 +17,6 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner import nodes, placing
 from alpagasus_ray.runner.shards import Pool
 
-log = logging.getLogger(__name__)
 CONNECT_S = 5.0
 FREE_S = 60.0
 """How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""

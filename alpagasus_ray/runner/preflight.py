@@ -1,6 +1,6 @@
 """Whether the nodes of a cluster can work on a run together: they have this package, see the run's storage, and are alike.
 
-Nodes that are there are asked before a stage starts; those that the autoscaler adds later look for themselves (`unfit`).
+Nodes that are there are asked before a stage starts; those that the autoscaler adds later look for themselves (`take_part`).
 """
 
 import os
@@ -45,6 +45,13 @@ def check(source: StageDir, labels: Mapping[str, str]) -> None:
     problems = [f"{each.name}: {each.detail}; {each.fix}" for each in checks if each.status == "problem"]
     if problems:
         raise UsageError("the nodes of the cluster cannot do this together:\n  " + "\n  ".join(problems))
+
+
+def take_part(source: StageDir, version: str) -> None:
+    """Refuse, in a process that is about to work for a driver, where it cannot (`unfit`): a `UsageError`."""
+    reason = unfit(source, version)
+    if reason is not None:
+        raise UsageError(reason)
 
 
 def unfit(source: StageDir, version: str) -> str | None:

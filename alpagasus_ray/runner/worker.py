@@ -88,9 +88,7 @@ class Worker:
 
     async def _start(self) -> None:
         try:
-            reason = preflight.unfit(self._job.source, self._job.version)
-            if reason is not None:
-                raise UsageError(reason)
+            preflight.take_part(self._job.source, self._job.version)
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self._stop = f"{platform.node()}: {error}"

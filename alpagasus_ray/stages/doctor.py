@@ -214,7 +214,7 @@ def _this_machine() -> dict[str, float]:
 def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:
     """Whether the actors find a place: `present` fit the nodes, `free` what of them is idle, `most` after autoscaling."""
     wanted = pool.most
-    if pool == Pool(pool.least, pool.most):
+    if (pool.cpus, pool.gpus) == (1, 0):
         detail = f"actors of one CPU each: {wanted}; CPUs: {present}"
     else:
         gpus = f" and {pool.gpus} GPUs" if pool.gpus else ""
@@ -229,7 +229,7 @@ def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:
     if wanted <= most:
         return Check("actors", "ok", f"{detail}, {most} after autoscaling")
     if most == 0:
-        fix = "larger nodes; score.judge.vllm.cpus, gpu and tensor_parallel say what an engine takes"
+        fix = "larger nodes; score.labels says which, and score.judge.vllm.cpus, gpu and tensor_parallel what an engine takes"
         return Check("actors", "problem", detail, fix)
     grown = f", {most} after autoscaling" if most > present else ""
     return Check("actors", "problem", detail + grown, f"--set score.actors={most}, or a larger cluster")

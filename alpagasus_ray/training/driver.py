@@ -32,23 +32,16 @@ class Crew(NamedTuple):
         return self.each.gpus > 0
 
 
-def crew(config: Finetune, gpus: float) -> Crew:
-    """The workers on a cluster with so many GPUs for them."""
-    on_gpu = gpus > 0 if config.gpu is None else config.gpu
-    usual = max(1, int(gpus)) if on_gpu else 1
-    number = config.workers or usual
-    least, most = (number, number) if isinstance(number, int) else number
-    return Crew(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu)))
-
-
 def crew_here(config: Finetune) -> Crew:
     """The workers on this cluster. `UsageError` or `StageFailed` tell of those that it can never hold."""
-    if config.gpu is None:
-        labels = placing.labels_of(config.labels, placing.TRAIN)
-        config = config.model_copy(update={"gpu": placing.may_hold(Pool(gpus=1, labels=labels))})
-    labels = placing.labels_of(config.labels, placing.TRAIN if config.gpu else placing.CPU)
-    found = crew(config, placing.total(labels)["GPU"])
-    found = found._replace(each=found.each._replace(labels=labels))
+    on_gpu = config.gpu
+    if on_gpu is None:
+        on_gpu = placing.may_hold(Pool(gpus=1, labels=placing.labels_of(config.labels, placing.TRAIN)))
+    labels = placing.labels_of(config.labels, placing.TRAIN if on_gpu else placing.CPU)
+    usual = max(1, int(placing.total(labels)["GPU"])) if on_gpu else 1
+    number = config.workers or usual
+    least, most = (number, number) if isinstance(number, int) else number
+    found = Crew(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu), labels=labels))
     if config.offload != "none" and not found.on_gpu:
         raise UsageError(
             f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "

@@ -45,9 +45,7 @@ def train(training: Training) -> Trained | Stopped | None:
     if stopped is not None:
         return stopped
     try:
-        reason = preflight.unfit(training.tokens, training.version)
-        if reason is not None:
-            raise UsageError(reason)
+        preflight.take_part(training.tokens, training.version)
         place = devices.here(training.config)
         if place.rank == 0 and training.teller.begin() == 1:  # what comes before a second start is lost, not start
             spent.seconds["start"] = arrived - training.called_at

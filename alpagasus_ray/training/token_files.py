@@ -158,9 +158,7 @@ def _encode_there(config: Finetune, source: StageDir, target: StageDir, name: st
     """The same on a node that may have come since the others were asked what they see."""
     from alpagasus_ray.runner import preflight
 
-    reason = preflight.unfit(source, version)
-    if reason is not None:
-        raise UsageError(reason)
+    preflight.take_part(source, version)
     return encode_shard(config, source, target, name)
 
 

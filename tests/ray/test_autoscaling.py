@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoscaled import autoscaled_head
+from autoscaled import autoscaled_head, nodes_alive
 from loopback import JudgeStarter
 from ray_head import Head
 from toy_runs import ids, prompt_hashes, ratings, toy_run
@@ -41,9 +41,7 @@ def head(tmp_path: Path) -> Iterator[Head]:
 
 
 def alive(head: Head) -> int:
-    """Nodes of the cluster, the head among them."""
-    found = json.loads(head.get("/api/v0/nodes?detail=true"))["data"]["result"]["result"]
-    return sum(node["state"] == "ALIVE" for node in found)
+    return len(nodes_alive(head))
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -1,6 +1,5 @@
 """A cluster of pools: each stage runs on nodes of its own, which come for it and go after it; what can have no node is told."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.runner import placing
-from autoscaled import autoscaled_head
+from autoscaled import autoscaled_head, nodes_alive
 from ray_head import Head
 from toy_runs import job
 from trainings import run_with_arms
@@ -41,8 +40,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 def there(head: Head) -> set[str]:
     """The pools that nodes are there of."""
-    found = json.loads(head.get("/api/v0/nodes?detail=true"))["data"]["result"]["result"]
-    return {node["labels"][placing.POOL] for node in found if node["state"] == "ALIVE"}
+    return {node["labels"][placing.POOL] for node in nodes_alive(head)}
 
 
 @contextmanager

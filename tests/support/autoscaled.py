@@ -1,5 +1,6 @@
 """A head whose real autoscaler starts and ends nodes, all of them on this machine."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from ray_head import Head, free_ports
 
 EMPTY = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
 EMPTY += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+
+
+def nodes_alive(head: Head) -> list[dict[str, Any]]:
+    """The nodes of its cluster, the head among them, as the state API tells of them."""
+    found = json.loads(head.get("/api/v0/nodes?detail=true"))["data"]["result"]["result"]
+    return [node for node in found if node["state"] == "ALIVE"]
 
 
 def autoscaled_head(
