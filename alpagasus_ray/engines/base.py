@@ -41,18 +41,30 @@ Tree = Mapping[str, Mapping[str, float]]
 """Text of a reply so far -> text that may come next -> its log probability; the end of a reply is written as a line's end."""
 
 
+STOP, LENGTH, REFUSAL, CONTENT_FILTER = "stop", "length", "refusal", "content_filter"
+FINISH_REASONS = (STOP, LENGTH, REFUSAL, CONTENT_FILTER)
+"""How a reply may have ended: by itself, cut by the token limit, or declined as the provider says. Any other word of a provider is
+no reason to trust the text: whoever reads a reply treats a word outside of this list as a failure and tells it."""
+
+
 class Reply(NamedTuple):
     """What an engine answered, raw."""
 
     text: str
-    finish_reason: str = "stop"
-    """`stop`, `length` (cut by the token limit), `refusal` or `content_filter` (the provider says so), or its own word."""
+    finish_reason: str = STOP
+    """One of `FINISH_REASONS`, or a provider's own word, which counts as no good end."""
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_cached: int | None = None
     cost_usd: float | None = None
     logprobs: Tree | None = None
     """Where probabilities were asked for."""
+    reasoning: str | None = None
+    """What the model thought, where the server tells it apart from the text; never read as the reply."""
+    model: str | None = None
+    """The model that answered, as the server names it."""
+    fingerprint: str | None = None
+    """The server's `system_fingerprint`: what it was running."""
 
 
 class Rate(NamedTuple):
