@@ -71,6 +71,7 @@ def gaps(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[float]
     return [abs(a["loss"] - b["loss"]) for a, b in zip(left, right, strict=True)]
 
 
+@pytest.mark.long
 def test_a_killed_worker_changes_nothing(run: Run, shared: Path, whole: list[dict[str, Any]]) -> None:
     failed: list[BaseException] = []
 
@@ -110,6 +111,7 @@ def job(run: Run, arm: str, config: Finetune, recipe: Path, **environment: str) 
             process.wait(60)
 
 
+@pytest.mark.long
 def test_a_stopped_job_goes_on_with_one_worker_and_then_with_two(
     run: Run, shared: Path, whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:

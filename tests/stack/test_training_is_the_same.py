@@ -75,6 +75,7 @@ def test_every_zero_stage_agrees_with_a_plain_loop(run: Run, shared: Path) -> No
     assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.long
 def test_packed_and_padded_trainings_are_the_same(run: Run, shared: Path) -> None:
     packed = train(run, "packed", tiny(shared, steps=50))
     padded = train(run, "padded", tiny(shared, steps=50, packing=False, micro_batch=3))

@@ -70,6 +70,7 @@ def _kill_a_node(cluster: Any) -> None:
     pytest.fail("no node has a worker")
 
 
+@pytest.mark.long
 def test_a_killed_node_changes_nothing_though_one_worker_is_left(
     run: Run, shared: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -183,6 +184,7 @@ def test_transformers_and_vllm_open_what_was_trained(run: Run, shared: Path, loc
     assert manifest.rows == 72
 
 
+@pytest.mark.long
 def test_the_largest_arm_is_what_the_others_are_compared_with(run: Run) -> None:
     found = json.loads(run.storage.read("models/comparison.json"))
     assert {arm["arm"] for arm in found["arms"]} >= {"whole", "bf16"}

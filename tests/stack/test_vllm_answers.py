@@ -102,6 +102,7 @@ def test_greedy_answers_are_those_of_transformers(shared: Path, tmp_path: Path) 
         assert row["tokens_in"] == given["input_ids"].shape[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_all_test_sets_are_answered_and_nothing_twice_though_the_engine_is_killed_half_way(
     shared: Path, tmp_path: Path
