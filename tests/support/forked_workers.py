@@ -1,8 +1,8 @@
 """Ray workers for tests, forked from a process that has imported everything already: a start takes 0.1 s in place of 2.
 
-A worker of Ray is a fresh interpreter, and nearly all that a small job costs is imports. `preloaded` makes the Ray that is started
-in its block run `worker_start.py` instead, which asks the process below for a copy of itself. Whatever starts its own Ray (the
-tests of jobs as processes, of clusters) has workers that import from nothing.
+A worker of Ray is a fresh interpreter, and nearly all that a small job costs is imports. `preloaded` makes the Ray that is
+started in its block run `worker_start.py` instead, which asks the process below for a copy of itself. Whatever starts its own
+Ray (the tests of jobs as processes, of clusters) has workers that import from nothing.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TRAINING = ["torch", "transformers.models.llama.modeling_llama", "deepspeed", "r
 
 @contextlib.contextmanager
 def preloaded(modules: list[str]) -> Iterator[None]:
-    """Workers of a Ray that is started in this block are forked from a process that has imported `modules`; it ends with the block."""
+    """Workers of a Ray that is started in this block are forked from a process that has imported `modules`. It ends with that."""
     from ray._private import parameter
 
     start, plain = Path(__file__).with_name("worker_start.py"), parameter.RayParams.__init__
@@ -53,7 +53,7 @@ def preloaded(modules: list[str]) -> Iterator[None]:
 def _load(modules: list[str], environment: dict[str, str]) -> None:
     """Import in the environment of a worker: Ray reads some of it once, how to show who one is among that."""
     os.environ.update({**environment, "DS_ACCELERATOR": "cpu"})
-    for name in modules:
+    for name in ["fresh_ids", *modules]:
         importlib.import_module(name)
     gc.freeze()
 
@@ -68,6 +68,9 @@ def _serve(listener: socket.socket, modules: list[str]) -> None:
             if key.fileobj is listener:
                 caller, _ = listener.accept()
                 wanted, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+                if not wanted:  # it went before it said what it wants
+                    caller.close()
+                    continue
                 given = json.loads(wanted)
                 if not loaded:
                     _load(modules, given["environment"])
@@ -102,6 +105,7 @@ def _be_a_worker(streams: list[int], arguments: list[str], environment: dict[str
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    os.setpgid(0, 0)  # Ray ends what a worker has started by its process group
     sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
     # what Ray's own start takes off before it runs the rest
     sys.argv = [word for word in arguments if not word.startswith(("--serialized-runtime-env-context", "--language"))]
