@@ -29,7 +29,7 @@ TRAINING = ["torch", "transformers.models.llama.modeling_llama", "deepspeed", "r
 
 @contextlib.contextmanager
 def preloaded(modules: list[str]) -> Iterator[None]:
-    """Workers of a Ray that is started in this block are forked from a process that has imported `modules`. It ends with that."""
+    """Workers of a Ray that is started in this block are forked from a process with `modules` loaded, which ends with it."""
     from ray._private import parameter
 
     start, plain = Path(__file__).with_name("worker_start.py"), parameter.RayParams.__init__
