@@ -18,7 +18,7 @@ import torch
 from test_training_goes_on import CLOSE, STEPS, job, sixty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alpagasus_ray.config import Answerer, Arm, Generate, Ingest, Pick, TestSet, Vllm
+from alpagasus_ray.config import Answerer, Arm, Finetune, Generate, Ingest, Pick, TestSet, Vllm
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import StageFailed
@@ -135,13 +135,8 @@ def test_adapters_are_merged_and_a_resumed_training_of_them_is_the_same(run: Run
     whole = train(run, "lora", config)
     assert whole[-1]["loss"] < whole[0]["loss"]
     config = config.model_copy(update={"max_failures": 0})
-    with (
-        pytest.raises(StageFailed, match="workers were lost more than 0 times"),
-        in_the_background(config, run, "lora-resumed"),
-    ):
-        wait(lambda: saved(run, "lora-resumed") >= 6)
-        for process in workers():
-            process.kill()
+    with pytest.raises(StageFailed, match="workers were lost more than 0 times"):
+        _without_workers(config, run, "lora-resumed")
     resumed = train(run, "lora-resumed", config.model_copy(update={"workers": 1}))
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(whole, resumed, strict=True)) < CLOSE
     merged, again = (
@@ -153,6 +148,14 @@ def test_adapters_are_merged_and_a_resumed_training_of_them_is_the_same(run: Run
     assert (merged[name] - before[name]).abs().max() > 1e-3
     assert (merged[name] - again[name]).abs().max() < 1e-3
     assert not [key for key in merged if "lora" in key]
+
+
+def _without_workers(config: Finetune, run: Run, arm: str) -> None:
+    """A training whose workers are all killed half way."""
+    with in_the_background(config, run, arm):
+        wait(lambda: saved(run, arm) >= 6)
+        for process in workers():
+            process.kill()
 
 
 @pytest.mark.long
