@@ -79,7 +79,8 @@ def local_ray(bucket: str, request: pytest.FixtureRequest) -> Iterator[None]:
     import forked_workers
 
     training = any("training" in item.path.name for item in request.session.items)
-    with forked_workers.preloaded(forked_workers.ANY + (forked_workers.TRAINING if training else [])):
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with forked_workers.server(forked_workers.ANY + (forked_workers.TRAINING if training else [])):
+        with forked_workers.asked_for_workers():
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()

@@ -9,20 +9,22 @@ import pyarrow as pa
 import pytest
 from scipy.stats import spearmanr
 
-from alpagasus_ray.config import Arm, Judge, Pick, Score
+from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.sources import natural
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
 from toy_runs import ids, ratings
 
-ROWS = 52_002
+ROWS, SOME = 52_002, 5_000
 HISTOGRAMS = {
     "gpt-4o-mini": [8_274, 15_973, 18_624, 8_017, 1_092, 22],
     "llama-3.1-8b-instruct": [2_203, 10_254, 9_843, 23_081, 6_345, 276],
     "mistral-7b-v0.3-instruct": [565, 8_551, 13_328, 22_758, 6_795, 5],
 }
+FIRST = next(iter(HISTOGRAMS))
 CSV = "ratings/alpaca52k_three_llm_scores.csv"
 
 
@@ -46,7 +48,7 @@ def test_all_rows_exported_again_are_the_original_ones_byte_for_byte(alpaca_run:
     assert _subset(alpaca_run, "full") == json.dumps(_original(shared), indent=4)
 
 
-@pytest.mark.parametrize("judge", HISTOGRAMS)
+@pytest.mark.parametrize("judge", [pytest.param(name, marks=[pytest.mark.long] * (name != FIRST)) for name in HISTOGRAMS])
 def test_recorded_ratings_have_the_known_histogram(alpaca_run: Run, shared: Path, judge: str) -> None:
     manifest = score(_recorded(shared, judge), alpaca_run)
     assert manifest.details["histogram"] == {str(value): count for value, count in enumerate(HISTOGRAMS[judge])}
@@ -86,30 +88,46 @@ def test_the_published_helpfulness_subset_comes_back_byte_for_byte(alpaca_run: R
     assert _subset(alpaca_run, "helpfulness_t45") == published
 
 
+@pytest.fixture(scope="module", params=[SOME, pytest.param(ROWS, marks=pytest.mark.long)])
+def sized_run(shared: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+    """The first Alpaca rows."""
+    folder = tmp_path_factory.mktemp("sized")
+    (folder / "rows.json").write_text(json.dumps(_original(shared)[: request.param]))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(folder / "rows.json"), name="alpaca"), run)
+    return run
+
+
 def test_the_release_format_is_joined_by_its_triplets_and_half_a_rating_file_is_refused(
-    alpaca_run: Run, shared: Path, tmp_path: Path
+    sized_run: Run, shared: Path, tmp_path: Path
 ) -> None:
+    rows = len(ids(sized_run))
+    there = {json.dumps(row) for row in _original(shared)[:rows]}
     published = json.loads((shared / "published_subsets/helpfulness_t45.json").read_text())
+    published = [row for row in published if json.dumps(row) in there]
     triplet = "###Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n"
     release = [{"triplet": triplet.format_map(row), "review": "4.5\nHelpful.", "score": 4.5} for row in reversed(published)]
     file = tmp_path / "release.json"
     file.write_text(json.dumps(release))
-    manifest = score(Score(name="release", judge=Judge(kind="recorded", ratings=str(file))), alpaca_run)
-    assert manifest.counts == {"scored": 2_022, "failed": ROWS - 2_022}
+    manifest = score(Score(name="release", judge=Judge(kind="recorded", ratings=str(file))), sized_run)
+    left = rows - len(published)
+    assert manifest.counts == {"scored": len(published), "failed": left}
+    assert len(published) == 2_022 or rows < ROWS
     arms = (Arm(name="from_release", policy="threshold"),)
-    with pytest.raises(StageFailed, match=r"49,980 of 52,002 rows \(96.1%\) have no score: 49,980 failed"):
-        pick_subset(Pick(ratings="release", arms=arms), alpaca_run)
-    pick_subset(Pick(ratings="release", arms=arms, max_unscored=0.97), alpaca_run)
-    assert json.loads(_subset(alpaca_run, "from_release")) == published
+    with pytest.raises(StageFailed, match=rf"{left:,} of {rows:,} rows \(9\d\.\d%\) have no score: {left:,} failed"):
+        pick_subset(Pick(ratings="release", arms=arms), sized_run)
+    pick_subset(Pick(ratings="release", arms=arms, max_unscored=0.98), sized_run)
+    assert json.loads(_subset(sized_run, "from_release")) == published
 
 
-def test_rules_rate_all_rows_and_agree_somewhat_with_llm_judges(alpaca_run: Run, shared: Path) -> None:
-    manifest = score(Score(name="rules", judge=Judge(kind="rules")), alpaca_run)
-    assert manifest.counts == {"scored": ROWS}
-    mine = ratings(alpaca_run, "rules")["score"].to_pylist()
-    score(_recorded(shared, "gpt-4o-mini"), alpaca_run)
-    theirs = ratings(alpaca_run, "gpt-4o-mini")["score"].to_pylist()
-    assert spearmanr(mine, theirs).statistic > 0.4
+def test_rules_rate_all_rows_and_agree_somewhat_with_llm_judges(sized_run: Run, shared: Path) -> None:
+    rows = len(ids(sized_run))
+    manifest = score(Score(name="rules", judge=Judge(kind="rules")), sized_run)
+    assert manifest.counts == {"scored": rows}
+    mine = ratings(sized_run, "rules")["score"].to_pylist()
+    with (shared / CSV).open(newline="") as stream:
+        theirs = {int(row["alpaca_index"]): float(row[FIRST]) for row in csv.DictReader(stream)}
+    assert spearmanr(mine, [theirs[index] for index in range(rows)]).statistic > 0.4
 
 
 def test_an_arm_that_would_be_empty_is_refused_before_anything_is_written(alpaca_run: Run, shared: Path) -> None:

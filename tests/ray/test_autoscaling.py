@@ -63,6 +63,7 @@ def lose_a_node(head: Head) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_nodes_come_are_lost_and_go_and_every_row_is_scored_once(head: Head, judge: JudgeStarter, tmp_path: Path) -> None:
     run, server = toy_run(tmp_path, ROWS, rows_per_shard=30), judge("--latency", str(LATENCY_S), "--key", KEY)

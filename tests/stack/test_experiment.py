@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM
 
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.verdicts import comparisons
@@ -21,6 +22,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (make install)")
 
 SIZE, STEPS = 2_022, 8
+SMALL, PROMPTS = 300, 16
 ARMS = ["top", "random-1", "random-2", "random-3", "longest"]
 SETS = {"vicuna": "vicuna", "koala": "koala", "wizardlm": "wizardlm", "self_instruct": "sinstruct"}
 CLAIM = "260 thousand parameters show that every step of the experiment works; they cannot show the paper's claim."
@@ -69,6 +71,60 @@ def recipe(shared: Path, judge: str) -> dict[str, Any]:
         },
         "report": {"arm": "top", "baseline": "random-1", "claim": CLAIM},
     }
+
+
+@pytest.mark.skipif(not (installed() or os.environ.get("CI")), reason="no Chromium is installed to open the report in")
+def test_an_experiment_in_small_ends_in_a_report_and_a_second_call_asks_nothing(
+    judge: JudgeStarter, shared: Path, local_ray: None, tmp_path: Path
+) -> None:
+    server, run = judge("--pairs"), tmp_path / "run"
+    rows = json.loads((shared / "published_subsets/random_9k.json").read_text())[:SMALL]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    prompts = (shared / "test_sets/vicuna_test_set.jsonl").read_text().splitlines(keepends=True)[:PROMPTS]
+    (tmp_path / "vicuna.jsonl").write_text("".join(prompts))
+    settings = recipe(shared, server.base_url)
+    settings["ingest"] = {"source": str(tmp_path / "rows.json"), "rows_per_shard": 100}
+    settings["score"] = {"judge": {"kind": "rules"}}
+    settings["pick"] = {"arms": [{"name": "top", "policy": "top", "k": 100}, {"name": "random-1", "policy": "random"}]}
+    settings["finetune"] |= {"steps": 3, "zero_stage": 2, "precision": "bf16"}
+    settings["generate"] |= {
+        "test_sets": [{"name": "vicuna", "path": str(tmp_path / "vicuna.jsonl")}],
+        "models": [{"name": arm, "arm": arm, "prompt": "alpaca", "vllm": ENGINE} for arm in ("top", "random-1")],
+    }
+    # in the job: what a real model says of two answers is read, and nothing else becomes a verdict
+    settings["compare"] = {
+        "pairs": [["top", "random-1"]],
+        "judge": {"kind": "vllm", "model": str(shared / "tiny_llama"), "vllm": ENGINE, "max_tokens": 32},
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    steps = summary(job("run_all", run, "--recipe", str(file), "--json"))["steps"]
+    assert [steps["ingest"]["rows"], steps["score"]["rows"], steps["generate"]["rows"]] == [SMALL, SMALL, 2 * PROMPTS]
+    assert [(arm["arm"], arm["rows"]) for arm in steps["pick_subset"]["arms"]] == [("top", 100), ("random-1", 100)]
+    assert [model["steps"] for model in steps["finetune"]["models"]] == [3, 3]
+    games = run_games(Run.open(str(run)))
+    assert len(games) == 2 * PROMPTS
+    assert all(row["reply"] and row["tokens_out"] for row in games), "every game has its raw reply"
+    assert all((row["winner"] is None) == (row["status"] != "judged") for row in games)
+    models = [AutoModelForCausalLM.from_pretrained(run / "models" / arm) for arm in ("top", "random-1")]
+    assert [str(model.dtype) for model in models] == ["torch.bfloat16"] * 2
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("part-*"))
+    again = summary(job("run_all", run, "--recipe", str(file), "--json"))
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in run.rglob("part-*")) == before, "what is done is left"
+    with chromium() as running, running.new_context() as context:
+        seen = opened(context, again["page"])
+        assert CLAIM in seen.page.inner_text("body")
+        assert shown(seen.page, "example-browser") == SMALL
+        assert (seen.problems, len(seen.requests)) == ([], 1)
+
+
+def run_games(run: Run) -> list[dict[str, Any]]:
+    """All games of the comparisons of a run."""
+    stages = [run.verdicts(None, one.pair, test_set) for one in comparisons(run) for test_set in one.test_sets]
+    games: list[dict[str, Any]] = pa.concat_tables(
+        table for s in stages for table in s.tables(s.finished("compare"))
+    ).to_pylist()
+    return games
 
 
 @pytest.mark.long

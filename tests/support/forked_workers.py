@@ -1,8 +1,8 @@
 """Ray workers for tests, forked from a process that has imported everything already: a start takes 0.1 s in place of 2.
 
-A worker of Ray is a fresh interpreter, and nearly all that a small job costs is imports. `preloaded` makes the Ray that is
-started in its block run `worker_start.py` instead, which asks the process below for a copy of itself. Whatever starts its own
-Ray (the tests of jobs as processes, of clusters) has workers that import from nothing.
+A worker of Ray is a fresh interpreter, and nearly all that a small job costs is imports. The Ray of the test run starts
+`worker_start.py` instead, which asks the process below for a copy of itself. Whatever starts its own Ray (the tests of jobs as
+processes, of clusters) has workers that import from nothing.
 """
 
 import contextlib
@@ -28,26 +28,34 @@ TRAINING = ["torch", "transformers.models.llama.modeling_llama", "deepspeed", "r
 
 
 @contextlib.contextmanager
-def preloaded(modules: list[str]) -> Iterator[None]:
-    """Workers of a Ray that is started in this block are forked from a process with `modules` loaded, which ends with it."""
-    from ray._private import parameter
-
-    start, plain = Path(__file__).with_name("worker_start.py"), parameter.RayParams.__init__
+def server(modules: list[str]) -> Iterator[None]:
+    """The process that has imported `modules`; it and all workers end with the block."""
     with tempfile.TemporaryDirectory(prefix="ar-") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{folder}/socket")
         listener.listen(64)
         command = [sys.executable, __file__, str(listener.fileno()), *modules]
         known = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        server = subprocess.Popen(command, pass_fds=[listener.fileno()], env=known)
+        started = subprocess.Popen(command, pass_fds=[listener.fileno()], env=known)
         os.environ["FORKED_WORKERS"] = f"{folder}/socket"
-        parameter.RayParams.__init__ = functools.partialmethod(plain, setup_worker_path=str(start))
         try:
             yield
         finally:
-            parameter.RayParams.__init__ = plain
             del os.environ["FORKED_WORKERS"]
-            server.terminate()
-            server.wait(timeout=30)
+            started.terminate()
+            started.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def asked_for_workers() -> Iterator[None]:
+    """A Ray that this process starts in the block asks that one for its workers, as long as it lives."""
+    from ray._private import parameter
+
+    start, plain = Path(__file__).with_name("worker_start.py"), parameter.RayParams.__init__
+    parameter.RayParams.__init__ = functools.partialmethod(plain, setup_worker_path=str(start))
+    try:
+        yield
+    finally:
+        parameter.RayParams.__init__ = plain
 
 
 def _load(modules: list[str], environment: dict[str, str]) -> None:
