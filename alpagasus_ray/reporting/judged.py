@@ -8,7 +8,7 @@ categories, skills, difficulties). `radars`: `voter`, `a`, `b`, `test_set`, `kin
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alpagasus_ray.compare_config import Rule
@@ -147,28 +147,27 @@ def ranking(found: Sequence[Judged], settings: Settings) -> list[dict[str, Any]]
 def agreement(
     found: Sequence[Judged], settings: Settings, files: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]
 ) -> dict[str, Any] | None:
-    """How far judges and people agree; `files` holds the rows of each file of votes, with its name."""
-    votes = {(vote.item, vote.voter): vote for vote in _judges_votes(found, settings.rule)}
-    items = sorted({item for one in found if one.a != one.b for item in _items(one)})
+    """How far judges and people agree; `found` as the pairs were told to judges, and `files` the rows of each file of votes
+    with its name. Votes are read against the pairs as they were told; only then all are brought into one order."""
+    told = [one for one in found if one.a != one.b]
+    votes = list(_judges_votes(told, voters(found), settings.rule))
+    items = [item for one in told for item in _items(one)]
     said = [vote for name, rows in files for vote in agreeing.read_votes(rows, items, name)]
-    everyone = [*votes.values(), *said]
+    judges = {(vote.item, vote.voter): vote for vote in agreeing.in_one_order(votes, items)}
+    everyone = [*judges.values(), *agreeing.in_one_order(said, items)]
     return agreeing.agreement(everyone) if len({vote.voter for vote in everyone}) > 1 else None
 
 
 def _items(one: Judged) -> list[agreeing.Comparison]:
-    """What is voted on, the same whichever model a judge's comparison names first."""
-    a, b = sorted((one.a, one.b))
-    return [agreeing.Comparison(match.prompt_id, match.test_set, a, b) for match in one.matches]
+    """What is voted on, as the pair was told."""
+    return [agreeing.Comparison(match.prompt_id, match.test_set, one.a, one.b) for match in one.matches]
 
 
-def _judges_votes(found: Sequence[Judged], rule: Rule) -> list[agreeing.Vote]:
-    names, votes = voters(found), []
+def _judges_votes(
+    found: Iterable[Judged], names: Mapping[tuple[str | None, str], str], rule: Rule
+) -> Iterator[agreeing.Vote]:
     for one in found:
-        if one.a == one.b:
-            continue
         for item, match in zip(_items(one), one.matches, strict=True):
             outcome = decide(rule, match)
             if outcome is not None:
-                vote = VOTE_OF[outcome]
-                votes.append(agreeing.Vote(item.item, names[one.who], vote if item.a == one.a else TURNED[vote]))
-    return votes
+                yield agreeing.Vote(item.item, names[one.who], VOTE_OF[outcome])

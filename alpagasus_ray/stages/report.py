@@ -99,7 +99,8 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
     compared = [one for one in verdicts.comparisons(seen.run) if _wanted(config, one.judge)]
     about = _about(config, seen, list(subsets), compared)
     mine = {model for model, arm in arm_of.items() if arm == about.arm} | {about.arm or ""}
-    games = [judged.from_the_side_of(mine, _judged(seen.run, one)) for one in compared]
+    as_told = [_judged(seen.run, one) for one in compared]
+    games = [judged.from_the_side_of(mine, one) for one in as_told]
     ratings = _ratings(seen, about.arm)
     links = chain.chain(seen.manifests)
     parts = findings.Parts(
@@ -122,7 +123,7 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
         "verdicts": parts.verdicts,
         "radars": judged.radars(parts.verdicts),
         "ranking": judged.ranking(games, _statistics(config)),
-        "agreement": judged.agreement(games, _statistics(config), _votes(config)),
+        "agreement": judged.agreement(as_told, _statistics(config), _votes(config)),
         "objective": findings.objective(parts.answered),
         "ratings": ratings,
         "arms": selected.arms(subsets, subsets),
