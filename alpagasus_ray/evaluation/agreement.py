@@ -184,8 +184,8 @@ def _said(row: Mapping[str, Any], fit: Sequence[Comparison]) -> tuple[Comparison
     better = {(about.a, about.b, "tie")[VOTES.index(said)] for about, said in found}
     if len(better) > 1:
         raise UsageError(
-            f"the vote {written!r} can mean {' or '.join(sorted(better))}; write the better model, or add `a` and `b` and write "
-            "win, lose or tie of a"
+            f"the vote {written!r} can mean {' or '.join(sorted(better))}; write the better model, or add `a` and `b` and "
+            "write win, lose or tie of a"
         )
     return found[0]
 

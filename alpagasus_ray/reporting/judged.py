@@ -163,9 +163,7 @@ def _items(one: Judged) -> list[agreeing.Comparison]:
     return [agreeing.Comparison(match.prompt_id, match.test_set, one.a, one.b) for match in one.matches]
 
 
-def _judges_votes(
-    found: Iterable[Judged], names: Mapping[tuple[str | None, str], str], rule: Rule
-) -> Iterator[agreeing.Vote]:
+def _judges_votes(found: Iterable[Judged], names: Mapping[tuple[str | None, str], str], rule: Rule) -> Iterator[agreeing.Vote]:
     for one in found:
         for item, match in zip(_items(one), one.matches, strict=True):
             outcome = decide(rule, match)

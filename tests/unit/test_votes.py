@@ -1,4 +1,4 @@
-"""Votes are read against the pair as judges were told it, whatever the models are called and whichever the report tells first."""
+"""Votes are read against the pair as judges were told it, whatever the models are called and whichever is told first."""
 
 import json
 from pathlib import Path
