@@ -21,7 +21,8 @@ class PairJudge(EngineConfig):
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM."""
     rubric: str = "pairwise"
     """What is asked: `pairwise`, two scores from 1 to 10 on the first line (AlpaGasus, figure 22); `pairwise-verdict`, the
-    better one of A and B or a tie, in the manner of MT-Bench; or the path of your own rubric file."""
+    better one of A and B or a tie, in the manner of MT-Bench; `pairwise-reference` and `pairwise-verdict-reference`, the same
+    with the test set's reference answer shown to the judge; or the path of your own rubric file."""
     max_tokens: PositiveInt | None = 1024
     """Longest reply, in tokens; null leaves it out of the request."""
 
