@@ -17,7 +17,20 @@ from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, versions
 from alpagasus_ray.datasets.schema import DROPPED
 from alpagasus_ray.errors import InputError
-from alpagasus_ray.reporting import answer, card, chain, findings, html, judged, rows, selected, sides, trained
+from alpagasus_ray.reporting import (
+    answer,
+    card,
+    chain,
+    controls,
+    findings,
+    html,
+    judged,
+    questions,
+    rows,
+    selected,
+    sides,
+    trained,
+)
 from alpagasus_ray.reporting.answer import Known, Sides
 from alpagasus_ray.reporting.evidence import Evidence, answer_rows, curve_of, dropped_tables, evidence, read_json
 from alpagasus_ray.reporting.judged import Judged
@@ -103,14 +116,20 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
     games = [judged.from_the_side_of(mine, one) for one in as_told]
     ratings = _ratings(seen, about.arm)
     links = chain.chain(seen.manifests)
+    sizes = {name: manifest.rows for name, manifest in subsets.items()}
+    random = controls.controls(
+        about.arm, {name: manifest.settings["arm"]["policy"] for name, manifest in subsets.items()}, sizes
+    )
     parts = findings.Parts(
         verdicts=judged.verdicts(games, _statistics(config)),
         trainings=_trainings(seen, subsets),
         ratings=ratings,
         answered=_answered(seen, arm_of),
         arm_of=arm_of,
-        sizes={name: manifest.rows for name, manifest in subsets.items()},
+        sizes=sizes,
         stale=chain.stale(links),
+        controls=random,
+        against_controls=controls.against(about.arm, random, games, arm_of, _statistics(config)),
     )
     chosen = _selection(seen, about.arm, ratings)
     limit = config.table_mib << 20
@@ -150,7 +169,7 @@ def _contents(told: Told) -> dict[str, bytes]:
 
 
 def _details(first: Mapping[str, Any]) -> dict[str, Any]:
-    said = [f"{first['word']}.", first["sentence"], first["cheaper"]]
+    said = [f"{first['word']}.", *questions.summary(first["questions"]), first["cheaper"]]
     return {"answer": " ".join(part for part in said if part), "notes": first["notes"]}
 
 

@@ -133,9 +133,11 @@ def test_the_answer_says_no_more_than_its_interval_allows(
     tmp_path: Path, outcomes: list[tuple[str, str]], word: str, said: str
 ) -> None:
     run = rated(tmp_path)
-    judge(run, ("selected", "full"), outcomes)
+    for baseline in ("full", "random"):
+        judge(run, ("selected", baseline), outcomes)
     first = found(run)["first"]
     assert first["word"] == word
+    assert [asked["word"] for asked in first["questions"]] == [word, word]
     assert said in first["sentence"]
 
 
