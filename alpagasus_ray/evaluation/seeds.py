@@ -31,12 +31,12 @@ def combined(runs: Sequence[Sequence[Match]], rule: Rule, resamples: int = 10_00
     """
     signs, known = _table(runs, rule)
     judged = int(known.sum())
-    counts = {name: int((known & (signs == points)).sum()) for name, points in POINTS.items()}
+    counts: dict[str, int] = {name: int((known & (signs == points)).sum()) for name, points in POINTS.items()}
     ahead = signs.sum(axis=1)
     each = _score(signs.sum(axis=0), known.sum(axis=0).astype(np.float64))
     is_mixed = max(counts.values()) < judged
     score = _mean(each, *(_ends(signs, known, resamples, seed) if is_mixed else ()))
-    half = [None if score[end] is None else score[end] / 2 for end in ("value", "low", "high")]  # type: ignore[operator]
+    half = [None if end is None else end / 2 for end in (score["value"], score["low"], score["high"])]
     return {
         "prompts": len(signs),
         "seeds": len(runs),
@@ -70,7 +70,7 @@ def _table(runs: Sequence[Sequence[Match]], rule: Rule) -> tuple[Floats, NDArray
 
 def _score(ahead: Floats, judged: Floats) -> Floats:
     """(W - L) / N + 1 of each; NaN where nothing is judged."""
-    return np.divide(ahead, judged, out=np.full(ahead.shape, np.nan), where=judged > 0) + 1
+    return np.asarray(np.divide(ahead, judged, out=np.full(ahead.shape, np.nan), where=judged > 0) + 1)
 
 
 def _mean(each: Floats, low: float | None = None, high: float | None = None) -> Interval:

@@ -1,12 +1,12 @@
 """The question of a report and its answer, in words and numbers: what the first screen says. Pure.
 
-`first`: `question` and `sentence` (against the baseline, and what the answer stands on); `verdict` (`shown`, `reversed`,
-`not shown`, `no data`) and `word` (the same in a word) of the badge, which is the weakest answer of `questions`: against the
-baseline, and against as many at random (`questions.py`); `cheaper` (for how much less, or null); `arm` and `baseline`
-(`name`, `rows`); `judge`; `pooled` (statistics of the pair over all test sets, or null) and `test_sets`; `others` (the other pairs
-and judges, each with `a`, `b`, `voter`, counts, `winning_score`, `verdict`; arms that differ by their seed are one); `ratios`
-(`what`, `arm`, `baseline`, `times`: how many times as much the baseline took); `rating_cost` (`seconds`, `dollars`); `heldout`
-and `exact` (of both, or null); `claim`; `notes`.
+`first`: `question`; `verdict` (`shown`, `reversed`, `not shown`, `no data`) and `word` (the same in a word) of the badge,
+which is the weakest answer of `questions`: against the baseline, and against as many at random (`questions.py`); `sentence`
+(what the answer against the baseline stands on); `cheaper` (for how much less, or null); `arm` and `baseline` (`name`, `rows`);
+`judge`; `pooled` (statistics of the pair over all test sets, or null) and `test_sets`; `others` (the other pairs and judges,
+each with `a`, `b`, `voter`, counts, `winning_score`, `verdict`; arms that differ by their seed are one); `ratios` (`what`,
+`arm`, `baseline`, `times`: how many times as much the baseline took); `rating_cost` (`seconds`, `dollars`); `heldout` and
+`exact` (of both, or null); `claim`; `notes`.
 
 | word | what it needs |
 |---|---|

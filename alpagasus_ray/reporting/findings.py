@@ -62,7 +62,7 @@ def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
     badge = questions.weakest(asked)
     rating = next((entry for entry in parts.ratings if entry["main"]), None)
     return {
-        "question": answer.question(found, parts.sizes),
+        "question": questions.headline(asked),
         "verdict": badge,
         "word": answer.WORDS[badge],
         "questions": asked,
@@ -102,7 +102,7 @@ def questions_of(found: Sides, parts: Parts) -> list[dict[str, Any]]:
 
 
 def _compared(entry: Mapping[str, Any] | None) -> questions.Compared | None:
-    return entry and questions.Compared(entry["voter"], entry["groups"]["pooled"][0])
+    return None if entry is None else questions.Compared(entry["voter"], entry["groups"]["pooled"][0])
 
 
 def main_verdict(found: Sides, parts: Parts) -> Mapping[str, Any] | None:

@@ -34,7 +34,7 @@ def against_one(sides: Sides, found: Compared | None, about: About) -> dict[str,
     """The question about the arm and one other."""
     pooled = found and found.pooled
     name, rows = sides.baseline, about.sizes.get(sides.baseline or "")
-    whom = f"all {rows:,}" if name == FULL and rows is not None else name
+    whom = f"all {rows:,}" if name == FULL and rows is not None else name or "another arm"
     return {
         "key": "baseline",
         "against": whom,
@@ -58,6 +58,14 @@ def against_random(arm: str, controls: Controls, found: Mapping[str, Any] | None
         "baseline": {"name": name, "arms": list(told.names), "rows": about.sizes.get(told.names[0]) if told.names else None},
         **_behind(arm, name, told.names, compared, about),
     }
+
+
+def headline(told: Sequence[Mapping[str, Any]]) -> str:
+    """What the badge answers."""
+    question = str(told[0]["question"])
+    if len(told) == 1 or not told[0]["baseline"]["arms"]:
+        return question
+    return f"{question.removesuffix('?')}, and training on as many drawn at random?"
 
 
 def weakest(told: Sequence[Mapping[str, Any]]) -> str:

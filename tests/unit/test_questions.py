@@ -112,6 +112,9 @@ def test_page_json_and_card_tell_both_answers_and_the_weaker_as_the_badge(
     told = json.loads(read("report.json"))["first"]
     assert told["word"] == badge
     assert [asked["word"] for asked in told["questions"]] == words
+    assert told["question"] == (
+        "Does training on the 20 selected examples beat training on all 60, and training on as many drawn at random?"
+    )
     card, page = read("dataset_card.md").decode(), read("index.html").decode()
     assert f"Both together: {badge}." in card
     assert f'">{badge}</span></p>' in page
@@ -225,3 +228,12 @@ def test_a_control_as_the_reports_baseline_does_not_hide_the_full_set(tmp_path: 
     told = first(run, baseline="random-2")
     assert [asked["against"] for asked in told["questions"]] == ["all 60", "as many at random"]
     assert told["word"] == "No, the other way round"
+
+
+def test_an_arm_alone_is_asked_about_without_an_answer(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 12)
+    rate(run, [row % 6 for row in range(12)])
+    pick_subset(Pick(arms=(SELECTED,)), run)
+    told = first(run)
+    assert (told["question"], told["word"]) == ("Is selected worth training on?", "No data")
+    assert [asked["against"] for asked in told["questions"]] == ["another arm", "as many at random"]
