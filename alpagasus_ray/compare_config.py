@@ -100,6 +100,7 @@ class Report(Section):
     and those around the cut."""
     votes: tuple[str, ...] = ()
     """Files of people's votes (CSV, JSON or JSON lines): `prompt_id`, `voter`, `vote` (`a`, `b`, `tie` or a model's name), and
-    `a`, `b`, `test_set` where they are not plain; agreement is computed between voters and judges."""
+    `a`, `b`, `test_set` where they are not plain; without `a` and `b` a side is that of the pair in `compare.pairs`. Agreement
+    is computed between voters and judges."""
     claim: str | None = None
     """A sentence that the first screen shows beside the answer, e.g. what a run of this size can and cannot show."""

@@ -132,16 +132,24 @@ def ranking(found: Sequence[Judged], settings: Settings) -> list[dict[str, Any]]
     """Bradley-Terry ratings by each judge of more than two models."""
     names, ranked = voters(found), []
     for who, voter in names.items():
-        results = [
-            Result(one.a, one.b, outcome, f"{match.test_set}/{match.prompt_id}")
-            for one in found
+        # older runs may hold a pair in both directions; two models have one result on a prompt
+        once = {
+            (frozenset((one.a, one.b)), result.prompt_id): result
+            for one in reversed(found)
             if one.who == who and one.a != one.b
-            for match in one.matches
-            if (outcome := decide(settings.rule, match)) is not None
-        ]
+            for result in _results(one, settings.rule)
+        }
+        results = list(once.values())
         if len({model for result in results for model in result[:2]}) > 2:
             ranked.append({"voter": voter, **bradley_terry(results, seed=settings.seed)})
     return ranked
+
+
+def _results(one: Judged, rule: Rule) -> Iterator[Result]:
+    for match in one.matches:
+        outcome = decide(rule, match)
+        if outcome is not None:
+            yield Result(one.a, one.b, outcome, f"{match.test_set}/{match.prompt_id}")
 
 
 def agreement(

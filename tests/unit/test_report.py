@@ -297,3 +297,18 @@ def test_a_report_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+
+
+def test_a_pair_that_an_older_run_holds_in_both_directions_is_one_comparison_of_the_ranking(tmp_path: Path) -> None:
+    run = rated(tmp_path)
+    judge(run, ("selected", "full"), [WIN] * 8 + [LOSE] * 4)
+    judge(run, ("selected", "random"), [WIN] * 9 + [LOSE] * 3)
+    (before,) = found(run)["ranking"]
+    judge(run, ("full", "selected"), [LOSE] * 8 + [WIN] * 4)
+    (ranked,) = found(run)["ranking"]
+    assert [(model["model"], model["results"]) for model in ranked["models"]] == [
+        ("selected", 24),
+        ("full", 12),
+        ("random", 12),
+    ]
+    assert [model["rating"] for model in ranked["models"]] == pytest.approx([model["rating"] for model in before["models"]])
