@@ -200,3 +200,18 @@ def test_reviews_of_other_answers_than_those_of_the_run_are_refused_and_change_n
     with pytest.raises(UsageError, match="of the prompt 'q-why' pairs/x-vs-y/toy/ has another text as `second`"):
         imported(run, "alpagasus", *files, name="second")
     assert games(run, told) == before
+
+
+def test_two_records_of_one_text_are_told_apart_by_an_id(tmp_path: Path) -> None:
+    files = toy_reviews(tmp_path, ids=False)
+    rows = [json.loads(file.read_text()) for file in files]
+    for file, records in zip(files, rows, strict=True):
+        file.write_text(json.dumps([records[0], {**records[0]}]))
+    with pytest.raises(UsageError, match=r"a second record for the prompt .*; give the records an id each, e.g. `question_id`"):
+        imported(Run.open(str(tmp_path / "run")), "alpagasus", *files)
+    for file in files:
+        file.write_text(json.dumps([{**rows[0][0], "question_id": n, "review": "7 7"} for n in range(2)]))
+    run = Run.open(str(tmp_path / "run"))
+    asked = config("alpagasus", *files)
+    [bout] = compare(asked, run)
+    assert counted(outcomes(asked, run, bout)) == (0, 2, 0, 0)

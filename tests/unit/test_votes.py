@@ -75,6 +75,10 @@ def test_where_two_judges_were_told_a_pair_in_two_orders_a_vote_has_to_name_the_
     votes.write_text("prompt_id,voter,vote\ntoys-0,ann,a\n")
     with pytest.raises(InputError, match=r"the vote 'a' can mean full or selected; write the better model, or add `a` and `b`"):
         figures(Report(votes=(str(votes),)), evidence(run))
+    votes.write_text(
+        "prompt_id,voter,vote,a,b\ntoys-0,ann,win,selected,full\ntoys-2,ann,lose,selected,full\ntoys-3,ann,tie,,\n"
+    )
+    assert figures(Report(votes=(str(votes),)), evidence(run)).found["agreement"] == agreed
 
 
 def test_a_vote_that_is_a_side_and_the_other_models_name_is_refused() -> None:
