@@ -35,7 +35,7 @@ def arms(folder: Path, *others: Arm) -> Run:
 
 
 def first(run: Run, **settings: Any) -> dict[str, Any]:
-    found: dict[str, Any] = figures(Report(**settings), evidence(run), ("selected",)).found["first"]
+    found: dict[str, Any] = figures(Report(resamples=1_000, **settings), evidence(run), ("selected",)).found["first"]
     return found
 
 
@@ -107,7 +107,7 @@ def test_page_json_and_card_tell_both_answers_and_the_weaker_as_the_badge(
     for baseline, outcomes in (("full", full), ("random-1", random)):
         if outcomes:
             judge(run, ("selected", baseline), outcomes)
-    answer = report(Report(), run, ("selected",))["answer"]
+    answer = report(Report(resamples=1_000), run, ("selected",))["answer"]
     read = run.report().storage.read
     told = json.loads(read("report.json"))["first"]
     assert told["word"] == badge
