@@ -21,7 +21,8 @@ class PairJudge(EngineConfig):
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM."""
     rubric: str = "pairwise"
     """What is asked: `pairwise`, two scores from 1 to 10 on the first line (AlpaGasus, figure 22); `pairwise-verdict`, the
-    better one of A and B or a tie, in the manner of MT-Bench; or the path of your own rubric file."""
+    better one of A and B or a tie, in the manner of MT-Bench; `pairwise-reference` and `pairwise-verdict-reference`, the same
+    with the test set's reference answer shown to the judge; or the path of your own rubric file."""
     max_tokens: PositiveInt | None = 1024
     """Longest reply, in tokens; null leaves it out of the request."""
 
@@ -99,6 +100,7 @@ class Report(Section):
     and those around the cut."""
     votes: tuple[str, ...] = ()
     """Files of people's votes (CSV, JSON or JSON lines): `prompt_id`, `voter`, `vote` (`a`, `b`, `tie` or a model's name), and
-    `a`, `b`, `test_set` where they are not plain; agreement is computed between voters and judges."""
+    `a`, `b`, `test_set` where they are not plain; without `a` and `b` a side is that of the pair in `compare.pairs`. Agreement
+    is computed between voters and judges."""
     claim: str | None = None
     """A sentence that the first screen shows beside the answer, e.g. what a run of this size can and cannot show."""

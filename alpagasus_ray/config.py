@@ -102,8 +102,8 @@ class Judge(EngineConfig):
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM; `recorded`:
     ratings you already have."""
     rubric: str = "accuracy"
-    """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), or the
-    path of your own rubric file."""
+    """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), `paper`
+    (the paper's question, shorter), or the path of your own rubric file."""
     explain: bool = True
     """Let the judge explain its score, as in the paper; `false` ends the reply after the score, for a fraction of the time."""
     constrained: Literal["auto", "off", "regex", "json"] = "auto"

@@ -22,7 +22,7 @@ ID_KEYS, VOTER_KEYS = ("prompt_id", "question_id"), ("voter", "annotator")
 
 
 class Comparison(NamedTuple):
-    """A prompt with the answers of two models: what is voted on."""
+    """A prompt with the answers of two models, a and b as the pair was told to judges and voters (`compare.pairs`)."""
 
     prompt_id: str
     test_set: str
@@ -32,6 +32,12 @@ class Comparison(NamedTuple):
     @property
     def item(self) -> str:
         return f"{self.test_set}/{self.prompt_id}: {self.a} vs {self.b}"
+
+    @property
+    def canonical(self) -> "Comparison":
+        """The same, its models in the order of the alphabet: one for each two models, whichever was told first."""
+        a, b = sorted((self.a, self.b))
+        return self._replace(a=a, b=b)
 
 
 class Vote(NamedTuple):
@@ -47,18 +53,29 @@ def read_votes(rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Comparis
 
     A row has `prompt_id` (or `question_id`; without the test set's name before it will do), `voter` (or `annotator`) and
     `vote`: `a`, `b`, `tie`, `win` or `lose` of a, or a model's name. It needs `test_set`, or `a` and `b`, where the rest
-    would fit several comparisons; the vote of a row whose `a` and `b` are the other way round is turned. Raises InputError
-    with the file, the row, counted from 1, and its value, for a row that fits none or several, or has no such vote.
+    would fit several comparisons. `a` and `b` are those of the row where it names them, else those of the pair as it was
+    told; where one judge was told the pair in one order and another in the other, a row has to name its models. Raises
+    InputError with the file, the row, counted from 1, and its value, for a row that fits none or several, or has no such vote.
     """
     known = _by_id(comparisons)
     votes = []
     for number, row in enumerate(rows, start=1):
         try:
-            about = _comparison(row, known)
-            votes.append(Vote(about.item, _needed(row, *VOTER_KEYS), _vote(row, about)))
+            fit = _comparisons(row, known)
+            voter, (about, said) = _needed(row, *VOTER_KEYS), _said(row, fit)
+            votes.append(Vote(about.item, voter, said))
         except UsageError as reason:
             raise InputError(file, f"row {number}", str(reason)) from None
     return votes
+
+
+def in_one_order(votes: Iterable[Vote], comparisons: Iterable[Comparison]) -> list[Vote]:
+    """The votes from one side, whichever model a voter was told first: those on the same two answers become comparable."""
+    told = {comparison.item: comparison for comparison in comparisons}
+    return [
+        Vote(about.canonical.item, voter, said if about.canonical == about else TURNED[said])
+        for about, voter, said in ((told[item], voter, said) for item, voter, said in votes)
+    ]
 
 
 def agreement(votes: Sequence[Vote]) -> dict[str, Any]:
@@ -130,15 +147,15 @@ def _defined(table: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bool:
 def _by_id(comparisons: Iterable[Comparison]) -> Mapping[str, list[Comparison]]:
     """The comparisons on each prompt id, and on the number in one that begins with its test set's name."""
     known: defaultdict[str, list[Comparison]] = defaultdict(list)
-    for comparison in comparisons:
+    for comparison in dict.fromkeys(comparisons):
         full = comparison.prompt_id
         for name in {full, full.removeprefix(f"{comparison.test_set}-")}:
             known[name].append(comparison)
     return known
 
 
-def _comparison(row: Mapping[str, Any], known: Mapping[str, list[Comparison]]) -> Comparison:
-    """The one comparison that the row can be about."""
+def _comparisons(row: Mapping[str, Any], known: Mapping[str, list[Comparison]]) -> list[Comparison]:
+    """The one comparison that the row can be about; both where two judges were told the same pair in two orders."""
     prompt_id = _needed(row, *ID_KEYS)
     test_set, a, b = (_text(row, key) for key in ("test_set", "a", "b"))
     found = [
@@ -146,26 +163,39 @@ def _comparison(row: Mapping[str, Any], known: Mapping[str, list[Comparison]]) -
         for comparison in known.get(prompt_id, ())
         if test_set in ("", comparison.test_set) and (not (a or b) or {a, b} == {comparison.a, comparison.b})
     ]
-    if len(found) == 1:
-        return found[0]
+    if len({comparison.canonical for comparison in found}) == 1:
+        return found
     told = ", ".join(f"{key} {value!r}" for key, value in (("test_set", test_set), ("a", a), ("b", b)) if value)
     asked = f"prompt {prompt_id!r}" + (f" with {told}" if told else "")
     if not found:
         raise UsageError(f"no comparison of this run is on {asked}; correct the row or leave it out")
-    fit = "; ".join(comparison.item for comparison in found[:3])
+    fit = "; ".join(dict.fromkeys(comparison.item for comparison in found[:3]))
     raise UsageError(f"{asked} fits {len(found)} comparisons ({fit}); add `test_set`, or `a` and `b`")
 
 
-def _vote(row: Mapping[str, Any], about: Comparison) -> Winner:
-    written = _needed(row, "vote")
-    if written == about.a:
-        return "a"
-    if written == about.b:
-        return "b"
-    meant = MEANINGS.get(written.lower())
-    if meant is None:
-        raise UsageError(f"the vote is {written!r}; write a, b, tie, win, lose, or the better model: {about.a} or {about.b}")
-    return TURNED[meant] if _text(row, "a") == about.b else meant
+def _said(row: Mapping[str, Any], fit: Sequence[Comparison]) -> tuple[Comparison, Winner]:
+    """A vote, and the comparison whose a and b it is about."""
+    written, a, b = _needed(row, "vote"), _text(row, "a"), _text(row, "b")
+    meant = [(about, said) for about in fit for said in _meanings(written, about._replace(a=a, b=b) if a else about)]
+    found = [(about, TURNED[said] if a == about.b != about.a else said) for about, said in meant]
+    if not found:
+        models = f"{fit[0].a} or {fit[0].b}"
+        raise UsageError(f"the vote is {written!r}; write a, b, tie, win, lose, or the better model: {models}")
+    better = {(about.a, about.b, "tie")[VOTES.index(said)] for about, said in found}
+    if len(better) > 1:
+        raise UsageError(
+            f"the vote {written!r} can mean {' or '.join(sorted(better))}; write the better model, or add `a` and `b` and "
+            "write win, lose or tie of a"
+        )
+    return found[0]
+
+
+def _meanings(written: str, about: Comparison) -> set[Winner]:
+    """All that a vote can mean: the model of this name, and one of the words for a side. They differ where models are called
+    `a`, `b` or `tie`."""
+    named: dict[str, Winner] = {about.b: "b", about.a: "a"}
+    words = (named.get(written), MEANINGS.get(written.lower()))
+    return {meant for meant in words if meant is not None}
 
 
 def _needed(row: Mapping[str, Any], *keys: str) -> str:

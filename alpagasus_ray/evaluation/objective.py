@@ -2,8 +2,9 @@
 
 After SQuAD (P. Rajpurkar et al., arXiv 1606.05250, section 6.1): texts are compared in lower case, without punctuation and
 English articles, whatever white space they have. Beyond it, punctuation is that of all scripts; a Chinese or Japanese character
-is a word of its own, as these are written without spaces; and where nothing would be left of a text ("A", "+"), less is taken
-away. The measure is blunt: "3.5" and "35" are the same to it, "five" and "5" are not.
+is a word of its own, as these are written without spaces; where nothing would be left of a text ("A", "+"), less is taken
+away; and a number is compared as a number (`numbers.py`): "4.0" is 4, "3.5" is not 35, "-5" is not 5. The measure stays blunt:
+"five" and "5" are not the same to it.
 
 Pure; knows nothing of models or runs.
 """
@@ -12,13 +13,16 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
+from alpagasus_ray.evaluation.numbers import UNSPACED, parts, plain
+
 ARTICLES = {"a", "an", "the"}
-UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""The characters of Chinese and Japanese."""
 WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+INSIDE = re.compile(r"(?<=[^\W_])[-+](?=\d)|(?<=\d)[.,:/](?=\d)")
+"""A sign or point inside of what is no number as a whole; it belongs to it."""
 
 
 def exact_match(answers: Sequence[tuple[str | None, str | None]]) -> dict[str, Any]:
@@ -41,10 +45,19 @@ def exact_match(answers: Sequence[tuple[str | None, str | None]]) -> dict[str, A
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text that count."""
-    text = unicodedata.normalize("NFC", text).lower()
-    bare = WORD.findall("".join(character for character in text if not _is_punctuation(character)))
+    """The words and numbers of a text that count."""
+    text = plain(unicodedata.normalize("NFC", text)).lower()
+    bare = [word for part in parts(text) for word in _told(part)]
     return [word for word in bare if word not in ARTICLES] or bare or WORD.findall(text)
+
+
+def _told(part: str | Fraction) -> Iterator[str]:
+    """A number as it is told whatever way it was written, or the words of what is none, without their punctuation."""
+    if isinstance(part, Fraction):
+        yield str(part)
+        return
+    kept = {found.start() for found in INSIDE.finditer(part)}
+    yield from WORD.findall("".join(c for at, c in enumerate(part) if at in kept or not _is_punctuation(c)))
 
 
 def _is_punctuation(character: str) -> bool:

@@ -24,6 +24,7 @@ WEAK = 10.0
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class Result(NamedTuple):
@@ -48,15 +49,18 @@ class Tally(NamedTuple):
 def bradley_terry(results: Iterable[Result], seed: int = 0, resamples: int = 200) -> dict[str, Any]:
     """Ratings with 95 percent percentile intervals of a bootstrap by prompt, best first, component by component.
 
-    A model that won, or lost, everything against the others has no finite rating: there a weak ridge pulls the ratings of its
-    component together, and `ridge` is true. In the draws of the bootstrap it does so wherever one of them needs it.
+    A model that won, or lost, everything against the others has no finite rating: there a weak ridge, a prior, pulls the
+    ratings of its component together, and `ridge` is true. Such ratings have no interval (`low` and `high` are None), as it
+    would be that of the prior; nor have those of a component that needs the prior in more draws than lie beyond one end of
+    the interval. `no_interval` names the models without one.
     """
     results = list(results)
     models = sorted({name for result in results for name in (result.model_a, result.model_b)})
     tally = _tally(results, models)
     component = _components(tally.pairs, len(models), "weak")
-    ratings, ridge = _ratings(tally, tally.points.sum(axis=0), component)
-    low, high = np.quantile(_draws(tally, component, resamples, seed), tails(), axis=0) if models else (ratings, ratings)
+    ratings, needed = _ratings(tally, tally.points.sum(axis=0), component)
+    low, high = _ends(tally, component, resamples, seed) if models else (ratings, ratings)
+    bare = needed | np.isnan(low)
     met = np.array([sum(name in result[:2] for result in results) for name in models], dtype=int)
     names = [[models[i] for i in np.flatnonzero(component == c)] for c in range(component.max(initial=-1) + 1)]
     order = np.lexsort((-ratings, component))
@@ -66,15 +70,16 @@ def bradley_terry(results: Iterable[Result], seed: int = 0, resamples: int = 200
                 "model": models[i],
                 "component": int(component[i]),
                 "rating": rounded(ratings[i]),
-                "low": rounded(low[i]),
-                "high": rounded(high[i]),
+                "low": None if bare[i] else rounded(low[i]),
+                "high": None if bare[i] else rounded(high[i]),
                 "results": int(met[i]),
             }
             for i in order
         ],
         "components": names,
         "connected": len(names) <= 1,
-        "ridge": ridge,
+        "ridge": bool(needed.any()),
+        "no_interval": [models[i] for i in order if bare[i]],
         "prompts": len(tally.points),
         "resamples": resamples,
     }
@@ -93,20 +98,23 @@ def _tally(results: Sequence[Result], models: Sequence[str]) -> Tally:
     return Tally(pairs, points)
 
 
-def _draws(tally: Tally, component: Indices, resamples: int, seed: int) -> Floats:
-    """Ratings of each bootstrap sample, (resamples, models)."""
+def _ends(tally: Tally, component: Indices, resamples: int, seed: int) -> Floats:
+    """Both ends of the interval of each rating, (2, models); NaN where the prior would make them."""
     from threadpoolctl import threadpool_limits
 
     prompts = len(tally.points)
     weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     with threadpool_limits(1):  # threads cost a fit this small many times its own time
-        return np.array([_ratings(tally, drawn, component)[0] for drawn in weights @ tally.points])
+        draws = [_ratings(tally, drawn, component) for drawn in weights @ tally.points]
+    ends = np.quantile([ratings for ratings, _ in draws], tails(), axis=0)
+    by_prior = np.mean([needed for _, needed in draws], axis=0)
+    return np.where(by_prior > tails()[0], np.nan, ends)
 
 
-def _ratings(tally: Tally, points: Floats, component: Indices) -> tuple[Floats, bool]:
-    """Elo ratings (m,) from the points of each directed pair (k,), and whether a component needed the ridge."""
+def _ratings(tally: Tally, points: Floats, component: Indices) -> tuple[Floats, Flags]:
+    """Elo ratings (m,) from the points of each directed pair (k,), and whose (m,) component needed the ridge."""
     ratings = np.full(len(component), float(MEAN))
-    ridge = False
+    needed = np.zeros(len(component), dtype=np.bool_)
     scored = _components(tally.pairs[points > 0], len(component), "strong")
     for c in range(component.max(initial=-1) + 1):
         members = np.flatnonzero(component == c)
@@ -117,8 +125,8 @@ def _ratings(tally: Tally, points: Floats, component: Indices) -> tuple[Floats, 
             pairs = np.eye(len(component))[:, members][tally.pairs[here]]
             strength = _fit(pairs[:, 0] - pairs[:, 1], points[here], WEAK if separated else np.inf)
             ratings[members] += ELO * (strength - strength.mean())
-        ridge |= separated
-    return ratings, ridge
+        needed[members] = separated
+    return ratings, needed
 
 
 def _fit(design: Floats, points: Floats, weakness: float) -> Floats:

@@ -8,6 +8,10 @@ Two formats are known:
 - `cherry` (Cherry LLM): one JSON object for both orders; `Meta_Info` names the test set, a record of `data` holds `Answer1`,
   `Answer2`, the `review` in this order and the `review_reverse` in the other.
 
+The two orders of a pair are joined by prompt: by its id where all records have one, else by its text. A prompt and its two
+answers have to be the same in both; there is one comparison for two models on a test set, whichever a file names first. The
+prompt stands under any key that test sets have (`prompt_keys.py`).
+
 Only the reviews count: scores that a file has beside them are what another parser made of them.
 """
 
@@ -19,11 +23,12 @@ import orjson
 
 from alpagasus_ray.datasets.sources import SourceFile
 from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.evaluation.prompt_keys import ABOUT_KEYS, ID_KEYS, PROMPT_KEYS, id_of, input_of, prompt_of, value_of
 
-PROMPT = ("prompt", "text", "instruction", "question")
-SAID = {*PROMPT, "question_id", "prompt_id", "id", "input", "category", "skill", "difficulty", "review", "score", "scores"}
-"""Keys of a record that are no model's name."""
-ORDERS = "the games of a pair are read in both orders"
+SAID = {*PROMPT_KEYS, *ID_KEYS, *ABOUT_KEYS, "review", "score", "scores"}
+"""Keys of a record, in lower case, that are no model's name."""
+SHOWN = 60
+"""Characters of a text that an error tells."""
 
 
 class Reviewed(NamedTuple):
@@ -50,12 +55,17 @@ def read_reviews(layout: str, files: Sequence[SourceFile], pairs: Sequence[tuple
     """Read the files; `pairs` says which model is told first, and for `cherry` what the two are called. Raises `InputError`
     for a file that is not of the format, and `UsageError` where an order or a model is missing."""
     found = _cherry(files, pairs) if layout == "cherry" else _alpagasus(files, pairs)
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[frozenset[str], str]] = set()
     for one in found:
-        if (one.a, one.b, one.test_set) in seen:
+        if (_pair(one.a, one.b), one.test_set) in seen:
             raise UsageError(f"compare.import.files: two files hold {one.a} against {one.b} on {one.test_set}")
-        seen.add((one.a, one.b, one.test_set))
+        seen.add((_pair(one.a, one.b), one.test_set))
     return found
+
+
+def _pair(a: str, b: str) -> frozenset[str]:
+    """Two models, in no order."""
+    return frozenset((a, b))
 
 
 def _json(file: SourceFile) -> Any:
@@ -105,11 +115,29 @@ def _cherry_match(file: SourceFile, test_set: str, number: int, width: int, reco
 
 
 def _prompt(file: SourceFile, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "instruction": _text(file, number, record, *PROMPT),
-        "input": record.get("input") or "",
-        **{key: record.get(key) for key in ("category", "skill", "difficulty")},
-    }
+    instruction = prompt_of(record)
+    if instruction is None:
+        keys = " or ".join(f"`{key}`" for key in PROMPT_KEYS)
+        raise InputError(file.path, f"record {number}", f"no text of the prompt under {keys}; it has {', '.join(record)}")
+    extra = input_of(record)
+    if not isinstance(extra, str | None):
+        raise InputError(file.path, f"record {number}", f"`input` is {_short(extra)}, not a text")
+    about = {key: value_of(key, record) or None for key in ("category", "skill")}
+    return {"instruction": instruction, "input": extra or "", **about, "difficulty": _difficulty(file, number, record)}
+
+
+def _difficulty(file: SourceFile, number: int, record: Mapping[str, Any]) -> int | None:
+    written = value_of("difficulty", record)
+    if written is None or written == "":
+        return None
+    if not str(written).isdecimal():
+        raise InputError(file.path, f"record {number}", f"the difficulty is {written!r}, not a whole number")
+    return int(written)
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= SHOWN else f"{told[:SHOWN]}…"
 
 
 class _Order(NamedTuple):
@@ -119,28 +147,42 @@ class _Order(NamedTuple):
     first: str
     second: str
     test_set: str
-    records: dict[str, dict[str, Any]]
+    records: list[dict[str, Any]]
     models: tuple[str, str]
     """As the records name them, in their order."""
 
 
 def _alpagasus(files: Sequence[SourceFile], pairs: Sequence[tuple[str, str]]) -> list[Reviews]:
-    orders = {(one.first, one.second, one.test_set): one for one in map(_order, files)}
-    found = []
-    for one in orders.values():
-        other = orders.get((one.second, one.first, one.test_set))
-        if other is None:
+    orders: dict[tuple[str, str, str], _Order] = {}
+    for one in map(_order, files):
+        earlier = orders.setdefault((one.first, one.second, one.test_set), one)
+        if earlier is not one:
             raise UsageError(
-                f"compare.import.files: {one.file.path} has {one.first} first, and no file "
-                f"{one.second}-{one.first}-{one.test_set}.json has {one.second} first; {ORDERS}"
+                f"compare.import.files: {earlier.file.path} and {one.file.path} both have {one.first} first against "
+                f"{one.second} on {one.test_set}; leave one of them out"
             )
-        if _side(one, pairs) == (one.first, one.second):
-            found.append(_joined(one, other))
-    return found
+    found: dict[tuple[frozenset[str], str], Reviews] = {}
+    for one in orders.values():
+        key = (_pair(one.first, one.second), one.test_set)
+        if key not in found:
+            a, b = _side(one, pairs)
+            found[key] = _joined(*(_needed(orders, one, *names) for names in ((a, b), (b, a))))
+    return list(found.values())
+
+
+def _needed(orders: Mapping[tuple[str, str, str], _Order], one: _Order, first: str, second: str) -> _Order:
+    """The file in which this model stands first."""
+    order = orders.get((first, second, one.test_set))
+    if order is None:
+        raise UsageError(
+            f"compare.import.files: {one.file.path} has {one.first} first, and no file "
+            f"{first}-{second}-{one.test_set}.json has {first} first; the games of a pair are read in both orders"
+        )
+    return order
 
 
 def _side(one: _Order, pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Which of the two is told first: as `compare.pairs` has it, else as the records do."""
+    """Which of the two is told first: as `compare.pairs` has it, else as the records of the first file do."""
     if not pairs:
         return one.models
     for pair in pairs:
@@ -154,7 +196,8 @@ def _side(one: _Order, pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
 def _order(file: SourceFile) -> _Order:
     stem = posixpath.basename(file.path).removesuffix(".json")
     records = _records(file, _json(file))
-    names = tuple(key for key in records[0] if key not in SAID)
+    _check_ids(file, records)
+    names = tuple(key for key in records[0] if key.lower() not in SAID)
     fits = [(x, y) for x, y in (names, names[::-1]) if stem.startswith(f"{x}-{y}-")] if len(names) == 2 else []
     if not fits:
         raise InputError(
@@ -163,33 +206,71 @@ def _order(file: SourceFile) -> _Order:
             f"the file is not named `<first>-<second>-<test set>.json` after two models of its records: {names}",
         )
     first, second = fits[0]
-    test_set = stem.removeprefix(f"{first}-{second}-")
-    return _Order(file, first, second, test_set, _by_id(file, records, test_set), (names[0], names[1]))
+    return _Order(file, first, second, stem.removeprefix(f"{first}-{second}-"), records, (names[0], names[1]))
 
 
-def _by_id(file: SourceFile, records: Iterable[dict[str, Any]], test_set: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _check_ids(file: SourceFile, records: Iterable[Mapping[str, Any]]) -> None:
+    seen: set[str] = set()
     for number, record in enumerate(records, 1):
-        key = str(record.get("question_id") or record.get("prompt_id") or record.get("id") or f"{test_set}-{number}")
-        if key in found:
+        key = id_of(record)
+        if key in seen:
             raise InputError(file.path, f"record {number}", f"a second record for the prompt {key!r}")
-        found[key] = record
+        seen |= set() if key is None else {key}
+
+
+class _Record(NamedTuple):
+    """A record of one order, as far as both orders have to say the same."""
+
+    number: int
+    prompt: dict[str, Any]
+    answers: dict[str, str]
+    """By model."""
+    review: str
+
+
+def _by_prompt(one: _Order, *, by_id: bool) -> dict[str, _Record]:
+    """The records of a file by the id of the prompt, or by its text."""
+    found: dict[str, _Record] = {}
+    for number, row in enumerate(one.records, 1):
+        prompt = _prompt(one.file, number, row)
+        key = (id_of(row) if by_id else None) or "\n".join((prompt["instruction"], prompt["input"])).strip()
+        answers = {model: _text(one.file, number, row, model) for model in (one.first, one.second)}
+        record = _Record(number, prompt, answers, _text(one.file, number, row, "review"))
+        if found.setdefault(key, record) is not record:
+            problem = f"a second record for the prompt {_short(key)}; give the records an id each, e.g. `{ID_KEYS[0]}`"
+            raise InputError(one.file.path, f"record {number}", problem)
     return found
 
 
 def _joined(one: _Order, other: _Order) -> Reviews:
     """The games of two files, by prompt."""
-    for here, there in ((one, other), (other, one)):
-        alone = [key for key in here.records if key not in there.records]
-        if alone:
-            raise UsageError(f"compare.import.files: only {here.file.path} has the prompt {alone[0]!r}; {ORDERS}")
-    matches = [_match(one, other, number, key) for number, key in enumerate(one.records, 1)]
+    by_id = all(id_of(row) is not None for order in (one, other) for row in order.records)
+    mine, theirs = (_by_prompt(order, by_id=by_id) for order in (one, other))
+    for here, own, there in ((one, mine, theirs), (other, theirs, mine)):
+        alone = next((key for key in own if key not in there), None)
+        if alone is not None:
+            raise UsageError(
+                f"compare.import.files: only {here.file.path} has the prompt {_short(alone)}; the games of a pair are read in "
+                "both orders"
+            )
+    matches = []
+    for key, record in mine.items():
+        _check_same(one, other, (record, theirs[key]))
+        told = {"prompt_id": key if by_id else f"{one.test_set}-{record.number}", "test_set": one.test_set}
+        a, b = record.answers.values()
+        matches.append(Reviewed(record.prompt | told, a, b, record.review, theirs[key].review))
     return Reviews(one.first, one.second, one.test_set, matches)
 
 
-def _match(one: _Order, other: _Order, number: int, key: str) -> Reviewed:
-    record, turned = one.records[key], other.records[key]
-    prompt = _prompt(one.file, number, record) | {"prompt_id": key, "test_set": one.test_set}
-    answers = [_text(one.file, number, record, model) for model in (one.first, one.second)]
-    reviews = [_text(place.file, number, row, "review") for place, row in ((one, record), (other, turned))]
-    return Reviewed(prompt, answers[0], answers[1], reviews[0], reviews[1])
+def _check_same(one: _Order, other: _Order, records: tuple[_Record, _Record]) -> None:
+    """Both games of a prompt have to be about the same prompt and the same two answers."""
+    mine, theirs = ({"the prompt": r.prompt["instruction"], "its input": r.prompt["input"]} for r in records)
+    for record, texts in zip(records, (mine, theirs), strict=True):
+        texts.update({f"the answer of {model}": text for model, text in record.answers.items()})
+    for what, text in mine.items():
+        if text != theirs[what]:
+            raise UsageError(
+                f"compare.import.files: {what} is not the same in both orders: {_short(text)} in {one.file.path}, record "
+                f"{records[0].number}, and {_short(theirs[what])} in {other.file.path}, record {records[1].number}; reviews of "
+                "other texts are no two orders of one comparison"
+            )

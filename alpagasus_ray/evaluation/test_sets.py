@@ -16,6 +16,7 @@ from alpagasus_ray.datasets import layouts, sources
 from alpagasus_ray.datasets.layouts import NoExample
 from alpagasus_ray.datasets.sources import Record, SourceFile
 from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.evaluation import prompt_keys
 
 FORMATS = Literal["auto", "vicuna", "koala", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"]
 
@@ -114,9 +115,10 @@ def detect(fields: Mapping[str, Any]) -> str | None:
 
     A dataset for training has none: its inputs and turns stand under keys that are not read here. Alpaca's are.
     """
-    if layouts.detect(fields) not in (None, "alpaca"):
+    if layouts.detect(fields) not in (None, "alpaca") and not prompt_keys.is_text(fields.get("conversations")):
         return None
-    return next((name for name, keys in SIGNS if keys <= fields.keys()), None)
+    signed = next((name for name, keys in SIGNS if keys <= fields.keys()), None)
+    return signed or ("jsonl" if prompt_keys.is_prompt(fields) else None)
 
 
 def _check_settings(name: str, form: str, columns: Mapping[str, str]) -> None:
@@ -158,7 +160,8 @@ def _layout(fields: Mapping[str, Any], form: str, columns: Mapping[str, str]) ->
         form = "jsonl" if columns else detect(fields) or ""
     if not form:
         raise NoExample(f"no known layout has the fields {', '.join(fields)}")
-    keys = {**LAYOUTS[form], **{field: (key,) for field, key in columns.items()}}
+    spelled = {"instruction": prompt_keys.spelled(fields) or PLAIN["instruction"]} if form == "jsonl" else {}
+    keys = {**LAYOUTS[form], **spelled, **{field: (key,) for field, key in columns.items()}}
     steady = {field for field in keys if field not in PER_PROMPT and _key(keys[field], fields)}
     instance = {"input"} if form == "self_instruct" else set()
     return Layout(keys, {"instruction", *columns, *steady, *instance})

@@ -31,6 +31,11 @@ class PairRubric(BaseModel):
     system: str
     user: str
 
+    @property
+    def shows_reference(self) -> bool:
+        """Whether the judge sees the test set's reference answer; what it does not see leaves no trace in what is asked."""
+        return "reference" in f"{self.system} {self.user}"
+
     def prompt_hash(self) -> str:
         """Version of what is asked: a stored reply answers this and no other prompt."""
         return digest([self.system, self.user])
@@ -41,7 +46,8 @@ class PairRubric(BaseModel):
 
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
         """The chat messages that ask about one game (a row of `schema.PAIRS`)."""
-        fields = prompts.blocks({name: row.get(name) or "" for name in SEEN})
+        hidden = () if self.shows_reference else ("reference",)
+        fields = prompts.blocks({name: "" if name in hidden else row.get(name) or "" for name in SEEN})
         return prompts.messages(self.system, self.user, {**fields, "scale": self.scale})
 
 

@@ -1,10 +1,19 @@
 """The question of a report and its answer, in words and numbers: what the first screen says. Pure.
 
-`first`: `question`; `verdict` (`shown`, `reversed`, `not shown`, `no data`); `word` (the answer in a word); `sentence` (what it
-stands on); `cheaper` (for how much less, or null); `arm` and `baseline` (`name`, `rows`); `judge`; `pooled` (statistics of the
-pair over all test sets, or null) and `test_sets`; `others` (the other pairs and judges, each with `a`, `b`, `voter`, counts,
-`winning_score`, `verdict`); `ratios` (`what`, `arm`, `baseline`, `times`: how many times as much the baseline took);
-`rating_cost` (`seconds`, `dollars`); `heldout` and `exact` (of both, or null); `claim`; `notes`.
+`first`: `question`; `verdict` (`shown`, `reversed`, `not shown`, `no data`) and `word` (the same in a word) of the badge,
+which is the weakest answer of `questions`: against the baseline, and against as many at random (`questions.py`); `sentence`
+(what the answer against the baseline stands on); `cheaper` (for how much less, or null); `arm` and `baseline` (`name`, `rows`);
+`judge`; `pooled` (statistics of the pair over all test sets, or null) and `test_sets`; `others` (the other pairs and judges,
+each with `a`, `b`, `voter`, counts, `winning_score`, `verdict`; arms that differ by their seed are one); `ratios` (`what`,
+`arm`, `baseline`, `times`: how many times as much the baseline took); `rating_cost` (`seconds`, `dollars`); `heldout` and
+`exact` (of both, or null); `claim`; `notes`.
+
+| word | what it needs |
+|---|---|
+| Yes | the 95% interval and the exact sign test exclude parity, and at least 80% of the prompts are judged |
+| No, the other way round | the same, on the other side of parity |
+| Not shown | anything less; of the badge also: one of the two answers is missing or not shown |
+| No data | nothing is judged |
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +22,10 @@ from typing import Any, NamedTuple
 from alpagasus_ray.errors import UsageError
 
 PARITY = 1.0
+LARGEST_P = 0.05
+"""Of the exact test; the interval has the confidence that goes with it."""
+LEAST_JUDGED = 0.8
+"""Share of the prompts below which those that have a verdict may be another kind of prompts."""
 SHOWN, REVERSED, NOT_SHOWN, NO_DATA = "shown", "reversed", "not shown", "no data"
 RATIOS = {
     "examples": "training examples",
@@ -76,14 +89,29 @@ def _opponent(arm: str | None, known: Known, names: Iterable[str]) -> str | None
 
 
 def verdict(entry: Mapping[str, Any] | None) -> str:
-    """What the interval of the winning score allows to say."""
-    score: Mapping[str, float | None] = entry["winning_score"] if entry else {}
-    if score.get("value") is None:
+    """What the statistics of a pair (`evaluation.statistics.summarize`, or `seeds.combined`) allow to say."""
+    if entry is None or entry["winning_score"]["value"] is None:
         return NO_DATA
-    low, high = score["low"], score["high"]
-    if low is None or high is None or low <= PARITY <= high:
+    if doubts(entry):
         return NOT_SHOWN
-    return SHOWN if low > PARITY else REVERSED
+    return SHOWN if entry["winning_score"]["value"] > PARITY else REVERSED
+
+
+def doubts(entry: Mapping[str, Any]) -> list[str]:
+    """Why a difference is not shown; empty where it is."""
+    found, low, high = [], entry["winning_score"]["low"], entry["winning_score"]["high"]
+    what = "comparisons" if entry.get("seeds", 1) > 1 else "prompts"
+    whole = entry[what]
+    if entry["judged"] < LEAST_JUDGED * whole:
+        found.append(f"only {entry['judged']:,} of {whole:,} {what} are judged, and {LEAST_JUDGED:.0%} have to be")
+    p = entry["sign_test_p"]
+    if low is None or high is None:
+        found.append("all prompts went the same way, which leaves no interval to go by")
+    elif low <= PARITY <= high:
+        found.append("the interval includes parity")
+    elif p is None or p >= LARGEST_P:
+        found.append(f"the interval excludes parity, the exact sign test does not (p {'no data' if p is None else f'{p:.3f}'})")
+    return found
 
 
 def question(found: Sides, sizes: Mapping[str, int]) -> str:
@@ -109,15 +137,22 @@ def sentence(found: Sides, entry: Mapping[str, Any] | None, sizes: Mapping[str, 
     mine, other = (f"the model trained on {name}" if name in sizes else str(name) for name in found)
     wins = f"{mine[0].upper()}{mine[1:]} wins {entry['win']:,} of {entry['judged']:,} prompts against {other}"
     counts = f"{wins}, ties {entry['tie']:,} and loses {entry['lose']:,}"
-    return f"{counts}: a winning score of {_certain(entry['winning_score'])}"
+    return f"{counts}: a winning score of {_certain(entry)}"
 
 
-def _certain(score: Mapping[str, float | None]) -> str:
-    value, low, high = score["value"], score["low"], score["high"]
-    if low is None or high is None:
-        return f"{value:.3f}. All prompts went the same way, which leaves no interval to go by: a difference is not shown."
-    told = f"{value:.3f} (95%: {low:.3f} to {high:.3f}; parity is 1)."
-    return f"{told} The interval includes parity: a difference is not shown." if low <= PARITY <= high else told
+def of_seeds(arm: str, entry: Mapping[str, Any]) -> str:
+    """The sentence of an arm against several controls that differ by their seed."""
+    return (
+        f"The model trained on {arm} wins {entry['win']:,} of {entry['judged']:,} comparisons against those trained on "
+        f"{entry['seeds']} random draws, ties {entry['tie']:,} and loses {entry['lose']:,}: a mean winning score of "
+        f"{_certain(entry)} By seed from {entry['least']:.3f} to {entry['most']:.3f}."
+    )
+
+
+def _certain(entry: Mapping[str, Any]) -> str:
+    score, why = entry["winning_score"], "; ".join(doubts(entry))
+    interval = "" if score["low"] is None else f" (95%: {score['low']:.3f} to {score['high']:.3f}; parity is 1)"
+    return f"{score['value']:.3f}{interval}." + (f" {why[0].upper()}{why[1:]}: a difference is not shown." if why else "")
 
 
 def ratios(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None, sizes: tuple[int | None, int | None]) -> list[Any]:
@@ -151,15 +186,26 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
-def others(told: Iterable[Mapping[str, Any]], main: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The pairs and judges beside the main one."""
-    found = []
-    for entry in told:
-        if entry is not main:
-            pooled = entry["groups"]["pooled"][0]
-            counts = {name: pooled[name] for name in (*COUNTS, "winning_score")}
-            found.append({**{name: entry[name] for name in ("a", "b", "voter")}, **counts, "verdict": verdict(pooled)})
-    return found
+def others(
+    told: Iterable[Mapping[str, Any]], main: Mapping[str, Any] | None, seeds: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """The pairs and judges beside the main one; `seeds` are the controls (`controls.against`), told as one where there are
+    several."""
+    several = [entry for entry in seeds if len(entry["pairs"]) > 1]
+    as_one = {(entry["voter"], *pair) for entry in several for pair in entry["pairs"]}
+    found = [
+        (entry, entry["groups"]["pooled"][0])
+        for entry in told
+        if entry is not main and (entry["voter"], entry["a"], entry["b"]) not in as_one
+    ]
+    return [
+        {
+            **{name: entry[name] for name in ("a", "b", "voter")},
+            **{name: pooled[name] for name in (*COUNTS, "winning_score")},
+            "verdict": verdict(pooled),
+        }
+        for entry, pooled in [*found, *((entry, entry["pooled"]) for entry in several)]
+    ]
 
 
 def notes(main: Mapping[str, Any] | None, told: Iterable[Mapping[str, Any]], stale: Sequence[str]) -> list[str]:

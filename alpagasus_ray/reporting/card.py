@@ -94,9 +94,13 @@ def _columns(arm: Mapping[str, Any]) -> Iterator[str]:
 def _evidence(found: Mapping[str, Any]) -> Iterator[str]:
     first = found["first"]
     yield "\n## What training on it gave\n"
-    yield f"{first['question']} {first['word']}. {_plain(first['sentence'])}"
+    for asked in first["questions"]:
+        said = " ".join(part for part in (f"{asked['question']} {asked['word']}.", asked["sentence"], asked["behind"]) if part)
+        yield f"- {_plain(said)}"
+    if len(first["questions"]) > 1:
+        yield f"\nBoth together: {first['word']}."
     if first["cheaper"]:
-        yield _plain(first["cheaper"])
+        yield f"\n{_plain(first['cheaper'])}"
     for note in [first["claim"], *first["notes"]]:
         if note:
             yield f"\n> {_plain(note)}"

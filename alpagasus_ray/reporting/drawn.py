@@ -46,15 +46,24 @@ def _is_main(radar: Findings, verdicts: Sequence[Findings]) -> bool:
 
 
 def _answer(first: Findings) -> Iterable[Figure]:
-    if first["verdict"] == "no data":
+    told = []
+    if first["pooled"] and first["pooled"]["judged"]:
+        groups = [first["pooled"], *(first["test_sets"] if len(first["test_sets"]) > 1 else [])]
+        told = [_estimate(_named(group), group["winning_score"]) for group in groups if group["judged"]]
+    beside = [
+        _estimate(str(asked["against"]), asked["pooled"]["winning_score"])
+        for asked in first["questions"]
+        if asked["pooled"] and asked["pooled"]["judged"] and asked["baseline"]["name"] != first["baseline"]["name"]
+    ]
+    if not told and not beside:
         return
-    groups = [first["pooled"], *(first["test_sets"] if len(first["test_sets"]) > 1 else [])]
-    told = [_estimate(_named(group), group["winning_score"]) for group in groups if group["judged"]]
+    also = f" Last, {' and '.join(estimate.label for estimate in beside)}." if told and beside else ""
+    against = first["baseline"]["name"] if told else " and ".join(estimate.label for estimate in beside)
     caption = (
-        f"Winning score of {first['arm']['name']} against {first['baseline']['name']} with its 95% interval. The dotted line "
+        f"Winning score of {first['arm']['name']} against {against} with its 95% interval.{also} The dotted line "
         "is parity: an interval that crosses it does not show a difference."
     )
-    yield Figure(charts.estimates(told, 1.0, "winning score (2: wins all, 0: loses all)"), caption)
+    yield Figure(charts.estimates([*told, *beside], 1.0, "winning score (2: wins all, 0: loses all)"), caption)
 
 
 def _named(group: Findings) -> str:

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 from alpagasus_ray.datasets.run import Manifest
 from alpagasus_ray.evaluation.intervals import sign_test
 from alpagasus_ray.evaluation.objective import exact_match
-from alpagasus_ray.reporting import answer
+from alpagasus_ray.reporting import answer, questions
 from alpagasus_ray.reporting.answer import Sides
 from alpagasus_ray.reporting.arms import HELDOUT
+from alpagasus_ray.reporting.controls import Controls
 
 Answered = tuple[str, str, str | None, Sequence[Mapping[str, Any]]]
 """Model, test set, arm of the model, rows with `prompt_id`, `reply`, `reference`."""
@@ -43,6 +44,10 @@ class Parts(NamedTuple):
     """Arm of each model that has one."""
     sizes: Mapping[str, int]
     stale: Sequence[str]
+    controls: Controls | None = None
+    """The random arms beside the arm."""
+    against_controls: Sequence[Mapping[str, Any]] = ()
+    """What each judge said of the arm and its controls (`controls.against`)."""
 
 
 def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
@@ -53,11 +58,14 @@ def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
     mine, other = by_arm.get(found.arm), by_arm.get(found.baseline)
     sizes = (parts.sizes.get(found.arm or ""), parts.sizes.get(found.baseline or ""))
     told = answer.ratios(mine, other, sizes)
+    asked = questions_of(found, parts)
+    badge = questions.weakest(asked)
     rating = next((entry for entry in parts.ratings if entry["main"]), None)
     return {
-        "question": answer.question(found, parts.sizes),
-        "verdict": answer.verdict(pooled),
-        "word": answer.WORDS[answer.verdict(pooled)],
+        "question": questions.headline(asked),
+        "verdict": badge,
+        "word": answer.WORDS[badge],
+        "questions": asked,
         "sentence": answer.sentence(found, pooled, parts.sizes),
         "cheaper": answer.cheaper(found, told),
         "arm": {"name": found.arm, "rows": sizes[0]},
@@ -65,7 +73,7 @@ def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
         "judge": main["voter"] if main else None,
         "pooled": pooled,
         "test_sets": main["groups"]["test_sets"] if main else [],
-        "others": answer.others(parts.verdicts, main),
+        "others": answer.others(parts.verdicts, main, parts.against_controls),
         "ratios": told,
         "rating_cost": rating and {"name": rating["name"], "seconds": rating["seconds"], "dollars": rating["dollars"]},
         "heldout": _heldout(mine, other),
@@ -73,6 +81,28 @@ def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
         "claim": claim,
         "notes": answer.notes(main, parts.verdicts, parts.stale) + _seen_before(mine, other),
     }
+
+
+def questions_of(found: Sides, parts: Parts) -> list[dict[str, Any]]:
+    """Both questions: against the baseline, and against as many at random; see `questions.py`."""
+    about = questions.About(parts.sizes, [entry["arm"] for entry in parts.trainings])
+    main = main_verdict(found, parts)
+    controls = parts.controls
+    if found.arm is None or controls is None:
+        return [questions.against_one(found, _compared(main), about)]
+    by_voter = {entry["voter"]: entry for entry in parts.against_controls}
+    judged = by_voter.get(main["voter"] if main else "") or next(iter(parts.against_controls), None)
+    at_random = questions.against_random(found.arm, controls, judged, about)
+    if found.baseline not in controls.names:
+        return [questions.against_one(found, _compared(main), about), at_random]
+    whole = Sides(found.arm, questions.FULL)
+    if questions.FULL not in parts.sizes:
+        return [at_random]
+    return [questions.against_one(whole, _compared(main_verdict(whole, parts)), about), at_random]
+
+
+def _compared(entry: Mapping[str, Any] | None) -> questions.Compared | None:
+    return None if entry is None else questions.Compared(entry["voter"], entry["groups"]["pooled"][0])
 
 
 def main_verdict(found: Sides, parts: Parts) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ categories, skills, difficulties). `radars`: `voter`, `a`, `b`, `test_set`, `kin
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alpagasus_ray.compare_config import Rule
@@ -132,43 +132,48 @@ def ranking(found: Sequence[Judged], settings: Settings) -> list[dict[str, Any]]
     """Bradley-Terry ratings by each judge of more than two models."""
     names, ranked = voters(found), []
     for who, voter in names.items():
-        results = [
-            Result(one.a, one.b, outcome, f"{match.test_set}/{match.prompt_id}")
-            for one in found
+        # older runs may hold a pair in both directions; two models have one result on a prompt
+        once = {
+            (frozenset((one.a, one.b)), result.prompt_id): result
+            for one in reversed(found)
             if one.who == who and one.a != one.b
-            for match in one.matches
-            if (outcome := decide(settings.rule, match)) is not None
-        ]
+            for result in _results(one, settings.rule)
+        }
+        results = list(once.values())
         if len({model for result in results for model in result[:2]}) > 2:
             ranked.append({"voter": voter, **bradley_terry(results, seed=settings.seed)})
     return ranked
 
 
+def _results(one: Judged, rule: Rule) -> Iterator[Result]:
+    for match in one.matches:
+        outcome = decide(rule, match)
+        if outcome is not None:
+            yield Result(one.a, one.b, outcome, f"{match.test_set}/{match.prompt_id}")
+
+
 def agreement(
     found: Sequence[Judged], settings: Settings, files: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]
 ) -> dict[str, Any] | None:
-    """How far judges and people agree; `files` holds the rows of each file of votes, with its name."""
-    votes = {(vote.item, vote.voter): vote for vote in _judges_votes(found, settings.rule)}
-    items = sorted({item for one in found if one.a != one.b for item in _items(one)})
+    """How far judges and people agree; `found` as the pairs were told to judges, and `files` the rows of each file of votes
+    with its name. Votes are read against the pairs as they were told; only then all are brought into one order."""
+    told = [one for one in found if one.a != one.b]
+    votes = list(_judges_votes(told, voters(found), settings.rule))
+    items = [item for one in told for item in _items(one)]
     said = [vote for name, rows in files for vote in agreeing.read_votes(rows, items, name)]
-    everyone = [*votes.values(), *said]
+    judges = {(vote.item, vote.voter): vote for vote in agreeing.in_one_order(votes, items)}
+    everyone = [*judges.values(), *agreeing.in_one_order(said, items)]
     return agreeing.agreement(everyone) if len({vote.voter for vote in everyone}) > 1 else None
 
 
 def _items(one: Judged) -> list[agreeing.Comparison]:
-    """What is voted on, the same whichever model a judge's comparison names first."""
-    a, b = sorted((one.a, one.b))
-    return [agreeing.Comparison(match.prompt_id, match.test_set, a, b) for match in one.matches]
+    """What is voted on, as the pair was told."""
+    return [agreeing.Comparison(match.prompt_id, match.test_set, one.a, one.b) for match in one.matches]
 
 
-def _judges_votes(found: Sequence[Judged], rule: Rule) -> list[agreeing.Vote]:
-    names, votes = voters(found), []
+def _judges_votes(found: Iterable[Judged], names: Mapping[tuple[str | None, str], str], rule: Rule) -> Iterator[agreeing.Vote]:
     for one in found:
-        if one.a == one.b:
-            continue
         for item, match in zip(_items(one), one.matches, strict=True):
             outcome = decide(rule, match)
             if outcome is not None:
-                vote = VOTE_OF[outcome]
-                votes.append(agreeing.Vote(item.item, names[one.who], vote if item.a == one.a else TURNED[vote]))
-    return votes
+                yield agreeing.Vote(item.item, names[one.who], VOTE_OF[outcome])

@@ -10,7 +10,7 @@ from alpagasus_ray.judging.verdict import JUDGED
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.games import AGAIN, PairWork, label_of, manifest_of, settings_of
 from alpagasus_ray.stages.imported_games import import_games
-from alpagasus_ray.stages.pairing import Bout, bouts, pair_up
+from alpagasus_ray.stages.pairing import Bout, bouts, check_told_one_way, pair_up
 from alpagasus_ray.stages.several import Several, Target
 from alpagasus_ray.stages.verdicts import matches_of
 
@@ -28,6 +28,7 @@ def compare(config: Compare, run: Run, mode: Mode = "compare") -> dict[Bout, Man
         return import_games(config, run, work)
     _check(config)
     found = list(bouts(config, run))
+    check_told_one_way(run, config.name, found)
     listed = [pair_up(run, bout) for bout in found]
     home = run.verdicts(config.name)
     several = Several("compare", config, config.judge, work, settings_of(config.judge, work.rubric), home)

@@ -14,7 +14,7 @@ from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.evaluation.reviews import Reviews, read_reviews
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages.games import PairWork, both_orders, manifest_of, rubric_identity
-from alpagasus_ray.stages.pairing import ROWS_PER_SHARD, Bout, write_pairs
+from alpagasus_ray.stages.pairing import ROWS_PER_SHARD, Bout, check_told_one_way, lay_out
 
 
 def import_games(config: Compare, run: Run, work: PairWork) -> dict[Bout, Manifest]:
@@ -22,6 +22,7 @@ def import_games(config: Compare, run: Run, work: PairWork) -> dict[Bout, Manife
     assert config.imported is not None, "the caller has looked"
     files = expand(config.imported.files, "compare.import.files")
     found = read_reviews(config.imported.format, files, config.pairs)
+    check_told_one_way(run, config.name, (Bout(one.a, one.b, one.test_set) for one in found))
     inputs = {file.name: file.fingerprint() for file in files}
     settings = {"import": config.imported.format, "rubric": rubric_identity(work.rubric)}
     write = partial(_import_one, config, run, work, Begun(settings=settings, inputs=inputs))
@@ -37,8 +38,7 @@ def _import_one(config: Compare, run: Run, work: PairWork, begun: Begun, found: 
         return done
     games = [game for match in found.matches for game in both_orders(match.prompt, match.answer_a, match.answer_b)]
     reviews = [review for match in found.matches for review in (match.ab, match.ba)]
-    pairs = run.pairs(*bout)
-    write_pairs(pairs, Begun(settings={"pair": [bout.a, bout.b]}, inputs=begun.inputs), games)
+    lay_out(run, bout, Begun(settings={"pair": [bout.a, bout.b]}, inputs=begun.inputs), games)
     stage.begin(begun)
     files = []
     for number, start in enumerate(range(0, len(games), ROWS_PER_SHARD)):

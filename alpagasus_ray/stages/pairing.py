@@ -15,6 +15,8 @@ from alpagasus_ray.stages.games import both_orders
 ROWS_PER_SHARD = 256
 """Both games of a prompt are in one shard."""
 SHOWN_IDS = 3
+TEXTS = ("instruction", "input", "first", "second")
+"""What a judge sees of a game."""
 
 
 class Bout(NamedTuple):
@@ -89,6 +91,42 @@ def _check_same_prompts(bout: Bout, of_a: Mapping[str, Mapping[str, Any]], of_b:
             f"compare: of {bout.test_set} the prompts {_some(differ)} say one thing for {bout.a!r} and another for {bout.b!r}; "
             "the test set has changed between their answers"
         )
+
+
+def check_told_one_way(run: Run, name: str | None, bouts: Iterable[Bout]) -> None:
+    """One judge has one comparison of two models on a test set: that which names the other first would be the same again."""
+    for bout in bouts:
+        turned = run.verdicts(name, versus(bout.b, bout.a), bout.test_set)
+        if bout.a != bout.b and turned.storage.names() and not run.verdicts(name, bout.pair, bout.test_set).manifest():
+            raise UsageError(
+                f"compare.pairs: {turned.name}/ already compares {bout.b!r} with {bout.a!r}, in both orders; write the pair as "
+                f"[{bout.b}, {bout.a}], or let another judge compare them under a `compare.name` of its own"
+            )
+
+
+def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any]]) -> None:
+    """Write the pairs of imported reviews, unless they are there: all judges of two models are to see the same texts."""
+    stage = run.pairs(*bout)
+    done = stage.manifest()
+    if done is None:
+        write_pairs(stage, begun, games)
+        return
+    there = {(row["prompt_id"], row["order"]): row for table in stage.tables(done) for row in table.to_pylist()}
+    for game in games:
+        held = there.pop((game["prompt_id"], game["order"]), None)
+        differs = [name for name in TEXTS if held is None or (held[name] or "") != (game[name] or "")]
+        if differs:
+            what = "has no prompt of this id" if held is None else f"has another text as `{differs[0]}`"
+            raise _other_answers(stage, game["prompt_id"], what)
+    for prompt_id, _ in there:
+        raise _other_answers(stage, prompt_id, "has this prompt, and the files have not")
+
+
+def _other_answers(stage: StageDir, prompt_id: str, what: str) -> UsageError:
+    return UsageError(
+        f"compare.import.files: of the prompt {prompt_id!r} {stage.name}/ {what}; the reviews are of other answers than "
+        "those this run compares. Import them into another --run"
+    )
 
 
 def _some(names: Sequence[str]) -> str:

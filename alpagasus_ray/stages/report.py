@@ -17,7 +17,20 @@ from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, versions
 from alpagasus_ray.datasets.schema import DROPPED
 from alpagasus_ray.errors import InputError
-from alpagasus_ray.reporting import answer, card, chain, findings, html, judged, rows, selected, sides, trained
+from alpagasus_ray.reporting import (
+    answer,
+    card,
+    chain,
+    controls,
+    findings,
+    html,
+    judged,
+    questions,
+    rows,
+    selected,
+    sides,
+    trained,
+)
 from alpagasus_ray.reporting.answer import Known, Sides
 from alpagasus_ray.reporting.evidence import Evidence, answer_rows, curve_of, dropped_tables, evidence, read_json
 from alpagasus_ray.reporting.judged import Judged
@@ -99,17 +112,24 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
     compared = [one for one in verdicts.comparisons(seen.run) if _wanted(config, one.judge)]
     about = _about(config, seen, list(subsets), compared)
     mine = {model for model, arm in arm_of.items() if arm == about.arm} | {about.arm or ""}
-    games = [judged.from_the_side_of(mine, _judged(seen.run, one)) for one in compared]
+    as_told = [_judged(seen.run, one) for one in compared]
+    games = [judged.from_the_side_of(mine, one) for one in as_told]
     ratings = _ratings(seen, about.arm)
     links = chain.chain(seen.manifests)
+    sizes = {name: manifest.rows for name, manifest in subsets.items()}
+    random = controls.controls(
+        about.arm, {name: manifest.settings["arm"]["policy"] for name, manifest in subsets.items()}, sizes
+    )
     parts = findings.Parts(
         verdicts=judged.verdicts(games, _statistics(config)),
         trainings=_trainings(seen, subsets),
         ratings=ratings,
         answered=_answered(seen, arm_of),
         arm_of=arm_of,
-        sizes={name: manifest.rows for name, manifest in subsets.items()},
+        sizes=sizes,
         stale=chain.stale(links),
+        controls=random,
+        against_controls=controls.against(about.arm, random, games, arm_of, _statistics(config)),
     )
     chosen = _selection(seen, about.arm, ratings)
     limit = config.table_mib << 20
@@ -122,7 +142,7 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
         "verdicts": parts.verdicts,
         "radars": judged.radars(parts.verdicts),
         "ranking": judged.ranking(games, _statistics(config)),
-        "agreement": judged.agreement(games, _statistics(config), _votes(config)),
+        "agreement": judged.agreement(as_told, _statistics(config), _votes(config)),
         "objective": findings.objective(parts.answered),
         "ratings": ratings,
         "arms": selected.arms(subsets, subsets),
@@ -149,7 +169,7 @@ def _contents(told: Told) -> dict[str, bytes]:
 
 
 def _details(first: Mapping[str, Any]) -> dict[str, Any]:
-    said = [f"{first['word']}.", first["sentence"], first["cheaper"]]
+    said = [f"{first['word']}.", *questions.summary(first["questions"]), first["cheaper"]]
     return {"answer": " ".join(part for part in said if part), "notes": first["notes"]}
 
 

@@ -97,7 +97,14 @@ def test_the_answer_stands_in_the_first_screen(wide: Seen) -> None:
     question = wide.page.get_by_role("heading", level=1)
     assert question.inner_text().startswith("Does training on the")
     badge = wide.page.locator(".badge")
-    assert badge.inner_text() == "Yes"
+    assert badge.inner_text() == "Not shown", "it beats all, and does not beat as many at random"
+    told = wide.page.locator(".questions .asked")
+    assert [asked.split("\n")[0] for asked in told.all_inner_texts()] == [
+        "Against all 300: Yes",
+        "Against as many at random: Not shown",
+    ]
+    tops = [box["y"] for asked in told.all() if (box := asked.bounding_box())]
+    assert tops[0] == tops[1], "side by side"
     box = badge.bounding_box()
     assert box is not None
     assert box["y"] + box["height"] < 900

@@ -1,6 +1,8 @@
 """Exact match: what is the same to SQuAD is the same, in any script, and nothing measured is never a zero."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alpagasus_ray.evaluation.objective import exact_match
 
@@ -100,3 +102,63 @@ def test_what_was_not_answered_is_wrong_and_told() -> None:
     found = exact_match([("Paris", "Paris"), (None, "Bern"), (" ", "Rome"), ("It is Rome", "Rome")])
     assert [found[name] for name in ("prompts", "exact", "share", "contains", "unanswered")] == [4, 1, 0.25, 2, 2]
     assert found["f1"] == pytest.approx((1 + 0.5) / 4)
+
+
+SAME_NUMBER = [
+    ("4.0", "4"),
+    ("+4", "4"),
+    ("It is ４", "it is 4"),
+    ("1,000", "1000"),
+    ("1,000,000.50", "1000000.5"),
+    ("3,5", "3.5"),
+    ("7/2", "3.5"),
+    ("3 1/2", "3½"),
+    ("½", ".5"),
+    ("-½", "−0.5"),
+    (r"$\frac{1}{2}$", "1 / 2"),
+    ("1e3", "1000"),
+    ("-$5.00", "−5"),
+    ("5 kg.", "5kg"),
+    ("答案是-42。", "答案是 -42"),
+    ("2x - 3", "2x-3"),
+]
+OTHER_NUMBER = [
+    ("-5", "5"),
+    ("−5", "5"),
+    ("3.5", "35"),
+    ("1/2", "12"),
+    ("1/2", "1"),
+    ("3-5", "35"),
+    ("3:30", "330"),
+    ("1.2.3", "123"),
+    ("2x - 3", "2x + 3"),
+    ("x-3", "x3"),
+    ("10^-3", "10^3"),
+    ("1.000", "1,000"),
+    ("1/0", "10"),
+    ("9" * 5000, "9" * 4999),
+    ("five", "5"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference"), SAME_NUMBER)
+def test_a_number_is_the_same_however_it_is_written(answer: str, reference: str) -> None:
+    assert is_exact(answer, reference)
+    assert is_exact(reference, answer)
+
+
+@pytest.mark.parametrize(("answer", "reference"), OTHER_NUMBER)
+def test_signs_points_and_fractions_are_kept(answer: str, reference: str) -> None:
+    assert not is_exact(answer, reference)
+    assert not is_exact(reference, answer)
+
+
+def test_a_number_among_words_is_found_as_a_number() -> None:
+    assert exact_match([("So x is 3.50, as said.", "3.5")])["contains"] == 1
+    assert exact_match([("So x is -3.5.", "3.5")])["contains"] == 0
+    assert exact_match([("about 1,000 people", "1000")])["contains"] == 1
+
+
+@given(st.text(alphabet=st.sampled_from("0123456789.,/-+ex ½３a:$")))
+def test_any_text_equals_itself_and_is_never_an_error(text: str) -> None:
+    assert exact_match([(text, text)])["exact"] == exact_match([(text, text)])["prompts"]

@@ -1,5 +1,6 @@
 """Rubrics for two answers: what is asked, that no answer can leave its block, and files that are not whole."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,37 @@ def test_a_rubric_that_cannot_be_used_is_refused_before_anything_is_asked(tmp_pa
 
 
 def test_rubrics_for_one_answer_and_for_two_are_not_taken_for_each_other() -> None:
-    with pytest.raises(UsageError, match=r"neither shipped \(pairwise, pairwise-verdict\) nor a file"):
+    with pytest.raises(UsageError, match=r"neither shipped \(pairwise, .*pairwise-verdict.*\) nor a file"):
         pairs.load("accuracy")
     with pytest.raises(UsageError, match="'pairwise' is neither shipped"):
         rubric.load("pairwise")
+
+
+REFERENCE = "It is 4, as everybody knows."
+SHOWS = {"pairwise": False, "pairwise-reference": True, "pairwise-verdict": False, "pairwise-verdict-reference": True}
+
+
+def test_the_reference_answer_is_shown_by_the_rubrics_that_say_so_and_by_no_other() -> None:
+    shipped = {
+        path.name.removesuffix(".yaml") for path in resources.files("alpagasus_ray.judging").joinpath("pair_rubrics").iterdir()
+    }
+    assert shipped == SHOWS.keys()
+    for name, shows in SHOWS.items():
+        asked = pairs.load(name).messages({**ROW, "reference": REFERENCE})
+        assert any(REFERENCE in message["content"] for message in asked) == shows
+        assert (asked == pairs.load(name).messages(ROW)) == (not shows)
+
+
+@pytest.mark.parametrize("name", ["pairwise", "pairwise-verdict"])
+def test_a_rubric_with_the_reference_asks_the_same_where_there_is_none(name: str) -> None:
+    plain, shown = pairs.load(name), pairs.load(f"{name}-reference")
+    assert plain.messages(ROW) == shown.messages(ROW)
+    assert (plain.form, plain.scale) == (shown.form, shown.scale)
+    assert plain.prompt_hash() != shown.prompt_hash()
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier"), [("pairwise-reference", "fbd752e22c8730af"), ("pairwise-verdict-reference", "8fc1bcb13ab01b67")]
+)
+def test_games_from_before_the_reference_had_a_rubric_go_on_under_its_name(name: str, earlier: str) -> None:
+    assert pairs.load(name).prompt_hash() == earlier

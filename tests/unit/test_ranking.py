@@ -64,3 +64,23 @@ def test_models_that_never_met_are_not_put_on_one_scale() -> None:
 
 def test_without_results_there_are_no_ratings() -> None:
     assert bradley_terry([])["models"] == []
+
+
+def _intervals(ranked: dict[str, Any]) -> dict[str, bool]:
+    assert all((entry["low"] is None) == (entry["high"] is None) for entry in ranked["models"])
+    return {entry["model"]: entry["low"] is not None for entry in ranked["models"]}
+
+
+def test_a_rating_that_needed_the_prior_has_no_interval_and_others_keep_theirs() -> None:
+    won = _results("x", "y", 30, 0, 0) + _results("x", "z", 10, 0, 10)
+    apart = [result._replace(prompt_id=f"other {result.prompt_id}") for result in _results("u", "v", 12, 0, 9)]
+    ranked = bradley_terry(won + apart, resamples=50)
+    assert _intervals(ranked) == {"u": True, "v": True, "x": False, "y": False, "z": False}
+    assert set(ranked["no_interval"]) == {"x", "y", "z"}
+
+
+def test_where_the_draws_need_the_prior_there_is_no_interval_though_the_fit_is_free_of_it() -> None:
+    ranked = bradley_terry(_results("x", "y", 29, 0, 1), resamples=200)
+    assert not ranked["ridge"]
+    assert _intervals(ranked) == {"x": False, "y": False}
+    assert bradley_terry(_results("x", "y", 24, 0, 6), resamples=200)["no_interval"] == []

@@ -133,9 +133,11 @@ def test_the_answer_says_no_more_than_its_interval_allows(
     tmp_path: Path, outcomes: list[tuple[str, str]], word: str, said: str
 ) -> None:
     run = rated(tmp_path)
-    judge(run, ("selected", "full"), outcomes)
+    for baseline in ("full", "random"):
+        judge(run, ("selected", baseline), outcomes)
     first = found(run)["first"]
     assert first["word"] == word
+    assert [asked["word"] for asked in first["questions"]] == [word, word]
     assert said in first["sentence"]
 
 
@@ -295,3 +297,18 @@ def test_a_report_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+
+
+def test_a_pair_that_an_older_run_holds_in_both_directions_is_one_comparison_of_the_ranking(tmp_path: Path) -> None:
+    run = rated(tmp_path)
+    judge(run, ("selected", "full"), [WIN] * 8 + [LOSE] * 4)
+    judge(run, ("selected", "random"), [WIN] * 9 + [LOSE] * 3)
+    (before,) = found(run)["ranking"]
+    judge(run, ("full", "selected"), [LOSE] * 8 + [WIN] * 4)
+    (ranked,) = found(run)["ranking"]
+    assert [(model["model"], model["results"]) for model in ranked["models"]] == [
+        ("selected", 24),
+        ("full", 12),
+        ("random", 12),
+    ]
+    assert [model["rating"] for model in ranked["models"]] == pytest.approx([model["rating"] for model in before["models"]])

@@ -123,3 +123,95 @@ def test_a_cherry_file_without_a_part_is_refused(tmp_path: Path, missing: str) -
     path.write_text(json.dumps({key: value for key, value in content.items() if key != missing}))
     with pytest.raises(UsageError, match=r"toy.json"):
         imported(Run.open(str(tmp_path / "run")), "cherry", path)
+
+
+def toy_reviews(folder: Path, *, ids: bool, turned_keys: bool = False, **changed: str) -> list[Path]:
+    """Two prompts that x and y answered, in both orders; `changed` takes the place of texts of the first in the other order."""
+    texts = [{"prompt": f"{word}?", "x": f"x: {word}", "y": f"y: {word}"} for word in ("Why", "How")]
+    mine = [{**row, "review": "9 5"} for row in texts]
+    theirs = [{**row, "review": "5 9"} for row in texts]
+    theirs[0] |= changed
+    if ids:
+        for rows in (mine, theirs):
+            rows[0]["question_id"], rows[1]["question_id"] = "q-why", "q-how"
+    if turned_keys:
+        theirs = [{"prompt": row["prompt"], "y": row["y"], "x": row["x"], **row} for row in theirs]
+    (folder / "x-y-toy.json").write_text(json.dumps(mine))
+    (folder / "y-x-toy.json").write_text(json.dumps(theirs[::-1]))
+    return [folder / "x-y-toy.json", folder / "y-x-toy.json"]
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["by id", "by text"])
+def test_two_orders_are_joined_by_prompt_wherever_it_stands_in_its_file(tmp_path: Path, ids: bool) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    asked = config("alpagasus", *toy_reviews(tmp_path, ids=ids))
+    [bout] = compare(asked, run)
+    assert counted(outcomes(asked, run, bout)) == (2, 0, 0, 0)
+    [told] = comparisons(run)
+    assert {row["prompt_id"] for row in games(run, told)} == ({"q-why", "q-how"} if ids else {"toy-1", "toy-2"})
+    assert all(row["answer_a"].startswith("x: ") for row in games(run, told))
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["by id", "by text"])
+@pytest.mark.parametrize(
+    ("key", "text", "what"),
+    [("prompt", "Why not?", "the prompt"), ("x", "another", "the answer of x"), ("y", "y: Why ", "the answer of y")],
+)
+def test_orders_that_show_other_texts_are_refused_with_the_first_that_differs(
+    tmp_path: Path, ids: bool, key: str, text: str, what: str
+) -> None:
+    files = toy_reviews(tmp_path, ids=ids, **{key: text})
+    told = f"{what} is not the same in both orders: .*x-y-toy.json, record 1.*y-x-toy.json, record 2"
+    if key == "prompt" and not ids:
+        told = "only .*x-y-toy.json has the prompt 'Why.'"
+    with pytest.raises(UsageError, match=told):
+        imported(Run.open(str(tmp_path / "run")), "alpagasus", *files)
+
+
+def test_two_models_have_one_comparison_though_the_files_name_them_in_two_orders(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    assert list(imported(run, "alpagasus", *toy_reviews(tmp_path, ids=True, turned_keys=True))) == [Bout("x", "y", "toy")]
+    (tmp_path / "more").mkdir()
+    again = toy_reviews(tmp_path / "more", ids=True)
+    with pytest.raises(UsageError, match="both have x first against y on toy"):
+        imported(run, "alpagasus", tmp_path / "x-y-toy.json", *again)
+
+
+def test_a_pair_that_is_compared_already_is_not_compared_again_the_other_way_round(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    files = toy_reviews(tmp_path, ids=True)
+    made = imported(run, "alpagasus", *files, pairs=[["x", "y"]])
+    with pytest.raises(UsageError, match=r"verdicts/x-vs-y/toy/ already compares 'x' with 'y', in both orders.*\[x, y\]"):
+        imported(run, "alpagasus", *files, pairs=[["y", "x"]])
+    assert imported(run, "alpagasus", *files, pairs=[["x", "y"]]) == made
+    [other] = imported(run, "alpagasus", *files, pairs=[["y", "x"]], name="second")
+    assert other == Bout("y", "x", "toy")
+
+
+def test_reviews_of_other_answers_than_those_of_the_run_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    imported(run, "alpagasus", *toy_reviews(tmp_path, ids=True))
+    [told] = comparisons(run)
+    before = games(run, told)
+    (tmp_path / "other").mkdir()
+    files = toy_reviews(tmp_path / "other", ids=True)
+    for file in files:
+        file.write_text(file.read_text().replace("y: Why", "y: Where"))
+    with pytest.raises(UsageError, match="of the prompt 'q-why' pairs/x-vs-y/toy/ has another text as `second`"):
+        imported(run, "alpagasus", *files, name="second")
+    assert games(run, told) == before
+
+
+def test_two_records_of_one_text_are_told_apart_by_an_id(tmp_path: Path) -> None:
+    files = toy_reviews(tmp_path, ids=False)
+    rows = [json.loads(file.read_text()) for file in files]
+    for file, records in zip(files, rows, strict=True):
+        file.write_text(json.dumps([records[0], {**records[0]}]))
+    with pytest.raises(UsageError, match=r"a second record for the prompt .*; give the records an id each, e.g. `question_id`"):
+        imported(Run.open(str(tmp_path / "run")), "alpagasus", *files)
+    for file in files:
+        file.write_text(json.dumps([{**rows[0][0], "question_id": n, "review": "7 7"} for n in range(2)]))
+    run = Run.open(str(tmp_path / "run"))
+    asked = config("alpagasus", *files)
+    [bout] = compare(asked, run)
+    assert counted(outcomes(asked, run, bout)) == (0, 2, 0, 0)

@@ -1,6 +1,7 @@
 """Rubrics: what the judge is asked, and that the text under judgement cannot change it."""
 
 import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_a_rubrics_template_cannot_reach_into_python(tmp_path: Path) -> None:
 def test_a_rubric_is_a_plain_value() -> None:
     asked = rubric.load("accuracy")
     assert Rubric.model_validate(asked.model_dump()) == asked
+
+
+def test_the_papers_question_is_asked_as_it_was_published_and_differences_are_told() -> None:
+    asked = rubric.load("paper")
+    system, user = asked.messages({**EXAMPLE, "input": "2 3"})
+    assert (asked.dimension, asked.scale.min, asked.scale.max, asked.scale.step) == ("accuracy", 0, 5, None)
+    assert "steps" not in user["content"], "the paper names none"
+    places = [user["content"].index(text) for text in ("<instruction", "<input", "<output", "from 0 to 5", "one line")]
+    assert places == sorted(places)
+    assert "AI assistant" in system["content"]
+    assert "<input" not in asked.messages(EXAMPLE)[1]["content"]
+    head = resources.files("alpagasus_ray.judging").joinpath("rubrics/paper.yaml").read_text().split("\nname:")[0]
+    assert "differs from the published protocol" in head
+    assert asked.prompt_hash() != rubric.load("accuracy").prompt_hash()

@@ -311,7 +311,7 @@ def test_an_input_or_a_reference_may_be_missing_where_no_column_map_asks_for_it(
         ({"prompt": ["a"], "id": "k"}, "`prompt` is a list, not text"),
         ({"id": "k", "turns": [["a"]]}, "`turns[0]` is a list, not text"),
         ({"id": {}, "instruction": "a"}, "`id` is a dict, not text"),
-        ({"question": "a"}, "no known layout has the fields question"),
+        ({"topic": "a"}, "no known layout has the fields topic"),
         (
             {"instruction": "a", "context": "c", "response": "r"},
             "no known layout has the fields instruction, context, response",
