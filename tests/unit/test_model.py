@@ -1,6 +1,5 @@
 """A model is loaded with what it needs, costs what the formula says, and is written as what it was trained to be."""
 
-import functools
 import json
 import shutil
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import attention, devices, model
+from alpagasus_ray.training import attention, devices, model, shapes
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.encode import Encoded, Encoder
 
@@ -37,8 +36,11 @@ def config_of(folder: Path, **changes: Any) -> Finetune:
     return Finetune(**{"model": str(folder), "precision": "float32", "max_length": 256, **changes})
 
 
-def loaded(config: Finetune) -> model.Loaded:
+def loaded(config: Finetune, *, spare: bool = True) -> model.Loaded:
+    """`spare`: with the token for what is not known, which the tiny model never needs."""
     tokenizer = AutoTokenizer.from_pretrained(config.model)
+    if not spare:
+        tokenizer.unk_token = None
     return model.load(config, model.shape(config), tokenizer, on_gpu=False)
 
 
@@ -60,17 +62,18 @@ def untied(folder: Path, target: Path) -> Path:
 
 def test_a_tokenizer_without_a_padding_token_gets_one_whose_vectors_are_the_mean_of_all_others(folder: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).get_input_embeddings().weight
-    found = loaded(config_of(folder))
+    found = loaded(config_of(folder), spare=False)
     assert found.tokenizer.pad_token == "[PAD]"
     assert found.model.config.pad_token_id == found.model.generation_config.pad_token_id == VOCABULARY
     for layer in (found.model.get_input_embeddings(), found.model.get_output_embeddings()):
-        assert layer.weight.shape[0] == VOCABULARY + 1
+        assert layer.weight.shape[0] == VOCABULARY + 64  # of the rows one is used; GPUs like a multiple of 64
         assert torch.equal(layer.weight[:VOCABULARY], before)
-        torch.testing.assert_close(layer.weight[VOCABULARY], before.mean(dim=0))
+        for row in (VOCABULARY, VOCABULARY + 63):
+            torch.testing.assert_close(layer.weight[row], before.mean(dim=0))
 
 
 def test_an_output_layer_of_its_own_gets_the_mean_of_its_own(folder: Path, tmp_path: Path) -> None:
-    found = loaded(config_of(untied(folder, tmp_path / "untied")))
+    found = loaded(config_of(untied(folder, tmp_path / "untied")), spare=False)
     vectors, output = (layer.weight for layer in (found.model.get_input_embeddings(), found.model.get_output_embeddings()))
     assert not torch.equal(vectors, output)
     for weight in (vectors, output):
@@ -86,12 +89,32 @@ def test_a_padding_token_that_is_there_stays(folder: Path) -> None:
     assert found.model.get_input_embeddings().weight.shape[0] == VOCABULARY
 
 
+def test_a_token_for_what_is_not_known_pads_and_no_row_is_new(folder: Path) -> None:
+    found = loaded(config_of(folder))
+    assert found.tokenizer.pad_token == found.tokenizer.unk_token == "<unk>"
+    assert found.model.get_input_embeddings().weight.shape[0] == VOCABULARY
+
+
+def test_a_token_that_says_so_pads_and_none_that_ends_a_text(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.unk_token = tokenizer.eos_token  # as in GPT-2
+    config = config_of(folder)
+    assert model.load(config, model.shape(config), tokenizer, on_gpu=False).tokenizer.pad_token == "[PAD]"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|finetune_right_pad|>"]})
+    assert model.load(config, model.shape(config), tokenizer, on_gpu=False).tokenizer.pad_token == "<|finetune_right_pad|>"
+    named = model.shape(config)
+    named.pad_token_id = 7
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.load(config_of(folder, from_scratch=True), named, tokenizer, on_gpu=False).tokenizer.pad_token_id == 7
+
+
 def test_vectors_that_are_there_for_no_token_are_used_and_none_is_added(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "wide")
     wide = AutoModelForCausalLM.from_pretrained(folder)
     wide.resize_token_embeddings(576, mean_resizing=False)
     wide.save_pretrained(tmp_path / "wide")
-    found = loaded(config_of(tmp_path / "wide"))
+    found = loaded(config_of(tmp_path / "wide"), spare=False)
     assert found.tokenizer.pad_token_id == VOCABULARY
     assert found.model.get_input_embeddings().weight.shape[0] == 576
 
@@ -107,7 +130,7 @@ def test_operations_of_7b_are_those_counted_by_hand() -> None:
     """Llama 7B: 32 layers of 4 square matrices of 4,096 and 3 of 4,096 x 11,008; 32,000 tokens; norms are counted too."""
     each = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
     layers, output = 32 * each + 4096, 32000 * 4096
-    found = model.flops(LlamaConfig(), SEVEN_B, SEVEN_B)
+    found = shapes.flops(LlamaConfig(), SEVEN_B, SEVEN_B)
     assert layers + 2 * output == SEVEN_B
     assert found.a_token == 6 * layers
     assert found.a_label == 6 * output
@@ -117,20 +140,20 @@ def test_operations_of_7b_are_those_counted_by_hand() -> None:
 def test_operations_of_7b_are_about_six_a_parameter_and_token() -> None:
     lengths = [512] * 100
     total, squares = sum(lengths), sum(length**2 for length in lengths)
-    work = model.flops(LlamaConfig(), SEVEN_B, SEVEN_B).of(total, total, squares)
+    work = shapes.flops(LlamaConfig(), SEVEN_B, SEVEN_B).of(total, total, squares)
     assert work == pytest.approx(6 * SEVEN_B * total, rel=0.03)
 
 
 def test_shared_vectors_are_counted_once_and_a_width_of_heads_that_is_given_counts() -> None:
     shape = LlamaConfig(tie_word_embeddings=True, head_dim=256)
     parameters, _ = model.sizes(Finetune(model="llama"), shape)
-    found = model.flops(shape, parameters, parameters)
+    found = shapes.flops(shape, parameters, parameters)
     assert found.a_token == 6 * (parameters - 32000 * 4096)
     assert found.a_square == 6 * 32 * 32 * 256
 
 
 def test_weights_that_are_not_trained_need_two_thirds_of_the_operations() -> None:
-    found = model.flops(LlamaConfig(), SEVEN_B, 1000)
+    found = shapes.flops(LlamaConfig(), SEVEN_B, 1000)
     assert found.a_label == pytest.approx(4 * 32000 * 4096, rel=1e-3)
 
 
@@ -259,10 +282,22 @@ def test_packs_have_their_own_attention_and_padded_rows_pytorchs(folder: Path) -
 def test_flash_attention_is_taken_where_it_is_installed_and_can_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"finetune\.attention = flash_attention_2 needs the package flash-attn"):
         model.attention_kind(config_of(folder, attention="flash_attention_2"), on_gpu=False)
-    monkeypatch.setattr(model, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(attention, "_is_installed", lambda distribution: distribution == "flash-attn")
     assert model.attention_kind(config_of(folder, precision="bf16"), on_gpu=True) == "flash_attention_2"
     assert model.attention_kind(config_of(folder, precision="float32"), on_gpu=True) == attention.PACKED
     assert model.attention_kind(config_of(folder, precision="bf16", attention="sdpa"), on_gpu=True) == attention.PACKED
+    newer = config_of(folder, precision="bf16", attention="flash_attention_3")
+    with pytest.raises(UsageError, match=r"flash_attention_3 needs the package flash-attn-3"):
+        model.attention_kind(newer, on_gpu=True)
+    monkeypatch.setattr(attention, "_is_installed", lambda distribution: distribution == "flash-attn-3")
+    assert model.attention_kind(newer, on_gpu=True) == "flash_attention_3"
+    # the package of 4 has the module of 2, which is why a module is no proof
+    assert model.attention_kind(config_of(folder, precision="bf16"), on_gpu=True) == attention.PACKED
+
+
+def test_a_package_is_looked_up_by_the_name_of_its_distribution() -> None:
+    assert attention._is_installed("torch")
+    assert not attention._is_installed("flash-attn-of-nobody")
 
 
 @pytest.mark.parametrize(
@@ -270,16 +305,15 @@ def test_flash_attention_is_taken_where_it_is_installed_and_can_run(folder: Path
     [
         ({"sliding_window": 128}, "looks back 128 tokens only"),
         ({"sliding_window": 128, "use_sliding_window": True}, "looks back 128 tokens only"),
-        ({"attn_logit_softcapping": 50.0}, "caps its logits"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"layer_types": ["full_attention", "conv"]}, "layers of the kind conv"),
+        ({"layer_types": ["full_attention", "of tomorrow"]}, "layers of the kind of tomorrow"),
+        ({"layer_types": ["sliding_attention"], "sliding_window": 255}, "looks back 255 tokens only"),
+        ({"model_type": "of tomorrow"}, "does not say what they are"),
     ],
 )
-def test_attention_that_packs_cannot_have_is_refused(folder: Path, shape: dict[str, Any], word: str) -> None:
-    check = functools.partial(model._check_packable, config_of(folder), SimpleNamespace(**shape))
-    with pytest.raises(UsageError, match=word) as refusal:
-        check(attention.PACKED)
-    assert "finetune.packing: false" in str(refusal.value)
-    check("sdpa")
-    check("flash_attention_2")
+def test_attention_that_packs_cannot_have_is_told(shape: dict[str, Any], word: str) -> None:
+    assert word in str(shapes.why_not_packed(SimpleNamespace(**{"model_type": "llama", **shape}), 256))
 
 
 @pytest.mark.parametrize("kind", ["mamba", "jamba", "falcon_h1", "granitemoehybrid", "qwen3_next", "minimax", "bloom", "gptj"])
@@ -291,9 +325,18 @@ def test_models_that_carry_one_example_into_the_next_are_not_packed(kind: str) -
     assert parameters > 0
 
 
-@pytest.mark.parametrize("shape", [{"sliding_window": 256}, {"sliding_window": 64, "use_sliding_window": False}, {}])
-def test_a_window_that_no_example_fills_or_that_is_not_used_is_no_hindrance(folder: Path, shape: dict[str, Any]) -> None:
-    model._check_packable(config_of(folder), SimpleNamespace(**shape), attention.PACKED)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"sliding_window": 256},
+        {"sliding_window": 64, "use_sliding_window": False},
+        {},
+        {"layer_types": ["full_attention"], "sliding_window": 64, "model_type": "of tomorrow"},
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 256},
+    ],
+)
+def test_a_window_that_no_example_fills_or_that_is_not_used_is_no_hindrance(shape: dict[str, Any]) -> None:
+    assert shapes.why_not_packed(SimpleNamespace(**{"model_type": "llama", **shape}), 256) is None
 
 
 def test_a_model_that_is_not_there_or_no_causal_one_is_refused_with_the_knob(folder: Path, tmp_path: Path) -> None:
