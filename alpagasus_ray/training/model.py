@@ -332,7 +332,8 @@ def _merged(config: Finetune, model: Any, weights: dict[str, torch.Tensor]) -> t
     with torch.device("meta"):
         twin = _empty(config, its_shape)
     twin.load_state_dict(weights, strict=False, assign=True)
-    for layer in [module for module in twin.modules() if isinstance(module, LoraLayer)]:
+    layers: list[Any] = [module for module in twin.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
         layer.to(torch.float32)  # one layer at a time: a product of adapters has digits that bf16 would lose before the sum
         layer.merge()
         layer.to(dtype(config))
