@@ -1,6 +1,7 @@
 """A model is loaded with what it needs, costs what the formula says, and is written as what it was trained to be."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import attention, devices, model, shapes
+from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.training import attention, devices, driver, model, settings, shapes
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.encode import Encoded, Encoder
 
@@ -427,3 +429,60 @@ def test_a_full_gpu_is_told_with_what_leaves_the_model_what_it_is(folder: Path) 
     for knob in ("finetune.pack_tokens (now 2,048", "finetune.workers", "finetune.gradient_checkpointing: true"):
         assert knob in told
     assert "finetune.micro_batch (now 4)" in devices.out_of_memory(config_of(folder, packing=False), "full.")
+
+
+# the memory and the cores of the host
+
+
+def test_states_in_the_hosts_memory_are_refused_where_it_has_no_room_for_them(folder: Path) -> None:
+    config = config_of(folder, precision="bf16", offload="optimizer", zero_stage=2)
+    parameters = round(0.8 * psutil.virtual_memory().available / 18)
+    with pytest.raises(UsageError, match=r"finetune\.offload = optimizer: .* GiB of a node's memory for its 4 workers") as told:
+        devices._check_host(config, settings.host_bytes(config, 2 * parameters, 2 * parameters, 4) * 4, 4)
+    for knob in ("finetune.workers", "finetune.zero_stage: 3", "finetune.lora"):
+        assert knob in str(told.value)
+    devices._check_host(config, settings.host_bytes(config, parameters, parameters, 4) * 4, 4)
+    # half of the workers are on another node, and so are their states
+    devices._check_host(config, settings.host_bytes(config, 2 * parameters, 2 * parameters, 4) * 2, 2)
+
+
+def test_a_worker_with_states_on_the_host_computes_with_its_share_of_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    moved = config_of(folder, offload="optimizer", zero_stage=2)
+    assert devices.cores(moved, Place(0, 16, 8, CPU)) == 8
+    assert devices.cores(moved.model_copy(update={"cpus": 12}), Place(0, 16, 8, CPU)) == 12
+    assert devices.cores(config_of(folder, cpus=2), Place(0, 16, 8, CPU)) == 2
+
+
+def test_threads_are_set_for_pytorch_and_for_what_is_loaded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    try:
+        devices._take_cores(2)
+        assert torch.get_num_threads() == 2
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_deepspeeds_adam_for_the_host_is_built_without_a_compiler_for_gpus() -> None:
+    from deepspeed.ops.adam import cpu_adam
+    from deepspeed.ops.op_builder.cpu import CPUAdamBuilder
+
+    assert cpu_adam.CPUAdamBuilder is CPUAdamBuilder or "CPUAdamBuilder" in Path(cpu_adam.__file__).read_text()
+    assert all(source.endswith(".cpp") for source in CPUAdamBuilder().sources())
+
+
+# how workers are started
+
+
+def test_memory_of_gpus_is_in_segments_that_grow_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in driver.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    on_gpu, on_cpu = (driver.Crew(1, 1, Pool(gpus=gpus)) for gpus in (1, 0))
+    assert driver._environment(on_gpu) == {"env_vars": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}}
+    assert driver._environment(on_cpu) == {}
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert driver._environment(on_gpu) == {}
