@@ -31,7 +31,7 @@ def register() -> None:
     AttentionInterface.register(PACKED, packed)
 
 
-def has_flash(kind: str, config: Finetune, *, on_gpu: bool) -> bool:
+def runs_flash(kind: str, config: Finetune, *, on_gpu: bool) -> bool:
     """Whether an attention of `FLASH` is installed and can run."""
     return on_gpu and config.precision == "bf16" and _is_installed(FLASH[kind])
 
@@ -44,9 +44,14 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def check_flash(config: Finetune, *, on_gpu: bool) -> None:
-    """Refuse an attention that is asked for and cannot run."""
-    if not has_flash(config.attention, config, on_gpu=on_gpu):
+def check_flash(config: Finetune, *, on_gpu: bool, has_flash: bool) -> None:
+    """Refuse an attention that is asked for and cannot run. `has_flash`: the model's class can take it."""
+    if not has_flash:
+        raise UsageError(
+            f"finetune.attention = {config.attention}: the class of finetune.model {config.model!r} cannot take it; set it "
+            "to auto"
+        )
+    if not runs_flash(config.attention, config, on_gpu=on_gpu):
         raise UsageError(
             f"finetune.attention = {config.attention} needs the package {FLASH[config.attention]}, a GPU and `precision: "
             "bf16`; set it to auto"

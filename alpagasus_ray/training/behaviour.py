@@ -21,6 +21,8 @@ from alpagasus_ray.training.model import Loaded
 
 CLOSE = {"float32": 1e-4, "bf16": 1e-2}
 """How far two losses of the same example may lie apart, relative to the loss: float additions in another order."""
+MOST = 256
+"""Tokens of an example that are looked at: all of them have logits here, which a large vocabulary makes large."""
 LOOKED_AT = 2
 """Examples that are packed and looked at alone."""
 Ids = NDArray[np.int32]
@@ -41,7 +43,7 @@ class _Bare:
 def check(config: Finetune, loaded: Loaded, forward: Any, ids: Sequence[Ids], device: torch.device) -> None:
     """Refuse a model that is not what a training takes it for. `forward` is what computes, the model or DeepSpeed's engine
     around it; `ids` are some examples, of which the first of at least two tokens are taken, as they are or repeated."""
-    some = [each for each in ids if len(each) > 1][:LOOKED_AT]
+    some = [each[: min(MOST, config.pack_tokens // LOOKED_AT)] for each in ids if len(each) > 1][:LOOKED_AT]
     if not some:
         return
     some = (some * LOOKED_AT)[:LOOKED_AT]

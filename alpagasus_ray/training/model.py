@@ -66,6 +66,14 @@ def _unusable(config: Finetune, error: Exception) -> UsageError:
     )
 
 
+class Has(NamedTuple):
+    """Which attentions a model's class takes in place of its own code."""
+
+    sdpa: bool = True
+    """PyTorch's, where it computes all that its own does."""
+    flash: bool = True
+
+
 class Census(NamedTuple):
     """What an empty model of the same shape tells."""
 
@@ -73,8 +81,11 @@ class Census(NamedTuple):
     trained: int
     routed: int
     """Weights of experts, of which a token passes some."""
-    has_sdpa: bool
-    """Whether PyTorch's attention computes all of its own."""
+    has: Has
+
+
+ALL, NOTHING = Has(), Has(sdpa=False, flash=False)
+"""The second of a model of which nothing is known: its own code is all."""
 
 
 def sizes(config: Finetune, its_shape: Any) -> tuple[int, int]:
@@ -95,7 +106,10 @@ def census(config: Finetune, its_shape: Any) -> Census | None:
     base = model.get_base_model() if config.lora else model
     return Census(
         *counted(model),
-        has_sdpa=bool(base._supports_sdpa) and not shapes.own_attention(shapes.text_of(its_shape)),  # noqa: SLF001 - transformers' own word for it
+        has=Has(
+            sdpa=bool(base._supports_sdpa) and not shapes.own_attention(shapes.text_of(its_shape)),  # noqa: SLF001 - transformers' own word for it
+            flash=bool(base._supports_flash_attn),  # noqa: SLF001 - as above
+        ),
     )
 
 
@@ -154,33 +168,33 @@ def _freeze_other_senses(model: Any) -> None:
             weight.requires_grad_(False)
 
 
-def attention_kind(config: Finetune, *, on_gpu: bool, has_sdpa: bool = True) -> str:
+def attention_kind(config: Finetune, *, on_gpu: bool, has: Has = ALL) -> str:
     """Which attention computes, by what is asked for, what is installed and what the model's class has."""
     if config.attention in attention.FLASH:
-        attention.check_flash(config, on_gpu=on_gpu)
+        attention.check_flash(config, on_gpu=on_gpu, has_flash=has.flash)
         return config.attention
     if config.attention == "eager":
         return "eager"
-    if config.attention == "auto" and attention.has_flash("flash_attention_2", config, on_gpu=on_gpu):
+    if config.attention == "auto" and has.flash and attention.runs_flash("flash_attention_2", config, on_gpu=on_gpu):
         return "flash_attention_2"
     if config.packing:
         return attention.PACKED
-    if config.attention == "sdpa" and not has_sdpa:
+    if config.attention == "sdpa" and not has.sdpa:
         raise UsageError(
             f"finetune.attention = sdpa: the class of finetune.model {config.model!r} does not have it, or not all of its own "
             "attention; set finetune.attention: eager"
         )
-    return "sdpa" if has_sdpa else "eager"
+    return "sdpa" if has.sdpa else "eager"
 
 
-def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has_sdpa: bool | None = None) -> Loaded:
+def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has: Has | None = None) -> Loaded:
     """The model with its weights in host memory, or sharded over the workers where DeepSpeed was told of ZeRO-3 before;
-    `has_sdpa` is the census's, to be given where a census can no longer be taken."""
+    what its class `has` is the census's to say, and to be given where none can be taken any more."""
     attention.register()
-    if has_sdpa is None:
+    if has is None:
         known = census(config, its_shape)
-        has_sdpa = known is not None and known.has_sdpa
-    kind = attention_kind(config, on_gpu=on_gpu, has_sdpa=has_sdpa)
+        has = known.has if known else NOTHING
+    kind = attention_kind(config, on_gpu=on_gpu, has=has)
     torch.manual_seed(config.seed)
     model = _weights(config, its_shape, kind)
     _check_apart(config, model)
@@ -192,7 +206,7 @@ def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has_
             model.enable_input_require_grads()
     shapes.text_of(model.config).use_cache = model.config.use_cache = False
     slices = "logits_to_keep" in inspect.signature(model.forward).parameters
-    own = ("sdpa" if has_sdpa else "eager") if kind == attention.PACKED else kind
+    own = ("sdpa" if has.sdpa else "eager") if kind == attention.PACKED else kind
     return Loaded(_with_adapters(config, model), tokenizer, slices, kind, own)
 
 

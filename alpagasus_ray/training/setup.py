@@ -45,8 +45,8 @@ def prepare(training: Training, place: Place) -> Ready:
         training.states, place.rank, place.workers, keeps_frozen=config.lora is None, is_spread=config.zero_stage > 0
     )
     universal = mark is not None and states.needs_universal(mark)
-    has_sdpa = known is not None and known.has_sdpa
-    loaded, engine = _engine(training, its_shape, place, universal=universal, has_sdpa=has_sdpa)
+    has = known.has if known else model.NOTHING
+    loaded, engine = _engine(training, its_shape, place, has, universal=universal)
     earlier = None
     if mark is not None:
         if universal:
@@ -60,7 +60,7 @@ def prepare(training: Training, place: Place) -> Ready:
     return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops)
 
 
-def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool, has_sdpa: bool) -> tuple[model.Loaded, Any]:
+def _engine(training: Training, its_shape: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
     config = training.config
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
@@ -70,7 +70,7 @@ def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool
     tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
     # while it lives, transformers shards weights as it loads them where that is ZeRO-3
     sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
-    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu, has_sdpa=has_sdpa)
+    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu, has=has)
     del sharding
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     groups = settings.weight_groups(config, loaded.model)

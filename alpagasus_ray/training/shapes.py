@@ -21,7 +21,7 @@ PLAIN = frozenset(
 )
 """Families whose configuration does not name the kinds of its layers, and which are all full attention (or sliding, by
 `sliding_window`): each was seen to have the same loss packed and alone."""
-ENCODERS_OUT = {"gpt_neox"}
+ENCODERS_OUT = {"gpt_neox", "gpt_neox_japanese"}
 """Families that write `is_decoder: false` and yet look back only."""
 SEVERAL = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")

@@ -100,6 +100,20 @@ def test_an_attention_that_a_class_does_not_have_is_refused_and_eager_computes_a
     assert look(config_of(kind, packing=False, attention="eager"), its_shape).kind == "eager"
 
 
+def test_flash_attention_is_taken_only_where_a_class_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_is_installed", lambda distribution: True)
+    for kind, is_taken in (("llama", True), ("bloom", False)):
+        config = config_of(kind, packing=False, precision="bf16")
+        census = model.census(config, shape(kind))
+        assert census is not None
+        assert census.has.flash is is_taken
+        found = model.attention_kind(config, on_gpu=True, has=census.has)
+        assert found == ("flash_attention_2" if is_taken else "eager")
+    asked = config_of("bloom", packing=False, precision="bf16", attention="flash_attention_2")
+    with pytest.raises(UsageError, match=r"the class of finetune\.model 'bloom' cannot take it; set it to auto"):
+        model.attention_kind(asked, on_gpu=True, has=model.NOTHING)
+
+
 def test_a_window_that_examples_outgrow_is_refused_and_one_that_they_do_not_is_packed() -> None:
     narrow = shape("gemma3_text", sliding_window=WINDOW)
     assert f"looks back {WINDOW} tokens only, fewer than max_length = 64" in refusal(config_of("gemma3_text"), narrow)
