@@ -19,7 +19,7 @@ import torch.distributed as dist
 from alpagasus_ray.config import digest, identity
 from alpagasus_ray.datasets.run import FileEntry
 from alpagasus_ray.runner import preflight
-from alpagasus_ray.training import batches, devices, measure, micro_batches, model, settings
+from alpagasus_ray.training import batches, devices, measure, micro_batches, settings, written
 from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.failures import Telling
@@ -226,7 +226,7 @@ class Loop:
         if self._best is not None and self._best.loss <= now.loss:
             return
         self._best = now
-        weights = model.weights_of(self._ready.engine, self._config)
+        weights = written.weights_of(self._ready.engine, self._config)
         if weights is not None and self._place.rank == 0:
             self._keeper.keep(now, weights)
         dist.barrier()
@@ -236,7 +236,7 @@ class Loop:
         with self._spent.on("save"):
             best = self._best
             is_last = best is None or best.step == self._ready.order.steps
-            weights = model.weights_of(self._ready.engine, self._config) if is_last else None
+            weights = written.weights_of(self._ready.engine, self._config) if is_last else None
             files: list[FileEntry] = []
             if self._place.rank == 0:
                 if not is_last:
@@ -253,7 +253,7 @@ class Loop:
         parquet = self._curve.parquet()
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
-            model.write(self._config, self._ready.loaded, weights, self._ends(), folder)
+            written.write(self._config, self._ready.loaded, weights, self._ends(), folder)
             files += [
                 FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
                 for name in sorted(os.path.relpath(path, folder) for path in _files(folder))

@@ -18,6 +18,7 @@ from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner.shards import Pool
 from alpagasus_ray.training import attention, devices, driver, model, settings, shapes
+from alpagasus_ray.training import written as saved
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.encode import Encoded, Encoder
 
@@ -175,7 +176,7 @@ def test_adapters_alone_are_trained_and_their_number_is_known_before_anything_is
 def written(config: Finetune, found: model.Loaded, target: Path, ends: Iterable[int] = ()) -> Any:
     """What a training with these weights leaves, opened by transformers."""
     weights = {name: weight.detach() for name, weight in found.model.state_dict().items()}
-    model.write(config, found, weights, set(ends), str(target))
+    saved.write(config, found, weights, set(ends), str(target))
     return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
 
