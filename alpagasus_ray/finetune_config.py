@@ -11,6 +11,9 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from alpagasus_ray.engine_config import OPERATIONAL, Labels, Name, Section, Share, ordered
 
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
+LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
+"""The paper's, and the one that adapters usually need (ten times as much, as they begin at nothing)."""
 Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)]
 
 
@@ -22,7 +25,7 @@ class Lora(Section):
     alpha: PositiveInt = 16
     """Their scale is alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of an adapter's inputs that is left out at random."""
+    """Share of an adapter's inputs that is left out at random; adapters of experts have none."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names of the modules that get adapters, e.g. `[q_proj, v_proj]`, or every linear layer but the output's."""
 
@@ -63,14 +66,14 @@ class Finetune(Section):
     """In place of `epochs`: how many updates, whatever the size of the arm (the control of equal training length)."""
     global_batch: PositiveInt = 128
     """Examples in one update, over all workers, packed or not."""
-    learning_rate: PositiveFloat = 2e-5
-    """The highest learning rate, reached at the end of the warm-up."""
+    learning_rate: PositiveFloat | None = None
+    """The highest learning rate, reached at the end of the warm-up; 2e-5 unless given, and 2e-4 with `lora`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up, to 0."""
     warmup: Share = 0.03
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps in which the learning rate rises; the first of them learns already."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """AdamW's weight decay; norms, biases and embeddings have none."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Gradients of a larger norm are scaled down to it; null does not."""
     precision: Literal["bf16", "float32"] = "bf16"
@@ -80,8 +83,13 @@ class Finetune(Section):
     lora: Lora | None = None
     """Train adapters only, e.g. `{rank: 8}`."""
     heldout: str | None = None
-    """Examples held out from every arm, in any format that `ingest.source` takes (a path); after training, the loss over their
-    responses is measured."""
+    """Examples held out from every arm, in any format that `ingest.source` takes (a path); before and after training, the loss
+    over their responses is measured."""
+    heldout_every: Annotated[PositiveInt | None, OPERATIONAL] = None
+    """Measure it after every so many updates as well."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: those after the last update, or those whose held-out loss was the lowest of all that
+    `heldout_every` measured."""
     seed: int = 0
     """Decides the order of the examples, dropout and random weights."""
     packing: Annotated[bool, OPERATIONAL] = True
@@ -92,8 +100,9 @@ class Finetune(Section):
     """Without packing: examples in one forward pass of a worker, padded to the longest."""
     pad_to_max: Annotated[bool, OPERATIONAL] = False
     """Without packing: pad to `max_length`; as slow as the recipes that do it."""
-    attention: Annotated[Literal["auto", "sdpa", "flash_attention_2"], OPERATIONAL] = "auto"
-    """`auto`: the flash-attn package where it is installed and can run, else PyTorch's own attention."""
+    attention: Annotated[Attention, OPERATIONAL] = "auto"
+    """`auto`: the flash-attn package where it is installed and can run, else PyTorch's own attention, and without packing the
+    model's own code (`eager`) where its class has no other."""
     gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
     """Compute activations again in the backward pass: less memory for about a third more time."""
     offload: Annotated[Literal["none", "optimizer", "all"], OPERATIONAL] = "none"
@@ -120,6 +129,13 @@ class Finetune(Section):
     wandb: Annotated[str | None, OPERATIONAL] = None
     """Project at Weights & Biases to send the curve to; its key comes from the environment (`WANDB_API_KEY`)."""
 
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATE if self.lora is None else LORA_LEARNING_RATE
+
     @model_validator(mode="after")
     def _fits(self) -> "Finetune":
         if self.epochs is not None and self.steps is not None:
@@ -128,6 +144,14 @@ class Finetune(Section):
             raise ValueError(f"`pack_tokens` = {self.pack_tokens} cannot hold an example of `max_length` = {self.max_length}")
         if self.pad_to_max and self.packing:
             raise ValueError("`pad_to_max` pads rows, and `packing` leaves nothing to pad; set `packing: false`")
+        if self.packing and self.attention == "eager":
+            raise ValueError(
+                "`attention: eager` computes padded rows, and packs have an attention of their own; set `packing: false`"
+            )
+        if self.heldout_every is not None and self.heldout is None:
+            raise ValueError("`heldout_every` measures the loss over `heldout`, which is not given; name a file of examples")
+        if self.keep == "best" and self.heldout_every is None:
+            raise ValueError("`keep: best` needs `heldout` and `heldout_every`, which tell what is best; or set `keep: last`")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError(f"`offload: all` needs `zero_stage: 3`, which spreads the weights; it is {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage < 2:

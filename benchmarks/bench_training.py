@@ -107,7 +107,7 @@ def _asked(sample: Sample, config: Finetune) -> dict[str, Any]:
         "micro_batch": config.micro_batch,
         "accumulation": config.global_batch // config.micro_batch,
         "steps": config.steps,
-        "learning_rate": config.learning_rate,
+        "learning_rate": config.rate,
         "seed": config.seed,
         "threads": THREADS,
         "folder": f"{sample.run.storage.root}/trainer",
@@ -182,7 +182,7 @@ def bench_gpu(run: Run, work: Path) -> Table:
 
 def _gpu_rows(table: Table, sample: Sample, config: Finetune, rows: Rows) -> None:
     """Rates, and by them the paper's trainings."""
-    from alpagasus_ray.training import model
+    from alpagasus_ray.training import model, shapes
 
     seconds = sum(row["whole"] for row in rows)
     table.row(f"real tokens/s, {len(rows)} updates of 128 of {sample.about()}", f"{_rate(rows):,.0f}")
@@ -194,7 +194,8 @@ def _gpu_rows(table: Table, sample: Sample, config: Finetune, rows: Rows) -> Non
     write_shape(sample.model, {**SEVEN, "num_hidden_layers": LAYERS[0]})
     its_shape = model.shape(config)
     parameters, trained = model.sizes(config, its_shape)
-    work = model.flops(its_shape, parameters, trained)
+    work = shapes.flops(its_shape, parameters, trained)
+    assert work is not None, "a Llama's configuration says all that is counted"
     lengths = sample.tokens.lengths
     labels, squares = sample.tokens.label_tokens.sum() / lengths.sum(), (lengths**2).sum() / lengths.sum()
     each = work.a_token + work.a_label * labels + work.a_square * squares

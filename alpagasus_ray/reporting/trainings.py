@@ -103,7 +103,7 @@ def trained_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _trained(model: Mapping[str, Any]) -> Iterator[str]:
     loss, mfu = model["loss"], model["mfu"]
     heldout = model.get("heldout")
-    measured = "" if heldout is None else f", held-out loss {heldout['loss']:.3f}"
+    measured = "" if heldout is None else f", held-out loss {_before(model)}{heldout['loss']:.3f}"
     used = "" if mfu is None else f", MFU {mfu:.1%}"
     dollars = "" if model["dollars"] is None else f", ${money(model['dollars'])}"
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in model["counts"].items() if count)
@@ -115,6 +115,12 @@ def _trained(model: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {model['location']}"
     if heldout is not None:
         yield from _heldout_notes(heldout)
+
+
+def _before(model: Mapping[str, Any]) -> str:
+    """The held-out loss before the first update, where it was measured."""
+    first = next(iter(model.get("heldout_curve") or ()), None)
+    return f"{first['loss']:.3f} -> " if first and first["step"] == 0 else ""
 
 
 def _heldout_notes(heldout: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,19 @@ import pyarrow.parquet as pq
 from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import MANIFEST, STATE, Begun, Manifest, Run, versions
-from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.finetune_config import LEARNING_RATE
 from alpagasus_ray.reporting.arms import comparison
 from alpagasus_ray.stages.asking import checkpoint_print
 
 if TYPE_CHECKING:
     from alpagasus_ray.training.job import Trained, Training
 
+log = logging.getLogger(__name__)
 COMPARISON = "models/comparison.json"
+FORM = 2
+"""How a training is done where no knob says it. 2: the warm-up begins above 0, adapters learn at 2e-4 unless told, norms,
+biases and embeddings do not decay, padding takes a token that is there. Before it there was no `form`."""
 TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 
@@ -65,7 +71,17 @@ def settings_of(config: Finetune) -> dict[str, Any]:
         plain["epochs"] = 3.0
     if config.heldout is None:  # models that were made before there was the knob stay the same
         del plain["heldout"]
-    return plain
+    del plain["keep"]
+    if config.keep == "best":
+        plain |= {"keep": config.keep, "heldout_every": config.heldout_every}
+    return plain | {"learning_rate": config.rate, "form": FORM}
+
+
+def former_settings(config: Finetune) -> dict[str, Any]:
+    """The same as versions wrote it that had no `form`, by which their finished models are known again."""
+    plain = settings_of(config)
+    del plain["form"]
+    return plain | {"learning_rate": config.learning_rate or LEARNING_RATE}
 
 
 def heldout_print(config: Finetune) -> dict[str, str]:
@@ -89,13 +105,14 @@ class _Arm:
     def train(self) -> Manifest:
         done = self._home.manifest()
         if done is not None:
-            self._home.same_or_refuse(done, self._settings, self._inputs)
+            self._check_made(done)
             self._home.tidy()
             return done
         # imported here: to look at finished models no Ray is needed
         from alpagasus_ray.runner import cluster, preflight
         from alpagasus_ray.training import driver, heldout, token_files
         from alpagasus_ray.training.job import Training
+        from alpagasus_ray.training.settings import check_rates
         from alpagasus_ray.training.teller import Teller
 
         cluster.address_given()
@@ -110,12 +127,25 @@ class _Arm:
         called = time.time()
         key = digest([self._settings, self._inputs])
         training = Training(self._config, self._arm, self._home, tokens, listed, key, called, Teller(), held and held.tokens)
+        check_rates(self._config, training.order.steps)
         try:
             trained = driver.fit(training, crew)
         finally:
             begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
             self._home.begin(begun)
         return self._finish(begun, training, trained, told)
+
+    def _check_made(self, done: Manifest) -> None:
+        if "form" in done.settings:
+            self._home.same_or_refuse(done, self._settings, self._inputs)
+            return
+        self._home.same_or_refuse(done, former_settings(self._config), self._inputs)
+        log.warning(
+            "%s was trained by an earlier version, with another warm-up and padding (docs/finetune.md, Earlier versions), and "
+            "is left as it is; to compare it with arms that are trained now, delete %s and train it again",
+            self._home.name,
+            self._home.storage.root,
+        )
 
     def _begin(self) -> Begun:
         """Begin, or go on from a state that an earlier call has left; where it left none, it binds nobody."""
@@ -128,6 +158,12 @@ class _Arm:
             begun = Begun(settings=self._settings, inputs=self._inputs, seconds=begun.seconds if begun and same else 0.0)
             self._home.begin(begun)
             return begun
+        if "form" not in begun.settings:
+            raise SettingsChanged(
+                f"{self._home.name} holds the state of a training that an earlier version began, with another warm-up and "
+                f"padding, and trainings never mix: let that version finish it, or delete {self._home.storage.root} to train "
+                "it anew"
+            )
         self._home.same_or_refuse(begun, self._settings, self._inputs)
         # a driver that was killed could not say how long it had been at work
         return begun.model_copy(update={"seconds": max(begun.seconds, sum(mark.seconds.values()))})
@@ -151,6 +187,8 @@ class _Arm:
             details={
                 **_details(self._config, training, trained.facts, rows, begun.seconds),
                 "heldout": {**heldout, **told} if heldout else None,
+                "heldout_curve": trained.facts["heldout_curve"],
+                "kept_step": trained.facts["kept_step"],
             },
         )
         self._home.finish(manifest)

@@ -57,10 +57,14 @@ def preview(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Any]:
     encoder = Encoder(config)
     made = {arm: (manifest.settings, manifest.details) for arm, manifest in finished_models(run).items()}
     forecast = Forecast(config, settings_of(config), made, encoder.tokenizer)
+    known = forecast.census
     return {
         "preview": True,
         "stage": "models",
         "model": config.model,
+        "parameters": known.parameters if known else None,
+        "trained": known.trained if known else None,
+        "flops_a_token": forecast.costs.a_token if forecast.costs else None,
         "packing": config.packing,
         "workers": forecast.workers,
         "workers_by": forecast.workers_by,

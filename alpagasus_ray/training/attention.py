@@ -6,16 +6,20 @@ of its own, which costs what the examples cost, not the square of the pack.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
+from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
 
 PACKED = "packed"
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+FLASH = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3", "flash_attention_4": "flash-attn-4"}
+"""Attentions by packages of their own, and the distributions that bring them: 2 and 4 share the name of their module."""
 BEYOND = ("s_aux", "sinks", "softcap", "position_bias", "indices", "block_indices")
 """What a model of transformers tells its attention where that is more than plain causal attention."""
 
@@ -25,6 +29,33 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed)
+
+
+def runs_flash(kind: str, config: Finetune, *, on_gpu: bool) -> bool:
+    """Whether an attention of `FLASH` is installed and can run."""
+    return on_gpu and config.precision == "bf16" and _is_installed(FLASH[kind])
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_flash(config: Finetune, *, on_gpu: bool, has_flash: bool) -> None:
+    """Refuse an attention that is asked for and cannot run. `has_flash`: the model's class can take it."""
+    if not has_flash:
+        raise UsageError(
+            f"finetune.attention = {config.attention}: the class of finetune.model {config.model!r} cannot take it; set it "
+            "to auto"
+        )
+    if not runs_flash(config.attention, config, on_gpu=on_gpu):
+        raise UsageError(
+            f"finetune.attention = {config.attention} needs the package {FLASH[config.attention]}, a GPU and `precision: "
+            "bf16`; set it to auto"
+        )
 
 
 def packed(
@@ -49,20 +80,24 @@ def packed(
         from torch.nn.attention.varlen import varlen_attn
 
         borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
-        found = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            borders,
-            borders,
-            longest,
-            longest,
-            scale=scale,
-            window_size=(-1, 0),
-            enable_gqa=grouped,
-        )
-        assert isinstance(found, torch.Tensor)
-        return found[None], None
+
+        def kernel(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            found = varlen_attn(
+                queries,
+                keys,
+                values,
+                borders,
+                borders,
+                longest,
+                longest,
+                scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                window_size=(-1, 0),
+                enable_gqa=grouped,
+            )
+            assert isinstance(found, torch.Tensor)
+            return found
+
+        return evened(kernel, *(part[0].transpose(0, 1) for part in (query, key, value)))[None], None
     starts: list[int] = told["pack_starts"]
     lengths = [to - at for at, to in itertools.pairwise(starts)]
     # one split, whose gradient is one concatenation; slices would each have a gradient of the whole pack's size
@@ -72,6 +107,19 @@ def packed(
         for q, k, v in rows
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None  # some models look at it as another shape
+
+
+def evened(
+    kernel: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+) -> torch.Tensor:
+    """What a kernel computes that takes heads of one width alone: the narrower are filled up with zeros, which add nothing to
+    a product, and the answer is cut to the values' width (multi-head latent attention has wider keys than values)."""
+    width, told = max(query.shape[-1], value.shape[-1]), value.shape[-1]
+    query, key, value = (pad(part, (0, width - part.shape[-1])) for part in (query, key, value))
+    return kernel(query, key, value)[..., :told]
 
 
 def _check_plain(module: torch.nn.Module, told: Mapping[str, Any]) -> None:

@@ -47,6 +47,11 @@ class Curve:
         for watcher in self._watchers:
             watcher.flush()
 
+    def measured(self, step: int, loss: float) -> None:
+        """The held-out loss after an update (before the first where that is 0)."""
+        for watcher in self._watchers:
+            watcher.measured(step, loss)
+
     def saved(self) -> None:
         """A state with all of these rows is whole."""
         for watcher in self._watchers:
@@ -61,6 +66,8 @@ class Watcher:
     """Sees every row once, in order; what it may do, it does in a subclass."""
 
     def add(self, row: Mapping[str, Any]) -> None: ...
+
+    def measured(self, step: int, loss: float) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -93,6 +100,9 @@ class Events(Watcher):
         for name in SHOWN:
             if row[name] is not None:
                 self._writer.add_scalar(f"train/{name}", row[name], row["step"])
+
+    def measured(self, step: int, loss: float) -> None:
+        self._writer.add_scalar("heldout/loss", loss, step)
 
     def flush(self) -> None:
         if self._spool is None:
@@ -132,6 +142,9 @@ class WandB(Watcher):
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._run.log({f"train/{name}": row[name] for name in SHOWN if row[name] is not None}, step=row["step"])
+
+    def measured(self, step: int, loss: float) -> None:
+        self._run.log({"heldout/loss": loss}, step=step)
 
     def close(self) -> None:
         self._run.finish()

@@ -8,7 +8,7 @@ import torch
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training.settings import state_bytes
+from alpagasus_ray.training.settings import host_bytes, state_bytes
 
 PEAK_TFLOPS = {"GH200": 989, "H200": 989, "H100 PCIe": 756, "H100": 989, "H800": 989, "H20": 148, "A100": 312, "A800": 312}
 PEAK_TFLOPS |= {"B200": 2250, "L40S": 362, "L4": 121, "A10G": 70, "A10": 125, "RTX 4090": 165, "RTX 3090": 71, "V100": 125}
@@ -36,11 +36,26 @@ def here(config: Finetune) -> Place:
 
     context = train.get_context()
     device = get_device() if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
+    place = Place(context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
+    if place.on_gpu:
         torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(config.cpus)
-    return Place(context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
+    _take_cores(cores(config, place))
+    return place
+
+
+def cores(config: Finetune, place: Place) -> int:
+    """How many threads a worker computes with on the host: the CPUs it was given; with states in the host's memory its share of
+    the node's, as the node's GPUs wait for them."""
+    if config.offload == "none":
+        return config.cpus
+    return max(config.cpus, len(os.sched_getaffinity(0)) // place.neighbours)
+
+
+def _take_cores(number: int) -> None:
+    """Ray lets a process of one CPU have one thread. DeepSpeed's Adam has an OpenMP of its own, which reads the environment
+    when it is loaded."""
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    torch.set_num_threads(number)
 
 
 def choose_accelerator(place: Place) -> None:
@@ -77,6 +92,18 @@ def check(config: Finetune, parameters: int, trained: int, place: Place) -> None
     need, free = state_bytes(config, parameters, trained, place.workers), _free_bytes(place)
     if need > free:
         raise UsageError(_too_small(config, need, free, place))
+    _check_host(config, host_bytes(config, parameters, trained, place.workers) * place.neighbours, place.neighbours)
+
+
+def _check_host(config: Finetune, need: int, neighbours: int) -> None:
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise UsageError(
+            f"finetune.offload = {config.offload}: the states of finetune.model {config.model!r} need at least "
+            f"{need / 2**30:,.1f} GiB of a node's memory for its {neighbours} workers, and {free / 2**30:,.1f} GiB are free. "
+            "What helps: more nodes (finetune.workers), nodes with more memory, finetune.offload: none with "
+            "finetune.zero_stage: 3, or finetune.lora (trains adapters only)"
+        )
 
 
 def _free_bytes(place: Place) -> float:

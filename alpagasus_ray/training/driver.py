@@ -17,6 +17,10 @@ from alpagasus_ray.training.teller import Teller
 RAY_TRAIN = "ray-train"
 """Ray Train's own notes on a run, beside the states."""
 SHOW_S = 1.0
+WAIT_S = 6 * 3600
+"""Seconds that workers wait for each other: one alone converts a state for another number of workers, or writes a model, which
+takes long where it is large. Lost ones are found by Ray, not by this limit."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 KNOBS = "finetune.workers, finetune.cpus, finetune.gpu and finetune.labels"
 
 
@@ -92,10 +96,19 @@ def _trainer(training: Training, found: Crew) -> Any:
             storage_path=training.states.path(RAY_TRAIN),
             storage_filesystem=training.states.fs,
             failure_config=FailureConfig(max_failures=training.config.max_failures),
+            worker_runtime_env=_environment(found),
             logging_config=LoggingConfig(log_level="DEBUG" if os.environ.get(DEBUG) else "ERROR"),
         ),
-        torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo", timeout_s=WAIT_S),
     )
+
+
+def _environment(found: Crew) -> dict[str, Any]:
+    """What the processes of workers are started with: packs differ in size from update to update, and segments that can grow
+    keep the GPU's memory from falling into pieces. What the user has said of it counts."""
+    if not found.on_gpu or any(name in os.environ for name in ALLOCATOR):
+        return {}
+    return {"env_vars": dict.fromkeys(ALLOCATOR[:1], "expandable_segments:True")}
 
 
 def _work(told: dict[str, Any]) -> Trained | Stopped | None:

@@ -15,7 +15,8 @@ from alpagasus_ray.training.batches import Integers
 
 if TYPE_CHECKING:
     from alpagasus_ray.training.micro_batches import Examples
-    from alpagasus_ray.training.model import Loaded
+    from alpagasus_ray.training.model import Census, Loaded
+    from alpagasus_ray.training.shapes import Flops
 
 ASSUMED_MFU = {"H100": 0.35, "H200": 0.35}
 USUAL_MFU = 0.45
@@ -77,7 +78,7 @@ class Forecast:
     def _by_peak(self, volume: Volume) -> Prediction | None:
         import torch
 
-        from alpagasus_ray.training import devices, model
+        from alpagasus_ray.training import devices
 
         gpu = devices.seen_gpu(self._config)
         peak = devices.peak_flops(self._config, torch.device("cuda" if gpu else "cpu"))
@@ -85,7 +86,9 @@ class Forecast:
             return None
         share = next((mfu for name, mfu in ASSUMED_MFU.items() if name in (gpu or "")), USUAL_MFU)
         told = "finetune.peak_tflops" if self._config.peak_tflops is not None else gpu
-        work = model.flops(self._shape, *self._sizes).of(volume.tokens, volume.labels, volume.squares) / (1 - volume.padding)
+        if self.costs is None:
+            return Prediction(None, "what this model computes cannot be counted from its configuration")
+        work = self.costs.of(volume.tokens, volume.labels, volume.squares) / (1 - volume.padding)
         by = f"{peak / 1e12:,g} TFLOPS a worker ({told}) with an assumed MFU of {share:.0%}; start and loading not counted"
         return Prediction(work / (peak * self.workers * share) / 60, by)
 
@@ -105,11 +108,13 @@ class Forecast:
 
         from alpagasus_ray.training import devices
 
-        gpu, parameters = devices.seen_gpu(self._config), self._sizes[0]
+        gpu, parameters = devices.seen_gpu(self._config), self.census.parameters if self.census else None
         if gpu is not None:
             return f"the peak of the {gpu} is not known"
         if self._config.gpu:
             return "the workers need a GPU, and none is seen here"
+        if parameters is None:
+            return "this model cannot be built without its weights"
         if parameters >= LARGEST_TRIED:
             return f"{parameters:,} parameters are too many to be tried on a CPU"
         wide = 2 if self._config.precision == "bf16" else 4
@@ -124,11 +129,18 @@ class Forecast:
         return model.shape(self._config)
 
     @functools.cached_property
-    def _sizes(self) -> tuple[int, int]:
-        """Parameters, and how many of them are trained."""
+    def census(self) -> "Census | None":
+        """What is known of the model; a `UsageError` tells of one that cannot be trained as the recipe says."""
         from alpagasus_ray.training import model
 
-        return model.sizes(self._config, self._shape)
+        return model.census(self._config, self._shape)
+
+    @property
+    def costs(self) -> "Flops | None":
+        """What it computes, where that can be counted."""
+        from alpagasus_ray.training import shapes
+
+        return shapes.flops(self._shape, *self.census[:3]) if self.census else None
 
     @functools.cached_property
     def _loaded(self) -> "Loaded":

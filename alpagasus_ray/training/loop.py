@@ -1,7 +1,8 @@
 """What every worker of a training does: load, train update by update, save states, write the model.
 
 Runs inside Ray Train, which has set up torch.distributed. Where all workers see that going on would be wrong they return, and
-the first one's answer says why. What is raised is a lost worker to Ray Train, which starts all again.
+the first one's answer says why. What is raised is a lost worker to Ray Train, which starts all again; `failures.py` tells the
+driver where that would be in vain.
 """
 
 import math
@@ -12,28 +13,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from alpagasus_ray.config import Finetune, digest, identity
+from alpagasus_ray.config import digest, identity
 from alpagasus_ray.datasets.run import FileEntry
-from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.runner import preflight
-from alpagasus_ray.training import batches, devices, micro_batches, model, settings
+from alpagasus_ray.training import batches, devices, measure, micro_batches, settings, written
 from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.failures import Telling
 from alpagasus_ray.training.job import KINDS, Stopped, Trained, Training
+from alpagasus_ray.training.measure import Best, Keeper, Measured
 from alpagasus_ray.training.setup import Ready, prepare
 from alpagasus_ray.training.states import CURVE, Mark, newest
-from alpagasus_ray.training.token_files import Tokens
 
 LOOK_S = 5.0
 """Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
 LOOKED_AT = 256
 """Examples that tell how all of them end."""
-MEASURED_AT_ONCE = 256
-"""Held-out examples that are shared out among the workers together."""
 TELL_S = 0.5
 """Seconds between two words to the driver."""
 
@@ -44,7 +42,7 @@ def train(training: Training) -> Trained | Stopped | None:
     stopped: Stopped | None = training.teller.stopped()
     if stopped is not None:
         return stopped
-    try:
+    with Telling(training.config, training.teller):
         preflight.take_part(training.tokens, training.version)
         place = devices.here(training.config)
         if place.rank == 0 and training.teller.begin() == 1:  # what comes before a second start is lost, not start
@@ -52,13 +50,6 @@ def train(training: Training) -> Trained | Stopped | None:
         with spent.on("load"):
             ready = prepare(training, place)
         return Loop(training, place, ready, spent).run()
-    except torch.OutOfMemoryError as error:
-        training.teller.stop(Stopped(devices.out_of_memory(training.config, str(error)), is_usage=True))
-        raise
-    except AlpagasusError as error:
-        # the other workers may wait for this one: only its death ends them
-        training.teller.stop(Stopped(str(error), isinstance(error, UsageError)))
-        raise
 
 
 class Spent:
@@ -89,12 +80,22 @@ class Loop:
         self._told_at = 0.0
         self._due = False
         self._leaving: set[str] = set()
+        self._heldout = dict(ready.mark.heldout) if ready.mark else {}
+        self._last: Measured | None = None
+        self._keeper = Keeper(training.states)
+        if ready.mark is None and place.rank == 0:
+            self._keeper.clear()
+        self._best = self._keeper.best() if ready.mark is not None else None
 
     def run(self) -> Trained | Stopped | None:
         steps = self._ready.order.steps
+        wrong = self._measure(0)
+        if wrong is not None:
+            return Stopped(self._diverged(-1, wrong), is_usage=False)
         for step in range(self._start, steps):
             with self._spent.on("train"):
                 wrong = self._update(step)
+            wrong = wrong or self._measure(step + 1)
             if wrong is not None:
                 return Stopped(self._diverged(step, wrong), is_usage=False)
             if self._due and step + 1 < steps:
@@ -128,23 +129,18 @@ class Loop:
     def _gradients(self, batch: micro_batches.Integers, labels: int) -> tuple[torch.Tensor, int]:
         """Forward and backward over this worker's part of a batch; the answer is its part of the loss, and its padding."""
         tokens, config, place = self._ready.tokens, self._config, self._place
-        parts = _parts(config, batch, tokens.lengths, place)
+        parts = measure.parts_of(config, batch, tokens.lengths, place)
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
-        for loss_sum in self._loss_sums(tokens, parts):
+        loaded = self._ready.loaded
+        for micro_batch in measure.built(config, loaded, tokens, parts):
+            loss_sum = micro_batches.loss_sum(self._ready.engine, micro_batch.to(place.device), slices=loaded.slices)
             part = loss_sum * (1 / labels)
             self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
             loss += part.detach()
         if config.packing:
             return loss, 0
         held = sum(int(tokens.lengths[part].sum()) for part in parts)
-        return loss, batches.occupied(parts, tokens.lengths, _width(config)) - held
-
-    def _loss_sums(self, tokens: Tokens, parts: list[Any]) -> Iterator[torch.Tensor]:
-        """The sum of the loss over each of this worker's micro-batches, one forward pass after the other."""
-        ready, device = self._ready, self._place.device
-        pad = None if self._config.packing else ready.loaded.tokenizer.pad_token_id
-        for micro_batch in micro_batches.built(tokens, parts, pad, _width(self._config)):
-            yield micro_batches.loss_sum(ready.engine, micro_batch.to(device), slices=ready.loaded.slices)
+        return loss, batches.occupied(parts, tokens.lengths, measure.width(config)) - held
 
     def _agree(self, step: int, loss: torch.Tensor, padding: int) -> tuple[float, int]:
         """Sums over all workers, and with them what the first decides for all: whether to save after this update."""
@@ -177,8 +173,9 @@ class Loop:
             return
         lengths = self._ready.tokens.lengths[batch]
         total = int(lengths.sum())
-        work = self._ready.flops.of(total, numbers["label_tokens"], int((lengths**2).sum()))
-        mfu = None if self._peak is None else work / (seconds * self._peak * self._place.workers)
+        flops = self._ready.flops
+        work = flops and flops.of(total, numbers["label_tokens"], int((lengths**2).sum()))
+        mfu = None if self._peak is None or work is None else work / (seconds * self._peak * self._place.workers)
         more = {"examples": len(batch), "tokens": total, "seconds": seconds, "tokens_per_s": total / seconds, "mfu": mfu}
         self._curve.add({**numbers, **more})
         if time.monotonic() - self._told_at > TELL_S:
@@ -188,7 +185,7 @@ class Loop:
     def _save(self, step: int) -> None:
         from ray import train as ray_train
 
-        mark = Mark(step=step, workers=self._place.workers, seconds=self._spent.seconds)
+        mark = Mark(step=step, workers=self._place.workers, seconds=self._spent.seconds, heldout=self._heldout)
         self._curve.flush()
         self._ready.states.save(self._ready.engine, mark, self._curve.parquet())
         self._saved_at = time.monotonic()
@@ -205,49 +202,61 @@ class Loop:
             f"finetune.max_grad_norm may help, in a run of its own"
         )
 
-    def _finish(self) -> Trained | Stopped | None:
-        """Measure the model, write it and the curve; every worker takes part in computing and in gathering the weights."""
+    def _measure(self, done: int) -> str | None:
+        """Measure what is held out, where it is time to after `done` updates; the answer is why the training cannot go on, if
+        it cannot."""
+        steps, every = self._ready.order.steps, self._config.heldout_every
+        is_time = done in (0, steps) or (every is not None and done % every == 0)
+        if self._training.heldout is None or not is_time or done < self._start or (done in self._heldout and done < steps):
+            return None
         with self._spent.on("measure"):
-            heldout = self._measured()
-        if heldout is not None and not math.isfinite(heldout["loss"]):
-            wrong = f"the loss over what is held out is {heldout['loss']}"
-            return Stopped(self._diverged(self._ready.order.steps - 1, wrong), is_usage=False)
+            ready = self._ready
+            found = measure.measured(self._config, self._place, ready.loaded, ready.engine, self._training.heldout)
+        if not math.isfinite(found.loss):
+            return f"the loss over what is held out is {found.loss}"
+        self._last, self._heldout[done] = found, found.loss
+        self._curve.measured(done, found.loss)
+        if done and self._config.keep == "best":
+            with self._spent.on("save"):
+                self._keep_if_best(Best(step=done, loss=found.loss))
+        return None
+
+    def _keep_if_best(self, now: Best) -> None:
+        """Keep the weights if none before were as good; all workers know the same, and take part."""
+        if self._best is not None and self._best.loss <= now.loss:
+            return
+        self._best = now
+        weights = written.weights_of(self._ready.engine, self._config)
+        if weights is not None and self._place.rank == 0:
+            self._keeper.keep(now, weights)
+        dist.barrier()
+
+    def _finish(self) -> Trained | None:
+        """Write the model and the curve; every worker takes part in gathering the weights."""
         with self._spent.on("save"):
-            weights = model.weights_of(self._ready.engine, self._config)
+            best = self._best
+            is_last = best is None or best.step == self._ready.order.steps
+            weights = written.weights_of(self._ready.engine, self._config) if is_last else None
             files: list[FileEntry] = []
-            if weights is not None and self._place.rank == 0:
+            if self._place.rank == 0:
+                if not is_last:
+                    assert best is not None
+                    weights = self._keeper.weights(best)
+                assert weights is not None
                 files = self._write(weights)
         self._curve.close()
         dist.barrier()
-        return Trained(files, self._facts() | {"heldout": heldout}) if self._place.rank == 0 else None
-
-    def _measured(self) -> dict[str, Any] | None:
-        """The loss over what is held out, as the curve's a mean over label tokens; without dropout and without gradients."""
-        if self._training.heldout is None:
-            return None
-        tokens = Tokens([self._training.heldout])
-        sums = torch.zeros(3, dtype=torch.float64, device=self._place.device)
-        self._ready.engine.eval()
-        with torch.no_grad():
-            for start in range(0, len(tokens), MEASURED_AT_ONCE):
-                batch = np.arange(start, min(start + MEASURED_AT_ONCE, len(tokens)))
-                parts = _parts(self._config, batch, tokens.lengths, self._place)
-                sums[0] += sum(loss_sum.double() for loss_sum in self._loss_sums(tokens, parts))
-                sums[1:] += torch.tensor([sum(map(len, parts)), sum(int(tokens.label_tokens[part].sum()) for part in parts)])
-        dist.all_reduce(sums)
-        loss, examples, labels = sums.tolist()
-        assert examples == len(tokens), f"{examples} of {len(tokens)} held-out examples were measured"
-        return {"loss": loss / labels, "examples": int(examples), "label_tokens": int(labels)}
+        return Trained(files, self._facts(best)) if self._place.rank == 0 else None
 
     def _write(self, weights: dict[str, torch.Tensor]) -> list[FileEntry]:
         home = self._training.home.storage
         parquet = self._curve.parquet()
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
-            model.write(self._config, self._ready.loaded, weights, self._ends(), folder)
+            written.write(self._config, self._ready.loaded, weights, self._ends(), folder)
             files += [
                 FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
-                for name in sorted(os.listdir(folder))
+                for name in sorted(os.path.relpath(path, folder) for path in _files(folder))
             ]
         return files
 
@@ -257,9 +266,13 @@ class Loop:
         controls = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         return controls & {int(tokens.ids(index)[-1]) for index in range(min(LOOKED_AT, len(tokens)))}
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, best: Best | None) -> dict[str, Any]:
         """What the manifest tells beside what the curve does."""
+        heldout = self._last and {**self._last._asdict(), **({"loss": best.loss} if best else {})}
         return {
+            "heldout": heldout,
+            "heldout_curve": [{"step": step, "loss": loss} for step, loss in sorted(self._heldout.items())],
+            "kept_step": best.step if best else self._ready.order.steps,
             "parameters": self._ready.parameters,
             "workers": self._place.workers,
             "device": devices.name_of(self._place.device),
@@ -268,16 +281,9 @@ class Loop:
         }
 
 
-def _parts(config: Finetune, batch: micro_batches.Integers, lengths: micro_batches.Integers, place: Place) -> list[Any]:
-    """A worker's micro-batches of an update."""
-    if config.packing:
-        return batches.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
-    return batches.rows(batch, config.micro_batch, place.workers)[place.rank]
-
-
-def _width(config: Finetune) -> int | None:
-    """What rows are padded to; None for their longest example."""
-    return config.max_length if config.pad_to_max else None
+def _files(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder):
+        yield from (os.path.join(parent, name) for name in names)
 
 
 def _watchers(training: Training, steps: int, start: int) -> list[Watcher]:

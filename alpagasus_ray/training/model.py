@@ -1,22 +1,27 @@
-"""The model that is trained: how it is loaded, what it can do, what a token costs it, how it is written.
+"""The model that is trained: how it is loaded, and what is known of it before.
 
 Knows transformers, peft and DeepSpeed's sharded weights; knows nothing of data, runs or Ray.
 """
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.templates import ALPACA_CHAT_TEMPLATE
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import attention
+from alpagasus_ray.training import attention, shapes
 
 PAD = "[PAD]"
-LARGEST_FILE = "5GB"
+ADAPTER = "default"
+"""The name that `peft` gives to the only one."""
+ROWS = 64
+"""A new vocabulary is a multiple of it, as GPUs like their matrices."""
+EXPERTS, SHARED = ".experts.", ".shared_experts."
+"""In the names of weights: experts among which a router chooses, and those that every token passes."""
+MODELS_OWN = (RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What a model's code raises that was not written to be run without weights."""
 
 
 class Loaded(NamedTuple):
@@ -27,7 +32,9 @@ class Loaded(NamedTuple):
     slices: bool
     """Whether it takes `logits_to_keep`."""
     kind: str
-    """Name of its attention."""
+    """Name of the attention that computes."""
+    own: str
+    """Name of the attention that computes where there are no packs."""
 
 
 def dtype(config: Finetune) -> torch.dtype:
@@ -55,15 +62,67 @@ def _unusable(config: Finetune, error: Exception) -> UsageError:
     )
 
 
+class Has(NamedTuple):
+    """Which attentions a model's class takes in place of its own code."""
+
+    sdpa: bool = True
+    """PyTorch's, where it computes all that its own does."""
+    flash: bool = True
+
+
+class Census(NamedTuple):
+    """What an empty model of the same shape tells."""
+
+    parameters: int
+    trained: int
+    routed: int
+    """Weights of experts, of which a token passes some."""
+    has: Has
+
+
+ALL, NOTHING = Has(), Has(sdpa=False, flash=False)
+"""The second of a model of which nothing is known: its own code is all."""
+
+
 def sizes(config: Finetune, its_shape: Any) -> tuple[int, int]:
     """Parameters, and how many of them are trained; nothing is loaded for that."""
-    with torch.device("meta"):
-        model = _empty(config, its_shape)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return sum(parameter.numel() for parameter in model.parameters()), trained
+    found = census(config, its_shape)
+    return (found.parameters, found.trained) if found else (0, 0)
 
 
-def _empty(config: Finetune, its_shape: Any) -> Any:
+def census(config: Finetune, its_shape: Any) -> Census | None:
+    """What is known before anything is loaded; None where the model's code cannot be run without its weights. A `UsageError`
+    tells of a model that cannot be trained, or not packed."""
+    shapes.check(config, its_shape)
+    try:
+        with torch.device("meta"):
+            model = empty(config, its_shape)
+    except MODELS_OWN:
+        return None
+    base = model.get_base_model() if config.lora else model
+    return Census(
+        *counted(model),
+        has=Has(
+            sdpa=bool(base._supports_sdpa) and not shapes.own_attention(shapes.text_of(its_shape)),  # noqa: SLF001 - transformers' own word for it
+            flash=bool(base._supports_flash_attn),  # noqa: SLF001 - as above
+        ),
+    )
+
+
+def counted(model: Any) -> tuple[int, int, int]:
+    """Parameters, how many of them are trained, and how many are weights of experts."""
+    named = [
+        (name, getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for name, weight in model.named_parameters()
+    ]
+    return (
+        sum(size for _, size, _ in named),
+        sum(size for _, size, is_trained in named if is_trained),
+        sum(size for name, size, _ in named if EXPERTS in name and SHARED not in name),
+    )
+
+
+def empty(config: Finetune, its_shape: Any) -> Any:
+    """The same model without weights where the default device is `meta`, adapters on it."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -73,47 +132,79 @@ def _empty(config: Finetune, its_shape: Any) -> Any:
     except (ValueError, ImportError) as error:
         raise _unusable(config, error) from None
     _check_apart(config, model)
+    _freeze_other_senses(model)
     return _with_adapters(config, model)
 
 
 def _check_apart(config: Finetune, model: Any) -> None:
     """In a pack it is attention alone that keeps examples apart: a state that goes from token to token does not, nor does an
     attention that takes no other in its place."""
-    is_recurrent = model._is_stateful or "linear_attention" in (getattr(model.config, "layer_types", None) or ())  # noqa: SLF001 - transformers' own word for it
-    if config.packing and (is_recurrent or not model._supports_attention_backend):  # noqa: SLF001 - as above
+    if not config.packing:
+        return
+    why = shapes.why_not_packed(model.config, config.max_length)
+    if why is None and model._is_stateful:  # noqa: SLF001 - transformers' own word for it
+        why = "layers with a state"
+    if why is None and not (model._supports_attention_backend and model._supports_sdpa):  # noqa: SLF001 - as above
+        why = "an attention that takes no other in its place"
+    if why is not None:
         raise UsageError(
-            f"finetune.packing: layers of {config.model!r} ({model.config.model_type}) would carry what one example of a pack "
-            "says into the next; set finetune.packing: false"
+            f"finetune.packing: layers of {config.model!r} ({shapes.text_of(model.config).model_type}) are not known to keep "
+            f"examples of a pack apart: it has {why}; set finetune.packing: false"
         )
 
 
-def attention_kind(config: Finetune, *, on_gpu: bool) -> str:
-    """Which attention computes, by what is asked for and what is there."""
-    flash = on_gpu and config.precision == "bf16" and find_spec("flash_attn") is not None
-    if config.attention == "flash_attention_2" and not flash:
-        raise UsageError(
-            "finetune.attention = flash_attention_2 needs the package flash-attn, a GPU and `precision: bf16`; set it to auto"
-        )
-    if config.attention != "sdpa" and flash:
+def _freeze_other_senses(model: Any) -> None:
+    """Where the language model is a part of one that also sees or hears, only that part learns: text has nothing to tell the
+    others."""
+    if shapes.text_of(model.config) is model.config:
+        return
+    parts = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    texts = {id(weight) for part in parts if part is not None for weight in part.parameters()}
+    for weight in model.parameters():
+        if id(weight) not in texts:
+            weight.requires_grad_(False)
+
+
+def attention_kind(config: Finetune, *, on_gpu: bool, has: Has = ALL) -> str:
+    """Which attention computes, by what is asked for, what is installed and what the model's class has."""
+    if config.attention in attention.FLASH:
+        attention.check_flash(config, on_gpu=on_gpu, has_flash=has.flash)
+        return config.attention
+    if config.attention == "eager":
+        return "eager"
+    if config.attention == "auto" and has.flash and attention.runs_flash("flash_attention_2", config, on_gpu=on_gpu):
         return "flash_attention_2"
-    return attention.PACKED if config.packing else "sdpa"
+    if config.packing:
+        return attention.PACKED
+    if config.attention == "sdpa" and not has.sdpa:
+        raise UsageError(
+            f"finetune.attention = sdpa: the class of finetune.model {config.model!r} does not have it, or not all of its own "
+            "attention; set finetune.attention: eager"
+        )
+    return "sdpa" if has.sdpa else "eager"
 
 
-def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool) -> Loaded:
-    """The model with its weights in host memory, or sharded over the workers where DeepSpeed was told of ZeRO-3 before."""
+def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has: Has | None = None) -> Loaded:
+    """The model with its weights in host memory, or sharded over the workers where DeepSpeed was told of ZeRO-3 before;
+    what its class `has` is the census's to say, and to be given where none can be taken any more."""
     attention.register()
-    kind = attention_kind(config, on_gpu=on_gpu)
-    _check_packable(config, its_shape, kind)
+    if has is None:
+        known = census(config, its_shape)
+        has = known.has if known else NOTHING
+    kind = attention_kind(config, on_gpu=on_gpu, has=has)
     torch.manual_seed(config.seed)
     model = _weights(config, its_shape, kind)
+    _check_apart(config, model)
+    _freeze_other_senses(model)
     _add_pad(model, tokenizer)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.lora:
             model.enable_input_require_grads()
-    model.config.use_cache = False
+    shapes.text_of(model.config).use_cache = model.config.use_cache = False
     slices = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return Loaded(_with_adapters(config, model), tokenizer, slices, kind)
+    own = ("sdpa" if has.sdpa else "eager") if kind == attention.PACKED else kind
+    return Loaded(_with_adapters(config, model), tokenizer, slices, kind, own)
 
 
 def _weights(config: Finetune, its_shape: Any, kind: str) -> Any:
@@ -128,37 +219,37 @@ def _weights(config: Finetune, its_shape: Any, kind: str) -> Any:
         raise _unusable(config, error) from None
 
 
-def _check_packable(config: Finetune, its_shape: Any, kind: str) -> None:
-    """The attention of packs is plain causal attention."""
-    if kind != attention.PACKED:
-        return
-    window = getattr(its_shape, "sliding_window", None)
-    if window is not None and getattr(its_shape, "use_sliding_window", True) and window < config.max_length:
-        raise UsageError(
-            f"finetune.packing: {config.model!r} looks back {window} tokens only, fewer than max_length = {config.max_length}; "
-            "set finetune.packing: false"
-        )
-    if getattr(its_shape, "attn_logit_softcapping", None):
-        raise UsageError(f"finetune.packing: the attention of {config.model!r} caps its logits; set finetune.packing: false")
-
-
 def _add_pad(model: Any, tokenizer: Any) -> None:
-    """A tokenizer without a padding token gets one, whose vectors are the mean of all others (tatsu-lab/stanford_alpaca,
-    `train.py`, smart_tokenizer_and_embedding_resize)."""
+    """A tokenizer without a padding token takes one that is there for nothing else, or gets a new one, whose vectors are the
+    mean of all others (tatsu-lab/stanford_alpaca, `train.py`, smart_tokenizer_and_embedding_resize), in a vocabulary of a
+    multiple of `ROWS`."""
     if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.add_special_tokens({"pad_token": _pad_of(model, tokenizer) or PAD})
+    for its_config in (model.config, shapes.text_of(model.config), model.generation_config):
+        if its_config is not None:
+            its_config.pad_token_id = tokenizer.pad_token_id
     with _gathered(model.get_input_embeddings().weight):
         known = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) <= known:
         return
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=ROWS, mean_resizing=False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None:
             with torch.no_grad(), _gathered(layer.weight):
                 layer.weight[known:] = layer.weight[:known].mean(dim=0, keepdim=True)
+
+
+def _pad_of(model: Any, tokenizer: Any) -> str | None:
+    """A token of the vocabulary to pad with: the one that the model's configuration names, one that says so, or the one for
+    what is not known; none that begins or ends a text."""
+    named = shapes.text_of(model.config).pad_token_id
+    ends = {tokenizer.eos_token, tokenizer.bos_token, None}
+    found = [tokenizer.convert_ids_to_tokens(named)] if isinstance(named, int) and 0 <= named < len(tokenizer) else []
+    found += [
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.special and "pad" in token.content.lower()
+    ]
+    found.append(tokenizer.unk_token)
+    return next((token for token in found if token not in ends), None)
 
 
 def _gathered(weight: torch.nn.Parameter) -> AbstractContextManager[Any]:
@@ -181,87 +272,24 @@ def _with_adapters(config: Finetune, model: Any) -> Any:
         task_type="CAUSAL_LM",
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
+        lora_dropout=0.0,
         target_modules=targets,
     )
     try:
-        return get_peft_model(model, settings, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UsageError(f"finetune.lora.targets = {targets}: {' '.join(str(error).split())[:300]}") from None
+    _leave_out(adapted, config.lora.dropout)
+    return adapted
 
 
-class Flops(NamedTuple):
-    """Operations of forward and backward pass together (A. Chowdhery et al., "PaLM", appendix B, attention counted causally).
-    A weight that is not trained needs no gradient of its own: 4 operations a token instead of 6."""
+def _leave_out(adapted: Any, share: float) -> None:
+    """Give every adapter its dropout but those of experts, whose inputs are not their own to leave out: they have none."""
+    from peft.tuners.lora import LoraLayer, ParamWrapper
 
-    a_token: float
-    """In the layers."""
-    a_label: float
-    """In the output layer, which is computed where there is a label."""
-    a_square: float
-    """In attention, times the square of an example's length."""
-
-    def of(self, tokens: int, labels: int, squares: int) -> float:
-        """Of so many tokens, label tokens and squared lengths."""
-        return self.a_token * tokens + self.a_label * labels + self.a_square * squares
-
-
-def flops(its_shape: Any, parameters: int, trained: int) -> Flops:
-    """What a model of this shape computes."""
-    output = its_shape.vocab_size * its_shape.hidden_size
-    embeddings = output if getattr(its_shape, "tie_word_embeddings", False) else 2 * output
-    in_layers = parameters - embeddings
-    share = trained / parameters
-    each = 4 + 2 * min(1.0, share)
-    heads = its_shape.num_attention_heads
-    width = heads * (getattr(its_shape, "head_dim", None) or its_shape.hidden_size // heads)
-    return Flops(each * in_layers, each * output, 6 * its_shape.num_hidden_layers * width)
-
-
-def weights_of(engine: Any, config: Finetune) -> dict[str, torch.Tensor] | None:
-    """All weights in host memory on the first worker, None on the others; every worker has to call it."""
-    if config.zero_stage == 3:
-        found: dict[str, torch.Tensor] | None = engine._zero3_consolidated_16bit_state_dict()  # noqa: SLF001 - what DeepSpeed's own `save_16bit_model` writes to a file of another format
-        return found
-    if engine.global_rank != 0:
-        return None
-    return {name: weight.detach().cpu() for name, weight in engine.module.state_dict().items()}
-
-
-def write(config: Finetune, loaded: Loaded, weights: dict[str, torch.Tensor], ends: set[int], folder: str) -> None:
-    """Write what `from_pretrained` and vLLM open: weights (adapters merged), configuration, tokenizer, chat template. `ends`
-    are the tokens that it has learned to end with: those that stop it from now on."""
-    model = loaded.model
-    _stop_at(ends, loaded)
-    if config.lora is not None:
-        model, weights = _merged(config, model, weights)
-    model.config.use_cache = True
-    model.save_pretrained(folder, state_dict=weights, max_shard_size=LARGEST_FILE)
-    if config.template == "alpaca":
-        begins = loaded.tokenizer("").input_ids[:1] == [loaded.tokenizer.bos_token_id]
-        loaded.tokenizer.chat_template = ("{{- bos_token }}" if begins else "") + ALPACA_CHAT_TEMPLATE
-    loaded.tokenizer.save_pretrained(folder)
-
-
-def _stop_at(ends: set[int], loaded: Loaded) -> None:
-    """A base model knows the end of a text; a chat template ends turns with another token."""
-    tokenizer, its_config = loaded.tokenizer, loaded.model.config
-    new = sorted(ends - {tokenizer.eos_token_id})
-    if not new:
-        return
-    stops = [*new, tokenizer.eos_token_id]
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(new[0])
-    its_config.eos_token_id = stops
-    if loaded.model.generation_config is not None:
-        loaded.model.generation_config.eos_token_id = stops
-
-
-def _merged(config: Finetune, model: Any, weights: dict[str, torch.Tensor]) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The adapters added to the weights, by an empty twin of the model that takes them over."""
-    its_shape = model.get_base_model().config
-    with torch.device("meta"):
-        twin = _empty(config, its_shape)
-    twin.load_state_dict(weights, strict=False, assign=True)
-    merged = twin.merge_and_unload()
-    merged.generation_config = model.get_base_model().generation_config
-    return merged, merged.state_dict()
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    plain = [layer for layer in layers if not isinstance(layer, ParamWrapper)]
+    for layer in plain:
+        layer.lora_dropout[ADAPTER] = torch.nn.Dropout(share) if share else torch.nn.Identity()
+    if len(plain) == len(layers):  # with a share `peft` would refuse to open those of experts
+        adapted.peft_config[ADAPTER].lora_dropout = share

@@ -7,20 +7,59 @@ import math
 from typing import Any
 
 from alpagasus_ray.config import Finetune
+from alpagasus_ray.errors import UsageError
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's, as in the paper's training script (its defaults in PyTorch)."""
 
 
 def learning_rate(config: Finetune, step: int, steps: int) -> float:
-    """Of the update `step` (from 0) of `steps`: a linear warm-up, then the schedule; as `transformers.get_scheduler`."""
+    """Of the update `step` (from 0) of `steps`: a linear warm-up, then the schedule. As `transformers.get_scheduler` but for
+    the warm-up, which there begins with an update that changes nothing; here no update is wasted."""
     warm = math.ceil(steps * config.warmup)
     if step < warm:
-        return config.learning_rate * step / warm
+        return config.rate * (step + 1) / (warm + 1)
     through = (step - warm) / max(1, steps - warm)
     if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * through))
-    return config.learning_rate * (1 - through if config.schedule == "linear" else 1)
+        return config.rate * 0.5 * (1 + math.cos(math.pi * through))
+    return config.rate * (1 - through if config.schedule == "linear" else 1)
+
+
+def check_rates(config: Finetune, steps: int) -> None:
+    """Refuse a training that would change nothing."""
+    if not any(learning_rate(config, step, steps) > 0 for step in range(steps)):
+        raise UsageError(
+            f"none of the {steps:,} updates would have a learning rate above 0: raise finetune.learning_rate (now "
+            f"{config.rate:g})"
+        )
+
+
+def weight_groups(config: Finetune, model: Any) -> list[dict[str, Any]]:
+    """The weights that are trained, as an optimizer takes them: norms, biases and embeddings do not decay."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if not config.weight_decay:
+        return [{"params": [weight for _, weight in named]}]
+    spared = _spared(model)
+    groups = (
+        ([weight for name, weight in named if (name in spared) is is_spared], 0.0 if is_spared else config.weight_decay)
+        for is_spared in (False, True)
+    )
+    return [{"params": weights, "weight_decay": decay} for weights, decay in groups if weights]
+
+
+def _spared(model: Any) -> set[str]:
+    """Names of weights that do not decay: vectors (of norms and biases), and the tables that tokens are looked up in."""
+    tables = {
+        id(weight)
+        for module in model.modules()
+        if "embedding" in type(module).__name__.lower()
+        for weight in module.parameters(recurse=False)
+    }
+    return {
+        name
+        for name, weight in model.named_parameters()
+        if id(weight) in tables or len(getattr(weight, "ds_shape", weight.shape)) < 2
+    }
 
 
 def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
@@ -30,7 +69,7 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
     (`managed_gradient_accumulation`), and DeepSpeed's own counts of them mean nothing.
     """
     bf16 = config.precision == "bf16"
-    adam: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay}
+    adam: dict[str, Any] = {"lr": config.rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay}
     if config.offload == "none":
         adam["torch_adam"] = True  # PyTorch's own; in the host's memory DeepSpeed's is faster
     found: dict[str, Any] = {
@@ -81,3 +120,14 @@ def state_bytes(config: Finetune, parameters: int, trained: int, workers: int) -
     if config.offload == "all":
         weights = 0
     return round(weights + gradients + adam)
+
+
+def host_bytes(config: Finetune, parameters: int, trained: int, workers: int) -> int:
+    """The least memory of the host that one worker's offloaded states take: AdamW's, a gradient in float32 and, on its way to
+    the device, the weight; in bf16 18 bytes a parameter, spread over all workers. With `all` its part of the weights too."""
+    if config.offload == "none":
+        return 0
+    wide = 2 if config.precision == "bf16" else 4
+    adam = 12 if config.precision == "bf16" else 8
+    weights = parameters * wide if config.offload == "all" else 0
+    return math.ceil((trained * (adam + 4 + wide) + weights) / workers)

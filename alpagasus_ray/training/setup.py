@@ -3,12 +3,16 @@
 from typing import Any, NamedTuple
 
 from alpagasus_ray.engines.tokens import load_tokenizer
-from alpagasus_ray.training import devices, model, settings
+from alpagasus_ray.training import behaviour, devices, model, settings, shapes
 from alpagasus_ray.training.batches import Order
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.job import Training
+from alpagasus_ray.training.shapes import Flops
 from alpagasus_ray.training.states import Mark, States, newest
 from alpagasus_ray.training.token_files import Tokens
+
+LOOKED_AT = 16
+"""Examples among which those are found that a model is looked at with before it learns."""
 
 
 class Ready(NamedTuple):
@@ -24,7 +28,8 @@ class Ready(NamedTuple):
     earlier: bytes | None
     """The curve up to there."""
     parameters: int
-    flops: model.Flops
+    flops: Flops | None
+    """None where nobody can count them."""
 
 
 def prepare(training: Training, place: Place) -> Ready:
@@ -32,25 +37,30 @@ def prepare(training: Training, place: Place) -> Ready:
     config = training.config
     devices.choose_accelerator(place)
     its_shape = model.shape(config)
-    parameters, trained = model.sizes(config, its_shape)
-    devices.check(config, parameters, trained, place)
-    flops = model.flops(its_shape, parameters, trained)
+    known = model.census(config, its_shape)
+    if known is not None:
+        devices.check(config, known.parameters, known.trained, place)
     mark = newest(training.states)
     states = States(
         training.states, place.rank, place.workers, keeps_frozen=config.lora is None, is_spread=config.zero_stage > 0
     )
     universal = mark is not None and states.needs_universal(mark)
-    loaded, engine = _engine(training, its_shape, place, universal=universal)
+    has = known.has if known else model.NOTHING
+    loaded, engine = _engine(training, its_shape, place, has, universal=universal)
     earlier = None
     if mark is not None:
         if universal:
             states.make_universal(mark)
         earlier = states.load(engine, mark)
     tokens = Tokens.open(training.tokens, training.tokens_manifest)
-    return Ready(tokens, training.order, loaded, engine, states, mark, earlier, parameters, flops)
+    order = training.order
+    behaviour.check(config, loaded, engine, [tokens.ids(index) for index in order.batch(0)[:LOOKED_AT].tolist()], place.device)
+    parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
+    flops = shapes.flops(its_shape, parameters, trained, routed)
+    return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops)
 
 
-def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool) -> tuple[model.Loaded, Any]:
+def _engine(training: Training, its_shape: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
     config = training.config
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
@@ -60,10 +70,10 @@ def _engine(training: Training, its_shape: Any, place: Place, *, universal: bool
     tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
     # while it lives, transformers shards weights as it loads them where that is ZeRO-3
     sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
-    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu)
+    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu, has=has)
     del sharding
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    trained = [weight for weight in loaded.model.parameters() if weight.requires_grad]
-    engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=trained, config=told)
+    groups = settings.weight_groups(config, loaded.model)
+    engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=groups, config=told)
     engine.train()
     return loaded, engine

@@ -36,6 +36,8 @@ class Mark(BaseModel):
     workers: int
     seconds: dict[str, float]
     """What the way there took, by kind of work."""
+    heldout: dict[int, float] = {}
+    """The held-out loss after so many updates, where it was measured."""
 
 
 def name_of(step: int) -> str:

@@ -9,7 +9,7 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.engine_config import OPERATIONAL
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import load
-from alpagasus_ray.stages.finetune import settings_of
+from alpagasus_ray.stages.finetune import former_settings, settings_of
 
 OTHERWISE: dict[str, Any] = {
     "packing": False,
@@ -29,6 +29,7 @@ OTHERWISE: dict[str, Any] = {
     "peak_tflops": 312,
     "tensorboard": False,
     "wandb": "project",
+    "heldout_every": 5,
 }
 """Another value of every knob that changes no model."""
 LEARNED: dict[str, Any] = {
@@ -51,9 +52,16 @@ LEARNED: dict[str, Any] = {
     "zero_stage": 3,
     "lora": {"rank": 8},
     "heldout": "others.jsonl",
+    "keep": "best",
     "seed": 1,
 }
 """Another value of every knob that makes another model (or may)."""
+NEEDS: dict[str, dict[str, Any]] = {
+    "keep": {"heldout": "others.jsonl", "heldout_every": 5},
+    "heldout_every": {"heldout": "others.jsonl"},
+    "pad_to_max": {"packing": False},
+}
+"""What a knob cannot be without."""
 
 
 @pytest.mark.parametrize(
@@ -63,6 +71,9 @@ LEARNED: dict[str, Any] = {
         ({"pack_tokens": 256}, ["`pack_tokens` = 256", "`max_length` = 512"]),
         ({"max_length": 4096}, ["`pack_tokens` = 2048", "`max_length` = 4096"]),
         ({"pad_to_max": True}, ["`pad_to_max`", "set `packing: false`"]),
+        ({"attention": "eager"}, ["`attention: eager` computes padded rows", "set `packing: false`"]),
+        ({"heldout_every": 5}, ["`heldout_every`", "`heldout`, which is not given"]),
+        ({"keep": "best", "heldout": "o.jsonl"}, ["`keep: best` needs `heldout` and `heldout_every`", "`keep: last`"]),
         ({"offload": "all", "zero_stage": 2}, ["`offload: all` needs `zero_stage: 3`", "it is 2"]),
         ({"offload": "optimizer", "zero_stage": 1}, ["`offload: optimizer` needs `zero_stage` 2 or 3", "it is 1"]),
         ({"offload": "optimizer", "zero_stage": 0}, ["`offload: optimizer` needs `zero_stage` 2 or 3", "it is 0"]),
@@ -145,7 +156,7 @@ def test_these_are_all_knobs() -> None:
 
 @pytest.mark.parametrize("knob", OTHERWISE)
 def test_how_the_work_is_spread_and_timed_changes_no_model(knob: str) -> None:
-    before = Finetune(packing=knob != "pad_to_max")
+    before = Finetune(**NEEDS.get(knob, {}))
     after = Finetune.model_validate(before.model_dump() | {knob: OTHERWISE[knob]})
     assert getattr(before, knob) != getattr(after, knob)
     assert settings_of(before) == settings_of(after)
@@ -153,7 +164,23 @@ def test_how_the_work_is_spread_and_timed_changes_no_model(knob: str) -> None:
 
 @pytest.mark.parametrize("knob", LEARNED)
 def test_what_is_learned_is_told_by_the_settings(knob: str) -> None:
-    assert settings_of(Finetune()) != settings_of(Finetune(**{knob: LEARNED[knob]}))
+    needed = NEEDS.get(knob, {})
+    assert settings_of(Finetune(**needed)) != settings_of(Finetune(**needed, **{knob: LEARNED[knob]}))
+
+
+def test_what_is_kept_depends_on_how_often_it_is_measured_where_the_best_is_kept() -> None:
+    often, seldom = (settings_of(Finetune(heldout="others.jsonl", heldout_every=every, keep="best")) for every in (5, 10))
+    assert often != seldom
+
+
+def test_a_model_of_an_earlier_version_is_known_by_what_that_version_wrote() -> None:
+    """`settings` of manifests before there was `form`: 2e-5 was the rate of adapters too."""
+    old = former_settings(Finetune(lora={"rank": 8}))  # type: ignore[arg-type]
+    assert old["learning_rate"] == 2e-5
+    assert settings_of(Finetune(lora={"rank": 8}))["learning_rate"] == 2e-4  # type: ignore[arg-type]
+    known = "model revision from_scratch template chat_template_kwargs max_length too_long epochs steps global_batch"
+    known += " learning_rate schedule warmup weight_decay max_grad_norm precision zero_stage lora trust_remote_code seed"
+    assert set(old) == set(known.split())
 
 
 def test_which_other_arms_are_trained_changes_no_model() -> None:

@@ -174,11 +174,12 @@ def test_another_content_of_the_file_is_another_input(tmp_path: Path) -> None:
 # the terminal
 
 
-def _lines(measured: dict[str, Any] | None) -> list[str]:
+def _lines(measured: dict[str, Any] | None, curve: list[dict[str, float]] | None = None) -> list[str]:
     plain = dict.fromkeys(("mfu", "dollars", "epochs", "label_tokens"))
     numbers = dict.fromkeys(("examples", "steps", "tokens", "tokens_per_s", "minutes", "training_minutes", "workers"), 1)
     words = {"name": "full", "location": "models/full", "device": "CPU", "wall_s": {}, "counts": {"whole": 1}}
-    return list(trained_lines([plain | numbers | words | {"loss": {"first": 3, "last_tenth": 2}, "heldout": measured}]))
+    losses = {"loss": {"first": 3, "last_tenth": 2}, "heldout": measured, "heldout_curve": curve}
+    return list(trained_lines([plain | numbers | words | losses]))
 
 
 def test_the_terminal_tells_the_held_out_loss_and_what_spoils_it() -> None:
@@ -189,6 +190,14 @@ def test_the_terminal_tells_the_held_out_loss_and_what_spoils_it() -> None:
     leak, left = _lines(measured | {"in_arm": 3, "left_out": 6})[2:]
     assert "3 of 96 held-out examples are in the arm too" in leak
     assert "6 of 96 held-out examples were left out" in left
+
+
+def test_the_terminal_tells_the_held_out_loss_from_which_a_model_began() -> None:
+    measured = {"loss": 2.5, "examples": 90, "label_tokens": 999, "in_arm": 0, "left_out": 0}
+    line, _ = _lines(measured, [{"step": 0, "loss": 3.25}, {"step": 5, "loss": 2.5}])
+    assert "held-out loss 3.250 -> 2.500, " in line
+    line, _ = _lines(measured, [{"step": 5, "loss": 2.5}])  # of a training that an earlier version began
+    assert "held-out loss 2.500, " in line
 
 
 def test_where_nothing_is_held_out_the_terminal_is_silent_about_it() -> None:

@@ -1,7 +1,7 @@
 """A model is loaded with what it needs, costs what the formula says, and is written as what it was trained to be."""
 
-import functools
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import attention, devices, model
+from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.training import attention, devices, driver, model, settings, shapes
+from alpagasus_ray.training import written as saved
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.encode import Encoded, Encoder
 
@@ -37,8 +39,11 @@ def config_of(folder: Path, **changes: Any) -> Finetune:
     return Finetune(**{"model": str(folder), "precision": "float32", "max_length": 256, **changes})
 
 
-def loaded(config: Finetune) -> model.Loaded:
+def loaded(config: Finetune, *, spare: bool = True) -> model.Loaded:
+    """`spare`: with the token for what is not known, which the tiny model never needs."""
     tokenizer = AutoTokenizer.from_pretrained(config.model)
+    if not spare:
+        tokenizer.unk_token = None
     return model.load(config, model.shape(config), tokenizer, on_gpu=False)
 
 
@@ -60,17 +65,18 @@ def untied(folder: Path, target: Path) -> Path:
 
 def test_a_tokenizer_without_a_padding_token_gets_one_whose_vectors_are_the_mean_of_all_others(folder: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).get_input_embeddings().weight
-    found = loaded(config_of(folder))
+    found = loaded(config_of(folder), spare=False)
     assert found.tokenizer.pad_token == "[PAD]"
     assert found.model.config.pad_token_id == found.model.generation_config.pad_token_id == VOCABULARY
     for layer in (found.model.get_input_embeddings(), found.model.get_output_embeddings()):
-        assert layer.weight.shape[0] == VOCABULARY + 1
+        assert layer.weight.shape[0] == VOCABULARY + 64  # of the rows one is used; GPUs like a multiple of 64
         assert torch.equal(layer.weight[:VOCABULARY], before)
-        torch.testing.assert_close(layer.weight[VOCABULARY], before.mean(dim=0))
+        for row in (VOCABULARY, VOCABULARY + 63):
+            torch.testing.assert_close(layer.weight[row], before.mean(dim=0))
 
 
 def test_an_output_layer_of_its_own_gets_the_mean_of_its_own(folder: Path, tmp_path: Path) -> None:
-    found = loaded(config_of(untied(folder, tmp_path / "untied")))
+    found = loaded(config_of(untied(folder, tmp_path / "untied")), spare=False)
     vectors, output = (layer.weight for layer in (found.model.get_input_embeddings(), found.model.get_output_embeddings()))
     assert not torch.equal(vectors, output)
     for weight in (vectors, output):
@@ -86,12 +92,32 @@ def test_a_padding_token_that_is_there_stays(folder: Path) -> None:
     assert found.model.get_input_embeddings().weight.shape[0] == VOCABULARY
 
 
+def test_a_token_for_what_is_not_known_pads_and_no_row_is_new(folder: Path) -> None:
+    found = loaded(config_of(folder))
+    assert found.tokenizer.pad_token == found.tokenizer.unk_token == "<unk>"
+    assert found.model.get_input_embeddings().weight.shape[0] == VOCABULARY
+
+
+def test_a_token_that_says_so_pads_and_none_that_ends_a_text(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.unk_token = tokenizer.eos_token  # as in GPT-2
+    config = config_of(folder)
+    assert model.load(config, model.shape(config), tokenizer, on_gpu=False).tokenizer.pad_token == "[PAD]"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|finetune_right_pad|>"]})
+    assert model.load(config, model.shape(config), tokenizer, on_gpu=False).tokenizer.pad_token == "<|finetune_right_pad|>"
+    named = model.shape(config)
+    named.pad_token_id = 7
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.load(config_of(folder, from_scratch=True), named, tokenizer, on_gpu=False).tokenizer.pad_token_id == 7
+
+
 def test_vectors_that_are_there_for_no_token_are_used_and_none_is_added(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "wide")
     wide = AutoModelForCausalLM.from_pretrained(folder)
     wide.resize_token_embeddings(576, mean_resizing=False)
     wide.save_pretrained(tmp_path / "wide")
-    found = loaded(config_of(tmp_path / "wide"))
+    found = loaded(config_of(tmp_path / "wide"), spare=False)
     assert found.tokenizer.pad_token_id == VOCABULARY
     assert found.model.get_input_embeddings().weight.shape[0] == 576
 
@@ -107,7 +133,7 @@ def test_operations_of_7b_are_those_counted_by_hand() -> None:
     """Llama 7B: 32 layers of 4 square matrices of 4,096 and 3 of 4,096 x 11,008; 32,000 tokens; norms are counted too."""
     each = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
     layers, output = 32 * each + 4096, 32000 * 4096
-    found = model.flops(LlamaConfig(), SEVEN_B, SEVEN_B)
+    found = shapes.flops(LlamaConfig(), SEVEN_B, SEVEN_B)
     assert layers + 2 * output == SEVEN_B
     assert found.a_token == 6 * layers
     assert found.a_label == 6 * output
@@ -117,20 +143,20 @@ def test_operations_of_7b_are_those_counted_by_hand() -> None:
 def test_operations_of_7b_are_about_six_a_parameter_and_token() -> None:
     lengths = [512] * 100
     total, squares = sum(lengths), sum(length**2 for length in lengths)
-    work = model.flops(LlamaConfig(), SEVEN_B, SEVEN_B).of(total, total, squares)
+    work = shapes.flops(LlamaConfig(), SEVEN_B, SEVEN_B).of(total, total, squares)
     assert work == pytest.approx(6 * SEVEN_B * total, rel=0.03)
 
 
 def test_shared_vectors_are_counted_once_and_a_width_of_heads_that_is_given_counts() -> None:
     shape = LlamaConfig(tie_word_embeddings=True, head_dim=256)
     parameters, _ = model.sizes(Finetune(model="llama"), shape)
-    found = model.flops(shape, parameters, parameters)
+    found = shapes.flops(shape, parameters, parameters)
     assert found.a_token == 6 * (parameters - 32000 * 4096)
     assert found.a_square == 6 * 32 * 32 * 256
 
 
 def test_weights_that_are_not_trained_need_two_thirds_of_the_operations() -> None:
-    found = model.flops(LlamaConfig(), SEVEN_B, 1000)
+    found = shapes.flops(LlamaConfig(), SEVEN_B, 1000)
     assert found.a_label == pytest.approx(4 * 32000 * 4096, rel=1e-3)
 
 
@@ -150,7 +176,7 @@ def test_adapters_alone_are_trained_and_their_number_is_known_before_anything_is
 def written(config: Finetune, found: model.Loaded, target: Path, ends: Iterable[int] = ()) -> Any:
     """What a training with these weights leaves, opened by transformers."""
     weights = {name: weight.detach() for name, weight in found.model.state_dict().items()}
-    model.write(config, found, weights, set(ends), str(target))
+    saved.write(config, found, weights, set(ends), str(target))
     return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
 
@@ -259,10 +285,22 @@ def test_packs_have_their_own_attention_and_padded_rows_pytorchs(folder: Path) -
 def test_flash_attention_is_taken_where_it_is_installed_and_can_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"finetune\.attention = flash_attention_2 needs the package flash-attn"):
         model.attention_kind(config_of(folder, attention="flash_attention_2"), on_gpu=False)
-    monkeypatch.setattr(model, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(attention, "_is_installed", lambda distribution: distribution == "flash-attn")
     assert model.attention_kind(config_of(folder, precision="bf16"), on_gpu=True) == "flash_attention_2"
     assert model.attention_kind(config_of(folder, precision="float32"), on_gpu=True) == attention.PACKED
     assert model.attention_kind(config_of(folder, precision="bf16", attention="sdpa"), on_gpu=True) == attention.PACKED
+    newer = config_of(folder, precision="bf16", attention="flash_attention_3")
+    with pytest.raises(UsageError, match=r"flash_attention_3 needs the package flash-attn-3"):
+        model.attention_kind(newer, on_gpu=True)
+    monkeypatch.setattr(attention, "_is_installed", lambda distribution: distribution == "flash-attn-3")
+    assert model.attention_kind(newer, on_gpu=True) == "flash_attention_3"
+    # the package of 4 has the module of 2, which is why a module is no proof
+    assert model.attention_kind(config_of(folder, precision="bf16"), on_gpu=True) == attention.PACKED
+
+
+def test_a_package_is_looked_up_by_the_name_of_its_distribution() -> None:
+    assert attention._is_installed("torch")
+    assert not attention._is_installed("flash-attn-of-nobody")
 
 
 @pytest.mark.parametrize(
@@ -270,16 +308,15 @@ def test_flash_attention_is_taken_where_it_is_installed_and_can_run(folder: Path
     [
         ({"sliding_window": 128}, "looks back 128 tokens only"),
         ({"sliding_window": 128, "use_sliding_window": True}, "looks back 128 tokens only"),
-        ({"attn_logit_softcapping": 50.0}, "caps its logits"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"layer_types": ["full_attention", "conv"]}, "layers of the kind conv"),
+        ({"layer_types": ["full_attention", "of tomorrow"]}, "layers of the kind of tomorrow"),
+        ({"layer_types": ["sliding_attention"], "sliding_window": 255}, "looks back 255 tokens only"),
+        ({"model_type": "of tomorrow"}, "does not say what they are"),
     ],
 )
-def test_attention_that_packs_cannot_have_is_refused(folder: Path, shape: dict[str, Any], word: str) -> None:
-    check = functools.partial(model._check_packable, config_of(folder), SimpleNamespace(**shape))
-    with pytest.raises(UsageError, match=word) as refusal:
-        check(attention.PACKED)
-    assert "finetune.packing: false" in str(refusal.value)
-    check("sdpa")
-    check("flash_attention_2")
+def test_attention_that_packs_cannot_have_is_told(shape: dict[str, Any], word: str) -> None:
+    assert word in str(shapes.why_not_packed(SimpleNamespace(**{"model_type": "llama", **shape}), 256))
 
 
 @pytest.mark.parametrize("kind", ["mamba", "jamba", "falcon_h1", "granitemoehybrid", "qwen3_next", "minimax", "bloom", "gptj"])
@@ -291,9 +328,18 @@ def test_models_that_carry_one_example_into_the_next_are_not_packed(kind: str) -
     assert parameters > 0
 
 
-@pytest.mark.parametrize("shape", [{"sliding_window": 256}, {"sliding_window": 64, "use_sliding_window": False}, {}])
-def test_a_window_that_no_example_fills_or_that_is_not_used_is_no_hindrance(folder: Path, shape: dict[str, Any]) -> None:
-    model._check_packable(config_of(folder), SimpleNamespace(**shape), attention.PACKED)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"sliding_window": 256},
+        {"sliding_window": 64, "use_sliding_window": False},
+        {},
+        {"layer_types": ["full_attention"], "sliding_window": 64, "model_type": "of tomorrow"},
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 256},
+    ],
+)
+def test_a_window_that_no_example_fills_or_that_is_not_used_is_no_hindrance(shape: dict[str, Any]) -> None:
+    assert shapes.why_not_packed(SimpleNamespace(**{"model_type": "llama", **shape}), 256) is None
 
 
 def test_a_model_that_is_not_there_or_no_causal_one_is_refused_with_the_knob(folder: Path, tmp_path: Path) -> None:
@@ -384,3 +430,60 @@ def test_a_full_gpu_is_told_with_what_leaves_the_model_what_it_is(folder: Path) 
     for knob in ("finetune.pack_tokens (now 2,048", "finetune.workers", "finetune.gradient_checkpointing: true"):
         assert knob in told
     assert "finetune.micro_batch (now 4)" in devices.out_of_memory(config_of(folder, packing=False), "full.")
+
+
+# the memory and the cores of the host
+
+
+def test_states_in_the_hosts_memory_are_refused_where_it_has_no_room_for_them(folder: Path) -> None:
+    config = config_of(folder, precision="bf16", offload="optimizer", zero_stage=2)
+    parameters = round(0.8 * psutil.virtual_memory().available / 18)
+    with pytest.raises(UsageError, match=r"finetune\.offload = optimizer: .* GiB of a node's memory for its 4 workers") as told:
+        devices._check_host(config, settings.host_bytes(config, 2 * parameters, 2 * parameters, 4) * 4, 4)
+    for knob in ("finetune.workers", "finetune.zero_stage: 3", "finetune.lora"):
+        assert knob in str(told.value)
+    devices._check_host(config, settings.host_bytes(config, parameters, parameters, 4) * 4, 4)
+    # half of the workers are on another node, and so are their states
+    devices._check_host(config, settings.host_bytes(config, 2 * parameters, 2 * parameters, 4) * 2, 2)
+
+
+def test_a_worker_with_states_on_the_host_computes_with_its_share_of_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    moved = config_of(folder, offload="optimizer", zero_stage=2)
+    assert devices.cores(moved, Place(0, 16, 8, CPU)) == 8
+    assert devices.cores(moved.model_copy(update={"cpus": 12}), Place(0, 16, 8, CPU)) == 12
+    assert devices.cores(config_of(folder, cpus=2), Place(0, 16, 8, CPU)) == 2
+
+
+def test_threads_are_set_for_pytorch_and_for_what_is_loaded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    try:
+        devices._take_cores(2)
+        assert torch.get_num_threads() == 2
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_deepspeeds_adam_for_the_host_is_built_without_a_compiler_for_gpus() -> None:
+    from deepspeed.ops.op_builder.builder import CUDAOpBuilder
+    from deepspeed.ops.op_builder.cpu import CPUAdamBuilder
+
+    assert not issubclass(CPUAdamBuilder, CUDAOpBuilder)
+    assert all(source.endswith(".cpp") for source in CPUAdamBuilder().sources())
+
+
+# how workers are started
+
+
+def test_memory_of_gpus_is_in_segments_that_grow_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in driver.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    on_gpu, on_cpu = (driver.Crew(1, 1, Pool(gpus=gpus)) for gpus in (1, 0))
+    assert driver._environment(on_gpu) == {"env_vars": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}}
+    assert driver._environment(on_cpu) == {}
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")
+    assert driver._environment(on_gpu) == {}

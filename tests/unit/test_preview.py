@@ -277,6 +277,32 @@ def test_the_number_of_workers_is_told_with_where_it_comes_from(
     assert by in shown(told).splitlines()[0]
 
 
+# what it says of the model
+
+
+def test_it_tells_what_a_model_has_and_computes(run: Run, shared: Path) -> None:
+    report = preview(tiny(shared, peak_tflops=100, steps=2), run, ["one"])
+    assert report["parameters"] == report["trained"] == 444_352
+    assert report["flops_a_token"] == 6 * (444_352 - 512 * 64)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # by peft
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"max_length": 4096, "pack_tokens": 4096}, "set finetune.max_length: 2048, or less"),
+        ({"lora": {"targets": ["nowhere"]}}, "finetune.lora.targets"),
+    ],
+    ids=str,
+)
+def test_a_model_that_cannot_be_trained_so_is_refused_as_the_workers_would(
+    run: Run, shared: Path, changes: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        preview(tiny(shared, **changes), run, ["one"])
+    assert word in str(refusal.value)
+
+
 # what it leaves alone, and refuses
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import get_scheduler
 
 from alpagasus_ray.config import Finetune
+from alpagasus_ray.errors import UsageError
 from alpagasus_ray.training import settings
 
 SEVEN_B = 6_738_415_616
@@ -31,7 +32,7 @@ def rates(config: Finetune, steps: int) -> list[float]:
 
 def theirs(config: Finetune, steps: int) -> list[float]:
     """The rates of the updates of a training by transformers."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.rate)
     name = SCHEDULERS[config.schedule]
     scheduler = get_scheduler(name, optimizer, math.ceil(steps * config.warmup), steps)
     found = []
@@ -44,16 +45,62 @@ def theirs(config: Finetune, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 @pytest.mark.parametrize(("steps", "warmup"), [(217, 0.03), (1219, 0.03), (50, 0.0), (10, 0.5), (7, 1.0), (1, 0.03)])
-def test_the_learning_rate_is_that_of_transformers_at_every_step(schedule: Any, steps: int, warmup: float) -> None:
-    config = Finetune(schedule=schedule, warmup=warmup)
-    assert rates(config, steps) == pytest.approx(theirs(config, steps), rel=1e-9, abs=1e-18)
+def test_the_learning_rate_is_that_of_transformers_after_a_warm_up_that_wastes_no_update(
+    schedule: Any, steps: int, warmup: float
+) -> None:
+    config, warm = Finetune(schedule=schedule, warmup=warmup), math.ceil(steps * warmup)
+    found = rates(config, steps)
+    assert found[warm:] == pytest.approx(theirs(config, steps)[warm:], rel=1e-9, abs=1e-18)
+    assert found[:warm] == pytest.approx([2e-5 * (step + 1) / (warm + 1) for step in range(warm)])
+    assert min(found) > 0
 
 
 def test_the_learning_rate_never_exceeds_what_is_asked_for_and_reaches_it() -> None:
     for schedule in SCHEDULERS:
-        found = rates(Finetune(schedule=schedule), 217)
-        assert max(found) == 2e-5
-        assert found[0] == 0
+        assert max(rates(Finetune(schedule=schedule), 217)) == 2e-5
+
+
+def test_the_only_update_of_a_training_learns() -> None:
+    assert rates(Finetune(), 1) == [1e-5]
+
+
+def test_a_training_in_which_no_update_would_learn_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"none of the 1 updates .* raise finetune\.learning_rate \(now 4\.94066e-324\)"):
+        settings.check_rates(Finetune(learning_rate=5e-324), 1)
+    settings.check_rates(Finetune(learning_rate=5e-324, schedule="constant", warmup=0), 1)
+    settings.check_rates(Finetune(), 1)
+
+
+def test_adapters_have_a_learning_rate_of_their_own_unless_one_is_given() -> None:
+    assert Finetune().rate == 2e-5
+    assert Finetune(lora={"rank": 8}).rate == 2e-4  # type: ignore[arg-type]
+    assert Finetune(lora={"rank": 8}, learning_rate=1e-5).rate == 1e-5  # type: ignore[arg-type]
+
+
+class Small(torch.nn.Module):
+    """One weight of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(4, 2)
+        self.layer = torch.nn.Linear(2, 2)
+        self.norm = torch.nn.LayerNorm(2)
+        self.head = torch.nn.Linear(2, 4, bias=False)
+        self.frozen = torch.nn.Linear(2, 2, bias=False).requires_grad_(requires_grad=False)
+
+
+def test_norms_biases_and_embeddings_do_not_decay() -> None:
+    of = Small()
+    decays, spared = settings.weight_groups(Finetune(weight_decay=0.1), of)
+    assert (decays["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert [id(weight) for weight in decays["params"]] == [id(of.layer.weight), id(of.head.weight)]
+    expected = {id(weight) for weight in (of.words.weight, of.layer.bias, of.norm.weight, of.norm.bias)}
+    assert {id(weight) for weight in spared["params"]} == expected
+    (alone,) = settings.weight_groups(Finetune(), of)
+    assert len(alone["params"]) == 6
+    of.head.weight = of.words.weight  # shared vectors are looked up too
+    tied, _ = settings.weight_groups(Finetune(weight_decay=0.1), of)
+    assert [id(weight) for weight in tied["params"]] == [id(of.layer.weight)]
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -81,6 +128,14 @@ def test_what_is_offloaded_takes_no_memory_of_the_device() -> None:
     assert settings.state_bytes(config, SEVEN_B, SEVEN_B, 4) == SEVEN_B * (2 + 4) / 4
     everything = Finetune(zero_stage=3, offload="all")
     assert settings.state_bytes(everything, SEVEN_B, SEVEN_B, 4) == SEVEN_B * 4 / 4
+
+
+def test_offloaded_states_take_18_bytes_a_parameter_of_all_hosts_together() -> None:
+    config = Finetune(offload="optimizer")
+    assert settings.host_bytes(config, SEVEN_B, SEVEN_B, 1) == 18 * SEVEN_B
+    assert settings.host_bytes(config, SEVEN_B, SEVEN_B, 4) == math.ceil(18 * SEVEN_B / 4)
+    assert settings.host_bytes(Finetune(offload="all", zero_stage=3), SEVEN_B, SEVEN_B, 4) == math.ceil(20 * SEVEN_B / 4)
+    assert settings.host_bytes(Finetune(), SEVEN_B, SEVEN_B, 4) == 0
 
 
 def test_adapters_have_gradients_and_optimizer_states_alone() -> None:

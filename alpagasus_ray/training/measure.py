@@ -1,0 +1,120 @@
+"""The held-out loss while a model learns, and the weights that had the lowest.
+
+The weights are kept beside the states, `state/best/`: first the weights, under a name of their step, then `best.json`, which
+names them. Knows torch and storage; knows nothing of Ray.
+"""
+
+import os
+import tempfile
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
+
+from alpagasus_ray.config import Finetune
+from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.training import batches, micro_batches
+from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.model import Loaded
+from alpagasus_ray.training.token_files import Tokens
+
+AT_ONCE = 256
+"""Held-out examples that are shared out among the workers together."""
+BEST = "best"
+TOLD = "best.json"
+
+
+class Measured(NamedTuple):
+    """The loss over what is held out, as the curve's a mean over label tokens."""
+
+    loss: float
+    examples: int
+    label_tokens: int
+
+
+class Best(BaseModel):
+    """What the kept weights say of themselves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    """Updates that were through."""
+    loss: float
+    """Their held-out loss."""
+
+    @property
+    def file(self) -> str:
+        return f"weights-{self.step:08d}.pt"
+
+
+class Keeper:
+    """The weights of the lowest held-out loss so far."""
+
+    def __init__(self, states: Storage) -> None:
+        self._storage = states.at(BEST)
+
+    def best(self) -> Best | None:
+        return Best.model_validate_json(self._storage.read(TOLD)) if self._storage.exists(TOLD) else None
+
+    def clear(self) -> None:
+        """Forget weights of another training, which left no state."""
+        self._storage.delete_tree()
+
+    def keep(self, best: Best, weights: dict[str, torch.Tensor]) -> None:
+        """Take these weights in place of those that are there; the first worker does it."""
+        former = self.best()
+        with tempfile.TemporaryDirectory(prefix="alpagasus-best-") as folder:
+            file = os.path.join(folder, best.file)
+            torch.save(weights, file)
+            self._storage.put(best.file, file)
+        self._storage.write(TOLD, best.model_dump_json().encode())
+        if former is not None and former.file != best.file:
+            self._storage.delete(former.file)
+
+    def weights(self, best: Best) -> dict[str, torch.Tensor]:
+        with tempfile.TemporaryDirectory(prefix="alpagasus-best-") as folder:
+            file = os.path.join(folder, best.file)
+            with open(file, "wb") as stream:
+                stream.write(self._storage.read(best.file))
+            found: dict[str, torch.Tensor] = torch.load(file, weights_only=True, mmap=False)
+        return found
+
+
+def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldout: pa.RecordBatch) -> Measured:
+    """Without dropout and without gradients; every worker takes part."""
+    tokens = Tokens([heldout])
+    sums = torch.zeros(3, dtype=torch.float64, device=place.device)
+    engine.eval()
+    with torch.no_grad():
+        for start in range(0, len(tokens), AT_ONCE):
+            batch = np.arange(start, min(start + AT_ONCE, len(tokens)))
+            parts = parts_of(config, batch, tokens.lengths, place)
+            for micro_batch in built(config, loaded, tokens, parts):
+                sums[0] += micro_batches.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices).double()
+            sums[1:] += torch.tensor([sum(map(len, parts)), sum(int(tokens.label_tokens[part].sum()) for part in parts)])
+    engine.train()
+    dist.all_reduce(sums)
+    loss, examples, labels = sums.tolist()
+    assert examples == len(tokens), f"{examples} of {len(tokens)} held-out examples were measured"
+    return Measured(loss / labels, int(examples), int(labels))
+
+
+def parts_of(config: Finetune, batch: micro_batches.Integers, lengths: micro_batches.Integers, place: Place) -> list[Any]:
+    """A worker's micro-batches of an update."""
+    if config.packing:
+        return batches.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
+    return batches.rows(batch, config.micro_batch, place.workers)[place.rank]
+
+
+def built(config: Finetune, loaded: Loaded, tokens: Tokens, parts: list[Any]) -> list[micro_batches.MicroBatch]:
+    """They as tensors, on the host."""
+    pad = None if config.packing else loaded.tokenizer.pad_token_id
+    return micro_batches.built(tokens, parts, pad, width(config))
+
+
+def width(config: Finetune) -> int | None:
+    """What rows are padded to; None for their longest example."""
+    return config.max_length if config.pad_to_max else None
