@@ -145,7 +145,7 @@ def test_a_finished_model_is_left_as_it_is_and_other_held_out_examples_are_not_m
 
 def test_transformers_opens_what_was_trained(killed: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(killed)
-    assert tokenizer.pad_token == "[PAD]"
+    assert tokenizer.pad_token == "<unk>"
     said = [{"role": "user", "content": "Name a colour."}]
     text = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
     assert text == "<s>" + alpaca_prompt("Name a colour.", "")
