@@ -160,7 +160,7 @@ def test_a_server_of_vllm_is_asked_for_the_pattern_and_an_api_for_a_schema() -> 
         ('{"score":3}', ("scored", 3.0)),
         ('{"score": 7, "explanation": ""}', ("unparsed", None)),
         ('{"explanation": "none"}', ("unparsed", None)),
-        ('{"score": "4"}', ("unparsed", None)),
+        ('{"score": "4"}', ("scored", 4.0)),
     ],
 )
 def test_a_json_reply_is_read_by_its_score(reply: str, reading: tuple[str, float | None]) -> None:
