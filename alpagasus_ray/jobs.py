@@ -46,6 +46,7 @@ def _again(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
 
 def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.judging import rating
+    from alpagasus_ray.reporting.doubts import doubts
     from alpagasus_ray.stages.ratings import Mode
     from alpagasus_ray.stages.score import score
 
@@ -66,7 +67,10 @@ def _score(call: Call) -> dict[str, Any]:
     report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
-    report["notes"] = list(_score_notes(manifest, config.judge.kind))
+    judge = config.judge
+    told = doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
+    report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
 
@@ -74,8 +78,10 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
     notes = []
     if kind == "rules":
         notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    if manifest.counts.get("failed") and kind != "recorded":
-        notes.append(f"{manifest.counts['failed']:,} rows failed; --retry-failed asks for them again")
+    without = manifest.rows - manifest.counts.get("scored", 0)
+    if without and kind != "recorded":
+        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
+        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
     if manifest.stage.endswith("/trial"):
         notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
     return notes
@@ -148,13 +154,13 @@ def _generate(call: Call) -> dict[str, Any]:
         }
         for (model, test_set), manifest in zip(pairs, manifests, strict=True)
     ]
-    failed = sum(manifest.counts.get("failed", 0) for manifest in manifests)
+    failed = sum(manifest.rows - manifest.counts.get("answered", 0) for manifest in manifests)
     return {
         "stage": "answers",
         "location": call.run.storage.path("answers"),
         "rows": sum(manifest.rows for manifest in manifests),
         "answers": answers,
-        "notes": [f"{failed:,} prompts have no answer; --retry-failed asks for them again"] if failed else [],
+        "notes": [f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else [],
     }
 
 

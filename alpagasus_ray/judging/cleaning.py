@@ -44,8 +44,8 @@ LEADING = re.compile(
     re.IGNORECASE,
 )
 ENDING = re.compile(rf"\s*(?:</s>|<eos>|<pad>|<end_of_turn>|\[EOS\]|{_NO_MARK}{_TOKEN})\s*\Z", re.IGNORECASE)
-STRUCK = re.compile(r"<s>", re.IGNORECASE)
-"""Where there is one, `</s>` is HTML's."""
+STRUCK = re.compile(r"\S\s*<s>|</s>\s*[^\s<]", re.IGNORECASE)
+"""Where these stand inside of a text they are HTML's."""
 NEXT_TURN = re.compile(
     r"(?:<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<end_of_turn>|</s>)\s*"
     r"(?:<\|im_start\|>|<\|start_header_id\|>|<\|user\|>|<start_of_turn>|(?:<s>\s*)?\[INST\])",
@@ -124,10 +124,11 @@ def _bare(text: str) -> str:
     text = text.strip(UNSEEN)
     if turn := NEXT_TURN.search(text):
         text = text[: turn.start()]
-    if leading := LEADING.match(text):
+    is_html = STRUCK.search(text) is not None
+    leading = LEADING.match(text)
+    if leading and not (is_html and "<s>" in leading[0].lower()):
         text = text[leading.end() :]
     text = text.rstrip()
-    is_html = STRUCK.search(text) is not None
     while ending := ENDING.search(text, max(0, len(text) - LONGEST_TOKEN)):
         if is_html and "</s>" in ending[0].lower():
             break

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.datasets import sources
@@ -28,6 +29,8 @@ from alpagasus_ray.stages import asking, replies
 Mode = Literal["score", "rescore", "retry-failed"]
 FORM = ("explain", "constrained", "expected", "max_outside")
 """Knobs of the judge that say what form its replies have."""
+ALIKE, FEWEST_ALIKE = 0.8, 50
+"""Share of the scored rows that may have one score, and of how many rows a share says something."""
 NOT_EXPECTED: dict[str, Any] = {"expected_score": None, "probabilities": None, "outside": None}
 NOTHING = {"instruction": "", "input": "", "output": ""}
 """The example that makes the shortest prompt."""
@@ -154,6 +157,31 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
     details = {
         "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
         "asked_scale": begun.asked_scale,
+        **_of_one_score(histogram),
+        **_outside(stage, files),
     }
     local_model = begun.settings["judge"]["kind"] == "vllm"
     return stage.sum_up(begun, files, rating.STATUSES, local_model=local_model, details=details)
+
+
+def _of_one_score(histogram: Mapping[str, int]) -> dict[str, Any]:
+    """The score that more than `ALIKE` of the scored rows have: such a judge tells them hardly apart."""
+    rows = sum(histogram.values())
+    score, count = max(histogram.items(), key=lambda item: item[1], default=("", 0))
+    if rows < FEWEST_ALIKE or count <= ALIKE * rows:
+        return {}
+    return {"one_score": {"score": float(score), "share": count / rows}}
+
+
+def _outside(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
+    """How probable it was that no score of the scale stands where the score was read: its mean and 95th percentile over the
+    rows that tell it, and how many of these have an expected score."""
+    if not files:
+        return {}
+    told = pa.concat_tables(stage.storage.read_table(entry.name, ["outside", "expected_score"]) for entry in files)
+    told = told.filter(pc.is_valid(told["outside"]))
+    if not told.num_rows:
+        return {}
+    mean, most = pc.mean(told["outside"]).as_py(), pc.quantile(told["outside"], q=0.95)[0].as_py()
+    expected = told.num_rows - told["expected_score"].null_count
+    return {"outside": {"rows": told.num_rows, "mean": mean, "p95": most, "expected": expected}}
