@@ -5,7 +5,7 @@ asked this way say what they were allowed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from alpagasus_ray.engine_config import EngineConfig
@@ -26,21 +26,19 @@ def with_longer(asked: Asked, longest: int | None) -> Asked:
 
 def noting(engines: Sequence[Engine], longest: int | None) -> list[Engine]:
     """The engines; where a longer reply was allowed, each reply says so."""
-    return list(engines) if longest is None else [_Noting(engine, longest) for engine in engines]
+    return list(engines) if longest is None else [_Noting(engine, longest, engine.address) for engine in engines]
 
 
 @dataclass
 class _Noting:
     engine: Engine
     longest: int
-
-    @property
-    def address(self) -> str:
-        return self.engine.address
-
-    @property
-    def stated(self) -> Rate:
-        return self.engine.stated
+    address: str
+    stated: Rate = field(default_factory=Rate)
 
     async def complete(self, request: Request) -> Reply:
-        return (await self.engine.complete(request))._replace(max_tokens=self.longest)
+        try:
+            reply = await self.engine.complete(request)
+        finally:
+            self.stated = self.engine.stated
+        return reply._replace(max_tokens=self.longest)
