@@ -137,7 +137,8 @@ def _generate(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.generate import ANSWERS_JSON, Mode, generate
 
     config = call.recipe.generate
-    mode: Mode = "retry-failed" if call.flags.retry_failed else "generate"
+    no_flag_with(call.flags, "rescore", "retry-failed")
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "generate"
     manifests = generate(config, call.run, mode, _again(call.flags.retry_failed, UNANSWERED))
     pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
     answers = [
@@ -246,7 +247,10 @@ GENERATE = JobSpec(
     "generate",
     "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
     _generate,
-    {"retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed"},
+    {
+        "rescore": "read the stored replies again, as `generate.thoughts` says now; sends nothing",
+        "retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed",
+    },
 )
 COMPARE = JobSpec(
     "compare",

@@ -1,4 +1,4 @@
-"""Read the stored replies of ratings or games again, with another scale or a newer parser; sends nothing."""
+"""Read the stored replies of ratings, answers or games again, with another scale or a newer parser; sends nothing."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,13 +11,14 @@ import pyarrow as pa
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.answers import GenerateWork
 from alpagasus_ray.stages.games import PairWork
 from alpagasus_ray.stages.ratings import ScoreWork
 from alpagasus_ray.stages.replies import stored
 from alpagasus_ray.stages.several import Summing
 
 Rows = list[dict[str, Any]]
-HOW_IT_IS_READ = (("rubric", "scale"), ("rubric", "reply"), ("judge", "max_outside"))
+HOW_IT_IS_READ = (("rubric", "scale"), ("rubric", "reply"), ("judge", "max_outside"), ("", "thoughts"))
 """Settings that only say how replies are read: they may be others than when the replies were asked for."""
 
 
@@ -71,9 +72,10 @@ def _read_as(made: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The present settings, but for how replies are read, which is as it was."""
     same = {key: dict(value) if isinstance(value, Mapping) else value for key, value in now.items()}
     for section, key in HOW_IT_IS_READ:
-        same.get(section, {}).pop(key, None)
-        if key in made.get(section, {}):
-            same[section][key] = made[section][key]
+        here, there = (settings.get(section, {}) if section else settings for settings in (same, made))
+        here.pop(key, None)
+        if key in there:
+            here[key] = there[key]
     return same
 
 
@@ -98,6 +100,15 @@ def _rating(work: ScoreWork, row: dict[str, Any]) -> dict[str, Any]:
         return row
     logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
     return row | work.reading(reply._replace(logprobs=logprobs))
+
+
+def answers_again(work: GenerateWork) -> Callable[[str, Rows], Rows]:
+    """Reads answers again."""
+
+    def again(_: str, rows: Rows) -> Rows:
+        return [row | work.reading(stored(row), row["error"]) for row in rows]
+
+    return again
 
 
 def games_again(work: PairWork, pairs: StageDir) -> Callable[[str, Rows], Rows]:

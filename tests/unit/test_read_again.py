@@ -1,6 +1,7 @@
 """Stages that are read again, and rows that are asked again: files of earlier versions, statuses, longer replies. No Ray."""
 
 import asyncio
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from alpagasus_ray import jobs
-from alpagasus_ray.config import Answerer, Compare, EngineConfig, PairJudge, Score
+from alpagasus_ray.config import Answerer, Compare, EngineConfig, Generate, PairJudge, Score, TestSet
 from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
 from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
@@ -22,8 +23,11 @@ from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Task, take_back
 from alpagasus_ray.stages import asking, games
-from alpagasus_ray.stages.answers import GenerateWork
+from alpagasus_ray.stages.answers import GenerateWork, resolved
+from alpagasus_ray.stages.answers import manifest_of as answers_manifest
+from alpagasus_ray.stages.answers import settings_of as settings_of_answers
 from alpagasus_ray.stages.compare import compare
+from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.pairing import Bout, pair_up
 from alpagasus_ray.stages.ratings import ScoreWork, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.score import _job, score
@@ -237,6 +241,34 @@ def test_thoughts_stay_in_an_answer_where_the_recipe_keeps_them() -> None:
     work = GenerateWork(Answerer(name="model", api="toy"), ("toys",), keeps_thoughts=True)
     found = work.reading(Reply("<think>hm</think>\n\nAn answer."), None)
     assert (found["reply"], found["raw"], found["status"]) == ("<think>hm</think>\n\nAn answer.", None, "answered")
+
+
+def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp_path: Path) -> None:
+    run, path = Run.open(str(tmp_path / "run")), tmp_path / "toy.jsonl"
+    path.write_text('{"id": "a", "instruction": "Say a."}\n{"id": "b", "instruction": "Say b."}\n')
+    config = Generate(
+        models=(Answerer(name="model", api="toy", base_url=NOWHERE),), test_sets=(TestSet(name="toys", path=str(path)),)
+    )
+    with pytest.raises(UsageError, match="not finished in this run"):
+        generate(config, run, "rescore")
+    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    listed = run.prompts("toys").finished("generate")
+    said = ("<think>hm</think>\n\nAn answer.", "  ")
+    rows = [
+        work.result(row, work.request(row), Outcome(Reply(text), None, 1, 1.0)) | {"reply": text.strip(), "status": "answered"}
+        for row, text in zip(run.prompts("toys").storage.read_table(PART).to_pylist(), said, strict=True)
+    ]
+    stage = run.answers("model", "toys")
+    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
+    entry = describe(PART, stage.storage.write_table(PART, _older(rows, ANSWERS)), rows)
+    stage.finish(answers_manifest(stage, [entry], begun))
+    [manifest] = generate(config, run, "rescore")
+    assert manifest.counts == {"answered": 1, "empty": 1}
+    assert manifest.details["mean_answer_words"] == 2
+    exported = json.loads(stage.storage.read("answers.json"))
+    assert [one["output"] for one in exported] == ["An answer.", ""]
+    [manifest] = generate(config.model_copy(update={"thoughts": "keep"}), run, "rescore")
+    assert json.loads(stage.storage.read("answers.json"))[0]["output"] == said[0], "nothing was lost"
 
 
 # probabilities
