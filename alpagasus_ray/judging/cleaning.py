@@ -52,6 +52,7 @@ NEXT_TURN = re.compile(
     re.IGNORECASE,
 )
 LONGEST_TOKEN = 100
+ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.IGNORECASE | re.DOTALL)
 
 UNSEEN = "".join(
     map(chr, (0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x2066, 0x206A)))
@@ -85,8 +86,10 @@ class Visible(NamedTuple):
 
 
 def clean(text: str) -> Visible:
-    """What readers of ratings and verdicts read: the visible words in one spelling."""
-    return visible(plain(text))
+    """What readers of ratings and verdicts read: the visible words in one spelling; of `<answer>…</answer>` what is in it."""
+    seen = visible(plain(text))
+    whole = ANSWER.fullmatch(seen.text)
+    return seen._replace(text=whole[1]) if whole else seen
 
 
 def visible(text: str) -> Visible:

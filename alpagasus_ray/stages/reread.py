@@ -70,9 +70,10 @@ def _begun_of(done: Manifest) -> Begun:
 
 def _read_as(made: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The present settings, but for how replies are read, which is as it was."""
-    same = {key: dict(value) if isinstance(value, Mapping) else value for key, value in now.items()}
+    same: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in now.items()}
     for section, key in HOW_IT_IS_READ:
-        here, there = (settings.get(section, {}) if section else settings for settings in (same, made))
+        here: dict[str, Any] = same.get(section, {}) if section else same
+        there: Mapping[str, Any] = made.get(section, {}) if section else made
         here.pop(key, None)
         if key in there:
             here[key] = there[key]

@@ -48,6 +48,7 @@ THINKERS: dict[str, Callable[[str, str], str]] = {
     "named": lambda thought, said: f"<seed:think>{thought}</seed:think>{said}",
     "brackets": lambda thought, said: f"[THINK]{thought}[/THINK]\n{said}",
     "closing mark alone": lambda thought, said: f"{thought}\n</think>\n\n{said}",
+    "answer in a tag": lambda thought, said: f"<think>{thought}</think>\n<answer>\n{said}\n</answer>",
     "two blocks": lambda thought, said: f"<think>{thought}</think><think>{thought}</think>{said}",
     "mark quoted in it": lambda thought, said: f"<think>It says `</think>`.\n{thought}\n</think>\n{said}",
     "channels": lambda thought, said: (
@@ -64,7 +65,7 @@ def test_what_a_model_thinks_is_never_read_as_what_it_says(around: Callable[[str
         assert rating.read(around(thought, "2\nWrong dates."), "stop", SCALE)[:2] == ("scored", 2.0)
         assert verdict.read(around(thought, "4 7\nWhy."), "stop", "scores", TEN).winner == "second"
         assert verdict.read(around(thought, "Why.\n[[B]]"), "stop", "verdict", TEN).winner == "second"
-        assert cleaning.visible(around(thought, "An answer.")).text.strip() == "An answer."
+        assert cleaning.clean(around(thought, "An answer.")).text.strip() == "An answer."
 
 
 @pytest.mark.parametrize(
