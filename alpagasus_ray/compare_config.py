@@ -65,6 +65,8 @@ class Compare(Asking):
     """How two games become win, tie or lose: `alpagasus` (paper, section 4.2: two wins, or a win and a tie, win), `fastchat`
     (games that disagree are a tie), `mean` (the higher sum of scores wins), `truncated` (as `alpagasus`, half points cut off,
     as some published counts were made). Computed from the stored games, so it may change at any time."""
+    empty_answers: Literal["unanswered", "play"] = "unanswered"
+    """An answer without words enters no game, which is `unanswered` then; `play` lets a judge see it like any other."""
     imported: Import | None = Field(default=None, alias="import")
     """Take the games from files, e.g. `{format: cherry, files: reviews/*.json}`; nothing is asked."""
 

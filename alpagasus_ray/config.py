@@ -112,6 +112,12 @@ class Judge(EngineConfig):
     for `vllm`, `off` for `api`."""
     expected: bool = False
     """Record how probable each score was, and their mean, as `expected_score`."""
+    max_outside: Share = 0.5
+    """With `expected`: a row has no expected score where it was more probable than this that no score of the scale stands at
+    its
+    place: the rest of the probability says little of what the judge thinks."""
+    warn_outside: Annotated[Share, OPERATIONAL] = 0.2
+    """With `expected`: tell when that probability is higher than this, in the mean over all rows."""
     ratings: str | None = None
     """For `recorded`: a CSV, JSON, JSONL or Parquet file with `index` or `example_id`, and `score`; or the AlpaGasus
     release format (objects with `triplet`, `review`, `score`)."""
@@ -288,6 +294,9 @@ class Generate(Asking):
     """Nucleus sampling; null leaves it out."""
     seed: int | None = None
     """Seed of the sampling."""
+    thoughts: Literal["drop", "keep"] = "drop"
+    """What a model thought before its answer (`<think>…</think>` and the like): `drop` takes it off what judges, counts and
+    `answers.json` see, and keeps the raw reply beside it; `keep` leaves it in the answer."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Generate":

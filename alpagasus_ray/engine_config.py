@@ -167,6 +167,9 @@ class EngineConfig(Section):
     """Seed of the sampling; null leaves it out of the request."""
     max_tokens: PositiveInt | None = 256
     """Longest reply, in tokens; null leaves it out of the request."""
+    retry_max_tokens: Annotated[PositiveInt | None, OPERATIONAL] = None
+    """Longest reply, in tokens, of the rows that `--retry-failed truncated` asks again; each row that was asked so says it. All
+    others stay as they are."""
     extra: dict[str, Any] = {}
     """Further fields of the request body, e.g. `{max_completion_tokens: 256, reasoning_effort: low}`; for `vllm` further
     sampling parameters by its own names, e.g. `{top_k: 20}`."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alpagasus_ray.cli import Call, JobSpec, no_flag_with
+from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
 from alpagasus_ray.config import Compare
 from alpagasus_ray.datasets.run import Manifest, StageDir
 from alpagasus_ray.errors import UsageError
@@ -33,7 +33,20 @@ def _ingest(call: Call) -> dict[str, Any]:
     return _summary(call.run.examples(), manifest)
 
 
+def _again(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The statuses after `--retry-failed`, separated by commas; without any all that have no result. Raises `UsageError`."""
+    if given in (None, ALL_STATUSES):
+        return tuple(known)
+    asked = tuple(dict.fromkeys(part.strip() for part in str(given).split(",")))
+    wrong = [status for status in asked if status not in known]
+    if wrong:
+        raise UsageError(f"--retry-failed {given}: {wrong[0]!r} is no status to ask again for; there are {', '.join(known)}")
+    return asked
+
+
 def _score(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.judging import rating
+    from alpagasus_ray.reporting.doubts import doubts
     from alpagasus_ray.stages.ratings import Mode
     from alpagasus_ray.stages.score import score
 
@@ -50,11 +63,14 @@ def _score(call: Call) -> dict[str, Any]:
         return plan(config, call.run)
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
-    manifest = score(config, call.run, mode)
+    manifest = score(config, call.run, mode, _again(call.flags.retry_failed, rating.UNSCORED))
     report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
-    report["notes"] = list(_score_notes(manifest, config.judge.kind))
+    judge = config.judge
+    told = doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
+    report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
 
@@ -62,8 +78,10 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
     notes = []
     if kind == "rules":
         notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    if manifest.counts.get("failed") and kind != "recorded":
-        notes.append(f"{manifest.counts['failed']:,} rows failed; --retry-failed asks for them again")
+    without = manifest.rows - manifest.counts.get("scored", 0)
+    if without and kind != "recorded":
+        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
+        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
     if manifest.stage.endswith("/trial"):
         notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
     return notes
@@ -115,10 +133,13 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 
 def _generate(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.stages.generate import ANSWERS_JSON, generate
+    from alpagasus_ray.stages.answers import UNANSWERED
+    from alpagasus_ray.stages.generate import ANSWERS_JSON, Mode, generate
 
     config = call.recipe.generate
-    manifests = generate(config, call.run, "retry-failed" if call.flags.retry_failed else "generate")
+    no_flag_with(call.flags, "rescore", "retry-failed")
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "generate"
+    manifests = generate(config, call.run, mode, _again(call.flags.retry_failed, UNANSWERED))
     pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
     answers = [
         {
@@ -134,21 +155,24 @@ def _generate(call: Call) -> dict[str, Any]:
         }
         for (model, test_set), manifest in zip(pairs, manifests, strict=True)
     ]
-    failed = sum(manifest.counts.get("failed", 0) for manifest in manifests)
+    failed = sum(manifest.rows - manifest.counts.get("answered", 0) for manifest in manifests)
     return {
         "stage": "answers",
         "location": call.run.storage.path("answers"),
         "rows": sum(manifest.rows for manifest in manifests),
         "answers": answers,
-        "notes": [f"{failed:,} prompts have no answer; --retry-failed asks for them again"] if failed else [],
+        "notes": [f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else [],
     }
 
 
 def _compare(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.stages.compare import compare, outcomes
+    from alpagasus_ray.stages.compare import Mode, compare, outcomes
+    from alpagasus_ray.stages.games import AGAIN
 
+    no_flag_with(call.flags, "rescore", "retry-failed")
     config = call.recipe.compare
-    made = compare(config, call.run, "retry-failed" if call.flags.retry_failed else "compare")
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "compare"
+    made = compare(config, call.run, mode, _again(call.flags.retry_failed, AGAIN))
     comparisons = [
         {**outcomes(config, call.run, bout), "counts": manifest.counts, "reasons": manifest.details["reasons"]}
         for bout, manifest in made.items()
@@ -204,7 +228,7 @@ SCORE = JobSpec(
     {
         "limit": "a trial: rate only the first N examples; replies are kept for the full run",
         "rescore": "read the stored replies again with the present scale and parser; sends nothing",
-        "retry-failed": "ask again for the rows that failed",
+        "retry-failed": "ask again for rows without a score, or those of some statuses: unparsed, refused, truncated, failed",
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
     reading=("plan",),
@@ -223,14 +247,20 @@ GENERATE = JobSpec(
     "generate",
     "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
     _generate,
-    {"retry-failed": "ask again for the prompts that have no answer"},
+    {
+        "rescore": "read the stored replies again, as `generate.thoughts` says now; sends nothing",
+        "retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed",
+    },
 )
 COMPARE = JobSpec(
     "compare",
     "compare",
     "Let a judge compare models' answers, every pair in both orders. A call that was stopped goes on where it was.",
     _compare,
-    {"retry-failed": "ask again for the games that have no verdict"},
+    {
+        "rescore": "read the stored reviews again with the present scale and parser; sends nothing",
+        "retry-failed": "ask again for games without a verdict, or of some statuses: unparsed, refused, truncated, failed",
+    },
 )
 REPORT = JobSpec(
     "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report

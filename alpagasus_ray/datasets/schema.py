@@ -51,6 +51,12 @@ RATINGS = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),  # requests sent (of earlier calls: in vain); 0 if an equal row's
         pa.field("maybe_billed_twice", pa.int32(), nullable=False),  # of these: no answer, and billed for all we know
         pa.field("error", pa.string()),  # why there is no score
+        pa.field(
+            "reasoning", pa.string()
+        ),  # what the server told apart from the reply, where the reply is empty; files may lack it
+        pa.field(
+            "max_tokens", pa.int32()
+        ),  # longest reply allowed, where that was raised for this row alone; files may lack it
     ]
 )
 
@@ -72,12 +78,14 @@ ANSWERS = pa.schema(
     [
         *PROMPTS,
         pa.field("request_hash", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # answered, truncated, refused, failed
-        pa.field("reply", pa.string()),  # the answer; null when there is none
+        pa.field("status", pa.string(), nullable=False),  # answered, empty, truncated, refused, failed
+        pa.field("reply", pa.string()),  # the answer, without what the model thought; null when there is none
         pa.field("finish_reason", pa.string()),
         *(RATINGS.field(name) for name in ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "latency_s")),
         *(RATINGS.field(name) for name in ("attempts", "maybe_billed_twice")),
         pa.field("error", pa.string()),  # why there is no answer
+        pa.field("raw", pa.string()),  # the reply as it came, where that is another text; files may lack it
+        *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
     ]
 )
 
@@ -104,6 +112,7 @@ VERDICTS = pa.schema(  # one row a game
         *(RATINGS.field(name) for name in ("reply", "finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")),
         *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice")),
         pa.field("error", pa.string()),  # why there is no verdict
+        *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
     ]
 )
 

@@ -65,6 +65,8 @@ class Reply(NamedTuple):
     """The model that answered, as the server names it."""
     fingerprint: str | None = None
     """The server's `system_fingerprint`: what it was running."""
+    max_tokens: int | None = None
+    """The longest reply that was allowed, where that was more than the stage's own limit (`retry_max_tokens`)."""
 
 
 class Rate(NamedTuple):

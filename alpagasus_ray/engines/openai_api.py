@@ -4,9 +4,10 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 """
 
 import asyncio
+import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageErro
 NO_KEY = "none"
 LATE = "no reply in time"
 DETAIL_LIMIT = 300
+MOST_PLACES = 32
+"""Places in a reply at which probabilities are kept."""
+TINY_ABOVE_ZERO = 1e-3
+"""A server's rounding may make that of a logarithm of 1."""
 TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
 CONNECTIONS = 4096
@@ -222,18 +227,32 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),
         tokens_cached=_count(cached),
-        logprobs=_first_tokens(choice),
+        logprobs=_at_numbers(choice),
     )
 
 
-def _first_tokens(choice: Mapping[str, Any]) -> Tree | None:
-    """The log probability of each text that the reply may begin with, where the server tells them in a shape that is known: a
-    reply is good without."""
+def _at_numbers(choice: Mapping[str, Any]) -> Tree | None:
+    """The log probability of each text that may come next at the beginning of the reply, and wherever a token of it holds a
+    digit
+    (of many places the first and the last): which of these is the score's place is for its reader. Only where the server tells
+    them in a shape that is known, and makes sense: a reply is good without."""
     try:
-        tokens = choice["logprobs"]["content"][0]["top_logprobs"]
-        return {"": scores_of.added_up((str(token["token"]), float(token["logprob"])) for token in tokens)}
-    except (KeyError, IndexError, TypeError, ValueError):
+        told = [(str(one["token"]), one["top_logprobs"]) for one in choice["logprobs"]["content"]]
+        starts = [0, *itertools.accumulate(len(token) for token, _ in told)]
+        text = "".join(token for token, _ in told)
+        places = [n for n, (token, _) in enumerate(told) if n == 0 or any(sign.isdigit() for sign in token)]
+        kept = places if len(places) <= MOST_PLACES else [*places[: MOST_PLACES // 2], *places[-MOST_PLACES // 2 :]]
+        return {text[: starts[n]]: scores_of.added_up(_next(told[n][1])) for n in kept} or None
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
+
+
+def _next(tokens: Any) -> Iterator[tuple[str, float]]:
+    for token in tokens:
+        logprob = float(token["logprob"])
+        if not logprob <= TINY_ABOVE_ZERO:
+            raise ValueError(f"{logprob} is the logarithm of no probability")
+        yield str(token["token"]), logprob
 
 
 def _text(content: Any) -> str:

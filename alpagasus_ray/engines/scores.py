@@ -2,14 +2,15 @@
 how probable each score was.
 
 Probabilities come as a tree (`base.Tree`): for some texts that a reply can begin with, the log probabilities of the texts
-that may come next. A text that only one score can still follow is that score. Pure functions; they know no engine and no
+that may come next. Where the score does not stand first, they are read at its place: behind the beginning that the reply has
+(`place_of`, `after`). A text that only one score can still follow is that score. Pure functions; they know no engine and no
 tokenizer.
 """
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from alpagasus_ray.engines.base import Tree
@@ -32,15 +33,52 @@ class Distribution(NamedTuple):
 
 
 def pattern(scores: Sequence[str]) -> str:
-    """A regular expression for replies whose first line is a score alone, and that may end there. Many tokenizers begin a text
-    with a space."""
-    return f" ?(?:{'|'.join(re.escape(score) for score in scores)})(?:\\n[\\s\\S]*)?"
+    """A regular expression for replies whose first line is a score alone, and that may end there; `4/5` as well, so that a
+    model that wants to write this is not pushed into `4.5`. Many tokenizers begin a text with a space."""
+    end = re.escape(out_of(scores))
+    return f" ?(?:{'|'.join(re.escape(score) for score in scores)})(?:{end})?(?:\\n[\\s\\S]*)?"
+
+
+def out_of(scores: Sequence[str]) -> str:
+    """What may stand behind a score on its line: `/5`."""
+    return f"/{max(scores, key=float)}"
 
 
 def can_become(text: str, scores: Sequence[str]) -> list[str]:
     """The scores that a first line with this beginning can still hold."""
     line, ended, _ = text.removeprefix(" ").partition(END)
+    score_said, slash, _ = line.partition("/")
+    if slash:  # the score is complete, and what it is out of is being written
+        whole, end = f"{score_said}{out_of(scores)}", line[len(score_said) :]
+        fits = line == whole if ended else out_of(scores).startswith(end)
+        return [score for score in scores if fits and score == score_said]
     return [score for score in scores if (score == line if ended else score.startswith(line))]
+
+
+NUMBER = re.compile(r"\s?(?P<number>[0-9]+(?:[.,][0-9]+)?|\.[0-9]+)")
+IN_A_NUMBER = re.compile(r"[0-9][.,]?\Z")
+
+
+def place_of(text: str, tree: Tree, score: float, scores: Sequence[str], read: Callable[[str], float | None]) -> str | None:
+    """The beginning of the reply behind which the score stands that was read, of those that the tree has looked behind: with
+    another number in its place the reply would be read as that other one, or as a contradiction. None where there is none."""
+    other = next((one for one in scores if float(one) != score), None)
+    contradicted = None
+    for place in sorted(tree, key=len):
+        said = NUMBER.match(text, len(place))
+        if other is None or said is None or not text.startswith(place) or IN_A_NUMBER.search(place):
+            continue
+        found = read(f"{text[: said.start('number')]}{other}{text[said.end('number') :]}")
+        if found == float(other):
+            return place
+        if found is None and float(said["number"].replace(",", ".")) == score and contradicted is None:
+            contradicted = place
+    return contradicted
+
+
+def after(tree: Tree, place: str) -> Tree:
+    """The tree behind a beginning of the reply."""
+    return {text.removeprefix(place): found for text, found in tree.items() if text.startswith(place)}
 
 
 def begin_alike(scores: Sequence[str]) -> tuple[str, str] | None:

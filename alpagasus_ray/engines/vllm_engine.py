@@ -34,6 +34,8 @@ done
 """Waits for the end of its input, which comes when its parent is gone, then ends the processes with a mark."""
 RARE = 1e-3
 """A beginning of a reply that is less probable, among those that the scale allows, is not looked into."""
+MOST_PLACES = 4
+"""Beginnings of a reply behind which is looked for its score."""
 MOST_TOKENS = 128
 """Tokens whose probability vLLM tells at once (its MAX_LOGPROB_TOKEN_IDS)."""
 
@@ -85,7 +87,7 @@ class VllmEngine:
             tokens_in=len(ids),
             tokens_out=len(made.token_ids),
             tokens_cached=output.num_cached_tokens or 0,
-            logprobs=await self._tree(ids) if self._next else None,
+            logprobs=await self._tree(ids, made.text, list(made.token_ids)) if self._next else None,
         )
 
     def _parameters(self, prompt: int) -> "SamplingParams":
@@ -112,11 +114,16 @@ class VllmEngine:
 
     # probabilities
 
-    async def _tree(self, ids: list[int]) -> Tree:
-        """How probable what may come next is, for every beginning of a first line that is not too rare and not yet a score:
-        one token is drawn after each, without a grammar, which would hide what lies outside the scale."""
+    async def _tree(self, ids: list[int], text: str, made: list[int]) -> Tree:
+        """How probable what may come next is, for every beginning of a score that is not too rare and not yet one: one token is
+        drawn after each, without a grammar, which would hide what lies outside the scale. Where nothing keeps the reply to
+        beginning with its score, also behind the beginnings of the reply that numbers follow."""
+        starts = {"": 0} | (beginnings(self._prompts.tokenizer, text, made) if self._form.constrained == "off" else {})
         tree: dict[str, dict[str, float]] = {}
-        await self._look(tree, "", ids, 1.0)
+        for before, count in starts.items():
+            behind: dict[str, dict[str, float]] = {}
+            await self._look(behind, "", [*ids, *made[:count]], 1.0)
+            tree |= {before + beginning: told for beginning, told in behind.items()}
         return tree
 
     async def _look(self, tree: dict[str, dict[str, float]], text: str, ids: list[int], reached: float) -> None:
@@ -167,6 +174,15 @@ class _NextTokens:
         return len(scores_of.can_become(text, self._scores)) > 1
 
 
+def beginnings(tokenizer: Any, text: str, made: Sequence[int]) -> dict[str, int]:
+    """The beginnings of a reply that are followed by a token with a digit, and of how many tokens each is; of many the first
+    and the last."""
+    places = [n for n, token in enumerate(made) if any(sign.isdigit() for sign in tokenizer.decode([token]))]
+    kept = places if len(places) <= MOST_PLACES else [*places[: MOST_PLACES // 2], *places[-MOST_PLACES // 2 :]]
+    told = {tokenizer.decode(list(made[:n]), skip_special_tokens=True): n for n in kept}
+    return {beginning: n for beginning, n in told.items() if text.startswith(beginning)}
+
+
 def _ends(engine: "AsyncLLM", tokenizer: Any) -> set[int]:
     """The tokens that end a reply: the tokenizer's, and those that the checkpoint names besides."""
     named = engine.model_config.try_get_generation_config().get("eos_token_id")
@@ -178,7 +194,7 @@ def _line_tokens(tokenizer: Any, scores: Sequence[str], ends: set[int]) -> dict[
     """All tokens that can be a part of a first line with a score, or end it; the end of a reply is an end of the line."""
     import xgrammar
 
-    signs = set("".join(scores)) | {" "}
+    signs = set("".join(scores)) | {" ", "/"}
     vocabulary = xgrammar.TokenizerInfo.from_huggingface(tokenizer).decoded_vocab
     texts = {token: raw.decode("utf-8", "replace") for token, raw in enumerate(vocabulary) if raw}
     found = {token: text for token, text in texts.items() if set(text.partition(scores_of.END)[0]) <= signs}

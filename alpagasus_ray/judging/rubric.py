@@ -2,9 +2,11 @@
 
 A rubric file is YAML with `name`, `dimension`, `scale` (`min`, `max`, `step`; a null step takes any number) and two Jinja
 templates, `system` and `user`, which see `dimension`, `scale` and the example as blocks: `instruction`, `input`, `output`,
-`system_turn`, `history`. A block comes with its own delimiters; an empty one is an empty text.
+`system_turn`, `history`. A block comes with its own delimiters; an empty one is an empty text. `reply`, where it is given, is a
+regular expression whose first group is the score: replies are read by it alone.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -53,6 +55,20 @@ class Rubric(BaseModel):
     scale: Scale = Scale()
     system: str
     user: str
+    reply: str | None = None
+    """Regular expression by which replies are read, in place of the usual rules; its first group is the score."""
+
+    @model_validator(mode="after")
+    def _has_a_group(self) -> "Rubric":
+        if self.reply is None:
+            return self
+        try:
+            groups = re.compile(self.reply).groups
+        except re.error as error:
+            raise ValueError(f"`reply` is no regular expression: {error}") from None
+        if groups < 1:
+            raise ValueError(f"`reply` = {self.reply!r} has no group: put the score into brackets, e.g. 'Grade: ([0-9.]+)'")
+        return self
 
     def prompt_hash(self) -> str:
         """Version of what is asked: a stored reply answers this and no other prompt."""

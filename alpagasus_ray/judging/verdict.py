@@ -1,23 +1,28 @@
 """From a judge's raw reply about two answers to a verdict, or to the reason why there is none. Reading never invents one.
 
-In this order, the first that fits decides; where the rubric's form is `verdict`, 4 comes before 2:
+First `cleaning.clean` takes off what is not the reply. What is read then depends on the rubric's form, the first that fits:
 
-1. The provider says the judge refused or the content was filtered -> `refused`.
-2. The first line that is not blank holds two numbers and nothing else (`8 7.5`, `8/10, 9/10`, `(8, 7)`, `Scores: 8 7`), or the
-   first two lines hold one labelled number each (`Assistant 1: 8/10`).
-3. Further down the reply gives one pair of overall scores: a tuple (`Output: (10, 1)`), two labelled lines in a row under one
-   that announces scores (`Assistant 2: 2 (wrong)`), labelled lines that say out of how many (`Assistant 2: 9/10`), or sentences
-   (`Assistant 1 a score of 10 and Assistant 2 a score of 1`, `both a score of 8`, `are 4 and 9, respectively`). Two different
-   pairs are no answer, nor is a pair that a score told alone contradicts.
-4. The reply marks the better one: `[[A]]`, `[[B]]`, or `[[C]]` for a tie. Two different marks are no answer.
-5. A sentence says which one the judge chooses or finds better (`I would choose Assistant 1`, `Output (a) is better`). Sentences
-   that contradict each other, and words that call both good or neither better, are no answer: a tie is never read from words.
-6. The words of a refusal -> `refused`. Anything else -> `unparsed`.
+Form `scores` (no mark counts):
+
+1. The first line that says anything holds two numbers and nothing else (`8 7.5`, `8/10, 9/10`, `(8, 7)`, `Scores: 8 7`), or
+   the first two lines hold one number each, labelled (`Assistant 1: 8/10`) or alone. Another pair that the end of the reply
+   gives is a contradiction.
+2. A JSON object of two scores, which begins or ends the reply.
+3. Further down the reply gives one pair of overall scores: on the last line, a tuple (`Output: (10, 1)`), two labelled lines
+   in a row under one that announces scores (`Assistant 2: 2 (wrong)`), labelled lines that say out of how many (`Assistant
+   2: 9/10`), or sentences (`Assistant 1 a score of 10 and Assistant 2 a score of 1`, `both a score of 8`, `are 4 and 9,
+   respectively`). Two different pairs are no answer, nor is a pair that a score told alone contradicts.
+
+Form `verdict` (no score counts): the marks of `marks.py`. Of a reply cut by the token limit only a mark on its last whole line.
+
+Either form: a sentence says which one the judge chooses or finds better (`I would choose Assistant 1`, `Output (a) is better`).
+Sentences that contradict each other, and words that call both good or neither better, are no answer: a tie is never read
+from words.
 
 What a sentence denies, supposes, puts in the mouth of others or says of one criterion alone (`not`, `if`, `some prefer`, `for
-accuracy`) is no score and no choice. A range (`7-8`) or a percentage is no score. A score that is not on the scale, or out of
-another number than its end, is `unparsed`. A reply cut by the token limit is `truncated`, unless the first line with the scores
-was ended before the cut or a mark is there.
+accuracy`) is no score and no choice. A range (`7-8`) or a percentage is no score, and `8,5` is one number. A score that is
+not on the scale, or out of another number than its end, is `unparsed`. A reply cut by the token limit is `truncated`, unless
+the lines with the scores were ended before the cut.
 
 Blanks are made single before anything is matched and every repetition is bounded, so that a reply of nothing but blanks, or of
 one word a thousand times, takes no longer to read than another.
@@ -27,6 +32,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from alpagasus_ray.engines.base import LENGTH
+from alpagasus_ray.judging import marks
+from alpagasus_ray.judging.cleaning import clean, nothing_to_read
 from alpagasus_ray.judging.rating import REFUSAL, REFUSAL_WINDOW
 from alpagasus_ray.judging.rubric import Scale
 
@@ -39,11 +47,11 @@ JUDGED, UNPARSED, REFUSED, TRUNCATED, FAILED, UNANSWERED = (
     "unanswered",
 )
 STATUSES = (JUDGED, UNPARSED, REFUSED, TRUNCATED, UNANSWERED, FAILED)
-Winner = Literal["first", "second", "tie"]
+Winner = marks.Winner
 
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_NUMBER = r"[0-9]+(?:\.[0-9]+|,[0-9]{1,2}(?![0-9]))?"
 _NO_MORE = (
-    r"(?!\.?[0-9]| ?%| ?/| ?out of| ?[-–—] ?[0-9]| (?:to|or) [0-9]| (?:or )?(?:less|lower|fewer|more|higher|above|below)\b)"
+    r"(?![.,]?[0-9]| ?%| ?/| ?out of| ?[-–—] ?[0-9]| (?:to|or) [0-9]| (?:or )?(?:less|lower|fewer|more|higher|above|below)\b)"
 )
 _SCORE = rf"({_NUMBER})(?: ?(?:/|out of) ?({_NUMBER}))?(?![0-9])(?: points?)?{_NO_MORE}"
 _NOUN = r"(?:assistant|answer|response|model|output)"
@@ -51,8 +59,8 @@ _NAMED = [rf"{_NOUN} ?\(?(?:{names})\b\)?" for names in ("1|a", "2|b")]
 _BOTH = rf"{_NAMED[0]} and (?:for |to )?{_NAMED[1]}"
 _GIVEN = r"(?:overall |final |total )?(?:score|rating) of "
 _GETS = r"(?:(?:should |would |will )?(?:gets?|receives?|earns?|deserves?|scores) )?"
-_HEADED = r"((?:final |overall )?(?:scores?|ratings?): ?)?"
-_BETWEEN = r"(?: ?[,;|&] ?| and | )"
+_HEADED = r"((?:(?:my |the )?(?:final |overall )?(?:scores?|ratings?)|overall|final): ?)?"
+_BETWEEN = r"(?: ?, | ?[;|&] ?| and | vs\.? | )"
 
 
 def _compiled(*patterns: str) -> list[re.Pattern[str]]:
@@ -67,12 +75,25 @@ ALONE = _compiled(
 )
 LISTED = re.compile(r"[0-9]+[.)] ")
 """`1. 8` is an item of a list, not two scores."""
-TUPLE = re.compile(rf"(output ?:? ?|scores? ?:? ?)?\( ?{_SCORE}, ?{_SCORE} ?\)[.,]?", re.IGNORECASE)
+ONE = re.compile(rf"{_SCORE}\.?", re.IGNORECASE)
+_IN_TUPLE = r"([0-9]+(?:\.[0-9]+)?)(?: ?(?:/|out of) ?([0-9]+(?:\.[0-9]+)?))?"
+TUPLE = re.compile(rf"(output ?:? ?|scores? ?:? ?)?\( ?{_IN_TUPLE}, ?{_IN_TUPLE} ?\)[.,]?", re.IGNORECASE)
 _OWN = r"(?:'s (?:overall |final )?score)?(?: ?[:=] ?| [-–—] |(?<=score) is )"
-LINES = _compiled(*(rf"(?:[-•] |[0-9][.)] )?{name}{_OWN}{_SCORE}(?: ?([(.,;:–—-]).*)?" for name in _NAMED))
+_SCORE_OF = r"(?:(?:overall |final )?(?:score|rating) (?:of|for) )?"
+LINES = _compiled(*(rf"(?:[-•] |[0-9][.)] )?{_SCORE_OF}{name}{_OWN}{_SCORE}(?: ?([(.,;:–—-]).*)?" for name in _NAMED))
 TITLES = _compiled(*(rf"{name}:?" for name in _NAMED))
 TITLED = re.compile(rf"(?:overall |final )?(?:score|rating): ?{_SCORE}", re.IGNORECASE)
-ANNOUNCED = re.compile(r"\b(?:scores?|ratings?|evaluation)\b.*:$|^(?:final |overall )?(?:scores?|ratings?)$", re.IGNORECASE)
+OPENING = re.compile(
+    r"(?:(?:sure|okay|ok|certainly|of course)[,.!]? )?here (?:are|is) (?:my|the|your) (?:overall |final )?"
+    r"(?:scores?|ratings?|evaluation|assessment|judge?ment|verdict|review)[^0-9]{0,60}:|scores?:?|ratings?:?",
+    re.IGNORECASE,
+)
+"""A first line that says what follows, and nothing yet."""
+ANNOUNCED = re.compile(
+    r"\b(?:scores?|ratings?|evaluation)\b.*:$"
+    r"|^here (?:are|is) (?:my|the) (?:scores?|ratings?)\b.*$|^(?:final |overall )?(?:scores?|ratings?)$",
+    re.IGNORECASE,
+)
 
 # parts of sentences
 PAIRS = _compiled(
@@ -96,7 +117,6 @@ SINGLE = [
 ]
 """For each of the two, the ways to tell its score alone."""
 
-MARK = re.compile(r"\[\[\s?([ABC])\s?\]\]")
 _ENDS = (
     r"(?=$|[.,;:!](?![0-9])| (?:as|over|because|since|due|overall|here|in this case)\b)"
     r"(?!,? (?:or|and) (?:assistant|answer|response|model|output|[(12]))"
@@ -164,27 +184,52 @@ class _Score(NamedTuple):
 _Pair = tuple[_Score, _Score]
 
 
-def read(text: str, finish_reason: str, form: Literal["scores", "verdict"], scale: Scale) -> Verdict:
-    """The verdict in a reply's text; see the module for the rules."""
-    if finish_reason in ("refusal", "content_filter"):
-        return Verdict(REFUSED, error=f"{finish_reason.replace('_', ' ')}: the provider marked the reply so")
-    cut = finish_reason == "length"
-    by_mark, on_top = _marked(text), _on_top(_lines(text.rpartition("\n")[0] if cut else text), scale)
-    early = (by_mark or on_top) if form == "verdict" else on_top or (by_mark if cut else None)
-    if early is not None:
-        return early
+def read(
+    text: str, finish_reason: str, form: Literal["scores", "verdict"], scale: Scale, *, reasoning: str | None = None
+) -> Verdict:
+    """The verdict in a reply's text; see the module for the rules. `reasoning` is what the server tells apart from the text:
+    it is never read, only said where there is no text."""
+    seen, cut = clean(text), finish_reason == LENGTH
+    if nothing := nothing_to_read(seen, finish_reason, reasoning):
+        return Verdict(UNPARSED if nothing.status == "empty" else nothing.status, error=nothing.error)
+    whole = seen.text.rpartition("\n")[0] if cut else seen.text
+    found = _of_marks(whole, cut=cut) if form == "verdict" else _of_scores(whole, scale, cut=cut)
+    if found is not None:
+        return found
     if cut:
         return Verdict(TRUNCATED, error="length: the reply was cut before a verdict was complete")
+    return _in_words(_lines(seen.text)) or _nothing(seen.text)
+
+
+def _of_marks(text: str, *, cut: bool) -> Verdict | None:
+    found = marks.found(_lines(text), only_last=cut) or (None if cut else marks.in_json(text))
+    if isinstance(found, marks.Contradiction):
+        return Verdict(UNPARSED, error=f"contradiction: several verdicts are given ({', '.join(found.marks)})")
+    return Verdict(JUDGED, winner=found) if found else None
+
+
+def _of_scores(text: str, scale: Scale, *, cut: bool) -> Verdict | None:
     lines = _lines(text)
-    return _further_down(lines, scale) or by_mark or _in_words(lines) or _nothing(text)
+    on_top = _on_top(lines)
+    if on_top is None:
+        pair = None if cut else marks.scores_in_json(text)
+        told = (_Score(pair[0]), _Score(pair[1])) if pair else None
+        return _scored(told, scale) if told else None if cut else _further_down(lines, scale)
+    pair_at_the_end = _at_the_end(lines)
+    if pair_at_the_end and _values(pair_at_the_end) != _values(on_top):
+        both = "; ".join(f"{one:g} and {two:g}" for one, two in (_values(on_top), _values(pair_at_the_end)))
+        return Verdict(UNPARSED, error=f"contradiction: several pairs of scores are given ({both})")
+    return _scored(on_top, scale)
+
+
+def _values(pair: _Pair) -> tuple[float, float]:
+    return pair[0].value, pair[1].value
 
 
 def _nothing(text: str) -> Verdict:
-    if REFUSAL.search(text[:REFUSAL_WINDOW]):
+    if REFUSAL.search(text.strip()[:REFUSAL_WINDOW]):
         return Verdict(REFUSED, error="refusal: the judge declines in its own words")
-    return Verdict(
-        UNPARSED, error="no verdict: neither scores nor a choice" if text.strip() else "empty reply: there is no text"
-    )
+    return Verdict(UNPARSED, error="no verdict: neither scores nor a choice")
 
 
 def _lines(text: str) -> list[str]:
@@ -194,22 +239,47 @@ def _lines(text: str) -> list[str]:
     return [line for raw in plain.split("\n") if (line := raw.strip())]
 
 
-def _on_top(lines: Sequence[str], scale: Scale) -> Verdict | None:
+def _on_top(lines: Sequence[str]) -> _Pair | None:
+    """The pair of scores that the reply begins with."""
+    lines = lines[1:] if len(lines) > 1 and OPENING.fullmatch(lines[0]) else lines
     if not lines:
         return None
     if not LISTED.match(lines[0]):
         for pattern in ALONE:
             if found := pattern.fullmatch(lines[0]):
-                return _scored(_pair(found.groups()[1:]), scale)
-    pair = _labelled(lines, 0)
-    return _scored(pair, scale) if pair else None
+                return _pair(found.groups()[1:])
+    return _labelled(lines, 0) or _one_each(lines)
+
+
+def _one_each(lines: Sequence[str]) -> _Pair | None:
+    """Two lines with a number alone on each, and no third."""
+    found = [ONE.fullmatch(line) for line in lines[:3]]
+    if len(found) < 2 or not (found[0] and found[1]) or (len(found) > 2 and found[2]):
+        return None
+    return _pair((*found[0].groups()[:2], *found[1].groups()[:2]))
+
+
+def _at_the_end(lines: Sequence[str]) -> _Pair | None:
+    """The pair of scores that the reply ends with, below its first line."""
+    if len(lines) > 3 and (pair := _labelled(lines, len(lines) - 2)):
+        return pair
+    return _last(lines) if len(lines) > 1 else None
+
+
+def _last(lines: Sequence[str]) -> _Pair | None:
+    """Two scores alone on the last line; behind a colon they may be what the text is about."""
+    if LISTED.match(lines[-1]) or (len(lines) > 1 and (ASPECT.search(lines[-2]) or lines[-2].endswith(":"))):
+        return _announced(lines, len(lines) - 1)
+    found = [match for pattern in ALONE if (match := pattern.fullmatch(lines[-1]))]
+    return _pair(found[0].groups()[1:]) if found else None
 
 
 def _further_down(lines: Sequence[str], scale: Scale) -> Verdict | None:
     """The overall scores below the first line: one pair, which no score told alone contradicts."""
     sentences = list(_sentences(lines))
     alone = [set(_singles(lines, sentences, place)) for place in (0, 1)]
-    pairs = {(one.value, two.value): (one, two) for one, two in _pairs(lines, sentences)}
+    last = _last(lines) if lines else None
+    pairs = {_values(pair): pair for pair in (*_pairs(lines, sentences), *([last] if last else []))}
     values = [{score.value for score in scores} for scores in alone]
     if len(values[0]) == len(values[1]) == 1:
         one, two = (max(scores, key=lambda score: score.end or 0) for scores in alone)
@@ -302,7 +372,7 @@ def _pair(groups: Sequence[str | None]) -> _Pair:
 
 
 def _score(value: str, end: str | None) -> _Score:
-    return _Score(float(value), None if end is None else float(end))
+    return _Score(*(float(number.replace(",", ".")) for number in (value, end) if number is not None))
 
 
 def _scored(pair: _Pair, scale: Scale) -> Verdict:
@@ -313,14 +383,6 @@ def _scored(pair: _Pair, scale: Scale) -> Verdict:
             return Verdict(UNPARSED, error=f"off scale: {score.value:g} is not on {scale}")
     first, second = (score.value for score in pair)
     return Verdict(JUDGED, first, second, "tie" if first == second else "first" if first > second else "second")
-
-
-def _marked(text: str) -> Verdict | None:
-    marks = set(MARK.findall(text))
-    if len(marks) > 1:
-        return Verdict(UNPARSED, error=f"contradiction: several marks are given ({', '.join(sorted(marks))})")
-    winners: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
-    return Verdict(JUDGED, winner=winners[marks.pop()]) if marks else None
 
 
 def _in_words(lines: Sequence[str]) -> Verdict | None:

@@ -1,7 +1,8 @@
 """What was rated and what was chosen, as plain values: ratings by judge, arms, the cut, reasons of what was left out. Pure.
 
 `ratings`: `name`, `main` (whether the arm was picked by them), `judge`, `kind`, `dimension`, `rows`, `counts`, `reasons`,
-`histogram` (score -> rows), `mean`, `seconds`, `dollars`. `arms`: `arm`, `policy`, `rule` (in words), `rows`, `dropped`,
+`histogram` (score -> rows), `mean`, `seconds`, `dollars`, `outside` (of expected scores: `rows`, `mean`, `p95`, `expected`),
+`doubts` (what makes the judge unfit, in words). `arms`: `arm`, `policy`, `rule` (in words), `rows`, `dropped`,
 `share`, `tokens`, `counted_by`, `words`, `unscored`, `ratings`. `selection`, of the report's arm: `arm`, `rule`, `by_score`,
 `by`, `cut` (the lowest score kept, of arms that go by the score), `dropped_reasons`, `judge_reasons` (what the offline judge
 said of the dropped), and `rows`, `tokens`, `mean_output_words`, `histogram`, `threshold_curve`, `categories` of
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from alpagasus_ray.datasets.run import Manifest
+from alpagasus_ray.reporting.doubts import REFUSED, doubts
 
 RATINGS = "ratings/"
 BY_SCORE = ("threshold", "top")
@@ -54,6 +56,8 @@ def _rated(name: str, manifest: Manifest, *, is_main: bool) -> dict[str, Any]:
         "mean": round(sum(float(score) * rows for score, rows in histogram.items()) / scored, 4) if scored else None,
         "seconds": round(manifest.seconds, 3),
         "dollars": manifest.usage.get("cost_usd"),
+        "outside": manifest.details.get("outside"),
+        "doubts": list(doubts(manifest.details, judge.get("max_outside", REFUSED))) if "model" in judge else [],
     }
 
 

@@ -124,7 +124,7 @@ class Ledger:
 
 def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
     """What a committed output shard holds; the replies of rows with a status of `again` count as attempts in vain."""
-    wanted = ("request_hash", "status", "reply", "error", "logprobs", *_COLUMNS)
+    wanted = ("request_hash", "status", "reply", "raw", "error", "logprobs", *_COLUMNS)
     columns = [name for name in wanted if name in output.column_names]
     rows: Iterable[Mapping[str, Any]] = output.select(columns).to_pylist()
     return Known.of(
@@ -133,14 +133,16 @@ def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
 
 
 def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:
-    if row["reply"] is None:
+    text = row["reply"] if row.get("raw") is None else row["raw"]
+    if text is None:
         return {}
     logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
-    return {"text": row["reply"], "finish_reason": row["finish_reason"] or "stop", "logprobs": logprobs}
+    return {"text": text, "finish_reason": row["finish_reason"] or "stop", "logprobs": logprobs}
 
 
 _OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
-_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", *_OF_OUTCOME]
+_OF_REPLY = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "reasoning", "max_tokens"]
+_COLUMNS = [*_OF_REPLY, *_OF_OUTCOME]
 
 
 def _outcome(entry: Mapping[str, Any]) -> Outcome:

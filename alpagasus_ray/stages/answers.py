@@ -22,16 +22,19 @@ from alpagasus_ray.datasets.schema import ANSWERS, PROMPTS
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.datasets.templates import alpaca_prompt
 from alpagasus_ray.engine_config import PLAIN
-from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
 from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.imported import files_of, found_files
+from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import asking, replies
 
-ANSWERED, TRUNCATED, REFUSED, FAILED = "answered", "truncated", "refused", "failed"
-STATUSES = (ANSWERED, TRUNCATED, REFUSED, FAILED)
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED = "answered", "empty", "truncated", "refused", "failed"
+STATUSES = (ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED)
+UNANSWERED = (EMPTY, TRUNCATED, REFUSED, FAILED)
+"""Statuses of what is no whole answer."""
 CONFIG = "config.json"
 
 
@@ -43,9 +46,15 @@ class GenerateWork:
     test_sets: tuple[str, ...]
     weights: Storage | None = None
     """Where the checkpoint of this run's arm lies."""
+    keeps_thoughts: bool = False
+    """Whether what the model thought stays part of its answer."""
+    raised: int | None = None
+    """Longest answer to the prompts that are asked again because theirs was cut."""
 
     def open_engines(self) -> list[Engine]:
-        return open_engines(_at_hand(self.model, self.weights), shortest=self._messages("?", ""), test_sets=self.test_sets)
+        model = with_longer(_at_hand(self.model, self.weights), self.raised)
+        engines = open_engines(model, shortest=self._messages("?", ""), test_sets=self.test_sets)
+        return noting(engines, self.raised)
 
     @property
     def schema(self) -> pa.Schema:
@@ -72,24 +81,26 @@ class GenerateWork:
         return [{"role": "user", "content": "\n\n".join(part for part in (instruction, input_text) if part)}]
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
-        reply = outcome.reply
         return {
             **{name: row[name] for name in PROMPTS.names},
             "request_hash": request.key,
-            "status": _status(reply.finish_reason) if reply else FAILED,
-            "reply": reply.text.strip() if reply else None,
-            **{name: getattr(reply, name) if reply else None for name in REPLY_FIELDS},
-            "latency_s": outcome.latency_s,
-            "attempts": outcome.attempts,
-            "maybe_billed_twice": outcome.maybe_billed_twice,
-            "error": outcome.error,
+            **replies.columns(outcome),
+            **self.reading(outcome.reply, outcome.error),
         }
 
-
-def _status(finish_reason: str) -> str:
-    if finish_reason in ("refusal", "content_filter"):
-        return REFUSED
-    return TRUNCATED if finish_reason == "length" else ANSWERED
+    def reading(self, reply: Reply | None, error: str | None) -> dict[str, Any]:
+        """The columns that are read off a reply; `error` says why there is none."""
+        if reply is None:
+            return {"status": FAILED, "reply": None, "raw": None, "error": error}
+        seen = Visible(reply.text) if self.keeps_thoughts else visible(reply.text)
+        text = seen.text.strip()
+        raw = {"raw": None if text == reply.text.strip() else reply.text}
+        nothing = nothing_to_read(seen, reply.finish_reason, reply.reasoning)
+        if nothing is None:
+            return {"status": TRUNCATED if reply.finish_reason == LENGTH else ANSWERED, "reply": text, "error": None, **raw}
+        if nothing.status == FAILED:  # its text is kept, and is no answer
+            return {"status": FAILED, "reply": None, "raw": reply.text, "error": nothing.error}
+        return {"status": nothing.status, "reply": text, "error": nothing.error, **raw}
 
 
 def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
@@ -143,10 +154,12 @@ def _anywhere(model: Answerer) -> Answerer:
     return model if model.arm is None else model.model_copy(update={"model": f"models/{model.arm}"})
 
 
-def settings_of(model: Answerer) -> dict[str, Any]:
+def settings_of(model: Answerer, *, keeps_thoughts: bool = False) -> dict[str, Any]:
     """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
-    who = asking.identity_of(_anywhere(model))
-    return {"model": who, "prompt": model.prompt} if model.is_model else {"model": who}
+    # what is as usual is no part of it, so that older runs go on
+    thoughts = {"thoughts": "keep"} if keeps_thoughts else {}
+    prompt = {"prompt": model.prompt} if model.is_model else {}
+    return {"model": asking.identity_of(_anywhere(model)), **prompt, **thoughts}
 
 
 def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> dict[str, str]:
@@ -173,5 +186,10 @@ def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     names = ["finish_reason", "category", "skill", "difficulty", "reply"]
     table = pa.concat_tables(stage.storage.read_table(entry.name, names) for entry in files)
     counted = {name: Counter(str(value) for value in table[name].to_pylist() if value is not None) for name in names[:-1]}
-    words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(table["reply"]))).as_py()
+    words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(table["reply"].filter(_says(table["reply"]))))).as_py()
     return {**{name: dict(found.most_common()) for name, found in counted.items()}, "mean_answer_words": words}
+
+
+def _says(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which answers have words: an empty one has no length that means anything."""
+    return pc.not_equal(pc.utf8_trim_whitespace(texts), "")

@@ -35,6 +35,7 @@ MIB = 1 << 20
 BOUGHT = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd")
 """The fields of a row that tell what its reply took."""
 Asked = TypeVar("Asked", bound=EngineConfig)
+TRUNCATED = "truncated"
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 Verdict = Callable[[Mapping[str, int]], str | None]
@@ -290,6 +291,30 @@ def hopeless(config: Asking, asked: EngineConfig, rows: int) -> Verdict:
     return verdict
 
 
+def asked_again(asked: EngineConfig, statuses: Sequence[str]) -> tuple[str, ...]:
+    """The statuses whose rows are asked again. A longer reply is for those whose reply was cut, and for no others."""
+    if asked.retry_max_tokens is not None and tuple(statuses) != (TRUNCATED,):
+        raise UsageError(
+            f"{asked.where}.retry_max_tokens = {asked.retry_max_tokens} is for rows whose reply was cut, and --retry-failed "
+            f"asks for those that are {', '.join(statuses)}; say --retry-failed {TRUNCATED}, or leave it out"
+        )
+    return tuple(statuses)
+
+
+def raised(asked: EngineConfig, again: Sequence[str]) -> int | None:
+    """The longest reply of rows that are asked again, where it is longer than that of the others."""
+    longer = asked.retry_max_tokens
+    if not again or longer is None or not asked.is_model:
+        return None
+    if asked.mode == "batch":
+        raise UsageError(f"{asked.where}.retry_max_tokens is for live requests; set {asked.where}.mode to live for this call")
+    if asked.max_tokens is not None and longer <= asked.max_tokens:
+        raise UsageError(
+            f"{asked.where}.retry_max_tokens = {longer} is no more than max_tokens = {asked.max_tokens}; give more"
+        )
+    return longer
+
+
 def begin(
     stage: StageDir, settings: Mapping[str, Any], inputs: Mapping[str, str], asked_scale: Mapping[str, Any] | None = None
 ) -> Begun:
@@ -327,9 +352,9 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
     found = Counter(done.details.get("discarded", {}))
     for entry in done.parts():
         if any(entry.counts.get(status) for status in again):
-            rows = stage.storage.read_table(entry.name, ["status", "reply", *BOUGHT]).to_pylist()
+            rows = stage.storage.read_table(entry.name).to_pylist()
             for row in rows:
-                if row["status"] in again and row["reply"] is not None:
+                if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
                     found.update({field: row[field] for field in BOUGHT if row[field] is not None})
     return found
 

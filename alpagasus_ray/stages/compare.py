@@ -1,5 +1,6 @@
 """Let a judge compare models' answers, every pair in both orders; or take the games from reviews that exist."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from alpagasus_ray.config import Compare
@@ -11,27 +12,35 @@ from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.games import AGAIN, PairWork, label_of, manifest_of, settings_of
 from alpagasus_ray.stages.imported_games import import_games
 from alpagasus_ray.stages.pairing import Bout, bouts, check_told_one_way, pair_up
-from alpagasus_ray.stages.several import Several, Target
+from alpagasus_ray.stages.reread import Stored, games_again, read_again
+from alpagasus_ray.stages.several import Several, Summing, Target
 from alpagasus_ray.stages.verdicts import matches_of
 
-Mode = Literal["compare", "retry-failed"]
+Mode = Literal["compare", "rescore", "retry-failed"]
 
 
-def compare(config: Compare, run: Run, mode: Mode = "compare") -> dict[Bout, Manifest]:
-    """Make `verdicts/<a>-vs-<b>/<test set>/` for every pair and test set; those that are made already are left as they are,
-    but for games without a verdict under `retry-failed`."""
+def compare(config: Compare, run: Run, mode: Mode = "compare", again: Sequence[str] = AGAIN) -> dict[Bout, Manifest]:
+    """Make `verdicts/<a>-vs-<b>/<test set>/` for every pair and test set; those that are made already are left as they are, but
+    under `retry-failed` for the games with a status of `again`. `rescore` reads their stored reviews again and sends
+    nothing."""
     config = config.model_copy(update={"judge": asking.with_template(config.judge)})
-    work = PairWork(config.judge, rubrics.load(config.judge.rubric))
+    # games of others were played as they were
+    plays_empty = config.empty_answers == "play" or config.imported is not None
+    again = asking.asked_again(config.judge, again) if mode == "retry-failed" else ()
+    raised = asking.raised(config.judge, again)
+    work = PairWork(config.judge, rubrics.load(config.judge.rubric), plays_empty, raised)
     if config.imported is not None:
         if mode == "retry-failed":
             raise UsageError("--retry-failed asks a judge again, and the games of `compare.import` come from files")
+        if mode == "rescore":
+            raise UsageError("--rescore reads what a judge replied, and the games of `compare.import` come from files")
         return import_games(config, run, work)
     _check(config)
     found = list(bouts(config, run))
     check_told_one_way(run, config.name, found)
     listed = [pair_up(run, bout) for bout in found]
     home = run.verdicts(config.name)
-    several = Several("compare", config, config.judge, work, settings_of(config.judge, work.rubric), home)
+    several = Several("compare", config, config.judge, work, _settings(work), home, raised)
     inputs = asking.weights_print(config.judge)
     targets = [
         Target(
@@ -47,8 +56,16 @@ def compare(config: Compare, run: Run, mode: Mode = "compare") -> dict[Bout, Man
     def summing(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
         return manifest_of(names[stage.name], label_of(config.judge), stage, files, begun)
 
-    made = several.fill(targets, summing, AGAIN if mode == "retry-failed" else ())
+    if mode == "rescore":
+        made = [_read_again(work, target, summing) for target in targets]
+    else:
+        made = several.fill(targets, summing, again)
     return dict(zip(found, made, strict=True))
+
+
+def _read_again(work: PairWork, target: Target, summing: Summing) -> Manifest:
+    kept = Stored(target.home, "compare", _settings(work), target.inputs, target.listed, work.schema)
+    return read_again(kept, games_again(work, target.source), summing)
 
 
 def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:
@@ -65,6 +82,10 @@ def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:
         "judged_games": manifest.counts.get(JUDGED, 0),
         **found,
     }
+
+
+def _settings(work: PairWork) -> dict[str, Any]:
+    return settings_of(work.judge, work.rubric, plays_empty=work.plays_empty)
 
 
 def _check(config: Compare) -> None:

@@ -13,19 +13,19 @@ import pyarrow as pa
 from alpagasus_ray.config import PairJudge
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
 from alpagasus_ray.datasets.schema import PAIRS, VERDICTS
-from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
 from alpagasus_ray.engines.choose import open_engines
+from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.judging import verdict
 from alpagasus_ray.judging.pairs import PairRubric
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import asking, replies
 
 ORDERS = ("ab", "ba")
-AGAIN = (verdict.FAILED, verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED)
+AGAIN = (verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED, verdict.FAILED)
 """Statuses of games that have no verdict and might get one if they were asked again."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
 SHOWN = ("first", "second")
 
 
@@ -35,9 +35,15 @@ class PairWork:
 
     judge: PairJudge
     rubric: PairRubric
+    plays_empty: bool = False
+    """Whether an empty answer plays like any other; else the game is `unanswered`."""
+
+    raised: int | None = None
+    """Longest reply of the games that are asked again because theirs was cut."""
 
     def open_engines(self) -> list[Engine]:
-        return open_engines(self.judge, shortest=self.rubric.messages(NOTHING), pairs=self.rubric.form)
+        allowed = with_longer(self.judge, self.raised)
+        return noting(open_engines(allowed, shortest=self.rubric.messages(NOTHING), pairs=self.rubric.form), self.raised)
 
     @property
     def schema(self) -> pa.Schema:
@@ -55,7 +61,7 @@ class PairWork:
         if not self.judge.is_model:
             shown = {**row, **{name: row[name] or "" for name in SHOWN}}
             return Request(f"{row['prompt_id']} {row['order']}", [], shown)
-        messages = [] if _unanswered(row) else self.rubric.messages(row)
+        messages = [] if self._unanswered(row) else self.rubric.messages(row)
         return Request(asking.request_key(self._body, messages), messages, row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
@@ -63,27 +69,29 @@ class PairWork:
         return {
             **{name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")},
             "request_hash": request.key,
-            **self.reading(row, outcome),
+            **self.reading(row, reply, outcome.error),
             **dict(zip(_by_model(row, "words"), (_words(row[name]) for name in SHOWN), strict=True)),
             "reply": reply.text if reply else None,
-            **{name: getattr(reply, name) if reply else None for name in REPLY_FIELDS},
-            "latency_s": outcome.latency_s,
-            "attempts": outcome.attempts,
-            "maybe_billed_twice": outcome.maybe_billed_twice,
+            **replies.columns(outcome),
         }
 
-    def reading(self, row: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-        """The columns that are read off a reply, told by model and no longer by place."""
-        reply = outcome.reply
-        if _unanswered(row):
-            found = verdict.Verdict(verdict.UNANSWERED, error=f"no answer: {' and '.join(_unanswered(row))} has none")
+    def reading(self, row: Mapping[str, Any], reply: Reply | None, error: str | None) -> dict[str, Any]:
+        """The columns that are read off a reply, told by model and no longer by place; `error` says why there is none."""
+        if without := self._unanswered(row):
+            found = verdict.Verdict(verdict.UNANSWERED, error=f"no answer: {' and '.join(without)} has none")
         elif reply is None:
-            found = verdict.Verdict(verdict.FAILED, error=outcome.error)
+            found = verdict.Verdict(verdict.FAILED, error=error)
         else:
-            found = verdict.read(reply.text, reply.finish_reason, self.rubric.form, self.rubric.scale)
+            asked = self.rubric
+            found = verdict.read(reply.text, reply.finish_reason, asked.form, asked.scale, reasoning=reply.reasoning)
         winner = dict(zip(SHOWN, row["order"], strict=True)).get(found.winner or "", found.winner)
         scores = dict(zip(_by_model(row, "score"), (found.first, found.second), strict=True))
         return {"status": found.status, "winner": winner, **scores, "error": found.error}
+
+    def _unanswered(self, row: Mapping[str, Any]) -> list[str]:
+        """The models that have no answer, or an empty one where those do not play."""
+        shown = zip(row["order"], (row[name] for name in SHOWN), strict=True)
+        return sorted(model for model, text in shown if text is None or not (self.plays_empty or text.strip()))
 
 
 def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
@@ -95,11 +103,6 @@ def _words(answer: str | None) -> int | None:
     return None if answer is None else len(answer.split())
 
 
-def _unanswered(row: Mapping[str, Any]) -> list[str]:
-    """The models that have no answer."""
-    return sorted(model for model, shown in zip(row["order"], SHOWN, strict=True) if row[shown] is None)
-
-
 def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:
     """The two games of a prompt, as rows of `schema.PAIRS`."""
     common = {name: prompt.get(name) for name in PAIRS.names if name not in ("order", *SHOWN)}
@@ -109,9 +112,11 @@ def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str |
     ]
 
 
-def settings_of(judge: PairJudge, rubric: PairRubric) -> dict[str, Any]:
+def settings_of(judge: PairJudge, rubric: PairRubric, *, plays_empty: bool = False) -> dict[str, Any]:
     """The identity of a judge's games."""
-    return {"judge": asking.identity_of(judge), "rubric": rubric_identity(rubric)}
+    # what is as usual is no part of it, so that older runs go on
+    empty = {"empty_answers": "play"} if plays_empty else {}
+    return {"judge": asking.identity_of(judge), "rubric": rubric_identity(rubric), **empty}
 
 
 def rubric_identity(rubric: PairRubric) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -13,17 +14,20 @@ from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.datasets.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.stages.answers import FAILED, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
+from alpagasus_ray.stages import asking
+from alpagasus_ray.stages.answers import UNANSWERED, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
+from alpagasus_ray.stages.reread import Stored, answers_again, read_again
 from alpagasus_ray.stages.several import Several, Target
 
-Mode = Literal["generate", "retry-failed"]
+Mode = Literal["generate", "rescore", "retry-failed"]
 ROWS_PER_SHARD = 128
 ANSWERS_JSON = "answers.json"
 
 
-def generate(config: Generate, run: Run, mode: Mode = "generate") -> list[Manifest]:
+def generate(config: Generate, run: Run, mode: Mode = "generate", again: Sequence[str] = UNANSWERED) -> list[Manifest]:
     """Make `answers/<model>/<test set>/` for every model and test set; those that are made already are left as they are, but
-    for what failed in them under `retry-failed`. One manifest for each, model by model."""
+    under `retry-failed` for the prompts with a status of `again`. `rescore` reads the stored replies again and sends nothing.
+    One manifest for each, model by model."""
     if not config.models or not config.test_sets:
         missing = "models" if not config.models else "test_sets"
         raise UsageError(
@@ -32,7 +36,10 @@ def generate(config: Generate, run: Run, mode: Mode = "generate") -> list[Manife
         )
     models = [resolved(model, config, run) for model in config.models]
     prompts = {test_set.name: _prompts(test_set, run.prompts(test_set.name)) for test_set in config.test_sets}
-    return [manifest for model in models for manifest in _answer(config, model, run, prompts, mode)]
+    again = again if mode == "retry-failed" else ()
+    if mode == "rescore":
+        return [manifest for model in models for manifest in _answers_again(config, model, run, prompts)]
+    return [manifest for model in models for manifest in _answer(config, model, run, prompts, again)]
 
 
 def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
@@ -68,24 +75,39 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     return manifest
 
 
-def _answer(config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest], mode: Mode) -> list[Manifest]:
+def _answer(
+    config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest], again: Sequence[str]
+) -> list[Manifest]:
     """One model's way through all test sets."""
-    work = GenerateWork(model, tuple(prompts), weights_of(model, run))
-    home = run.answers(model.name)
-    several = Several(f"generate {model.name}", config, model, work, settings_of(model), home)
+    again = asking.asked_again(model, again) if again else ()
+    raised = asking.raised(model, again)
+    work = GenerateWork(model, tuple(prompts), weights_of(model, run), config.thoughts == "keep", raised)
+    settings = settings_of(model, keeps_thoughts=work.keeps_thoughts)
+    several = Several(f"generate {model.name}", config, model, work, settings, run.answers(model.name), raised)
     targets = [
         Target(run.answers(model.name, name), run.prompts(name), listed, inputs_of(model, run, name, listed))
         for name, listed in prompts.items()
     ]
 
-    def summing(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-        manifest = manifest_of(stage, files, begun)
-        exported = json.dumps(list(_exported(model.name, stage, files)), indent=2, ensure_ascii=False).encode()
-        written = stage.storage.write(ANSWERS_JSON, exported)
-        listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
-        return manifest.model_copy(update={"files": listed})
+    return several.fill(targets, partial(_summed_up, model.name), again)
 
-    return several.fill(targets, summing, (FAILED,) if mode == "retry-failed" else ())
+
+def _answers_again(config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest]) -> Iterator[Manifest]:
+    """One model's replies to all test sets, read again."""
+    work = GenerateWork(model, tuple(prompts), weights_of(model, run), config.thoughts == "keep")
+    settings = settings_of(model, keeps_thoughts=work.keeps_thoughts)
+    for name, listed in prompts.items():
+        inputs = inputs_of(model, run, name, listed)
+        kept = Stored(run.answers(model.name, name), "generate", settings, inputs, listed, work.schema)
+        yield read_again(kept, answers_again(work), partial(_summed_up, model.name))
+
+
+def _summed_up(model: str, stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
+    manifest = manifest_of(stage, files, begun)
+    exported = json.dumps(list(_exported(model, stage, files)), indent=2, ensure_ascii=False).encode()
+    written = stage.storage.write(ANSWERS_JSON, exported)
+    listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
+    return manifest.model_copy(update={"files": listed})
 
 
 def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:

@@ -312,8 +312,9 @@ def _notes(config: Score, parts: Sequence[Part], done: Manifest | None, away: Un
     judge = config.judge
     if done is not None:
         yield "the stage is finished: a call returns at once"
-        if done.counts.get(rating.FAILED) and judge.is_model:
-            yield f"{done.counts[rating.FAILED]:,} rows failed; --retry-failed asks for them again"
+        without = sum(done.counts.get(status, 0) for status in rating.UNSCORED)
+        if without and judge.is_model:
+            yield f"{without:,} rows have no score; --retry-failed asks for them again"
     if not judge.is_model:
         yield f"score.judge.kind={judge.kind} sends nothing and costs nothing"
         return

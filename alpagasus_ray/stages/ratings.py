@@ -10,23 +10,28 @@ from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals
 from alpagasus_ray.datasets.schema import RATINGS
-from alpagasus_ray.engines.base import ANY_FORM, Engine, ReplyForm, Request, Tree
+from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
 from alpagasus_ray.engines.choose import open_engines
-from alpagasus_ray.engines.scores import distribution
+from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.engines.scores import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating
 from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import asking, replies
 
 Mode = Literal["score", "rescore", "retry-failed"]
-FORM = ("explain", "constrained", "expected")
+FORM = ("explain", "constrained", "expected", "max_outside")
 """Knobs of the judge that say what form its replies have."""
+ALIKE, FEWEST_ALIKE = 0.8, 50
+"""Share of the scored rows that may have one score, and of how many rows a share says something."""
+NOT_EXPECTED: dict[str, Any] = {"expected_score": None, "probabilities": None, "outside": None}
 NOTHING = {"instruction": "", "input": "", "output": ""}
 """The example that makes the shortest prompt."""
 
@@ -38,9 +43,17 @@ class ScoreWork:
     judge: Judge
     rubric: Rubric
     form: ReplyForm = ANY_FORM
+    raised: int | None = None
+    """Longest reply of the rows that are asked again because theirs was cut."""
+
+    @property
+    def allowed(self) -> Judge:
+        """The judge with the longest reply that this call allows."""
+        return with_longer(self.judge, self.raised)
 
     def open_engines(self) -> list[Engine]:
-        return open_engines(self.judge, self.form, shortest=self.rubric.messages(NOTHING))
+        engines = open_engines(self.allowed, self.form, shortest=self.rubric.messages(NOTHING))
+        return noting(engines, self.raised)
 
     @property
     def schema(self) -> pa.Schema:
@@ -58,37 +71,45 @@ class ScoreWork:
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
         reply = outcome.reply
-        if reply is None:
-            reading = rating.Reading(rating.FAILED, error=outcome.error)
-        else:
-            reading = rating.read(reply.text, reply.finish_reason, self.scale)
         logprobs = reply.logprobs if reply else None
         return {
             "example_id": row["example_id"],
             "request_hash": request.key,
-            "status": reading.status,
-            "score": reading.score,
-            **self.expected(logprobs),
             "reply": reply.text if reply else None,
             "logprobs": orjson.dumps(logprobs).decode() if logprobs else None,
-            "finish_reason": reply.finish_reason if reply else None,
-            "tokens_in": reply.tokens_in if reply else None,
-            "tokens_out": reply.tokens_out if reply else None,
-            "tokens_cached": reply.tokens_cached if reply else None,
-            "cost_usd": reply.cost_usd if reply else None,
-            "latency_s": outcome.latency_s,
-            "attempts": outcome.attempts,
-            "maybe_billed_twice": outcome.maybe_billed_twice,
-            "error": reading.error,
+            **replies.columns(outcome),
+            **(self.reading(reply) if reply else self.no_reading(outcome.error)),
         }
 
-    def expected(self, logprobs: Tree | None) -> dict[str, Any]:
-        """The columns that are read off the probabilities of a reply's first tokens."""
-        found = distribution(logprobs, self.form.scores) if logprobs and self.form.scores else None
+    def no_reading(self, error: str | None) -> dict[str, Any]:
+        """The columns that are read off a reply, where there is none."""
+        return {"status": rating.FAILED, "score": None, "error": error, **NOT_EXPECTED}
+
+    def reading(self, reply: Reply) -> dict[str, Any]:
+        """The columns that are read off a reply."""
+        found = self._read(reply.text, reply.finish_reason, reply.reasoning)
+        expected = self._expected(reply, found.score) if found.score is not None else NOT_EXPECTED
+        return {"status": found.status, "score": found.score, "error": found.error, **expected}
+
+    def _read(self, text: str, finish_reason: str, reasoning: str | None = None) -> rating.Reading:
+        asked = self.rubric
+        return rating.read(text, finish_reason, self.scale, asked.dimension, pattern=asked.reply, reasoning=reasoning)
+
+    def _expected(self, reply: Reply, score: float) -> dict[str, Any]:
+        """The columns that are read off the probabilities at the place of the score that was read."""
+        if not (reply.logprobs and self.form.scores):
+            return NOT_EXPECTED
+
+        def read(text: str) -> float | None:
+            return self._read(text, reply.finish_reason).score
+
+        place = place_of(reply.text, reply.logprobs, score, self.form.scores, read)
+        found = distribution(after(reply.logprobs, place), self.form.scores) if place is not None else None
         if found is None:
-            return {"expected_score": None, "probabilities": None, "outside": None}
+            return NOT_EXPECTED
         shares = [{"score": float(score), "probability": share} for score, share in found.probabilities.items()]
-        return {"expected_score": found.mean, "probabilities": shares, "outside": found.outside}
+        mean = found.mean if found.outside <= self.judge.max_outside else None
+        return {"expected_score": mean, "probabilities": shares, "outside": found.outside}
 
     @property
     def scale(self) -> Scale:
@@ -117,9 +138,10 @@ def settings_of(config: Score, asked: Rubric) -> dict[str, Any]:
     # what most recipes leave alone is no part of their identity, so that older runs go on
     form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
     scale = asked.scale.model_dump()
+    reply = {} if asked.reply is None else {"reply": asked.reply}
     return {
         "judge": asking.identity_of(judge) | recorded | (form if judge.is_model else {}),
-        "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale},
+        "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale, **reply},
     }
 
 
@@ -135,6 +157,31 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
     details = {
         "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
         "asked_scale": begun.asked_scale,
+        **_of_one_score(histogram),
+        **_outside(stage, files),
     }
     local_model = begun.settings["judge"]["kind"] == "vllm"
     return stage.sum_up(begun, files, rating.STATUSES, local_model=local_model, details=details)
+
+
+def _of_one_score(histogram: Mapping[str, int]) -> dict[str, Any]:
+    """The score that more than `ALIKE` of the scored rows have: such a judge tells them hardly apart."""
+    rows = sum(histogram.values())
+    score, count = max(histogram.items(), key=lambda item: item[1], default=("", 0))
+    if rows < FEWEST_ALIKE or count <= ALIKE * rows:
+        return {}
+    return {"one_score": {"score": float(score), "share": count / rows}}
+
+
+def _outside(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
+    """How probable it was that no score of the scale stands where the score was read: its mean and 95th percentile over the
+    rows that tell it, and how many of these have an expected score."""
+    if not files:
+        return {}
+    told = pa.concat_tables(stage.storage.read_table(entry.name, ["outside", "expected_score"]) for entry in files)
+    told = told.filter(pc.is_valid(told["outside"]))
+    if not told.num_rows:
+        return {}
+    mean, most = pc.mean(told["outside"]).as_py(), pc.quantile(told["outside"], q=0.95)[0].as_py()
+    expected = told.num_rows - told["expected_score"].null_count
+    return {"outside": {"rows": told.num_rows, "mean": mean, "p95": most, "expected": expected}}

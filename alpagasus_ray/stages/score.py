@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import Score
-from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, describe
+from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
@@ -14,45 +14,47 @@ from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
-from alpagasus_ray.stages.reread import reread
+from alpagasus_ray.stages.reread import Stored, ratings_again, read_again
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
     from alpagasus_ray.runner.settled import Collected
 
 
-def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
+def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = rating.UNSCORED) -> Manifest:
     """Make `ratings/<name>/` of the run, or return at once when it is made.
 
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
-    `retry-failed` asks again for the rows that failed. With `config.limit` the manifest returned is that of a trial, which
-    leaves no ratings, only replies in the ledger that a full run takes over.
+    `retry-failed` asks again for the rows with a status of `again`. With `config.limit` the manifest returned is that of a
+    trial, which leaves no ratings, only replies in the ledger that a full run takes over.
     """
     config = config.model_copy(update={"judge": asking.with_template(config.judge)})
     asked = rubric.load(config.judge.rubric)
-    work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
+    again = asking.asked_again(config.judge, again) if mode == "retry-failed" else ()
+    work = ScoreWork(config.judge, asked, reply_form(config.judge, asked), asking.raised(config.judge, again))
     check_model(config.judge, mode)
     stage = run.ratings(config.name)
     examples = run.examples().finished("ingest")
     settings = settings_of(config, work.rubric)
     inputs = {"examples": examples.content_hash()} | inputs_of(config.judge)
     if mode == "rescore":
-        return reread(work, stage, settings, examples, inputs)
+        kept = Stored(stage, "score", settings, inputs, examples, work.schema)
+        return read_again(kept, ratings_again(work), manifest_of)
     done = stage.manifest()
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
-        if mode == "score" or not done.counts.get(rating.FAILED):
+        if not any(done.counts.get(status) for status in again):
             stage.tidy()
             return done
         _check_retry(config, done)
-        asking.reopen(stage, done, (rating.FAILED,), done.details["asked_scale"])
-    return _judge_all(config, work, run, examples, settings, inputs)
+        asking.reopen(stage, done, again, done.details["asked_scale"])
+    return _judge_all(config, _job(config, work, run, again), examples, settings, inputs)
 
 
 def _check_retry(config: Score, done: Manifest) -> None:
     """The rows asked again must be asked what the others were."""
     if config.limit is not None:
-        raise UsageError("--retry-failed asks for all failed rows; take `score.limit` out of the recipe")
+        raise UsageError("--retry-failed asks for all such rows; take `score.limit` out of the recipe")
     asked = done.details["asked_scale"]
     if asked != done.settings["rubric"]["scale"]:
         raise UsageError(
@@ -61,15 +63,14 @@ def _check_retry(config: Score, done: Manifest) -> None:
 
 
 def _judge_all(
-    config: Score, work: ScoreWork, run: Run, examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
+    config: Score, job: "shards.Job", examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
     # imported here: reading again and looking at a finished stage need no Ray
     from alpagasus_ray.runner import cluster, shards
 
     cluster.address_given()
-    asking.check_engine(config.judge, work)
-    stage = run.ratings(config.name)
-    job = _job(config, work, run)
+    asking.check_engine(config.judge, job.work)
+    stage = job.home
     asking.check_cap(config, config.judge, job.tariff)
     begun = asking.begin(stage, settings, inputs, settings["rubric"]["scale"])
     if config.limit is not None:
@@ -78,7 +79,7 @@ def _judge_all(
         seconds = _drive(config, trial, tasks, examples)
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
-    shards.take_back(job, {rating.FAILED})
+    shards.take_back(job, {rating.FAILED, *job.again})
     tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
@@ -92,7 +93,7 @@ def _judge_all(
     return manifest
 
 
-def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
+def _job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) -> "shards.Job":
     from alpagasus_ray.runner import shards
 
     home = run.ratings(config.name)
@@ -102,9 +103,10 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
         home=home,
         output=home.storage,
         terms=asking.terms(config, config.judge),
-        tariff=tariff(config.judge),
+        tariff=tariff(work.allowed),
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
+        again=frozenset(again),
     )
 
 
@@ -176,4 +178,4 @@ def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
 def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:
     """The manifest of a trial; it is returned, not written: the ratings of the stage do not exist yet."""
     files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
-    return manifest_of(replace(job.home, name=f"{job.home.name}/{TRIAL}"), files, begun)
+    return manifest_of(StageDir(f"{job.home.name}/{TRIAL}", job.output), files, begun)

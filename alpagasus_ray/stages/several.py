@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Asking, EngineConfig
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
+from alpagasus_ray.engines.longer import with_longer
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed
 from alpagasus_ray.runner.shards import Job, Task, Work, committed, missing, take_back
@@ -44,6 +45,8 @@ class Several:
     settings: Mapping[str, Any]
     home: StageDir
     """Where their common bill is kept."""
+    raised: int | None = None
+    """Longest reply of what is asked again because its reply was cut."""
 
     def fill(self, targets: Sequence[Target], summing: Summing, again: Sequence[str] = ()) -> list[Manifest]:
         """Fill what is not filled yet; rows that have a status of `again` are asked anew. One manifest for each, in order."""
@@ -113,7 +116,7 @@ class Several:
             home=target.home,
             output=target.home.storage,
             terms=asking.terms(self.config, self.asked),
-            tariff=tariff(self.asked),
+            tariff=tariff(with_longer(self.asked, self.raised)),
             max_attempts=self.asked.max_attempts,
             paid=self.asked.is_model,
             again=frozenset(again),

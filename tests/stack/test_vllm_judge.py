@@ -12,6 +12,7 @@ from alpagasus_ray.config import Answerer, Compare, Generate, Ingest, Judge, Pai
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.vllm_model import Prompts
 from alpagasus_ray.judging import rubric
+from alpagasus_ray.reporting.doubts import doubts
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
@@ -58,8 +59,11 @@ def few_run(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def judged(short_run: Run, shared: Path) -> list[dict[str, Any]]:
     """The ratings of the model in the job, with expected scores; without the row that is too long."""
-    judge = vllm_judge(shared / "tiny_llama", explain=False, expected=True)
+    # a model that tells stories puts little of its probability on scores: its expected scores are wanted all the same
+    judge = vllm_judge(shared / "tiny_llama", explain=False, expected=True, max_outside=1.0)
     manifest = score(Score(name="in-job", judge=judge, max_failed=1), short_run)
+    assert manifest.details["outside"]["mean"] > 0.5
+    assert "unfit for expected scores" in " ".join(doubts(manifest.details)), "and it is told"
     rows: list[dict[str, Any]] = ratings(short_run, "in-job").to_pylist()
     assert manifest.counts == {"scored": len(rows) - 1, "failed": 1}
     assert [row["example_id"] for row in rows] == ids(short_run)
@@ -79,7 +83,8 @@ def test_a_text_under_judgement_cannot_end_its_turn_by_a_control_token(shared: P
 
 def test_every_row_is_scored_on_the_scale(judged: list[dict[str, Any]]) -> None:
     assert {row["score"] for row in judged} <= set(HALVES)
-    assert all(row["reply"].strip() == f"{row['score']:g}" for row in judged), "the reply is the score and nothing else"
+    whole = (row["reply"].strip().removesuffix("/5") == f"{row['score']:g}" for row in judged)
+    assert all(whole), "the reply is the score and nothing else"
     assert all(row["tokens_in"] + row["tokens_out"] <= 2048 for row in judged)
 
 

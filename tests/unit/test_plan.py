@@ -181,7 +181,7 @@ def test_a_finished_stage_leaves_nothing_to_ask(tmp_path: Path) -> None:
     assert found["minutes"] == {"least": None, "bound_by": None}
     assert found["notes"][:2] == [
         "the stage is finished: a call returns at once",
-        "3 rows failed; --retry-failed asks for them again",
+        "3 rows have no score; --retry-failed asks for them again",
     ]
 
 

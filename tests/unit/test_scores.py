@@ -160,7 +160,7 @@ def test_a_server_of_vllm_is_asked_for_the_pattern_and_an_api_for_a_schema() -> 
         ('{"score":3}', ("scored", 3.0)),
         ('{"score": 7, "explanation": ""}', ("unparsed", None)),
         ('{"explanation": "none"}', ("unparsed", None)),
-        ('{"score": "4"}', ("unparsed", None)),
+        ('{"score": "4"}', ("scored", 4.0)),
     ],
 )
 def test_a_json_reply_is_read_by_its_score(reply: str, reading: tuple[str, float | None]) -> None:
@@ -179,3 +179,43 @@ def test_the_first_tokens_of_a_reply_are_kept_raw() -> None:
     for odd in (None, {}, {"content": []}, {"content": [{"token": "4"}]}, {"content": [{"top_logprobs": None}]}):
         reply = read_reply(json.dumps({"choices": [{**choice, "logprobs": odd}]}).encode())
         assert (reply.text, reply.logprobs) == ("4", None), "a reply is good without"
+
+
+def _choice(tokens: list[tuple[str, dict[str, float]]]) -> bytes:
+    content = [
+        {"token": token, "logprob": -0.1, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
+        for token, top in tokens
+    ]
+    text = "".join(token for token, _ in tokens)
+    return json.dumps(
+        {"choices": [{"message": {"content": text}, "finish_reason": "stop", "logprobs": {"content": content}}]}
+    ).encode()
+
+
+def test_probabilities_are_kept_wherever_a_score_may_stand() -> None:
+    reply = read_reply(
+        _choice([("Score", {"Score": -0.1}), (":", {":": 0.0}), (" 4", {" 4": -0.5, " 5": -1.0}), (".", {".": 0.0})])
+    )
+    assert reply.logprobs is not None
+    assert {place: sorted(told) for place, told in reply.logprobs.items()} == {"": ["Score"], "Score:": [" 4", " 5"]}
+    long = read_reply(_choice([(f"{n % 10}", {"4": -1.0}) for n in range(400)]))
+    assert long.logprobs is not None
+    assert len(long.logprobs) == 32
+
+
+@pytest.mark.parametrize("nonsense", [1e308, 0.5])
+def test_logarithms_of_no_probability_are_none(nonsense: float) -> None:
+    reply = read_reply(_choice([("4", {"4": nonsense})]))
+    assert (reply.text, reply.logprobs) == ("4", None), "the reply counts without"
+
+
+def test_a_judge_may_write_what_its_score_is_out_of() -> None:
+    assert re.fullmatch(pattern(HALVES), "4/5\nGood.")
+    assert re.fullmatch(pattern(HALVES), "4.5/5")
+    assert not re.fullmatch(pattern(HALVES), "4/10")
+    for text, possible in (("4/", ("4",)), ("4/5\n", ("4",)), ("4/1", ()), ("4/\n", ()), ("/5", ())):
+        assert tuple(can_become(text, HALVES)) == possible
+    tree = {"": {"4": math.log(1.0)}, "4": {"/": math.log(0.9), ".": math.log(0.05), "\n": math.log(0.05)}}
+    found = distribution(tree, HALVES)
+    assert found is not None
+    assert found.probabilities["4"] == pytest.approx(0.95)

@@ -1,0 +1,315 @@
+"""Stages that are read again, and rows that are asked again: files of earlier versions, statuses, longer replies. No Ray."""
+
+import asyncio
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from alpagasus_ray import jobs
+from alpagasus_ray.config import Answerer, Compare, EngineConfig, Generate, PairJudge, Score, TestSet
+from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
+from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
+from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
+from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.judging import pairs, rating, rubric
+from alpagasus_ray.judging.form import reply_form
+from alpagasus_ray.reporting.doubts import doubts
+from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.runner.open_shard import Shard
+from alpagasus_ray.runner.shards import Task, take_back
+from alpagasus_ray.stages import asking, games
+from alpagasus_ray.stages.answers import GenerateWork, resolved
+from alpagasus_ray.stages.answers import manifest_of as answers_manifest
+from alpagasus_ray.stages.answers import settings_of as settings_of_answers
+from alpagasus_ray.stages.compare import compare
+from alpagasus_ray.stages.generate import generate
+from alpagasus_ray.stages.pairing import Bout, pair_up
+from alpagasus_ray.stages.ratings import ScoreWork, inputs_of, manifest_of, settings_of
+from alpagasus_ray.stages.score import _job, score
+from report_runs import answer, prompt
+from toy_runs import api_judge, ratings, toy_run
+
+NOWHERE = "http://127.0.0.1:9/v1"
+PART = shard_name(0)
+OLD = {"reasoning", "max_tokens", "raw"}
+"""Columns that files of earlier versions lack."""
+
+
+def _older(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    kept = [name for name in schema.names if name not in OLD]
+    return pa.Table.from_pylist(rows, schema=schema).select(kept)
+
+
+def _rated(folder: Path, replies: list[tuple[str, str]], **changes: Any) -> tuple[Run, Score]:
+    """Ratings as an earlier version left them, that had read a 5 in each of these replies."""
+    run, config = toy_run(folder, len(replies)), Score(judge=api_judge(NOWHERE, **changes))
+    asked = rubric.load("accuracy")
+    work = ScoreWork(config.judge, asked)
+    examples = run.examples().finished("ingest")
+    rows = []
+    for row, (text, finish) in zip(run.examples().storage.read_table(PART).to_pylist(), replies, strict=True):
+        outcome = Outcome(Reply(text, finish, 10, 5), None, 1, 1.0)
+        made = work.result(row, work.request(row), outcome)
+        rows.append(made | ({"status": "scored", "score": 5.0, "error": None} if finish == STOP else {}))
+    stage = run.ratings("judge")
+    settings = settings_of(config, asked)
+    begun = Begun(
+        settings=settings,
+        inputs={"examples": examples.content_hash()} | inputs_of(config.judge),
+        asked_scale=settings["rubric"]["scale"],
+    )
+    written = stage.storage.write_table(PART, _older(rows, RATINGS))
+    stage.finish(manifest_of(stage, [describe(PART, written, rows)], begun))
+    return run, config
+
+
+REPLIES = [
+    ("<think>\nScore: 5\n</think>\n\n2\nWrong.", STOP),
+    ("5\nRight.", STOP),
+    ("<think>\nScore: 5\nBut", LENGTH),
+    ("Maximum score: 5\nIt misses half.", STOP),
+]
+
+
+def test_ratings_made_before_are_repaired_by_reading_again_without_a_request(tmp_path: Path) -> None:
+    run, config = _rated(tmp_path, REPLIES)
+    found = score(config, run, "rescore")
+    assert ratings(run)["score"].to_pylist() == [2.0, 5.0, None, None]
+    assert ratings(run)["reply"].to_pylist() == [text for text, _ in REPLIES], "the raw text stays as it came"
+    assert found.counts == {"scored": 2, "unparsed": 1, "truncated": 1}
+    assert found.usage["tokens_out"] == 20
+    with pytest.raises(SettingsChanged, match="model"):
+        score(config.model_copy(update={"judge": api_judge(NOWHERE, model="other")}), run, "rescore")
+
+
+def test_a_rubrics_own_pattern_is_a_way_to_read_and_comes_by_reading_again(tmp_path: Path) -> None:
+    run, config = _rated(tmp_path, REPLIES)
+    file = tmp_path / "own.yaml"
+    shipped = Path(rubric.__file__).parent / "rubrics/accuracy.yaml"
+    file.write_text(shipped.read_text() + "reply: 'Maximum score: ([0-9]+)'\n")
+    score(config.model_copy(update={"judge": api_judge(NOWHERE, rubric=str(file))}), run, "rescore")
+    assert ratings(run)["score"].to_pylist() == [None, None, None, 5.0]
+    score(config, run, "rescore")
+    assert ratings(run)["score"].to_pylist() == [2.0, 5.0, None, None], "and goes again"
+
+
+def test_only_rows_of_the_statuses_that_were_asked_for_are_asked_again(tmp_path: Path) -> None:
+    run, config = _rated(tmp_path, REPLIES)
+    done = score(config, run, "rescore")
+    work = ScoreWork(config.judge, rubric.load("accuracy"))
+    for again, left in ((("truncated",), [2]), (rating.UNSCORED, [2, 3])):
+        job = _job(config, work, run, again)
+        asking.reopen(run.ratings("judge"), done, again, done.details["asked_scale"])
+        take_back(job, set(again))
+        shard = Shard.open(job, Task(PART))
+        assert [n for n, row in enumerate(shard.rows) if work.request(row).key not in shard.known] == left
+
+
+def test_a_longer_reply_is_for_rows_that_were_cut_and_each_says_so(tmp_path: Path) -> None:
+    run, config = _rated(tmp_path, REPLIES, retry_max_tokens=1024)
+    with pytest.raises(UsageError, match="say --retry-failed truncated"):
+        score(config, run, "retry-failed")
+    judge = config.judge
+    assert asking.asked_again(judge, ("truncated",)) == ("truncated",), "what the message says is taken"
+    assert asking.raised(judge, ("truncated",)) == 1024
+    assert asking.raised(judge, ()) is None, "an ordinary call asks as ever"
+    for wrong in ({"retry_max_tokens": 200}, {"retry_max_tokens": 999, "mode": "batch"}):
+        with pytest.raises(UsageError, match="retry_max_tokens"):
+            asking.raised(judge.model_copy(update=wrong), ("truncated",))
+    row = run.examples().storage.read_table(PART).to_pylist()[2]
+    usual, longer = ScoreWork(judge, rubric.load("accuracy")), ScoreWork(judge, rubric.load("accuracy"), raised=1024)
+    assert usual.request(row).key == longer.request(row).key, "a reply stays known by how the stage asks"
+    assert (usual.allowed.max_tokens, longer.allowed.max_tokens) == (256, 1024)
+    [engine] = noting([_Says("4\nGood.")], 1024)
+    reply = asyncio.run(engine.complete(longer.request(row)))
+    assert longer.result(row, longer.request(row), Outcome(reply, None, 1, 1.0))["max_tokens"] == 1024
+    assert settings_of(config, rubric.load("accuracy")) == settings_of(Score(judge=api_judge(NOWHERE)), rubric.load("accuracy"))
+
+
+class _Says:
+    address, stated = "toy", Rate()
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    async def complete(self, request: Request) -> Reply:
+        return Reply(self._text)
+
+
+def test_a_reply_that_extra_bounds_gets_longer_by_the_same_field() -> None:
+    asked = EngineConfig(max_tokens=None, extra={"max_completion_tokens": 256})
+    assert with_longer(asked, 1024).extra == {"max_completion_tokens": 1024}
+    assert with_longer(asked, None) is asked
+
+
+def test_statuses_after_the_switch_are_those_of_the_stage_or_refused() -> None:
+    assert jobs._again("all", rating.UNSCORED) == rating.UNSCORED
+    assert jobs._again("truncated, failed", rating.UNSCORED) == ("truncated", "failed")
+    for wrong in ("scored", "truncatd", ""):
+        with pytest.raises(UsageError, match="there are unparsed, refused, truncated, failed"):
+            jobs._again(wrong, rating.UNSCORED)
+
+
+# games
+
+
+def _compared(folder: Path, replies: list[str]) -> tuple[Run, Compare]:
+    """One game a reply, as an earlier version left them, that had taken each for a win of the first."""
+    run = toy_run(folder, 1)
+    for model in ("one", "two"):
+        answer(run, model, "toys", [(f"{model} says {n}", None) for n in range(len(replies) // 2)])
+    config = Compare(pairs=(("one", "two"),), judge=PairJudge(model="toy", base_url=NOWHERE))
+    bout = Bout("one", "two", "toys")
+    listed = pair_up(run, bout)
+    work = games.PairWork(config.judge, pairs.load("pairwise"))
+    rows = [
+        work.result(game, work.request(game), Outcome(Reply(text), None, 1, 1.0)) | {"status": "judged", "winner": "a"}
+        for game, text in zip(run.pairs(*bout).storage.read_table(PART).to_pylist(), replies, strict=True)
+    ]
+    stage = run.verdicts(None, bout.pair, "toys")
+    begun = Begun(settings=games.settings_of(config.judge, work.rubric), inputs={run.pairs(*bout).name: listed.content_hash()})
+    entry = describe(PART, stage.storage.write_table(PART, _older(rows, VERDICTS)), rows)
+    stage.finish(games.manifest_of(("one", "two"), "toy", stage, [entry], begun))
+    return run, config
+
+
+def test_games_made_before_are_repaired_by_reading_again_without_a_request(tmp_path: Path) -> None:
+    run, config = _compared(tmp_path, ["<think>9 1</think>\n4 7", "<think>9 1</think>\n7 4", "[[A]]", "8,5"])
+    [manifest] = compare(config, run, "rescore").values()
+    assert manifest.counts == {"judged": 2, "unparsed": 2}
+    rows = run.verdicts(None, "one-vs-two", "toys").storage.read_table(PART).to_pylist()
+    assert [(row["winner"], row["score_a"], row["score_b"]) for row in rows] == [
+        ("b", 4.0, 7.0),
+        ("b", 4.0, 7.0),
+        (None, None, None),
+        (None, None, None),
+    ]
+    assert list(compare(config, run).values()) == [manifest], "what was read stays, and is finished"
+
+
+def test_an_empty_answer_enters_no_game_unless_asked() -> None:
+    asked = pairs.load("pairwise")
+    one = {"prompt_id": "p", "test_set": "toys", **prompt("toys", 0)}
+    game = games.both_orders(one, "  \n", "An answer.")[0]
+    for plays, status in ((False, "unanswered"), (True, "judged")):
+        work = games.PairWork(PairJudge(model="toy"), asked, plays)
+        assert bool(work.request(game).messages) == plays
+        assert work.result(game, work.request(game), Outcome(Reply("3 8"), None, 1, 1.0))["status"] == status
+    assert games.settings_of(PairJudge(model="toy"), asked) == games.settings_of(
+        PairJudge(model="toy"), asked, plays_empty=False
+    )
+    assert "empty_answers" not in games.settings_of(PairJudge(model="toy"), asked)
+
+
+# answers
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "text", "error"),
+    [
+        (Reply("An answer."), "answered", "An answer.", None),
+        (Reply("<think>hm</think>\n\nAn answer."), "answered", "An answer.", None),
+        (Reply("An answ", LENGTH), "truncated", "An answ", None),
+        (Reply("  \n"), "empty", "", "empty reply: there is no text"),
+        (Reply("", reasoning="It is 4."), "empty", "", "empty reply: the text is in reasoning"),
+        (Reply("<think>hm</think>"), "empty", "", "empty reply: there is no text"),
+        (Reply("<think>hm", LENGTH), "truncated", "", "length: the reply was cut while it was still thinking"),
+        (Reply("<think>hm"), "empty", "", "open thoughts"),
+        (Reply("No.", "content_filter"), "refused", "No.", "content filter"),
+        (Reply("An answer.", "tool_calls"), "failed", None, "finish reason 'tool_calls'"),
+    ],
+)
+def test_an_answer_is_what_a_reader_sees_and_the_raw_reply_is_kept(
+    reply: Reply, status: str, text: str | None, error: str | None
+) -> None:
+    work = GenerateWork(Answerer(name="model", api="toy"), ("toys",))
+    row = {**dict.fromkeys(ANSWERS.names), **prompt("toys", 0), "source": "toy#1"}
+    made = work.result(row, work.request(row), Outcome(reply, None, 1, 1.0))
+    assert (made["status"], made["reply"]) == (status, text)
+    assert (made["error"] or "").startswith(error or "") if error else made["error"] is None
+    assert made["raw"] in (None, reply.text)
+    assert made["raw"] == reply.text or made["reply"] == reply.text.strip(), "nothing of it is lost"
+    assert made["reasoning"] == reply.reasoning
+
+
+def test_thoughts_stay_in_an_answer_where_the_recipe_keeps_them() -> None:
+    work = GenerateWork(Answerer(name="model", api="toy"), ("toys",), keeps_thoughts=True)
+    found = work.reading(Reply("<think>hm</think>\n\nAn answer."), None)
+    assert (found["reply"], found["raw"], found["status"]) == ("<think>hm</think>\n\nAn answer.", None, "answered")
+
+
+def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp_path: Path) -> None:
+    run, path = Run.open(str(tmp_path / "run")), tmp_path / "toy.jsonl"
+    path.write_text('{"id": "a", "instruction": "Say a."}\n{"id": "b", "instruction": "Say b."}\n')
+    config = Generate(
+        models=(Answerer(name="model", api="toy", base_url=NOWHERE),), test_sets=(TestSet(name="toys", path=str(path)),)
+    )
+    with pytest.raises(UsageError, match="not finished in this run"):
+        generate(config, run, "rescore")
+    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    listed = run.prompts("toys").finished("generate")
+    said = ("<think>hm</think>\n\nAn answer.", "  ")
+    rows = [
+        work.result(row, work.request(row), Outcome(Reply(text), None, 1, 1.0)) | {"reply": text.strip(), "status": "answered"}
+        for row, text in zip(run.prompts("toys").storage.read_table(PART).to_pylist(), said, strict=True)
+    ]
+    stage = run.answers("model", "toys")
+    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
+    entry = describe(PART, stage.storage.write_table(PART, _older(rows, ANSWERS)), rows)
+    stage.finish(answers_manifest(stage, [entry], begun))
+    [manifest] = generate(config, run, "rescore")
+    assert manifest.counts == {"answered": 1, "empty": 1}
+    assert manifest.details["mean_answer_words"] == 2
+    exported = json.loads(stage.storage.read("answers.json"))
+    assert [one["output"] for one in exported] == ["An answer.", ""]
+    [manifest] = generate(config.model_copy(update={"thoughts": "keep"}), run, "rescore")
+    assert json.loads(stage.storage.read("answers.json"))[0]["output"] == said[0], "nothing was lost"
+
+
+# probabilities
+
+
+def _told(text: str, places: dict[str, dict[str, float]], **changes: Any) -> dict[str, Any]:
+    tree = {place: {token: math.log(p) for token, p in told.items()} for place, told in places.items()}
+    judge = api_judge(NOWHERE, expected=True, rubric="accuracy-integer", **changes)
+    asked = rubric.load("accuracy-integer")
+    return ScoreWork(judge, asked, reply_form(judge, asked)).reading(Reply(text, logprobs=tree))
+
+
+def test_the_expected_score_is_read_at_the_place_of_the_score_that_was_read() -> None:
+    places = {"": {"It": 1.0}, "It names ": {"3": 0.9, "4": 0.1}, "It names 3 of 5.\nScore: ": {"4": 0.75, "5": 0.25}}
+    found = _told("It names 3 of 5.\nScore: 4", places)
+    assert (found["score"], found["expected_score"]) == (4.0, pytest.approx(4.25))
+    assert found["outside"] == pytest.approx(0.0)
+    thought = "<think>\nScore: 2\n</think>\n4"
+    found = _told(
+        thought, {"": {"<": 1.0}, "<think>\nScore: ": {"2": 1.0}, "<think>\nScore: 2\n</think>\n": {"4": 0.5, "3": 0.5}}
+    )
+    assert found["expected_score"] == pytest.approx(3.5)
+    first_only = _told("Score: 4", {"": {"Score": 0.9, "4": 0.1}})
+    assert first_only["expected_score"] is None, "nobody has looked at its place"
+
+
+def test_a_judge_whose_probability_lies_outside_of_the_scale_has_no_expected_score_and_is_told_unfit(tmp_path: Path) -> None:
+    far = {"": {"4": 0.01, "The": 0.99}}
+    assert _told("4", far)["expected_score"] is None
+    assert _told("4", far)["outside"] == pytest.approx(0.99)
+    assert _told("4", far, max_outside=1.0)["expected_score"] == pytest.approx(4.0)
+    outside = {"rows": 100, "mean": 0.99, "p95": 1.0, "expected": 0}
+    [unfit] = doubts({"outside": outside})
+    assert unfit.startswith("this judge is unfit for expected scores")
+    [doubtful] = doubts({"outside": outside | {"mean": 0.3}})
+    assert doubtful.startswith("expected scores are doubtful")
+    assert list(doubts({"outside": outside | {"mean": 0.1}})) == []
+
+
+def test_ratings_that_are_nearly_all_alike_are_told(tmp_path: Path) -> None:
+    run, config = _rated(tmp_path, [("4\nGood.", STOP)] * 55 + [("2\nBad.", STOP)] * 5)
+    manifest = score(config, run, "rescore")
+    assert manifest.details["one_score"] == {"score": 4.0, "share": pytest.approx(55 / 60)}
+    assert "91.7% of the scored rows have one score, 4" in next(doubts(manifest.details))
