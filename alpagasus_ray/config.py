@@ -71,6 +71,10 @@ DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
 
 
+LONGEST_ANSWER = 1024
+"""Tokens, as in the paper (section 3.3)."""
+
+
 class Ingest(Section):
     """`jobs/ingest.py`: read a dataset and write it as examples."""
 
@@ -227,9 +231,9 @@ class Answerer(EngineConfig):
     prompt: Literal["chat", "alpaca"] = "chat"
     """`chat`: the prompt as a user's message, under the model's chat template; `alpaca`: the text that Alpaca's models are
     trained on, with nothing around it."""
-    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Longest answer of this model; by default `generate.max_new_tokens`. A null that is written leaves it out of the request,
-    for an API's models that want another field by `extra`."""
+    max_tokens: PositiveInt | None = None
+    """Longest answer of this model; by default `generate.max_new_tokens`. More than 1,024 only as `max_completion_tokens`
+    (`max_tokens_field`), in which an API's models count their reasoning. A null that is written leaves it out of requests."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """By default `generate.temperature`; a null that is written leaves it out of the request."""
 
@@ -253,6 +257,11 @@ class Answerer(EngineConfig):
     def _fits(self) -> "Answerer":
         if self.mode == "batch":
             raise ValueError("`mode: batch` is for ratings; answers are asked for live")
+        if self.max_tokens_field == "max_tokens" and (self.max_tokens or 0) > LONGEST_ANSWER:
+            raise ValueError(
+                f"`max_tokens` is {self.max_tokens}, and answers have {LONGEST_ANSWER:,} tokens at most; more only with "
+                "`max_tokens_field: max_completion_tokens`, in which a model's reasoning counts"
+            )
         return self
 
 
@@ -280,7 +289,7 @@ class Generate(Asking):
     """The models, e.g. `[{name: selected, arm: selected}, {name: base, path: meta-llama/Llama-2-7b-hf}]`."""
     test_sets: tuple[TestSet, ...] = ()
     """The test sets, e.g. `[{name: vicuna, path: vicuna.jsonl}]`."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
+    max_new_tokens: Annotated[int, Field(ge=1, le=LONGEST_ANSWER)] = LONGEST_ANSWER
     """Longest answer, in tokens; the paper's 1,024 are the most (section 3.3)."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature; 0 is greedy."""

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from alpagasus_ray import extra_fields
+
 
 def _usable(url: str) -> str:
     try:
@@ -167,9 +169,13 @@ class EngineConfig(Section):
     """Seed of the sampling; null leaves it out of the request."""
     max_tokens: PositiveInt | None = 256
     """Longest reply, in tokens; null leaves it out of the request."""
-    extra: dict[str, Any] = {}
-    """Further fields of the request body, e.g. `{max_completion_tokens: 256, reasoning_effort: low}`; for `vllm` further
-    sampling parameters by its own names, e.g. `{top_k: 20}`."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The name under which an API is told `max_tokens`: newer models of OpenAI want `max_completion_tokens`, and count their
+    reasoning in it."""
+    extra: Annotated[dict[str, Any], AfterValidator(extra_fields.allowed)] = {}
+    """Further fields of the request body, e.g. `{reasoning_effort: low}`; for `vllm` further sampling parameters by its own
+    names, e.g. `{top_k: 20}`. What has a knob of its own, or changes what a request costs or the shape of its reply, is refused
+    here."""
     vllm: Vllm = Vllm()
     """For `kind: vllm`."""
     timeout_s: Annotated[PositiveFloat, OPERATIONAL] = 120.0

@@ -19,9 +19,20 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
+from alpagasus_ray.engines.said_errors import (
+    SaidError,
+    is_daily,
+    is_filtered,
+    is_wrong_key,
+    said_error,
+    was_turned_away,
+)
+from alpagasus_ray.engines.usage import read_usage
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
 LATE = "no reply in time"
@@ -30,8 +41,13 @@ TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
 CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
-TURNED_AWAY = (408, 409, 425, 429, 503, 529)
-"""Statuses of a request that was not carried out; after the others of a server's errors it may have been, and billed."""
+TURNED_AWAY = (409, 425, 429, 529)
+"""Statuses of a request that was not carried out, as is a 503 that says so (`said_errors.was_turned_away`); after the others of
+a server's errors, a 408 among them, it may have been, and billed."""
+AGAIN = (408, *TURNED_AWAY)
+"""Statuses below 500, and that of an overload, after which the same request may be answered."""
+NAME_LIMIT = 200
+"""Characters of a model's name that are kept."""
 HOPELESS = {
     401: "the server refuses the key",
     402: "the account has no money left",
@@ -77,7 +93,7 @@ class OpenAIEngine:
                     "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
                 )
         except openai.APIStatusError as error:
-            raise self._status_error(error.response) from None
+            return self._answer_of(error.response)
         except openai.APIConnectionError as error:
             raise self._connection_error(error) from None
         except (aiohttp.ClientError, HttpProcessingError) as error:  # what is no HTTP at all comes through as it is
@@ -110,11 +126,16 @@ class OpenAIEngine:
             return TryAgain("timeout", LATE)
         return TryAgain("connection", self._safe(str(cause)))
 
-    def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
-        detail = self._safe(_error_text(response))
+    def _answer_of(self, response: httpx.Response) -> Reply:
+        """What an error status comes to: an error that is raised, or the answer of a content filter."""
+        detail = self._safe(error_text(response.content))
         if response.status_code == 401 and self._client.api_key == NO_KEY:
-            return key_wanted(self._judge, detail)
-        return failure(response.status_code, detail, response.text, retry_after(response.headers))
+            raise key_wanted(self._judge, detail)
+        text = response.content.decode("utf-8", "replace")
+        came = outcome_of(response.status_code, detail, text, retry_after(response.headers))
+        if isinstance(came, Reply):
+            return came
+        raise came
 
 
 def timeouts(judge: EngineConfig) -> httpx.Timeout:
@@ -133,8 +154,9 @@ def safe(text: str, key: str) -> str:
 
 
 def short(text: str) -> str:
-    """The beginning of a text, in one line."""
-    return " ".join(text.split())[:DETAIL_LIMIT]
+    """The beginning of a text, in one line; what a terminal would take for a command is spelled out."""
+    line = " ".join(text.split())[:DETAIL_LIMIT]
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def key_wanted(judge: EngineConfig, detail: str) -> EngineUnusable:
@@ -143,24 +165,53 @@ def key_wanted(judge: EngineConfig, detail: str) -> EngineUnusable:
     return EngineUnusable("http 401", f"the server wants a key, and on {here} neither {name} nor {name}_FILE is set: {detail}")
 
 
+def outcome_of(
+    status: int, detail: str, body: str, retry_after_s: float | None = None
+) -> Reply | RowRefused | TryAgain | EngineUnusable:
+    """What an error status comes to; a prompt that a content filter turned away has its answer, which may be billed."""
+    if is_filtered(status, _said(body)):
+        return Reply("", CONTENT_FILTER)
+    return failure(status, detail, body, retry_after_s)
+
+
 def failure(status: int, detail: str, body: str, retry_after_s: float | None = None) -> RowRefused | TryAgain | EngineUnusable:
     """What an error status means; `detail` is what may be told of it, `body` all that the server said."""
-    hopeless = HOPELESS.get(402 if status == 429 and "insufficient_quota" in body else status)
+    if is_daily(status, body, retry_after_s):
+        return EngineUnusable("http 429", f"the quota of the day is used up: {detail}")
+    meant = 402 if status == 429 and "insufficient_quota" in body else 401 if is_wrong_key(status, _said(body)) else status
+    hopeless = HOPELESS.get(meant)
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
     too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-    if not too_large and (status in TURNED_AWAY or not 400 <= status < 500):
-        return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown", retry_after_s)
+    if not too_large and (status in AGAIN or not 400 <= status < 500):
+        refused = status in TURNED_AWAY or (status == 503 and was_turned_away(body, retry_after_s))
+        return TryAgain(f"http {status}", detail, "refused" if refused else "unknown", retry_after_s)
     if too_large or any(mark in detail.lower() for mark in TOO_LONG):
         return RowRefused("too long", detail)
     return RowRefused(f"http {status}", detail)
 
 
+def _said(body: str) -> SaidError | None:
+    try:
+        return said_error(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return None
+
+
 def request_body(judge: EngineConfig, form: ReplyForm = ANY_FORM) -> dict[str, Any]:
     """All of a request but its messages."""
-    sampling = {"temperature": judge.temperature, "top_p": judge.top_p, "max_tokens": judge.max_tokens, "seed": judge.seed}
+    sampling = {
+        "temperature": judge.temperature,
+        "top_p": judge.top_p,
+        judge.max_tokens_field: judge.max_tokens,
+        "seed": judge.seed,
+    }
     given = {key: value for key, value in sampling.items() if value is not None}
-    return {"model": judge.model, **given, **_formed(form), **judge.extra}
+    body = {"model": judge.model, **given, **_formed(form)}
+    twice = collision(body, judge.extra)
+    if twice is not None:
+        raise UsageError(f"{judge.where}.extra holds {twice!r}, which the judge's own knobs say already; take it out there")
+    return {**body, **judge.extra}
 
 
 def _formed(form: ReplyForm) -> dict[str, Any]:
@@ -205,25 +256,51 @@ def _read_key(judge: EngineConfig) -> str:
 
 
 def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
-    """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again, and
-    `tellable` makes of it what may be told."""
+    """The reply in a response's body. A body that is none (HTML, cut JSON, no choices) may be asked for again, an error inside
+    of a 200 is that error, and `tellable` makes of what the server said what may be told."""
     try:
         body = orjson.loads(content)
+        error = said_error(body)
+        if error is not None and error.status is not None:
+            return _in_place_of_a_reply(error, content, tellable)
         choice = body["choices"][0]
         message = choice["message"]
         text, refusal = _text(message.get("content")), message.get("refusal")
-        usage = body.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        thought = _reasoning(message)
+        ended = REFUSAL if refusal else finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
+    if error is not None or ended == ERROR:
+        raise TryAgain("error in the reply", tellable(error.message if error else text))
+    usage = read_usage(body.get("usage"), has_text=bool(refusal or text or thought))
     return Reply(
         text=str(refusal or text),
-        finish_reason="refusal" if refusal else str(choice.get("finish_reason") or "stop"),
-        tokens_in=_count(usage.get("prompt_tokens")),
-        tokens_out=_count(usage.get("completion_tokens")),
-        tokens_cached=_count(cached),
+        finish_reason=ended,
+        **usage._asdict(),
         logprobs=_first_tokens(choice),
+        reasoning=thought,
+        model=_name(body.get("model")),
+        fingerprint=_name(body.get("system_fingerprint")),
     )
+
+
+def _in_place_of_a_reply(error: SaidError, content: bytes, tellable: Callable[[str], str]) -> Reply:
+    assert error.status is not None, "only an error with a status is one of the server's"
+    came = outcome_of(error.status, tellable(error.message), content.decode("utf-8", "replace"))
+    if isinstance(came, Reply):
+        return came
+    raise came
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """What the model thought, where the server keeps it apart."""
+    found = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def _name(said: Any) -> str | None:
+    """A name that a server gives: of its model, of what it runs."""
+    return said[:NAME_LIMIT] if isinstance(said, str) and said else None
 
 
 def _first_tokens(choice: Mapping[str, Any]) -> Tree | None:
@@ -232,7 +309,7 @@ def _first_tokens(choice: Mapping[str, Any]) -> Tree | None:
     try:
         tokens = choice["logprobs"]["content"][0]["top_logprobs"]
         return {"": scores_of.added_up((str(token["token"]), float(token["logprob"])) for token in tokens)}
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -243,14 +320,13 @@ def _text(content: Any) -> str:
     return "".join(part["text"] for part in content if part.get("type", "text") == "text")
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _error_text(response: httpx.Response) -> str:
+def error_text(content: bytes) -> str:
+    """What the body of an error says."""
     try:
-        body = orjson.loads(response.content)
-        error = body.get("error", body)
-        return str(error.get("message") or error) if isinstance(error, dict) else str(error)
-    except (orjson.JSONDecodeError, AttributeError):
-        return response.content.decode("utf-8", "replace")
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode("utf-8", "replace")
+    error = said_error(body)
+    if error is not None:
+        return error.message
+    return str(body.get("message") or body) if isinstance(body, dict) else str(body)

@@ -46,6 +46,10 @@ def identity_of(asked: EngineConfig) -> dict[str, Any]:
     settings = identity(asked)
     kept = {"kind"} | ({"model", "temperature", "top_p", "max_tokens", "extra"} if asked.is_model else set())
     found = {key: value for key, value in settings.items() if key in kept}
+    if asked.is_model and asked.max_tokens_field != "max_tokens":
+        # as older recipes said it, by `extra`: their runs go on
+        found["extra"] = {**found["extra"], asked.max_tokens_field: found["max_tokens"]}
+        found["max_tokens"] = None
     if asked.is_model and asked.seed is not None:
         found["seed"] = asked.seed
     if asked.kind == "vllm":
@@ -152,8 +156,8 @@ def check_cap(config: Asking, asked: EngineConfig, tariff: Tariff) -> None:
         )
     if tariff.max_tokens is None:
         raise UsageError(
-            f"{cap}: a reply has no longest length. Set {asked.where}.max_tokens, or max_completion_tokens in "
-            f"{asked.where}.extra"
+            f"{cap}: a reply has no longest length. Set {asked.where}.max_tokens; for a model that wants it as "
+            f"max_completion_tokens, set {asked.where}.max_tokens_field besides"
         )
 
 
