@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
+from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
 from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.endings import ERROR, finish_reason
@@ -31,7 +32,7 @@ from alpagasus_ray.engines.said_errors import (
     was_turned_away,
 )
 from alpagasus_ray.engines.usage import read_usage
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
@@ -61,7 +62,25 @@ TOO_LONG = (
     "too many tokens",
     "prompt is too long",
     "max_model_len",
+    "context length",
+    "context size",
+    "context limit",
+    "maximum prompt length",
+    "maximum input length",
+    "input is too long",
+    "input is longer than",
+    "prompt too long",
+    "too many input tokens",
+    "input token count",
+    "request exceeds the maximum size",
+    "reduce the length",
+    "`inputs` tokens + `max_new_tokens`",
+    "`inputs` must have less than",
+    "exceed_context_size",
+    "string_above_max_length",
 )
+"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini, Anthropic,
+Bedrock, xAI."""
 
 
 class OpenAIEngine:
@@ -77,7 +96,9 @@ class OpenAIEngine:
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
-                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                headers={"Accept-Encoding": bounded.ACCEPTED},
+                event_hooks={"response": [bounded.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)
@@ -85,6 +106,12 @@ class OpenAIEngine:
     async def complete(self, request: Request) -> Reply:
         if not request.messages:
             raise RowRefused(EMPTY)
+        try:
+            return storable(await self._complete(request))
+        except (*UNREADABLE, openai.OpenAIError) as error:
+            raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
+
+    async def _complete(self, request: Request) -> Reply:
         try:
             # the client's own timeout begins anew with every byte
             async with asyncio.timeout(self._judge.timeout_s):
@@ -117,8 +144,10 @@ class OpenAIEngine:
         hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
         certainly cost nothing."""
         cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError):
+        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError | TryAgain):
             cause = cause.__cause__
+        if isinstance(cause, TryAgain):  # the body that is read cannot be taken
+            return cause
         if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return TryAgain("connection", self._safe(str(cause)), "unreached")
         broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
@@ -182,13 +211,19 @@ def failure(status: int, detail: str, body: str, retry_after_s: float | None = N
     hopeless = HOPELESS.get(meant)
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
-    too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-    if not too_large and (status in AGAIN or not 400 <= status < 500):
+    if is_too_long(status, detail.lower()):
+        return RowRefused("too long", detail)
+    if status in AGAIN or not 400 <= status < 500:
         refused = status in TURNED_AWAY or (status == 503 and was_turned_away(body, retry_after_s))
         return TryAgain(f"http {status}", detail, "refused" if refused else "unknown", retry_after_s)
-    if too_large or any(mark in detail.lower() for mark in TOO_LONG):
-        return RowRefused("too long", detail)
     return RowRefused(f"http {status}", detail)
+
+
+def is_too_long(status: int, said: str) -> bool:
+    """Whether a request does not fit: the model's context or, alone, the limit of a minute."""
+    if status == 429:
+        return "request too large" in said
+    return status == 413 or any(mark in said for mark in TOO_LONG)
 
 
 def _said(body: str) -> SaidError | None:
@@ -282,6 +317,12 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         model=_name(body.get("model")),
         fingerprint=_name(body.get("system_fingerprint")),
     )
+
+
+def storable(reply: Reply) -> Reply:
+    """The reply, if all of it can be written down: `TypeError` or `ValueError` for half a character, or a number beyond 64 bits."""
+    orjson.dumps(reply._asdict())
+    return reply
 
 
 def _in_place_of_a_reply(error: SaidError, content: bytes, tellable: Callable[[str], str]) -> Reply:

@@ -8,6 +8,7 @@ ones alone, one at a time, and sets aside the one over which a worker has died t
 import asyncio
 import gc
 import json
+import math
 import os
 import platform
 import threading
@@ -44,6 +45,9 @@ MARKED = 16
 MARKED_SHARE = 8
 DEATHS = 2
 """After so many dead workers a row is set aside."""
+MANY_ROWS = 64
+"""From so many rows on a shard is asked about in an order of its own."""
+GOLDEN = 0.6180339887
 T = TypeVar("T")
 Waiting = asyncio.Future[Outcome | None]
 
@@ -101,8 +105,6 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        # rows that wait for their next attempt stay open, so there are more open than in flight
-        self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
         self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
@@ -234,7 +236,9 @@ class Worker:
         none."""
         dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
         suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
-        others = [place for place in range(len(shard.rows)) if place not in suspects]
+        many = self._job.terms.adaptive and len(shard.rows) >= MANY_ROWS
+        order = scattered(len(shard.rows)) if many else range(len(shard.rows))
+        others = [place for place in order if place not in suspects]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
         async with asyncio.TaskGroup() as group, self._feeding:
             for place, request in suspects.items():
@@ -244,9 +248,12 @@ class Worker:
                 requests = {place: self._job.work.request(shard.rows[place]) for place in chunk}
                 await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
                 for place, request in requests.items():
-                    await self._open.acquire()
+                    await self._lanes.places.take(request.key)
                     task = group.create_task(self._row(shard, place, request))
-                    task.add_done_callback(lambda _: self._open.release())
+                    task.add_done_callback(partial(self._through, request.key))
+
+    def _through(self, row: str, _: asyncio.Task[None]) -> None:
+        self._lanes.through(row)
 
     async def _mark(self, shard: Shard, places: Sequence[int]) -> None:
         if places and self._stop is None:
@@ -379,6 +386,16 @@ async def _stored(write: Callable[[], None]) -> None:
 def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """What counts have grown by."""
     return {key: total - before.get(key, 0) for key, total in now.items() if total != before.get(key, 0)}
+
+
+def scattered(count: int) -> Sequence[int]:
+    """All places of so many, each far from the one before: rows that no server takes often lie side by side, and asked one after
+    the other they would look like an outage. Steps of the golden ratio spread the most evenly (Knuth, The Art of Computer
+    Programming 3, section 6.4)."""
+    step = max(1, round(count * GOLDEN))
+    while math.gcd(step, count) > 1:
+        step += 1
+    return [place * step % count for place in range(count)]
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
