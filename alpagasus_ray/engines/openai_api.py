@@ -4,10 +4,8 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,9 +18,11 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.access import access, arguments, from_environment
+from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
+from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.said_errors import (
     SaidError,
     is_daily,
@@ -36,6 +36,7 @@ from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgai
 from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
+HIDDEN = "(the key)"
 LATE = "no reply in time"
 DETAIL_LIMIT = 300
 TOP_LOGPROBS = 20
@@ -90,9 +91,11 @@ class OpenAIEngine:
         self._judge = judge
         self._body = request_body(judge, form)
         self.stated = Rate()
+        self._access = access(judge)
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
+            **arguments(self._access),
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
@@ -117,7 +120,9 @@ class OpenAIEngine:
             async with asyncio.timeout(self._judge.timeout_s):
                 # the untyped call skips building and checking models for every message: a third of the client's time
                 response = await self._client.post(
-                    "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
+                    "/chat/completions",
+                    cast_to=httpx.Response,
+                    body={**self._body, "messages": messages_of(self._judge, request)},
                 )
         except openai.APIStatusError as error:
             return self._answer_of(error.response)
@@ -137,6 +142,8 @@ class OpenAIEngine:
         await self._client.close()
 
     def _safe(self, text: str) -> str:
+        for secret in self._access.secrets:
+            text = text.replace(secret, HIDDEN)
         return safe(text, self._client.api_key)
 
     def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
@@ -167,6 +174,11 @@ class OpenAIEngine:
         raise came
 
 
+def messages_of(judge: EngineConfig, request: Request) -> list[Message]:
+    """The messages as they are sent."""
+    return merged(request.messages) if judge.system == "merge" else request.messages
+
+
 def timeouts(judge: EngineConfig) -> httpx.Timeout:
     """Those of one attempt. That to connect is over first, so that a request that was never sent is told apart."""
     return httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s / 2))
@@ -179,7 +191,7 @@ def shown_address(url: httpx.URL) -> str:
 
 def safe(text: str, key: str) -> str:
     """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
-    return short(text if key in ("", NO_KEY) else text.replace(key, "(the key)"))
+    return short(text if key in ("", NO_KEY) else text.replace(key, HIDDEN))
 
 
 def short(text: str) -> str:
@@ -274,16 +286,10 @@ def read_key(judge: EngineConfig) -> str:
 
 def _read_key(judge: EngineConfig) -> str:
     name = judge.api_key_env
-    if os.environ.get(name):
-        return os.environ[name].strip()
-    file = os.environ.get(f"{name}_FILE")
-    if file:
-        try:
-            return Path(file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
-    if judge.base_url != OPENAI:
+    key = from_environment(name)
+    if key is not None:
+        return key
+    if judge.base_url != OPENAI or access(judge).has_key:
         return NO_KEY
     raise UsageError(
         f"no API key: set {name}, or {name}_FILE to a file that holds it ({judge.where}.api_key_env names the variable)"

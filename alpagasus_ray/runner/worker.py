@@ -18,13 +18,16 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import pyarrow as pa
 import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
-from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
+from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import preflight, shards
 from alpagasus_ray.runner.ask import ask
-from alpagasus_ray.runner.board import BoardLink, Loss, Word
+from alpagasus_ray.runner.board import SAID, BoardLink, Loss, Word
+from alpagasus_ray.runner.cut_prompts import CutPrompts
+from alpagasus_ray.runner.first_look import ROOM, FirstLook
 from alpagasus_ray.runner.lanes import Lanes, Stopping
 from alpagasus_ray.runner.ledger import FLUSH_S, Outcome
 from alpagasus_ray.runner.metrics import Metrics
@@ -48,6 +51,8 @@ DEATHS = 2
 MANY_ROWS = 64
 """From so many rows on a shard is asked about in an order of its own."""
 GOLDEN = 0.6180339887
+SENTENCES = 50
+"""Different ones that failures say that a worker counts."""
 T = TypeVar("T")
 Waiting = asyncio.Future[Outcome | None]
 
@@ -67,6 +72,7 @@ class Worker:
         self._jobs, self._job, self._board = jobs, jobs[0], board
         self._name = uuid.uuid4().hex[:8]
         self._stop: str | None = None
+        self._telling: set[asyncio.Task[Any]] = set()
         self._dying: asyncio.Task[None] | None = None
         self._shards: set[Shard] = set()
         self._ended: list[Shard] = []
@@ -76,6 +82,11 @@ class Worker:
         self._published: Mapping[str, float] = {}
         self._answered = False
         """Whether any worker has had an answer in this call."""
+        usable = self._job.usable
+        self._first = FirstLook(usable) if usable else None
+        self._cut = CutPrompts()
+        self._sentences: set[str] = set()
+        """What failures say, of which the commonest is told."""
         self._asked: dict[str, Waiting] = {}
         """Requests under way, by key: a row with an equal one waits for its outcome."""
         self._loop = asyncio.new_event_loop()
@@ -99,6 +110,7 @@ class Worker:
             await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
             return
         self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
+        self._lanes.gate = ROOM if self._first and self._job.terms.adaptive else None
         self._metrics = Metrics(self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
@@ -225,11 +237,24 @@ class Worker:
             await self._dying
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
-            await _stored(partial(shards.commit, shard.job, shard.file, results, shard.ledger))
+            await self._commit(shard, results)
         self._ended.append(shard)
         await self._report()
         await self._board.call("end", shard.name)
         return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
+
+    async def _commit(self, shard: Shard, results: list[dict[str, Any]]) -> None:
+        """Write the shard's output; a row that no file can hold is set aside, and costs the others nothing."""
+        commit = partial(shards.commit, shard.job, shard.file, ledger=shard.ledger)
+        try:
+            await _stored(partial(commit, results=results))
+        except (pa.ArrowException, *UNREADABLE):
+            wrong = await asyncio.to_thread(shards.unwritable, results, shard.job.work.schema)
+            if not wrong:
+                raise
+            for place, reason in wrong.items():
+                self._set_aside(shard, place, f"malformed reply: it cannot be written down ({reason})")
+            await _stored(partial(commit, results=[result for result in shard.results if result is not None]))
 
     async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
         """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
@@ -358,16 +383,66 @@ class Worker:
         shard.taken.add(request.key)
 
     def _result(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
-        result = self._job.work.result(shard.rows[place], request, outcome)
+        try:
+            result = self._job.work.result(shard.rows[place], request, outcome)
+        except UNREADABLE as error:  # whatever a judge writes costs its row only
+            if outcome.reply is None:
+                raise
+            reason = f"malformed reply: reading it raised {type(error).__name__}: {error}"
+            outcome = outcome._replace(reply=None, error=reason)
+            result = self._job.work.result(shard.rows[place], request, outcome)
         shard.results[place] = result
         shard.done.append(place)
         shard.counts["rows"] += 1
-        shard.counts[f"status {result['status']}"] += 1
-        self._counts[f"status {result['status']}"] += 1
+        self._count(shard, result, 1)
         if result.get("error"):
             self._counts[f"failures {result['error'].partition(':')[0]}"] += 1
         if outcome.error:
             shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
+            self._remember(outcome.error)
+        self._look_at(request, outcome, result)
+
+    def _set_aside(self, shard: Shard, place: int, reason: str) -> None:
+        """Put a failure in place of a result."""
+        before = shard.results[place]
+        assert before is not None, "only results are written"
+        self._count(shard, before, -1)
+        request = self._job.work.request(shard.rows[place])
+        known = Outcome(None, reason, before.get("attempts") or 0, None, before.get("maybe_billed_twice") or 0)
+        shard.results[place] = result = self._job.work.result(shard.rows[place], request, known)
+        self._count(shard, result, 1)
+        shard.counts["reason malformed reply"] += 1
+        self._remember(reason)
+
+    def _count(self, shard: Shard, result: Mapping[str, Any], rows: int) -> None:
+        shard.counts[f"status {result['status']}"] += rows
+        self._counts[f"status {result['status']}"] += rows
+
+    def _remember(self, error: str) -> None:
+        """Count what a failure says; the driver tells the commonest."""
+        if error in self._sentences or len(self._sentences) < SENTENCES:
+            self._sentences.add(error)
+            self._lanes.counts[f"{SAID}{error}"] += 1
+
+    def _look_at(self, request: Request, outcome: Outcome, result: Mapping[str, Any]) -> None:
+        """Stop where the first results are of no use; tell where prompts are cut."""
+        reply = outcome.reply
+        cut = self._cut.saw(request.messages, reply.tokens_in) if reply and outcome.attempts else None
+        if cut is not None:
+            self._spawn(self._board.call("note", "cut prompts", cut))
+        if self._first is None or self._stop is not None:
+            return
+        reason = self._first.saw(result)
+        if reason is not None:
+            self._spawn(self._stop_all(reason))
+            self._end(reason)
+        elif self._first.is_over and self._lanes.gate is not None:
+            self._lanes.open_gate()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
 
 async def _stored(write: Callable[[], None]) -> None:
