@@ -80,8 +80,8 @@ TOO_LONG = (
     "exceed_context_size",
     "string_above_max_length",
 )
-"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini, Anthropic,
-Bedrock, xAI."""
+"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini,
+Anthropic, Bedrock, xAI."""
 
 
 class OpenAIEngine:
@@ -326,7 +326,7 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
 
 
 def storable(reply: Reply) -> Reply:
-    """The reply, if all of it can be written down: `TypeError` or `ValueError` for half a character, or a number beyond 64 bits."""
+    """The reply, if all of it can be written down: `TypeError` for half a character, or for a number beyond 64 bits."""
     orjson.dumps(reply._asdict())
     return reply
 
