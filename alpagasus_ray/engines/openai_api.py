@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.access import access, arguments, from_environment
+from alpagasus_ray.engines.access import access, from_environment
 from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
@@ -95,13 +95,13 @@ class OpenAIEngine:
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
-            **arguments(self._access),
+            **self._access.arguments,
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
                 headers={"Accept-Encoding": bounded.ACCEPTED},
-                event_hooks={"response": [bounded.bound]},
+                event_hooks={"request": [self._access.cleared_later], "response": [bounded.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)
