@@ -79,7 +79,7 @@ def test_short_prompts_of_equal_length_are_not_told() -> None:
     [
         ("http 400: System role not supported", "score.judge.system=merge"),
         ("Developer instruction is not enabled for this model", "score.judge.system=merge"),
-        ("Unsupported: 'max_tokens'. Use 'max_completion_tokens' instead.", "score.judge.max_tokens_field=max_completion_tokens"),
+        ("Unsupported, use 'max_completion_tokens'.", "score.judge.max_tokens_field=max_completion_tokens"),
         ("Unsupported value: 'temperature' does not support 0", "score.judge.temperature=null"),
         ("logprobs are not available", "score.judge.expected=false"),
     ],

@@ -44,8 +44,8 @@ SOUND: dict[str, Any] = {
     },
 }
 ODD: list[Any] = [
-    None, True, -1, 0, 1.5, 2**63, 2**64, 10**400, 1e308, -1e308, float("nan"), float("inf"), "", "4", "\x00\x1b[2J", "é" * 9, [],
-    {}, [[]], {"": None}, ["4", 4], {"text": "4"}, {"type": "text"}, [{"type": "text", "text": 5}], {"code": 429},
+    None, True, -1, 0, 1.5, 2**63, 2**64, 10**400, 1e308, -1e308, float("nan"), float("inf"), "", "4", "\x00\x1b[2J", "é" * 9,
+    [], {}, [[]], {"": None}, ["4", 4], {"text": "4"}, {"type": "text"}, [{"type": "text", "text": 5}], {"code": 429},
     {"code": 10**30},
 ]  # fmt: skip
 STATUSES = [200] * 8 + [400, 401, 404, 408, 418, 429, 500, 503, 529]
