@@ -1,14 +1,27 @@
 """A judge that cannot be read is found out after tens of replies; prompts that a server cuts are told."""
 
-from typing import Any
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from alpagasus_ray.config import Compare, Generate, Judge, Recipe, Score
 from alpagasus_ray.engines.advice import KNOWN, advice
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.errors import StageFailed
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.judging.form import reply_form
+from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.cut_prompts import MANY, CutPrompts
 from alpagasus_ray.runner.first_look import FIRST, FirstLook, Usable
-from alpagasus_ray.stages.usefulness import usable
+from alpagasus_ray.runner.worker import Worker
+from alpagasus_ray.stages import score
+from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.usefulness import advising, usable
+from toy_runs import api_judge, toy_run
 
 USABLE = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
 
@@ -88,6 +101,12 @@ def test_a_sentence_that_is_known_is_told_with_what_helps(sentence: str, helps: 
     assert advice(sentence, "score.judge") == helps
 
 
+def test_what_helps_stands_behind_the_reason_for_which_a_stage_stops() -> None:
+    told = r"(?s)stopped: http 400: System role not supported.*help: score.judge.system=merge"
+    with pytest.raises(StageFailed, match=told), advising(Judge()):
+        raise StageFailed("stopped: http 400: System role not supported")
+
+
 def test_a_sentence_that_is_not_known_is_told_without() -> None:
     assert advice("the moon is full", "score.judge") is None
 
@@ -107,3 +126,63 @@ def test_every_advice_is_a_setting_that_a_recipe_takes(entry: Any, section: str)
 def test_defaults_leave_recipes_as_they_were() -> None:
     assert Recipe().score == Score()
     assert (Generate().max_unusable, Compare().max_unusable) == (0.5, 0.5)
+
+
+# through the real client and the real work of score, on a worker in this process
+
+
+class Prose(BaseHTTPRequestHandler):
+    """A judge that writes an essay."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(self.path)
+        said = {"message": {"role": "assistant", "content": "Let us weigh this with care."}, "finish_reason": "stop"}
+        content = json.dumps({"choices": [said], "usage": {"prompt_tokens": 300, "completion_tokens": 7}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Listening(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
+class Link:
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._board, method)(*arguments)
+
+
+def test_a_server_that_answers_prose_is_asked_a_hundred_times_at_most_and_one_reply_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    server = Listening(("127.0.0.1", 0), Prose)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    config = Score(judge=api_judge(f"http://127.0.0.1:{server.server_port}/v1"))
+    run, rubrics = toy_run(tmp_path, 500, rows_per_shard=500), rubric.load("accuracy")
+    work = ScoreWork(config.judge, rubrics, reply_form(config.judge, rubrics))
+    board = Board((Rate(),))
+    worker = Worker([score._job(config, work, run)], Link(board))
+    done = worker({"tasks": [json.dumps([["part-00000.parquet", None, 0]])]})
+    worker._loop.call_soon_threadsafe(worker._loop.stop)
+    server.shutdown()
+    server.server_close()
+    assert 50 <= len(Prose.asked) <= 100
+    (reason,) = done["stopped"]
+    assert "50 of the first 50 rows have no usable result (50 x unparsed)" in reason
+    assert "---\nLet us weigh this with care.\n---" in reason
+    assert board.snapshot().stop == reason
+    assert StageFailed("stopped").exit_code == 1
