@@ -48,7 +48,7 @@ class FirstLook:
         shown = "none of them has a reply" if self._sample is None else f"one such reply, as it came:\n{_shown(self._sample)}\n"
         return (
             f"{useless} of the first {rows} rows have no usable result ({listed}), more than `{self._usable.knob}` = "
-            f"{self._usable.share:g} allows; {shown}"
+            f"{self._usable.share:g} allows (1 lets it go on all the same); {shown}"
         )
 
     def _useless(self) -> Counter[str]:
