@@ -89,6 +89,11 @@ class Job:
         return known_of(self.home, shard, self.again) if self.paid else Known({}, {})
 
     @property
+    def is_billed(self) -> bool:
+        """Whether somebody else counts the requests, and may have billed one that was never answered."""
+        return self.paid and self.terms.adaptive
+
+    @property
     def is_trial(self) -> bool:
         return self.output != self.home.storage
 

@@ -385,7 +385,7 @@ def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -
     _both_at_once(stage, work)
     ledger = stage.run.ratings("judge").storage.at(LEDGER, "part-00001")
     lines = [line for name in ledger.names() for line in ledger.read(name).splitlines()]
-    (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same"]
+    (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same" and "text" in entry]
     assert entry["row_id"] == _ids(stage)[21]
 
 
@@ -436,6 +436,98 @@ def test_unanswered_attempts_of_rows_with_one_request_count_once(stage: Stage) -
     assert _do(stage.worker(again), SHARDS[0]) == ""
     same = [(row["attempts"], row["maybe_billed_twice"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
     assert sorted(same) == [(0, 0), (4, 3)]
+
+
+def test_a_request_is_written_down_before_it_is_sent(stage: Stage) -> None:
+    known: dict[str, int] = {}
+
+    def behave(key: str) -> Exception | None:
+        known[key] = stage.job(work).ledger(SHARDS[0]).load().unanswered[key].maybe_billed_twice
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert known == dict.fromkeys(_numbers(0, 20), 1)
+    assert sum(row["maybe_billed_twice"] for row in stage.results(SHARDS[0])) == 0
+
+
+def _killed(stage: Stage, work: Asking, until: Callable[[], bool]) -> None:
+    """A worker is at work on the first shard and gone from one moment to the next, with all that it knew."""
+    worker = stage.worker(work)
+    threading.Thread(target=_do, args=(worker, SHARDS[0]), daemon=True).start()
+    while not until():
+        time.sleep(0.01)
+    worker._loop.call_soon_threadsafe(worker._loop.stop)
+    while worker._loop.is_running():
+        time.sleep(0.01)
+    stage.board = Board((Rate(),))
+
+
+def test_what_was_under_way_when_a_worker_was_killed_counts_as_perhaps_billed(stage: Stage) -> None:
+    sent: list[str] = []
+
+    def behave(key: str) -> Exception | None:
+        sent.append(key)
+        return None
+
+    work = _asking(behave)
+    work.engine.may_answer = lambda: len(sent) < 12
+    _killed(stage, work, lambda: len(sent) >= 12)
+    again = _asking()
+    assert _do(stage.worker(again), SHARDS[0]) == ""
+    twice = set(sent) & set(again.engine.asked)
+    assert twice, "the kill cut some off"
+    counted = {row["request_hash"]: row["maybe_billed_twice"] for row in stage.results(SHARDS[0])}
+    assert {counted[key] for key in twice} == {1}
+    assert {counted[key] for key in counted if key not in again.engine.asked} == {0}
+    assert max(counted.values()) == 1
+
+
+def test_an_attempt_after_one_that_may_have_been_billed_is_written_down_before_it_is_sent_too(stage: Stage) -> None:
+    tries = Counter[str]()
+
+    def behave(key: str) -> Exception | None:
+        tries[key] += 1
+        return TryAgain("http 500") if key == "7" and tries[key] == 1 else None
+
+    work = _asking(behave)
+    work.engine.may_answer = lambda: tries["7"] < 2
+    _killed(stage, work, lambda: tries["7"] == 2)
+    assert _do(stage.worker(_asking()), SHARDS[0]) == ""
+    assert _counted(stage, "7") == (3, 2)
+
+
+def test_what_was_written_down_and_not_sent_before_a_stop_does_not_count(stage: Stage) -> None:
+    def behave(key: str) -> Exception | None:
+        if key == "3":
+            stage.board.stop("enough")
+        return None
+
+    work = _asking(behave)
+    one = stage.job(work).terms._replace(concurrency=1)
+    assert _do(stage.worker(work, terms=one), SHARDS[0]) == "enough"
+    left = stage.job(work).ledger(SHARDS[0]).load()
+    assert set(left.replies) == set(work.engine.asked)
+    assert left.unanswered, "rows were written down ahead"
+    assert {(outcome.attempts, outcome.maybe_billed_twice) for outcome in left.unanswered.values()} == {(0, 0)}
+
+
+def test_a_call_that_the_server_turned_away_leaves_nothing(stage: Stage) -> None:
+    work = _asking(lambda _: EngineUnusable("http 404", "no such model"))
+    assert _do(stage.worker(work), SHARDS[0]) == "http 404: no such model"
+    assert stage.run.ratings("judge").storage.all_names() == set()
+
+
+def test_a_model_in_the_job_bills_nobody_and_nothing_is_written_down_ahead(stage: Stage) -> None:
+    known: list[int] = []
+
+    def behave(_: str) -> Exception | None:
+        known.append(len(stage.job(work).ledger(SHARDS[0]).load().unanswered))
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(adaptive=False)), SHARDS[0]) == ""
+    assert set(known) == {0}
 
 
 def _failing(bad: str) -> Callable[[str], Exception | None]:
