@@ -20,6 +20,7 @@ from alpagasus_ray.engines.openai_api import (
     NO_KEY,
     failure,
     key_wanted,
+    outcome_of,
     read_key,
     read_reply,
     request_body,
@@ -188,7 +189,8 @@ def _got(entry: dict[str, Any], tellable: Callable[[str], str]) -> Reply | Engin
         except TryAgain as malformed:
             return malformed
     body = response.get("body")
-    return failure(int(response.get("status_code") or 0), tellable(_message(body, "")), str(body))
+    text = orjson.dumps(body).decode()
+    return outcome_of(int(response.get("status_code") or 0), tellable(_message(body, "")), text)
 
 
 def _message(body: object, otherwise: str) -> str:

@@ -72,7 +72,7 @@ class Books(NamedTuple):
 async def ask(
     lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int, books: Books, *, has_failed: bool = False
 ) -> Outcome:
-    """Ask until there is a reply, a refusal of the row, or no attempt left. Whatever ends it without a reply, the books hold the
+    """Ask until there is a reply, a refusal of the row, or no attempt left. If it ends without a reply, the books hold the
     attempts that may have been billed. `has_failed`: an earlier call has given the row up. Raises `EngineUnusable`, and
     `Stopping` when the stage stops."""
     tally = _Tally(has_failed=has_failed)

@@ -166,7 +166,7 @@ def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
-_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", *_OF_OUTCOME]
+_COLUMNS = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint", *_OF_OUTCOME]
 
 
 def _outcome(entry: Mapping[str, Any]) -> Outcome:

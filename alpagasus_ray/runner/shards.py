@@ -80,6 +80,8 @@ class Job:
     """Rows of earlier output with one of these statuses are asked anew, though they may have a reply."""
     version: str = __version__
     """Of the driver's package."""
+    model: str | None = None
+    """The model that is asked for at an API; what another answers is told."""
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)

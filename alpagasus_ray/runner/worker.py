@@ -2,8 +2,8 @@
 
 Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
 rows of one come in. Where requests cost money, rows are marked in the ledger before they are sent, so that whatever ends this
-process, what was under way is known to have been. Rows are marked on the board before they are sent: if the worker dies, its successor sends the marked
-ones alone, one at a time, and sets aside the one over which a worker has died twice.
+process, what was under way is known to have been. Rows are marked on the board as well: if the worker dies, its successor sends
+the marked ones alone, one at a time, and sets aside the one over which a worker has died twice.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import preflight, shards
 from alpagasus_ray.runner.ask import Books, ask
@@ -382,6 +383,9 @@ class Worker:
 
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
+        asked, model = self._job.model, outcome.reply.model if outcome.reply else None
+        if asked is not None and model is not None and not is_same_model(asked, model):
+            shard.counts["answered by another model"] += 1
         shard.ledger.add(request.key, shard.id_of(place), outcome)
         shard.known[request.key] = outcome
         shard.taken.add(request.key)

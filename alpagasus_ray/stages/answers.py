@@ -31,7 +31,7 @@ from alpagasus_ray.stages import asking
 
 ANSWERED, TRUNCATED, REFUSED, FAILED = "answered", "truncated", "refused", "failed"
 STATUSES = (ANSWERED, TRUNCATED, REFUSED, FAILED)
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")
 CONFIG = "config.json"
 
 

@@ -25,7 +25,7 @@ AGAIN = (verdict.FAILED, verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED)
 """Statuses of games that have no verdict and might get one if they were asked again."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")
 SHOWN = ("first", "second")
 
 

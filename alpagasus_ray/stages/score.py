@@ -84,6 +84,7 @@ def _judge_all(
     stage.begin(begun)
     manifest = manifest_of(stage, shards.committed(stage), begun)
     asking.check_rows(manifest, examples)
+    asking.tell_other_models(config.judge, manifest)
     failed = manifest.counts.get(rating.FAILED, 0)
     reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, manifest.details["reasons"])
     if reason is not None:
@@ -105,6 +106,7 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
         tariff=tariff(config.judge),
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
+        model=config.judge.model if config.judge.is_remote else None,
     )
 
 

@@ -116,6 +116,7 @@ class Several:
             tariff=tariff(self.asked),
             max_attempts=self.asked.max_attempts,
             paid=self.asked.is_model,
+            model=self.asked.model if self.asked.is_remote else None,
             again=frozenset(again),
         )
 
@@ -124,6 +125,7 @@ class Several:
         assert begun is not None, "it was begun in this call"
         manifest = summing(target.home, committed(target.home), begun)
         asking.check_rows(manifest, target.listed)
+        asking.tell_other_models(self.asked, manifest)
         failed, reasons = manifest.counts.get(FAILED, 0), manifest.details["reasons"]
         reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
         if reason is not None:

@@ -26,7 +26,7 @@ from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgai
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
 from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.ledger import Ledger, Outcome, known_in
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job, Task
 from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
@@ -387,6 +387,37 @@ def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -
     lines = [line for name in ledger.names() for line in ledger.read(name).splitlines()]
     (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same" and "text" in entry]
     assert entry["row_id"] == _ids(stage)[21]
+
+
+# who answers
+
+
+def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_row_says_whose_it_is(stage: Stage) -> None:
+    class Named(Toy):
+        async def complete(self, request: Request) -> Reply:
+            name = "other" if request.key in ("3", "4") else "toy-2024-07-18"
+            return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
+
+    assert _do(stage.worker(Asking(Named(lambda _: None)), model="toy"), SHARDS[0]) == ""
+    assert stage.board.snapshot().counts["answered by another model"] == 2
+    rows = stage.results(SHARDS[0])
+    assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
+    assert rows[7]["fingerprint"] == "fp 7"
+    (entry,) = shards.committed(stage.run.ratings("judge"))
+    assert entry.models == {"toy-2024-07-18": 18, "other": 2}
+
+
+def test_a_reply_that_was_kept_says_who_gave_it_and_older_files_do_not(stage: Stage) -> None:
+    work = _asking()
+    given = Outcome(Reply("4", "stop", 1, 1, 0, 0.5, model="toy", fingerprint="fp"), None, 1, 1.0)
+    ledger = stage.job(work).ledger(SHARDS[0])
+    ledger.add("0", "", given)
+    ledger.flush()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    table = stage.run.ratings("judge").storage.read_table(SHARDS[0])
+    assert known_in(table).replies["0"].reply == given.reply
+    older = known_in(table.drop_columns(["model", "fingerprint"])).replies["0"].reply
+    assert older == Reply("4", "stop", 1, 1, 0, 0.5)
 
 
 # what earlier calls left
