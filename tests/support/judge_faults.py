@@ -83,6 +83,8 @@ class Rule:
     code: str | None = None
     fate: str = ""
     """By default what the kind means."""
+    body: Any = None
+    """What goes with a status in place of the usual body."""
     _seen: int = field(default=0, init=False)
     _random: random.Random | None = field(default=None, init=False)
 
@@ -163,7 +165,7 @@ async def misbehave(
     if rule.kind in ("slow_body", "cut_body"):
         return await _in_halves(request, rule, orjson.dumps(completion), headers)
     status = 429 if rule.kind == "insufficient_quota" else int(rule.kind)
-    return web.json_response(error_body(rule), status=status, headers=headers)
+    return web.json_response(rule.body if rule.body is not None else error_body(rule), status=status, headers=headers)
 
 
 def drop(request: web.Request) -> web.Response:
