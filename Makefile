@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test check faults bench audit lock clean
+.PHONY: install demo test test-long check faults bench audit lock clean
 install: .venv/installed-$(EXTRA)
 
 # What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
@@ -31,7 +31,11 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/python tests/run.py
+
+# Every test there is, the long ones too (more than an hour).
+test-long: install
+	$(BIN)/python tests/run.py --long --write
 
 check: install
 	$(BIN)/ruff check .

@@ -237,7 +237,7 @@ class EngineConfig(Section):
     timeout_s: Annotated[PositiveFloat, OPERATIONAL] = 120.0
     """Seconds to wait for one reply of an API."""
     max_attempts: Annotated[PositiveInt, OPERATIONAL] = 6
-    """How often one row may fail before it is `failed`. What a server turns away (429, 503) or what never reached it
+    """How often one row may fail before it is `failed`. What a server turns away (429, 529) or what never reached it
     counts a tenth; while a server is down attempts count little."""
     max_outage_s: Annotated[PositiveFloat, OPERATIONAL] = 14_400.0
     """How long to wait for a server that is down or wants to be left alone, before the stage stops."""

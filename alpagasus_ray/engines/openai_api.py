@@ -347,7 +347,7 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
 
 def _name(said: Any) -> str | None:
     """A name that a server gives: of its model, of what it runs."""
-    return said[:NAME_LIMIT] if isinstance(said, str) and said else None
+    return short(said)[:NAME_LIMIT] if isinstance(said, str) and said else None
 
 
 def _first_tokens(choice: Mapping[str, Any]) -> Tree | None:

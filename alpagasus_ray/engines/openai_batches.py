@@ -22,6 +22,7 @@ from alpagasus_ray.engines.openai_api import (
     failure,
     key_wanted,
     messages_of,
+    outcome_of,
     read_key,
     read_reply,
     request_body,
@@ -193,7 +194,8 @@ def _got(entry: dict[str, Any], tellable: Callable[[str], str]) -> Reply | Engin
         except TryAgain as malformed:
             return malformed
     body = response.get("body")
-    return failure(int(response.get("status_code") or 0), tellable(_message(body, "")), str(body))
+    text = orjson.dumps(body).decode()
+    return outcome_of(int(response.get("status_code") or 0), tellable(_message(body, "")), text)
 
 
 def _message(body: object, otherwise: str) -> str:

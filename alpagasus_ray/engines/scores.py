@@ -16,8 +16,6 @@ from alpagasus_ray.engines.base import Tree
 
 END = "\n"
 """Ends the line, as the end of the reply does."""
-ROUNDING = 1e-3
-"""So much a log probability may be above 0."""
 UNKNOWN = 0.05
 """More than so much of the probability may not lie in beginnings that nobody has looked into."""
 
@@ -52,12 +50,9 @@ def begin_alike(scores: Sequence[str]) -> tuple[str, str] | None:
 
 
 def added_up(found: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """One log probability for each text, where several tokens may stand for the same; texts without any are left out. Raises
-    `ValueError` over what is no log probability."""
+    """One log probability for each text, where several tokens may stand for the same; texts without any are left out."""
     sums: defaultdict[str, float] = defaultdict(float)
     for text, logprob in found:
-        if not logprob <= ROUNDING:
-            raise ValueError(f"{logprob} is no log probability")
         sums[text] += math.exp(logprob)
     return {text: math.log(mass) for text, mass in sums.items() if mass}
 

@@ -84,6 +84,8 @@ class Job:
     """Of the driver's package."""
     usable: Usable | None = None
     """What results are of use, where the first ones are looked at."""
+    model: str | None = None
+    """The model that is asked for at an API; what another answers is told."""
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)
@@ -91,6 +93,11 @@ class Job:
     def known(self, shard: str) -> Known:
         """What earlier calls left of a shard that is not committed."""
         return known_of(self.home, shard, self.again) if self.paid else Known({}, {})
+
+    @property
+    def is_billed(self) -> bool:
+        """Whether somebody else counts the requests, and may have billed one that was never answered."""
+        return self.paid and self.terms.adaptive
 
     @property
     def is_trial(self) -> bool:

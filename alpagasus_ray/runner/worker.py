@@ -1,8 +1,9 @@
 """A worker: it lives in a Ray actor, takes shards one call at a time, and asks for the rows that have no reply yet.
 
 Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
-rows of one come in. Rows are marked on the board before they are sent: if the worker dies, its successor sends the marked
-ones alone, one at a time, and sets aside the one over which a worker has died twice.
+rows of one come in. Where requests cost money, rows are marked in the ledger before they are sent, so that whatever ends this
+process, what was under way is known to have been. Rows are marked on the board as well: if the worker dies, its successor sends
+the marked ones alone, one at a time, and sets aside the one over which a worker has died twice.
 """
 
 import asyncio
@@ -22,9 +23,10 @@ import pyarrow as pa
 import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import preflight, shards
-from alpagasus_ray.runner.ask import ask
+from alpagasus_ray.runner.ask import Books, ask
 from alpagasus_ray.runner.board import SAID, BoardLink, Loss, Word
 from alpagasus_ray.runner.cut_prompts import CutPrompts
 from alpagasus_ray.runner.first_look import ROOM, FirstLook
@@ -46,6 +48,8 @@ GARBAGE = 50_000, 10, 100
 MARKED = 16
 """Rows that are marked on the board at a time, before they are sent; with many in flight, a part of these."""
 MARKED_SHARE = 8
+REMOTE_BLOCK = 4
+"""So many times as many rows are marked in the ledger at a time where a write to storage takes long."""
 DEATHS = 2
 """After so many dead workers a row is set aside."""
 MANY_ROWS = 64
@@ -53,6 +57,8 @@ MANY_ROWS = 64
 GOLDEN = 0.6180339887
 SENTENCES = 50
 """Different ones that failures say that a worker counts."""
+UNDER_WAY = Outcome(None, None, 1, None, 1)
+"""A request that is sent, of which nothing is known."""
 T = TypeVar("T")
 Waiting = asyncio.Future[Outcome | None]
 
@@ -118,6 +124,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
+        self._block = self._chunk * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
@@ -229,7 +236,7 @@ class Worker:
             await self._ask_all(shard, loss.deaths if loss else {})
         finally:
             try:
-                await _stored(shard.ledger.flush)
+                await _stored(shard.ledger.delete if shard.is_blank else shard.ledger.flush)
             finally:
                 if self._dying is None:
                     self._shards.discard(shard)
@@ -268,17 +275,36 @@ class Worker:
         async with asyncio.TaskGroup() as group, self._feeding:
             for place, request in suspects.items():
                 await self._row_alone(shard, place, request, deaths[place])
-            for chunk in _chunks(others, self._chunk or len(others)):
+            for block in _chunks(others, self._block or len(others)):
                 # made as they are needed: to make those of a whole shard would stop the loop for a tenth of a second
-                requests = {place: self._job.work.request(shard.rows[place]) for place in chunk}
-                await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
-                for place, request in requests.items():
-                    await self._lanes.places.take(request.key)
-                    task = group.create_task(self._row(shard, place, request))
-                    task.add_done_callback(partial(self._through, request.key))
+                requests = {place: self._job.work.request(shard.rows[place]) for place in block}
+                await self._write_ahead(shard, requests)
+                for chunk in _chunks(block, self._chunk or len(block)):
+                    await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
+                    for place in chunk:
+                        await self._lanes.places.take(requests[place].key)
+                        task = group.create_task(self._row(shard, place, requests[place]))
+                        task.add_done_callback(partial(self._through, requests[place].key))
 
     def _through(self, row: str, _: asyncio.Task[None]) -> None:
         self._lanes.through(row)
+
+    async def _write_ahead(self, shard: Shard, requests: Mapping[int, Request]) -> None:
+        """Write down the rows that are sent next as asked without an answer, for as long as nothing else is known of them."""
+        if not self._job.is_billed or self._stop is not None:
+            return
+        for place, request in requests.items():
+            if request.key not in shard.known and request.key not in shard.asked and request.key not in shard.ahead:
+                before = shard.ahead[request.key] = shard.waiting(request)
+                shard.ledger.add(request.key, shard.id_of(place), UNDER_WAY.after(before))
+        await self._flushed(shard)
+
+    async def _flushed(self, shard: Shard) -> None:
+        """What cannot be written down is not sent: then the stage stops."""
+        try:
+            await _stored(shard.ledger.flush)
+        except OSError as error:
+            await self._stop_all(f"the ledger cannot be written: {error}")
 
     async def _mark(self, shard: Shard, places: Sequence[int]) -> None:
         if places and self._stop is None:
@@ -294,6 +320,7 @@ class Worker:
             self._result(shard, place, request, outcome.after(shard.earlier(request)))
             return
         async with self._lanes.alone(request.key):
+            await self._write_ahead(shard, {place: request})
             await self._mark(shard, [place])
             await self._row(shard, place, request)
 
@@ -304,6 +331,9 @@ class Worker:
         if outcome is None and self._stop is None:
             other = self._asked.get(request.key) if self._job.paid else None
             outcome = await (self._shared(shard, place, request, other) if other else self._ask(shard, place, request))
+        before = shard.ahead.pop(request.key, None)
+        if before is not None and (outcome is None or outcome.reply is None):
+            shard.ledger.add(request.key, shard.id_of(place), before)  # it was marked, and not sent for this shard
         if outcome is not None:
             self._result(shard, place, request, outcome)
 
@@ -336,15 +366,22 @@ class Worker:
         asked = self._asked[request.key] = self._loop.create_future()
         outcome: Outcome | None = None
         earlier = shard.earlier(request)
+        shard.ahead.pop(request.key, None)
+        shard.asked.add(request.key)
 
         def note(attempts: Outcome) -> None:
             if self._job.paid:
                 shard.ledger.add(request.key, shard.id_of(place), attempts.after(earlier))
 
+        async def mark(attempts: Outcome) -> None:
+            note(attempts)
+            await self._flushed(shard)
+
         try:
             tariff, most = self._job.tariff, self._job.max_attempts
             has_failed = earlier.error is not None and earlier.maybe_billed_twice > 0
-            outcome = await ask(self._lanes, request, tariff, most, note, has_failed=has_failed)
+            books = Books(note, mark if self._job.is_billed else None)
+            outcome = await ask(self._lanes, request, tariff, most, books, has_failed=has_failed)
             outcome = outcome.after(earlier)
         except Stopping:
             pass
@@ -378,6 +415,9 @@ class Worker:
 
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
+        asked, model = self._job.model, outcome.reply.model if outcome.reply else None
+        if asked is not None and model is not None and not is_same_model(asked, model):
+            shard.counts["answered by another model"] += 1
         shard.ledger.add(request.key, shard.id_of(place), outcome)
         shard.known[request.key] = outcome
         shard.taken.add(request.key)

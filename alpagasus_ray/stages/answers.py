@@ -33,7 +33,7 @@ ANSWERED, TRUNCATED, REFUSED, FAILED = "answered", "truncated", "refused", "fail
 GOOD = frozenset({ANSWERED, TRUNCATED})
 """Statuses of answers that can be judged."""
 STATUSES = (ANSWERED, TRUNCATED, REFUSED, FAILED)
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")
 CONFIG = "config.json"
 
 

@@ -5,6 +5,7 @@ Knows the recipe's words for these; nothing of ratings or answers.
 
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import Message, Rate, ReplyForm
+from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.runner.board import SAID, Cap
@@ -353,6 +355,18 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
                 if row["status"] in again and row["reply"] is not None:
                     found.update({field: row[field] for field in BOUGHT if row[field] is not None})
     return found
+
+
+def tell_other_models(asked: EngineConfig, manifest: Manifest) -> None:
+    """Tell on the terminal where another model than the one asked for has answered."""
+    if not asked.is_remote or asked.model is None:
+        return
+    for name, rows in manifest.details.get("models", {}).items():
+        if not is_same_model(asked.model, name):
+            sys.stderr.write(
+                f"{manifest.stage}: {rows:,} of {manifest.rows:,} rows were answered by {name}, where {asked.model} was "
+                f"asked for ({asked.where}.model)\n"
+            )
 
 
 def check_rows(manifest: Manifest, examples: Manifest) -> None:

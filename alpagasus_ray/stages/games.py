@@ -27,7 +27,7 @@ GOOD = frozenset({verdict.JUDGED, verdict.UNANSWERED})
 """Statuses that say nothing against the judge."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
-REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")
 SHOWN = ("first", "second")
 
 

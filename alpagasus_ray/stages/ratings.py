@@ -76,6 +76,8 @@ class ScoreWork:
             "tokens_out": reply.tokens_out if reply else None,
             "tokens_cached": reply.tokens_cached if reply else None,
             "cost_usd": reply.cost_usd if reply else None,
+            "model": reply.model if reply else None,
+            "fingerprint": reply.fingerprint if reply else None,
             "latency_s": outcome.latency_s,
             "attempts": outcome.attempts,
             "maybe_billed_twice": outcome.maybe_billed_twice,

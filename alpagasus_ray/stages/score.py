@@ -86,6 +86,7 @@ def _judge_all(
     stage.begin(begun)
     manifest = manifest_of(stage, shards.committed(stage), begun)
     asking.check_rows(manifest, examples)
+    asking.tell_other_models(config.judge, manifest)
     _check_results(config, stage, manifest, job.usable)
     stage.finish(manifest)
     return manifest
@@ -115,6 +116,7 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
         usable=usefulness.usable(config, config.judge, {rating.SCORED}),
+        model=config.judge.model if config.judge.is_remote else None,
     )
 
 

@@ -127,6 +127,7 @@ class Several:
             tariff=tariff(self.asked),
             max_attempts=self.asked.max_attempts,
             paid=self.asked.is_model,
+            model=self.asked.model if self.asked.is_remote else None,
             again=frozenset(again),
             usable=self._usable(),
         )
@@ -139,6 +140,7 @@ class Several:
         assert begun is not None, "it was begun in this call"
         manifest = summing(target.home, committed(target.home), begun)
         asking.check_rows(manifest, target.listed)
+        asking.tell_other_models(self.asked, manifest)
         failed = manifest.counts.get(FAILED, 0)
         if asking.too_many_failed(self.config, self.asked, manifest.rows, failed, {}) is not None:
             reasons = {**manifest.details["reasons"], **asking.sentences(target.home, manifest)}

@@ -27,7 +27,7 @@ from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.engines.prices import Need, Tariff
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
-from alpagasus_ray.runner.ask import MANY, ask
+from alpagasus_ray.runner.ask import MANY, Books, ask
 from alpagasus_ray.runner.board import Board, Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
@@ -236,7 +236,9 @@ class Asker:
         """One row; None where the stage stops before there is an outcome."""
         await self.lanes.places.take(name)
         try:
-            return await ask(self.lanes, _request(name), self.tariff, ATTEMPTS, self.noted.append, has_failed=self.has_failed)
+            return await ask(
+                self.lanes, _request(name), self.tariff, ATTEMPTS, Books(self.noted.append), has_failed=self.has_failed
+            )
         except Stopping:
             return None
         finally:

@@ -1,4 +1,4 @@
-"""What servers answer in the field, and what has to come of it: bodies that were seen to go wrong, over real HTTP on loopback."""
+"""What servers answer in the field, and what has to come of it: bodies that were seen to go wrong, over HTTP on loopback."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Usage as servers tell it: what cannot be is not known, of two readings the dearer holds, and nothing costs less than nothing."""
+"""Usage as servers tell it: what cannot be is not known, of two readings the dearer holds, nothing costs less than nothing."""
 
 from typing import Any
 
