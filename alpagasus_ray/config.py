@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from alpagasus_ray.compare_config import Compare, Import, PairJudge, Report
 from alpagasus_ray.engine_config import (
@@ -71,6 +71,15 @@ DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
 
 
+LONGEST_ANSWER = 1024
+"""Tokens, as in the paper (section 3.3)."""
+
+
+def _off(value: Any) -> Any:
+    """YAML takes a plain `off` for false."""
+    return "off" if value is False else value
+
+
 class Ingest(Section):
     """`jobs/ingest.py`: read a dataset and write it as examples."""
 
@@ -106,7 +115,7 @@ class Judge(EngineConfig):
     (the paper's question, shorter), or the path of your own rubric file."""
     explain: bool = True
     """Let the judge explain its score, as in the paper; `false` ends the reply after the score, for a fraction of the time."""
-    constrained: Literal["auto", "off", "regex", "json"] = "auto"
+    constrained: Annotated[Literal["auto", "off", "regex", "json"], BeforeValidator(_off)] = "auto"
     """Let the first line be nothing but a score of the rubric's scale. `regex`: by vLLM, in the job or (as
     `structured_outputs`) on a server; `json`: by the `response_format` of an API, the reply is a JSON object; `auto`: `regex`
     for `vllm`, `off` for `api`."""
@@ -147,7 +156,7 @@ class Score(Asking):
 
     name: Name = "judge"
     """Directory under `ratings/`; give another judge another name."""
-    judge: Judge = Judge()
+    judge: Judge = Field(default_factory=Judge)
     """The judge."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only the first so many examples and stop. Replies are kept, and a full run does not ask again."""
@@ -233,9 +242,9 @@ class Answerer(EngineConfig):
     prompt: Literal["chat", "alpaca"] = "chat"
     """`chat`: the prompt as a user's message, under the model's chat template; `alpaca`: the text that Alpaca's models are
     trained on, with nothing around it."""
-    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Longest answer of this model; by default `generate.max_new_tokens`. A null that is written leaves it out of the request,
-    for an API's models that want another field by `extra`."""
+    max_tokens: PositiveInt | None = None
+    """Longest answer of this model; by default `generate.max_new_tokens`. More than 1,024 only as `max_completion_tokens`
+    (`max_tokens_field`), in which an API's models count their reasoning. A null that is written leaves it out of requests."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """By default `generate.temperature`; a null that is written leaves it out of the request."""
 
@@ -259,6 +268,11 @@ class Answerer(EngineConfig):
     def _fits(self) -> "Answerer":
         if self.mode == "batch":
             raise ValueError("`mode: batch` is for ratings; answers are asked for live")
+        if self.max_tokens_field == "max_tokens" and (self.max_tokens or 0) > LONGEST_ANSWER:
+            raise ValueError(
+                f"`max_tokens` is {self.max_tokens}, and answers have {LONGEST_ANSWER:,} tokens at most; more only with "
+                "`max_tokens_field: max_completion_tokens`, in which a model's reasoning counts"
+            )
         return self
 
 
@@ -286,7 +300,7 @@ class Generate(Asking):
     """The models, e.g. `[{name: selected, arm: selected}, {name: base, path: meta-llama/Llama-2-7b-hf}]`."""
     test_sets: tuple[TestSet, ...] = ()
     """The test sets, e.g. `[{name: vicuna, path: vicuna.jsonl}]`."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 1024
+    max_new_tokens: Annotated[int, Field(ge=1, le=LONGEST_ANSWER)] = LONGEST_ANSWER
     """Longest answer, in tokens; the paper's 1,024 are the most (section 3.3)."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature; 0 is greedy."""
@@ -309,11 +323,11 @@ class Recipe(Section):
     """A whole run."""
 
     ingest: Ingest = Ingest()
-    score: Score = Score()
+    score: Score = Field(default_factory=Score)
     pick: Pick = Pick()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
-    compare: Compare = Compare()
+    compare: Compare = Field(default_factory=Compare)
     report: Report = Report()
 
 

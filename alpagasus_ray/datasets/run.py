@@ -50,8 +50,11 @@ class FileEntry(BaseModel):
     """Rows per score, where rows have one."""
     usage: dict[str, float] = {}
     """Sums over the rows of the fields in `USAGE`; absent where no row knows them."""
+    models: dict[str, int] = {}
+    """Rows per model that has answered, as far as servers name it; the most frequent `MODELS`."""
 
 
+MODELS = 20
 USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "maybe_billed_twice")
 
 
@@ -67,6 +70,7 @@ def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> 
         reasons=Counter(row["error"].partition(":")[0] for row in rows if row.get("error")),
         histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
         usage={field: sum(values) for field, values in known.items() if values},
+        models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
     )
 
 
@@ -77,11 +81,12 @@ class Totals(NamedTuple):
     reasons: Counter[str]
     histogram: Counter[str]
     usage: Counter[str]
+    models: Counter[str]
 
 
 def totals(files: Iterable[FileEntry]) -> Totals:
     """What the files hold together."""
-    found = Totals(Counter(), Counter(), Counter(), Counter())
+    found = Totals(Counter(), Counter(), Counter(), Counter(), Counter())
     for entry in files:
         for name, total in found._asdict().items():
             total.update(getattr(entry, name))  # a Counter adds floats just as well
@@ -130,6 +135,8 @@ class Begun(BaseModel):
     """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
     discarded: dict[str, float] = {}
     """Usage of replies that were given up to ask again."""
+    addresses: list[str] = []
+    """Where a server was asked."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,10 @@ class StageDir:
     ) -> Manifest:
         """The manifest of rows with a status, which are counted in this order."""
         sums = totals(files)
-        discarded = {"discarded": begun.discarded} if begun.discarded else {}
+        discarded: dict[str, Any] = {"discarded": begun.discarded} if begun.discarded else {}
+        if begun.addresses:
+            discarded["addresses"] = begun.addresses
+        models = {"models": dict(sums.models.most_common(MODELS))} if sums.models else {}
         sums.usage.update(begun.discarded)  # a Counter adds floats just as well
         return Manifest(
             stage=self.name,
@@ -196,7 +206,7 @@ class StageDir:
             usage=dict(sums.usage),
             seconds=begun.seconds,
             versions=versions(local_model=local_model),
-            details={"reasons": dict(sums.reasons.most_common()), **discarded, **details},
+            details={"reasons": dict(sums.reasons.most_common()), **discarded, **models, **details},
         )
 
     def reopen(self) -> None:

@@ -46,7 +46,9 @@ RATINGS = pa.schema(
         pa.field("tokens_in", pa.int32()),
         pa.field("tokens_out", pa.int32()),
         pa.field("tokens_cached", pa.int32()),
-        pa.field("cost_usd", pa.float64()),
+        pa.field("cost_usd", pa.float64()),  # where the server does not say what it used, the most that it can have cost
+        pa.field("model", pa.string()),  # that answered, as the server names it; files of earlier versions lack these two
+        pa.field("fingerprint", pa.string()),  # the server's `system_fingerprint`
         pa.field("latency_s", pa.float32()),
         pa.field("attempts", pa.int32(), nullable=False),  # requests sent (of earlier calls: in vain); 0 if an equal row's
         pa.field("maybe_billed_twice", pa.int32(), nullable=False),  # of these: no answer, and billed for all we know
@@ -82,7 +84,7 @@ ANSWERS = pa.schema(
         pa.field("reply", pa.string()),  # the answer, without what the model thought; null when there is none
         pa.field("finish_reason", pa.string()),
         *(RATINGS.field(name) for name in ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "latency_s")),
-        *(RATINGS.field(name) for name in ("attempts", "maybe_billed_twice")),
+        *(RATINGS.field(name) for name in ("attempts", "maybe_billed_twice", "model", "fingerprint")),
         pa.field("error", pa.string()),  # why there is no answer
         pa.field("raw", pa.string()),  # the reply as it came, where that is another text; files may lack it
         *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
@@ -110,7 +112,7 @@ VERDICTS = pa.schema(  # one row a game
         pa.field("words_a", pa.int32()),  # length of the answers; null where there is none
         pa.field("words_b", pa.int32()),
         *(RATINGS.field(name) for name in ("reply", "finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")),
-        *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice")),
+        *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice", "model", "fingerprint")),
         pa.field("error", pa.string()),  # why there is no verdict
         *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
     ]

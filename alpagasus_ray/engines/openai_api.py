@@ -5,10 +5,8 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 
 import asyncio
 import itertools
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,12 +17,27 @@ from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
+from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.access import access, from_environment
+from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.engines.messages import merged
+from alpagasus_ray.engines.said_errors import (
+    SaidError,
+    is_daily,
+    is_filtered,
+    is_wrong_key,
+    said_error,
+    was_turned_away,
+)
+from alpagasus_ray.engines.usage import read_usage
+from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
+HIDDEN = "(the key)"
 LATE = "no reply in time"
 DETAIL_LIMIT = 300
 MOST_PLACES = 32
@@ -35,8 +48,13 @@ TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
 CONNECTIONS = 4096
 """Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
-TURNED_AWAY = (408, 409, 425, 429, 503, 529)
-"""Statuses of a request that was not carried out; after the others of a server's errors it may have been, and billed."""
+TURNED_AWAY = (409, 425, 429, 529)
+"""Statuses of a request that was not carried out, as is a 503 that says so (`said_errors.was_turned_away`); after the others of
+a server's errors, a 408 among them, it may have been, and billed."""
+AGAIN = (408, *TURNED_AWAY)
+"""Statuses below 500, and that of an overload, after which the same request may be answered."""
+NAME_LIMIT = 200
+"""Characters of a model's name that are kept."""
 HOPELESS = {
     401: "the server refuses the key",
     402: "the account has no money left",
@@ -50,7 +68,25 @@ TOO_LONG = (
     "too many tokens",
     "prompt is too long",
     "max_model_len",
+    "context length",
+    "context size",
+    "context limit",
+    "maximum prompt length",
+    "maximum input length",
+    "input is too long",
+    "input is longer than",
+    "prompt too long",
+    "too many input tokens",
+    "input token count",
+    "request exceeds the maximum size",
+    "reduce the length",
+    "`inputs` tokens + `max_new_tokens`",
+    "`inputs` must have less than",
+    "exceed_context_size",
+    "string_above_max_length",
 )
+"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini,
+Anthropic, Bedrock, xAI."""
 
 
 class OpenAIEngine:
@@ -60,13 +96,17 @@ class OpenAIEngine:
         self._judge = judge
         self._body = request_body(judge, form)
         self.stated = Rate()
+        self._access = access(judge)
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
+            **self._access.arguments,
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
-                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                headers={"Accept-Encoding": bounded.ACCEPTED},
+                event_hooks={"request": [self._access.cleared_later], "response": [bounded.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)
@@ -75,14 +115,22 @@ class OpenAIEngine:
         if not request.messages:
             raise RowRefused(EMPTY)
         try:
+            return storable(await self._complete(request))
+        except (*UNREADABLE, openai.OpenAIError) as error:
+            raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
+
+    async def _complete(self, request: Request) -> Reply:
+        try:
             # the client's own timeout begins anew with every byte
             async with asyncio.timeout(self._judge.timeout_s):
                 # the untyped call skips building and checking models for every message: a third of the client's time
                 response = await self._client.post(
-                    "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
+                    "/chat/completions",
+                    cast_to=httpx.Response,
+                    body={**self._body, "messages": messages_of(self._judge, request)},
                 )
         except openai.APIStatusError as error:
-            raise self._status_error(error.response) from None
+            return self._answer_of(error.response)
         except openai.APIConnectionError as error:
             raise self._connection_error(error) from None
         except (aiohttp.ClientError, HttpProcessingError) as error:  # what is no HTTP at all comes through as it is
@@ -99,6 +147,8 @@ class OpenAIEngine:
         await self._client.close()
 
     def _safe(self, text: str) -> str:
+        for secret in self._access.secrets:
+            text = text.replace(secret, HIDDEN)
         return safe(text, self._client.api_key)
 
     def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
@@ -106,8 +156,10 @@ class OpenAIEngine:
         hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
         certainly cost nothing."""
         cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError):
+        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError | TryAgain):
             cause = cause.__cause__
+        if isinstance(cause, TryAgain):  # the body that is read cannot be taken
+            return cause
         if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return TryAgain("connection", self._safe(str(cause)), "unreached")
         broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
@@ -115,11 +167,21 @@ class OpenAIEngine:
             return TryAgain("timeout", LATE)
         return TryAgain("connection", self._safe(str(cause)))
 
-    def _status_error(self, response: httpx.Response) -> RowRefused | TryAgain | EngineUnusable:
-        detail = self._safe(_error_text(response))
+    def _answer_of(self, response: httpx.Response) -> Reply:
+        """What an error status comes to: an error that is raised, or the answer of a content filter."""
+        detail = self._safe(error_text(response.content))
         if response.status_code == 401 and self._client.api_key == NO_KEY:
-            return key_wanted(self._judge, detail)
-        return failure(response.status_code, detail, response.text, retry_after(response.headers))
+            raise key_wanted(self._judge, detail)
+        text = response.content.decode("utf-8", "replace")
+        came = outcome_of(response.status_code, detail, text, retry_after(response.headers))
+        if isinstance(came, Reply):
+            return came
+        raise came
+
+
+def messages_of(judge: EngineConfig, request: Request) -> list[Message]:
+    """The messages as they are sent."""
+    return merged(request.messages) if judge.system == "merge" else request.messages
 
 
 def timeouts(judge: EngineConfig) -> httpx.Timeout:
@@ -134,12 +196,13 @@ def shown_address(url: httpx.URL) -> str:
 
 def safe(text: str, key: str) -> str:
     """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
-    return short(text if key in ("", NO_KEY) else text.replace(key, "(the key)"))
+    return short(text if key in ("", NO_KEY) else text.replace(key, HIDDEN))
 
 
 def short(text: str) -> str:
-    """The beginning of a text, in one line."""
-    return " ".join(text.split())[:DETAIL_LIMIT]
+    """The beginning of a text, in one line; what a terminal would take for a command is spelled out."""
+    line = " ".join(text.split())[:DETAIL_LIMIT]
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def key_wanted(judge: EngineConfig, detail: str) -> EngineUnusable:
@@ -148,24 +211,59 @@ def key_wanted(judge: EngineConfig, detail: str) -> EngineUnusable:
     return EngineUnusable("http 401", f"the server wants a key, and on {here} neither {name} nor {name}_FILE is set: {detail}")
 
 
+def outcome_of(
+    status: int, detail: str, body: str, retry_after_s: float | None = None
+) -> Reply | RowRefused | TryAgain | EngineUnusable:
+    """What an error status comes to; a prompt that a content filter turned away has its answer, which may be billed."""
+    if is_filtered(status, _said(body)):
+        return Reply("", CONTENT_FILTER)
+    return failure(status, detail, body, retry_after_s)
+
+
 def failure(status: int, detail: str, body: str, retry_after_s: float | None = None) -> RowRefused | TryAgain | EngineUnusable:
     """What an error status means; `detail` is what may be told of it, `body` all that the server said."""
-    hopeless = HOPELESS.get(402 if status == 429 and "insufficient_quota" in body else status)
+    if is_daily(status, body, retry_after_s):
+        return EngineUnusable("http 429", f"the quota of the day is used up: {detail}")
+    meant = 402 if status == 429 and "insufficient_quota" in body else 401 if is_wrong_key(status, _said(body)) else status
+    hopeless = HOPELESS.get(meant)
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
-    too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-    if not too_large and (status in TURNED_AWAY or not 400 <= status < 500):
-        return TryAgain(f"http {status}", detail, "refused" if status in TURNED_AWAY else "unknown", retry_after_s)
-    if too_large or any(mark in detail.lower() for mark in TOO_LONG):
+    if is_too_long(status, detail.lower()):
         return RowRefused("too long", detail)
+    if status in AGAIN or not 400 <= status < 500:
+        refused = status in TURNED_AWAY or (status == 503 and was_turned_away(body, retry_after_s))
+        return TryAgain(f"http {status}", detail, "refused" if refused else "unknown", retry_after_s)
     return RowRefused(f"http {status}", detail)
+
+
+def is_too_long(status: int, said: str) -> bool:
+    """Whether a request does not fit: the model's context or, alone, the limit of a minute."""
+    if status == 429:
+        return "request too large" in said
+    return status == 413 or any(mark in said for mark in TOO_LONG)
+
+
+def _said(body: str) -> SaidError | None:
+    try:
+        return said_error(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return None
 
 
 def request_body(judge: EngineConfig, form: ReplyForm = ANY_FORM) -> dict[str, Any]:
     """All of a request but its messages."""
-    sampling = {"temperature": judge.temperature, "top_p": judge.top_p, "max_tokens": judge.max_tokens, "seed": judge.seed}
+    sampling = {
+        "temperature": judge.temperature,
+        "top_p": judge.top_p,
+        judge.max_tokens_field: judge.max_tokens,
+        "seed": judge.seed,
+    }
     given = {key: value for key, value in sampling.items() if value is not None}
-    return {"model": judge.model, **given, **_formed(form), **judge.extra}
+    body = {"model": judge.model, **given, **_formed(form)}
+    twice = collision(body, judge.extra)
+    if twice is not None:
+        raise UsageError(f"{judge.where}.extra holds {twice!r}, which the judge's own knobs say already; take it out there")
+    return {**body, **judge.extra}
 
 
 def _formed(form: ReplyForm) -> dict[str, Any]:
@@ -193,16 +291,10 @@ def read_key(judge: EngineConfig) -> str:
 
 def _read_key(judge: EngineConfig) -> str:
     name = judge.api_key_env
-    if os.environ.get(name):
-        return os.environ[name].strip()
-    file = os.environ.get(f"{name}_FILE")
-    if file:
-        try:
-            return Path(file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
-    if judge.base_url != OPENAI:
+    key = from_environment(name)
+    if key is not None:
+        return key
+    if judge.base_url != OPENAI or access(judge).has_key:
         return NO_KEY
     raise UsageError(
         f"no API key: set {name}, or {name}_FILE to a file that holds it ({judge.where}.api_key_env names the variable)"
@@ -210,25 +302,57 @@ def _read_key(judge: EngineConfig) -> str:
 
 
 def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
-    """The reply in a response's body; a body that is none (HTML, cut JSON, no choices) may be asked for again, and
-    `tellable` makes of it what may be told."""
+    """The reply in a response's body. A body that is none (HTML, cut JSON, no choices) may be asked for again, an error inside
+    of a 200 is that error, and `tellable` makes of what the server said what may be told."""
     try:
         body = orjson.loads(content)
+        error = said_error(body)
+        if error is not None and error.status is not None:
+            return _in_place_of_a_reply(error, content, tellable)
         choice = body["choices"][0]
         message = choice["message"]
         text, refusal = _text(message.get("content")), message.get("refusal")
-        usage = body.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        thought = _reasoning(message)
+        ended = REFUSAL if refusal else finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
+    if error is not None or ended == ERROR:
+        raise TryAgain("error in the reply", tellable(error.message if error else text))
+    usage = read_usage(body.get("usage"), has_text=bool(refusal or text or thought))
     return Reply(
         text=str(refusal or text),
-        finish_reason="refusal" if refusal else str(choice.get("finish_reason") or "stop"),
-        tokens_in=_count(usage.get("prompt_tokens")),
-        tokens_out=_count(usage.get("completion_tokens")),
-        tokens_cached=_count(cached),
+        finish_reason=ended,
+        **usage._asdict(),
         logprobs=_at_numbers(choice),
+        reasoning=thought,
+        model=_name(body.get("model")),
+        fingerprint=_name(body.get("system_fingerprint")),
     )
+
+
+def storable(reply: Reply) -> Reply:
+    """The reply, if all of it can be written down: `TypeError` for half a character, or for a number beyond 64 bits."""
+    orjson.dumps(reply._asdict())
+    return reply
+
+
+def _in_place_of_a_reply(error: SaidError, content: bytes, tellable: Callable[[str], str]) -> Reply:
+    assert error.status is not None, "only an error with a status is one of the server's"
+    came = outcome_of(error.status, tellable(error.message), content.decode("utf-8", "replace"))
+    if isinstance(came, Reply):
+        return came
+    raise came
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """What the model thought, where the server keeps it apart."""
+    found = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def _name(said: Any) -> str | None:
+    """A name that a server gives: of its model, of what it runs."""
+    return short(said)[:NAME_LIMIT] if isinstance(said, str) and said else None
 
 
 def _at_numbers(choice: Mapping[str, Any]) -> Tree | None:
@@ -262,14 +386,13 @@ def _text(content: Any) -> str:
     return "".join(part["text"] for part in content if part.get("type", "text") == "text")
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _error_text(response: httpx.Response) -> str:
+def error_text(content: bytes) -> str:
+    """What the body of an error says."""
     try:
-        body = orjson.loads(response.content)
-        error = body.get("error", body)
-        return str(error.get("message") or error) if isinstance(error, dict) else str(error)
-    except (orjson.JSONDecodeError, AttributeError):
-        return response.content.decode("utf-8", "replace")
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode("utf-8", "replace")
+    error = said_error(body)
+    if error is not None:
+        return error.message
+    return str(body.get("message") or body) if isinstance(body, dict) else str(body)

@@ -10,16 +10,19 @@ from typing import IO, Any, Literal, NamedTuple
 import httpx2 as httpx
 import openai
 import orjson
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from openai.types import Batch
 
 from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engines.access import access
 from alpagasus_ray.engines.base import ANY_FORM, Reply, ReplyForm, Request
 from alpagasus_ray.engines.headers import retry_after
 from alpagasus_ray.engines.openai_api import (
     NO_KEY,
     failure,
     key_wanted,
+    messages_of,
+    outcome_of,
     read_key,
     read_reply,
     request_body,
@@ -64,9 +67,12 @@ class BatchClient:
     def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._place = place = judge.at_each_endpoint()[0]
         self._body = request_body(judge, form)
+        carried = access(place)
         self._client = OpenAI(
             api_key=read_key(place),
             base_url=place.base_url,
+            http_client=DefaultHttpxClient(event_hooks={"request": [carried.cleared]}),
+            **carried.arguments,
             max_retries=0,
             timeout=timeouts(judge),
         )
@@ -78,7 +84,7 @@ class BatchClient:
 
     def line(self, request: Request) -> bytes:
         """A request as a line of an input file."""
-        body = {**self._body, "messages": request.messages}
+        body = {**self._body, "messages": messages_of(self._place, request)}
         return orjson.dumps({"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}) + b"\n"
 
     def upload(self, file: IO[bytes], name: str) -> str:
@@ -188,7 +194,8 @@ def _got(entry: dict[str, Any], tellable: Callable[[str], str]) -> Reply | Engin
         except TryAgain as malformed:
             return malformed
     body = response.get("body")
-    return failure(int(response.get("status_code") or 0), tellable(_message(body, "")), str(body))
+    text = orjson.dumps(body).decode()
+    return outcome_of(int(response.get("status_code") or 0), tellable(_message(body, "")), text)
 
 
 def _message(body: object, otherwise: str) -> str:

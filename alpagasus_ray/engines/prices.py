@@ -60,22 +60,27 @@ class Tariff(NamedTuple):
             return None
         return self.dollars(reply.tokens_in, reply.tokens_out, reply.tokens_cached or 0)
 
+    def charge(self, reply: Reply, need: Need) -> float | None:
+        """Dollars that a reply counts as: what it cost, or the most that it can have cost where its usage is not known. None
+        without a price, or where neither is known."""
+        known = self.cost(reply)
+        return need.usd if known is None and self.price is not None else known
+
     def dollars(self, tokens_in: float, tokens_out: float, tokens_cached: float = 0) -> float | None:
         """Dollars for so many tokens; None without a price."""
         if self.price is None:
             return None
         cached = self.price.input if self.price.cached_input is None else self.price.cached_input
+        tokens_cached = min(tokens_cached, tokens_in)  # also of ledgers of earlier versions: no tokens cost less than nothing
         millionths = (tokens_in - tokens_cached) * self.price.input + tokens_cached * cached + tokens_out * self.price.output
         return millionths * self.share / MILLION
 
 
 def tariff(judge: EngineConfig) -> Tariff:
-    """How the requests of this judge are counted."""
-    longest = [judge.extra.get(key) for key in ("max_completion_tokens", "max_tokens")] + [judge.max_tokens]
-    bound = next((value for value in longest if isinstance(value, int)), None)
-    replies = judge.extra.get("n", 1)
+    """How the requests of this judge are counted; `max_tokens` is the one limit that is sent, whatever its name (`extra` may
+    hold none)."""
     share = float(price_list()["batch_share"]) if judge.mode == "batch" else 1.0
-    return Tariff(price(judge), share, bound * replies if bound is not None else None)
+    return Tariff(price(judge), share, judge.max_tokens)
 
 
 def host(judge: EngineConfig) -> str:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines import scores as scores_of
 from alpagasus_ray.engines.base import Message, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.vllm_model import Prompts, start_failure, vllm_config
-from alpagasus_ray.errors import EngineDied, RowRefused, UsageError
+from alpagasus_ray.errors import EngineDied, RowRefused, TryAgain, UsageError
+from alpagasus_ray.extra_fields import collision
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -49,7 +51,7 @@ class VllmEngine:
     def __init__(self, engine: "AsyncLLM", prompts: Prompts, config: EngineConfig, form: ReplyForm) -> None:
         self._engine, self._prompts, self._form = engine, prompts, form
         self._sampling = _sampling(config, form)
-        self._longest = config.extra.get("max_tokens", config.max_tokens)
+        self._longest = config.max_tokens
         self._lora = _lora(config)
         self._numbers = itertools.count()
         self._next = _NextTokens(engine, prompts.tokenizer, form.scores) if form.probabilities else None
@@ -81,9 +83,12 @@ class VllmEngine:
         ids = self._prompts.ids(request.messages)
         output = await self._run(ids, self._parameters(len(ids)))
         made = output.outputs[0]
+        ended = finish_reason(made.finish_reason)
+        if ended == ERROR:
+            raise TryAgain("engine error", "vLLM ended the request with an error; Ray's logs of the worker say why", "refused")
         return Reply(
             text=made.text,
-            finish_reason=made.finish_reason or "stop",
+            finish_reason=ended,
             tokens_in=len(ids),
             tokens_out=len(made.token_ids),
             tokens_cached=output.num_cached_tokens or 0,
@@ -213,13 +218,20 @@ def _sampling(config: EngineConfig, form: ReplyForm) -> "SamplingParams":
     if form.constrained == "regex":
         asked["structured_outputs"] = StructuredOutputsParams(regex=scores_of.pattern(form.scores))
     try:
-        sampled = SamplingParams(**{**asked, **config.extra}, output_kind=RequestOutputKind.FINAL_ONLY)
+        sampled = SamplingParams(**_merged(asked, config), output_kind=RequestOutputKind.FINAL_ONLY)
     except (TypeError, ValueError, VLLMError) as error:
         reason = f"vLLM does not take these sampling parameters: {error}"
         raise UsageError(f"{config.where}: {reason}; see {config.where}.extra") from None
     if sampled.seed is not None and sampled.temperature > 0 and not _has_gpu():
         raise UsageError(f"{config.where}.seed: on a CPU vLLM 0.29 dies over a seed; leave it out, or set `temperature: 0`")
     return sampled
+
+
+def _merged(asked: dict[str, Any], config: EngineConfig) -> dict[str, Any]:
+    twice = collision(asked, config.extra)
+    if twice is not None:
+        raise UsageError(f"{config.where}.extra holds {twice!r}, which the judge's own knobs say already; take it out there")
+    return {**asked, **config.extra}
 
 
 def _lora(config: EngineConfig) -> Any:

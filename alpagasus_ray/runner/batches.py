@@ -17,7 +17,7 @@ from openai.types import Batch
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply
 from alpagasus_ray.engines.openai_batches import ENDED, Refusal, refusal, refusal_of
-from alpagasus_ray.engines.prices import tariff
+from alpagasus_ray.engines.prices import Need, tariff
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
 from alpagasus_ray.runner.board import Cap
 from alpagasus_ray.runner.journal import Entry, Item, Journal
@@ -267,7 +267,7 @@ class Collector:
         """What became of a request; an item where it is to be asked again."""
         attempts = item.attempts + 1
         if isinstance(got, Reply):
-            priced = got._replace(cost_usd=self._job.tariff.cost(got))
+            priced = got._replace(cost_usd=self._job.tariff.charge(got, Need(0, item.usd)))
             return Outcome(priced, None, attempts, None, item.maybe_billed_twice)
         maybe = item.maybe_billed_twice + (isinstance(got, TryAgain) and got.cause == "unknown")
         if isinstance(got, TryAgain) and attempts - item.earlier < self._job.max_attempts:

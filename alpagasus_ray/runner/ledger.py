@@ -1,5 +1,6 @@
 """The ledger of one shard: every reply received from an engine, on storage within `FLUSH_S` seconds of its arrival, and every
-attempt that may have been billed without one.
+attempt that may have been billed without one. Where requests cost money, these are written down before they are sent, as
+attempts without an answer, and corrected by what becomes of them: so whatever ends the processes, each is counted.
 
 It is a directory of segments, each a file of JSON lines that is written whole or not at all, so that it works the same on
 a disk and on an object store, and a crash cannot tear it. A reply in it is never asked for again. When the shard is
@@ -85,6 +86,9 @@ class Ledger:
         self._writer = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
         self._segments = 0
         self._pending: list[bytes] = []
+        self._has_replies = False
+        self._unanswered: dict[str, Outcome] = {}
+        """What was added last of requests without a reply."""
         # the flush on a timer and the last one of a shard run in different threads
         self._writing = threading.Lock()
 
@@ -99,10 +103,20 @@ class Ledger:
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
-        return Known.of(found)
+        return Known.of(_latest(found))
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing that this writer has added is worth keeping: no reply, and no attempt that may have been billed."""
+        return not self._has_replies and not any(outcome.maybe_billed_twice for outcome in self._unanswered.values())
 
     def add(self, key: str, row_id: str, outcome: Outcome) -> None:
-        """Take a reply, or attempts without one; it is on storage after the next `flush`."""
+        """Take a reply, or attempts without one, which replace what was added of them before; it is on storage after the next
+        `flush`."""
+        if outcome.reply is None:
+            self._unanswered[key] = outcome
+        else:
+            self._has_replies = True
         entry = {"key": key, "row_id": row_id, **(outcome.reply._asdict() if outcome.reply else {})}
         self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in _OF_OUTCOME}))
 
@@ -120,6 +134,18 @@ class Ledger:
         with self._writing:
             self._pending.clear()
             self._storage.delete_tree()
+
+
+def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome]]:
+    """Of lines in the order in which they were written: all replies, and what was said last of a request without one."""
+    replies: list[tuple[str, Outcome]] = []
+    last: dict[str, Outcome] = {}
+    for key, outcome in found:
+        if outcome.reply is not None:
+            replies.append((key, outcome))
+        else:
+            last[key] = outcome._replace(error=outcome.error or (last[key].error if key in last else None))
+    return (*replies, *last.items())
 
 
 def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
@@ -142,6 +168,7 @@ def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:
 
 _OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
 _OF_REPLY = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "reasoning", "max_tokens"]
+_OF_REPLY += ["model", "fingerprint"]
 _COLUMNS = [*_OF_REPLY, *_OF_OUTCOME]
 
 

@@ -25,6 +25,11 @@ class Shard:
         self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)
         self.name = f"{job.home.name}/{file}"
         self.known, self.unanswered = known
+        self._is_new = not (known.replies or known.unanswered)
+        self.ahead: dict[str, Outcome] = {}
+        """By key: requests that the ledger tells as sent and that were not sent yet, with what there was of them before."""
+        self.asked: set[str] = set()
+        """Keys of requests that were sent for this shard."""
         self.failed: dict[str, Outcome] = {}
         self.results: list[dict[str, Any] | None] = [None] * len(rows)
         self.counts: Counter[str] = Counter()
@@ -40,6 +45,15 @@ class Shard:
     def id_of(self, place: int) -> str:
         """The row's id, for people who look into a ledger; it stands in the first column of whatever is asked about."""
         return str(next(iter(self.rows[place].values())))
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether neither this call nor an earlier one has left anything of it that is worth keeping."""
+        return self._is_new and self.ledger.is_blank
+
+    def waiting(self, request: Request) -> Outcome:
+        """What earlier calls have asked in vain, as `earlier`; it can still be taken."""
+        return self.unanswered.get(request.key, NOT_ASKED)
 
     def earlier(self, request: Request) -> Outcome:
         """What earlier calls have asked in vain; the first of several equal rows has it."""

@@ -64,6 +64,8 @@ class Progress:
                 parts.append(f"{clock((self._total - done) / rate)} left")
         if counts.get("usd billed"):
             parts.append(f"${counts['usd billed']:,.2f}")
+        if counts.get("answered by another model"):
+            parts.append(f"{counts['answered by another model']:,.0f} answered by another model than the one asked for")
         if counts.get("endpoints down"):
             parts.append("waiting for a server that is down or asked to be left alone")
         if counts.get("from ledger"):

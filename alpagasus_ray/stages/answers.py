@@ -35,6 +35,8 @@ ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED = "answered", "empty", "truncated", 
 STATUSES = (ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED)
 UNANSWERED = (EMPTY, TRUNCATED, REFUSED, FAILED)
 """Statuses of what is no whole answer."""
+GOOD = frozenset({ANSWERED, TRUNCATED})
+"""Statuses of answers that can be judged."""
 CONFIG = "config.json"
 
 

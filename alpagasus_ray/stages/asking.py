@@ -5,6 +5,7 @@ Knows the recipe's words for these; nothing of ratings or answers.
 
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,10 @@ from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import Message, Rate, ReplyForm
+from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
-from alpagasus_ray.runner.board import Cap
+from alpagasus_ray.runner.board import SAID, Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Outcome
@@ -47,8 +49,14 @@ def identity_of(asked: EngineConfig) -> dict[str, Any]:
     settings = identity(asked)
     kept = {"kind"} | ({"model", "temperature", "top_p", "max_tokens", "extra"} if asked.is_model else set())
     found = {key: value for key, value in settings.items() if key in kept}
+    if asked.is_model and asked.max_tokens_field != "max_tokens":
+        # as older recipes said it, by `extra`: their runs go on
+        found["extra"] = {**found["extra"], asked.max_tokens_field: found["max_tokens"]}
+        found["max_tokens"] = None
     if asked.is_model and asked.seed is not None:
         found["seed"] = asked.seed
+    if asked.is_remote and asked.system != "own":
+        found["system"] = asked.system
     if asked.kind == "vllm":
         found["vllm"] = _vllm_identity(asked)
     return found
@@ -105,7 +113,8 @@ def body(asked: EngineConfig, form: ReplyForm) -> dict[str, Any]:
     if asked.is_remote:
         from alpagasus_ray.engines.openai_api import request_body
 
-        return request_body(asked, form)
+        merging = {"system": asked.system} if asked.system != "own" else {}
+        return request_body(asked, form) | merging
     return identity_of(asked) | {"form": form._asdict()}
 
 
@@ -153,8 +162,8 @@ def check_cap(config: Asking, asked: EngineConfig, tariff: Tariff) -> None:
         )
     if tariff.max_tokens is None:
         raise UsageError(
-            f"{cap}: a reply has no longest length. Set {asked.where}.max_tokens, or max_completion_tokens in "
-            f"{asked.where}.extra"
+            f"{cap}: a reply has no longest length. Set {asked.where}.max_tokens; for a model that wants it as "
+            f"max_completion_tokens, set {asked.where}.max_tokens_field besides"
         )
 
 
@@ -276,16 +285,29 @@ def too_many_failed(config: Asking, asked: EngineConfig, rows: int, failed: int,
     """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
     if asked.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
         return None
-    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    kinds = sorted((entry for entry in reasons.items() if not entry[0].startswith(SAID)), key=lambda entry: -entry[1])
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in kinds[:3])
     knob = f"{config.section}.max_failed = {config.max_failed:g}"
-    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed})"
+    said = Counter({key.removeprefix(SAID): count for key, count in reasons.items() if key.startswith(SAID)})
+    commonest = f"; the commonest: {said.most_common(1)[0][0]}" if said else ""
+    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed}{commonest})"
+
+
+def sentences(stage: StageDir, manifest: Manifest) -> Counter[str]:
+    """What the failures of a stage say, counted, under the names that the board has for them."""
+    found: Counter[str] = Counter()
+    for entry in manifest.parts():
+        if entry.counts.get("failed"):
+            rows = stage.storage.read_table(entry.name, ["status", "error"]).to_pylist()
+            found.update(f"{SAID}{row['error']}" for row in rows if row["status"] == "failed" and row["error"])
+    return found
 
 
 def hopeless(config: Asking, asked: EngineConfig, rows: int) -> Verdict:
     """What the driver watches the counts with."""
 
     def verdict(counts: Mapping[str, int]) -> str | None:
-        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
+        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith(("reason ", SAID))}
         return too_many_failed(config, asked, rows, counts.get("status failed", 0), reasons)
 
     return verdict
@@ -342,6 +364,7 @@ def reopen(stage: StageDir, done: Manifest, again: Collection[str], asked_scale:
         seconds=done.seconds,
         asked_scale=dict(asked_scale or {}),
         discarded=dict(_discarded(stage, done, again)),
+        addresses=list(done.details.get("addresses", [])),
     )
     stage.begin(begun)
     stage.reopen()
@@ -357,6 +380,18 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
                 if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
                     found.update({field: row[field] for field in BOUGHT if row[field] is not None})
     return found
+
+
+def tell_other_models(asked: EngineConfig, manifest: Manifest) -> None:
+    """Tell on the terminal where another model than the one asked for has answered."""
+    if not asked.is_remote or asked.model is None:
+        return
+    for name, rows in manifest.details.get("models", {}).items():
+        if not is_same_model(asked.model, name):
+            sys.stderr.write(
+                f"{manifest.stage}: {rows:,} of {manifest.rows:,} rows were answered by {name}, where {asked.model} was "
+                f"asked for ({asked.where}.model)\n"
+            )
 
 
 def check_rows(manifest: Manifest, examples: Manifest) -> None:

@@ -9,7 +9,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import pairs as rubrics
 from alpagasus_ray.judging.verdict import JUDGED
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.games import AGAIN, PairWork, label_of, manifest_of, settings_of
+from alpagasus_ray.stages.games import AGAIN, GOOD, PairWork, label_of, manifest_of, settings_of
 from alpagasus_ray.stages.imported_games import import_games
 from alpagasus_ray.stages.pairing import Bout, bouts, check_told_one_way, pair_up
 from alpagasus_ray.stages.reread import Stored, games_again, read_again
@@ -40,7 +40,7 @@ def compare(config: Compare, run: Run, mode: Mode = "compare", again: Sequence[s
     check_told_one_way(run, config.name, found)
     listed = [pair_up(run, bout) for bout in found]
     home = run.verdicts(config.name)
-    several = Several("compare", config, config.judge, work, _settings(work), home, raised)
+    several = Several("compare", config, config.judge, work, _settings(work), home, raised, GOOD)
     inputs = asking.weights_print(config.judge)
     targets = [
         Target(

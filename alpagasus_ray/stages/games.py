@@ -24,6 +24,8 @@ from alpagasus_ray.stages import asking, replies
 ORDERS = ("ab", "ba")
 AGAIN = (verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED, verdict.FAILED)
 """Statuses of games that have no verdict and might get one if they were asked again."""
+GOOD = frozenset({verdict.JUDGED, verdict.UNANSWERED})
+"""Statuses that say nothing against the judge."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
 SHOWN = ("first", "second")

@@ -15,7 +15,16 @@ from alpagasus_ray.datasets.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import test_sets
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.answers import UNANSWERED, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
+from alpagasus_ray.stages.answers import (
+    GOOD,
+    UNANSWERED,
+    GenerateWork,
+    inputs_of,
+    manifest_of,
+    resolved,
+    settings_of,
+    weights_of,
+)
 from alpagasus_ray.stages.reread import Stored, answers_again, read_again
 from alpagasus_ray.stages.several import Several, Target
 
@@ -83,7 +92,7 @@ def _answer(
     raised = asking.raised(model, again)
     work = GenerateWork(model, tuple(prompts), weights_of(model, run), config.thoughts == "keep", raised)
     settings = settings_of(model, keeps_thoughts=work.keeps_thoughts)
-    several = Several(f"generate {model.name}", config, model, work, settings, run.answers(model.name), raised)
+    several = Several(f"generate {model.name}", config, model, work, settings, run.answers(model.name), raised, GOOD)
     targets = [
         Target(run.answers(model.name, name), run.prompts(name), listed, inputs_of(model, run, name, listed))
         for name, listed in prompts.items()

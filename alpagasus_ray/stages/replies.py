@@ -9,7 +9,7 @@ from typing import Any
 from alpagasus_ray.engines.base import STOP, Reply
 from alpagasus_ray.runner.ledger import Outcome
 
-FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "max_tokens")
+FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "max_tokens", "model", "fingerprint")
 COUNTED = ("latency_s", "attempts", "maybe_billed_twice")
 
 

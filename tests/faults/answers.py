@@ -24,9 +24,24 @@ RETRY_AFTER: dict[str, Any] = {
     "nothing": None,
     "nonsense": "soon",
 }
-TURNED_AWAY = ("408", "409", "425", "503", "529")
+TURNED_AWAY = ("409", "425", "503, to come back later", "529", "error_429")
 """Nothing was done: such a request may be repeated at no cost."""
-UNKNOWN = ("500", "502", "504", "disconnect", "slow_body", "cut_body", "cut_json", "html", "empty_choices", "hang")
+UNKNOWN = (
+    "408",
+    "500",
+    "502",
+    "503",
+    "504",
+    "error_500",
+    "finish_error",
+    "disconnect",
+    "slow_body",
+    "cut_body",
+    "cut_json",
+    "html",
+    "empty_choices",
+    "hang",
+)
 """The work may have been done, and here it was: the server counts it as billed."""
 ODD = {"refusal": "refused", "truncated": "scored", "no_usage": "scored"}
 """Answers that are none to read a score from, or that lack something; they are paid for and not asked again."""
@@ -43,6 +58,8 @@ def rule(kind: str, **when: Any) -> Rule:
     """A server's rule for a fault of this name."""
     if kind.startswith("429"):
         return {"kind": "429", "retry_after": RETRY_AFTER[kind.removeprefix("429, ")], **when}
+    if kind.startswith("503,"):
+        return {"kind": "503", "retry_after": "0.2", **when}
     return {"kind": kind, **({"delay_s": SLOW_S} if kind in ("slow_body", "hang") else {}), **when}
 
 

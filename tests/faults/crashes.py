@@ -65,6 +65,28 @@ def driver_kills(arena: Arena, rows: int, kills: int, *, own_ray: bool = False) 
     return found
 
 
+def cut_off(arena: Arena, rows: int, how: str) -> Finding:
+    """A run is ended while requests are under way that take longer than any grace: each that is bought again is counted, by
+    the row itself, with nothing allowed besides."""
+    found, run = Finding(f"requests under way are cut off by {how}"), arena.toy(rows)
+    server = arena.judge("--latency", "6")
+    driver = arena.start(run, server, SETTINGS)
+    arena.wait(lambda: len(server.taken()) >= CONCURRENCY, driver)
+    if how == "SIGKILL":
+        driver.kill()
+    else:
+        driver.terminate()
+    code = driver.wait().code
+    found.expect(code == (-9 if how == "SIGKILL" else 1), f"exit code {code}")
+    found.faults[f"driver ended by {how}"] += 1
+    arena.until_quiet()
+    server.control(latency=0.05)
+    found.ended(arena.score(run, server, SETTINGS))
+    found.count(run, server, bound=0)
+    found.expect(found.billed_twice > 0, "nothing was cut off")
+    return found
+
+
 DRIVER_POINTS = (
     "after-rename:stage.json:1",
     "before-rename:manifest.json:1",

@@ -69,7 +69,7 @@ def ledger_damage(arena: Arena, rows: int, kind: str) -> Finding:
     found.faults["damaged segment"] += 1
     ended = arena.score(run, server, SETTINGS)
     found.ended(ended)
-    found.count(run, server, bound=len(gone))
+    found.count(run, server, bound=len(gone), is_counted=False)
     again = set(server.billed()[rows:])
     found.expect(again == _hashes(run, gone), f"{len(again)} rows were asked again, {len(gone)} replies were gone")
     return found

@@ -36,6 +36,7 @@ MATRIX = (
     Scenario("node", nodes.node_kills, [{"rows": 1000, "kills": 2}], [{"rows": 150, "kills": 1}]),
     Scenario("driver", crashes.driver_kills, [{"rows": 2000, "kills": 6}], [{"rows": 150, "kills": 1}]),
     Scenario("driver_ray", crashes.driver_kills, [{"rows": 1500, "kills": 3, "own_ray": True}]),
+    Scenario("cut_off", crashes.cut_off, each("how", ("SIGTERM", "SIGKILL"), rows=100), [{"rows": 40, "how": "SIGTERM"}]),
     Scenario(
         "driver_points",
         crashes.driver_failpoint,
@@ -105,6 +106,13 @@ MATRIX = (
     ),
     Scenario("wrong_key", money.wrong_key, [{"rows": 500}], [{"rows": 100}]),
     Scenario("cap", money.half, [{"rows": 1000}], [{"rows": 150}]),
+    Scenario(
+        "cap_usage",
+        money.false_usage,
+        [{"kinds": [kind], "rows": 200} for kind in money.USAGES] + [{"kinds": money.USAGES, "rows": 800}],
+        [{"kinds": money.USAGES, "rows": 120}],
+        f"a cap, and usage that is not true in {len(money.USAGES)} ways, each alone and all mixed",
+    ),
     Scenario("cap_kills", money.with_kills, [{"rows": 1500, "kills": 4}]),
     Scenario("cap_faults", money.with_faults, [{"rows": 1000}]),
     Scenario("cap_points", money.spend_file, [{"rows": 300, "point": "before-rename:spend.json:6"}]),

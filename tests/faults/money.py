@@ -1,6 +1,7 @@
 """Scenarios with money: a cap that is reached, kills under a cap, a key that is wrong."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from alpagasus_ray.datasets.storage import FAILPOINT
@@ -8,20 +9,41 @@ from faults.answers import rule
 from faults.arena import BOARD, WORKER, Arena
 from faults.crashes import moments
 from faults.findings import Finding, Pace
+from judge_faults import FALSE_USAGE
 from loopback import LoopbackJudge
+from toy_runs import ratings
 
 CONCURRENCY = 8
 TOKENS = (300, 12)
 PRICE = {"input": 10.0, "output": 30.0}
 EACH = (TOKENS[0] * PRICE["input"] + TOKENS[1] * PRICE["output"]) / 1e6
-"""What every billed request costs, by the usage that the server states."""
+"""What every billed request costs."""
+USAGES = ("no_usage", *FALSE_USAGE)
+"""What a server may say of a request that it did and bills."""
 SETTINGS: dict[str, Any] = {"concurrency": CONCURRENCY, "judge.price": PRICE, "judge.max_tokens": 64}
 JUDGE = ("--latency", "0.1", "--tokens", f"{TOKENS[0]},{TOKENS[1]}")
 
 
 def spent(server: LoopbackJudge) -> float:
-    """Dollars, by the server's own log."""
-    return len(server.billed()) * EACH
+    """Dollars, by the server's own log of what it did; what replies say of it has no part in that."""
+    return sum(prompt * PRICE["input"] + made * PRICE["output"] for prompt, made, _ in server.bill()) / 1e6
+
+
+def false_usage(arena: Arena, rows: int, kinds: Sequence[str]) -> Finding:
+    """Replies whose usage is not true, each kind in its turn: what the server bills stays under the cap all the same, and no
+    row costs less than nothing."""
+    rules = [{"kind": kind, "match": "Say the number", "every": len(kinds) - n} for n, kind in enumerate(kinds)]
+    found, run = Finding(f"usage: {', '.join(kinds)}"), arena.toy(rows)
+    server, cap = arena.judge(*JUDGE, faults=rules), rows / 2 * EACH
+    found.ended(arena.score(run, server, {**SETTINGS, "max_cost_usd": cap}), 3)
+    found.spend(spent(server), cap)
+    found.ended(arena.score(run, server, {**SETTINGS, "max_cost_usd": 100 * cap}))
+    found.faults = Counter(server.stats()["kinds"])
+    found.count(run, server, bound=0)
+    costs = ratings(run)["cost_usd"].to_pylist()
+    found.expect(min(costs) >= 0, f"a row costs ${min(costs)}")
+    found.expect(sum(costs) >= spent(server) * (1 - 1e-9), f"rows cost ${sum(costs):.4f}, billed are ${spent(server):.4f}")
+    return found
 
 
 def half(arena: Arena, rows: int) -> Finding:

@@ -33,9 +33,9 @@ log, which is on disk before it answers.
 - **failed**: rows that ended without a rating, each with a reason.
 - **billed twice**: requests that the server did the work for, beyond the first for each row.
 - **bound**: how many of those may be. For each crash the requests in flight and 2 seconds of replies; besides, each attempt
-  that got no answer and may have been billed, as the column `maybe_billed_twice` of the ratings counts them. Lost parts of a
-  ledger count as what was in them.
-- **spend / cap**: dollars by the server's log, and `score.max_cost_usd`.
+  that got no answer and may have been billed, as the column `maybe_billed_twice` of the ratings counts them. That column alone
+  covers all that is billed twice, or the line is broken, but where parts of a ledger were lost: they count as what was in them.
+- **spend / cap**: dollars by what the server has done, whatever its replies' usage says, and `score.max_cost_usd`.
 
 """
 

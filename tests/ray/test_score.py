@@ -131,13 +131,24 @@ def test_a_wrong_key_stops_at_once_with_one_message(tmp_path: Path, judge: Judge
 
 def test_too_many_failures_stop_the_stage_and_say_which_and_why(tmp_path: Path, judge: JudgeStarter) -> None:
     run = toy_run(tmp_path, 2000)
-    server = judge("--fault", "400", "--fault-every", "1", "--latency", "0.05")
-    with pytest.raises(
-        StageFailed, match=r"rows failed, more than score\.max_failed = 0\.1 of 2,000 allows \([\d,]+ x http 400\)"
-    ):
+    server = judge("--fault", "400", "--fault-every", "3", "--latency", "0.05")
+    told = (
+        r"rows failed, more than score\.max_failed = 0\.1 of 2,000 allows \([\d,]+ x http 400; the commonest: http 400: broken"
+    )
+    with pytest.raises(StageFailed, match=told):
         score(Score(judge=api_judge(server.base_url), concurrency=8), run)
     assert run.ratings("judge").manifest() is None
     assert len(server.taken()) < 2000
+
+
+def test_a_request_that_no_row_gets_through_stops_the_stage_after_a_dozen_in_the_servers_words(
+    tmp_path: Path, judge: JudgeStarter
+) -> None:
+    run = toy_run(tmp_path, 2000)
+    server = judge("--fault", "400", "--fault-every", "1", "--latency", "0.05")
+    with pytest.raises(StageFailed, match="stopped: http 400: broken"):
+        score(Score(judge=api_judge(server.base_url)), run)
+    assert len(server.taken()) <= 100
 
 
 def test_keys_stand_in_no_file_of_the_run(tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:

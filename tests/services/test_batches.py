@@ -151,7 +151,7 @@ def test_rows_that_may_yet_be_answered_are_asked_again_and_the_others_keep_their
     failed = collected.job.work.open_engines()[0].failed
     assert failed == {
         by_number[5]: Outcome(None, "http 400: broken", 1, None),
-        by_number[6]: Outcome(None, "http 503: broken", 2, None),
+        by_number[6]: Outcome(None, "http 503: broken", 2, None, 2),  # nothing says that it was turned away
     }
     assert set(outcomes) == set(by_number.values()) - set(failed)
 

@@ -193,7 +193,7 @@ def test_every_endpoint_is_asked(judge: JudgeStarter, run: Run, monkeypatch: pyt
         (5, {}, "problem"),
         (5, {"price": PRICE}, "ok"),
         (5, {"price": PRICE, "max_tokens": None}, "problem"),
-        (5, {"price": PRICE, "max_tokens": None, "extra": {"max_completion_tokens": 50}}, "ok"),
+        (5, {"price": PRICE, "max_tokens": 50, "max_tokens_field": "max_completion_tokens"}, "ok"),
     ],
 )
 def test_a_cap_needs_a_price_and_a_bound(server: Toy, run: Run, cap: float, changes: dict[str, Any], status: str) -> None:

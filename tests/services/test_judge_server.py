@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import urllib.request
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from judge_faults import Rule, Schedule, fate_of, retry_headers
+from judge_faults import FALSE_USAGE, Rule, Schedule, fate_of, retry_headers
 from judge_log import RequestLog
 from judge_rates import Arrivals, Bucket, Capacity, Limits, duration
 from judge_server import message_hash, prompt_tokens
@@ -44,10 +45,11 @@ def _rule(kind: str, **more: Any) -> dict[str, Any]:
     return {"kind": kind, "match": f"<{kind}>", **more}
 
 
-REFUSED = ["429", "503", "529", "408", "401", "400", "402", "404", "insufficient_quota"]
-ERRORS = ["500", "502", "504"]
+REFUSED = ["429", "529", "401", "400", "402", "404", "insufficient_quota"]
+INSIDE = ["error_429", "error_402", "error_500"]
+ERRORS = ["500", "502", "503", "504", "408"]
 NO_REPLY = ["disconnect", "cut_body", "hang"]
-WITH_200 = ["slow_body", "cut_json", "html", "empty_choices", "refusal", "truncated", "no_usage"]
+WITH_200 = ["slow_body", "cut_json", "html", "empty_choices", "refusal", "truncated", "no_usage", "finish_error", *FALSE_USAGE]
 
 
 def test_every_fault_is_logged_with_its_fate_and_looks_as_it_should(judge: JudgeStarter) -> None:
@@ -73,6 +75,33 @@ def test_every_fault_is_logged_with_its_fate_and_looks_as_it_should(judge: Judge
     with pytest.raises(json.JSONDecodeError):
         json.loads(replies["cut_json"][1])
     assert server.stats()["kinds"] == dict.fromkeys(kinds, 1)
+
+
+def test_what_is_billed_is_what_was_done_whatever_is_said_of_it(judge: JudgeStarter) -> None:
+    kinds = [*FALSE_USAGE, "no_usage", "500", "error_429"]
+    server = judge("--tokens", "300,64", "--faults", json.dumps([_rule(kind) for kind in kinds]))
+    replies = _ask(server, *(f"<{kind}>" for kind in kinds), "sound")
+    assert server.bill() == [(300, 64, 0)] * (len(kinds) - 1 + 1)
+    said = [json.loads(reply[1]).get("usage") for reply in replies]
+    true = {"prompt_tokens": 300, "completion_tokens": 64, "total_tokens": 364, "prompt_tokens_details": {"cached_tokens": 0}}
+    assert said[-1] == true
+    assert true not in said[:-1]
+
+
+def test_a_request_is_billed_up_to_the_largest_limit_that_it_holds(judge: JudgeStarter) -> None:
+    server = judge("--tokens", "300,64")
+    for limits in ({"max_tokens": 9}, {"max_tokens": 9, "max_completion_tokens": 20}, {"max_tokens": 9, "n": 3}):
+        request = urllib.request.Request(f"{server.base_url}/chat/completions", json.dumps({**_body("?"), **limits}).encode())
+        urllib.request.urlopen(request, timeout=10).close()
+    assert server.bill() == [(300, 9, 0), (300, 20, 0), (300, 27, 0)]
+
+
+def test_an_error_inside_a_200_is_no_work_where_the_error_is_none(judge: JudgeStarter) -> None:
+    server = judge("--faults", json.dumps([_rule(kind) for kind in INSIDE]))
+    replies = _ask(server, *(f"<{kind}>" for kind in INSIDE))
+    assert {reply[0] for reply in replies} == {200}
+    assert [json.loads(reply[1])["error"]["code"] for reply in replies] == [429, 402, 500]
+    assert server.billed() == [message_hash("<error_500>")]
 
 
 def test_a_line_is_on_disk_before_its_request_is_answered_and_requests_share_the_sync(

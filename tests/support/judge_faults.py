@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -18,19 +18,46 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-WITH_200 = ("empty_choices", "refusal", "truncated", "no_usage", "cut_json", "html")
+FALSE_USAGE: dict[str, Callable[[int, int], dict[str, Any]]] = {
+    "usage_zero": lambda prompt, made: _usage(0, 0, 0),
+    "usage_negative": lambda prompt, made: _usage(-prompt, -made, -prompt - made),
+    "usage_huge": lambda prompt, made: _usage(prompt, 2**64 - 1, 2**64 - 1),
+    "usage_text": lambda prompt, made: _usage(str(prompt), f"{made}", None),
+    "usage_without_reasoning": lambda prompt, made: _usage(prompt, 1, prompt + made),
+    "usage_of_the_prompt": lambda prompt, made: _usage(prompt, 0, prompt),
+    "usage_cached_beyond": lambda prompt, made: {
+        **_usage(prompt, made, prompt + made),
+        "prompt_tokens_details": {"cached_tokens": 50 * prompt},
+    },
+}
+"""What a usage says where it is not true, from the tokens of prompt and reply that are billed."""
+INSIDE = {"error_429": 429, "error_500": 500, "error_402": 402}
+"""Statuses that stand in the body of a 200."""
+WITH_200 = (
+    *("empty_choices", "refusal", "truncated", "no_usage", "cut_json", "html", "finish_error", "other_model"),
+    *FALSE_USAGE,
+    *INSIDE,
+)
 ON_THE_WIRE = ("disconnect", "slow_body", "cut_body", "hang")
 KINDS = (*WITH_200, *ON_THE_WIRE, "insufficient_quota")
-TURNED_AWAY = (503, 529)
-"""Statuses from 500 on that say that nothing was done; after the others the work may have been, and was here."""
+DONE_BELOW_500 = (408,)
+TURNED_AWAY = (529,)
+"""Statuses below 500 after which the work may have been done, and was here; and those from 500 on that say that nothing was
+done, as a 503 does where it says when to come back."""
 HANG_S = 60.0
+COUNTED = ("prompt_tokens", "completion_tokens")
 RetryAfter = str | float | dict[str, Any] | None
 
 
-def fate_of(kind: str) -> str:
+def _usage(prompt: Any, made: Any, total: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": total}
+
+
+def fate_of(kind: str, retry_after: RetryAfter = None) -> str:
     """`refused` where nothing was done, else `billed`: also where the reply is broken or never arrives."""
-    status = 429 if kind == "insufficient_quota" else int(kind) if kind.isdigit() else 200
-    return "refused" if 300 <= status < 500 or status in TURNED_AWAY else "billed"
+    status = 429 if kind == "insufficient_quota" else INSIDE.get(kind, int(kind) if kind.isdigit() else 200)
+    below_500 = 300 <= status < 500 and status not in DONE_BELOW_500
+    return "refused" if below_500 or status in TURNED_AWAY or (status == 503 and retry_after is not None) else "billed"
 
 
 @dataclass
@@ -56,6 +83,8 @@ class Rule:
     code: str | None = None
     fate: str = ""
     """By default what the kind means."""
+    body: Any = None
+    """What goes with a status in place of the usual body."""
     _seen: int = field(default=0, init=False)
     _random: random.Random | None = field(default=None, init=False)
 
@@ -63,7 +92,7 @@ class Rule:
         self.kind = str(self.kind)
         if self.kind not in KINDS and not (self.kind.isdigit() and len(self.kind) == 3):
             raise ValueError(f"no such kind of fault: {self.kind!r}; there are HTTP statuses and {', '.join(KINDS)}")
-        self.fate = self.fate or fate_of(self.kind)
+        self.fate = self.fate or fate_of(self.kind, self.retry_after)
         if self.share is not None:
             self._random = random.Random(self.seed)
 
@@ -136,7 +165,7 @@ async def misbehave(
     if rule.kind in ("slow_body", "cut_body"):
         return await _in_halves(request, rule, orjson.dumps(completion), headers)
     status = 429 if rule.kind == "insufficient_quota" else int(rule.kind)
-    return web.json_response(error_body(rule), status=status, headers=headers)
+    return web.json_response(rule.body if rule.body is not None else error_body(rule), status=status, headers=headers)
 
 
 def drop(request: web.Request) -> web.Response:
@@ -158,6 +187,17 @@ def _spoiled(rule: Rule, completion: dict[str, Any], headers: dict[str, str]) ->
         choice["finish_reason"] = "length"
     elif rule.kind == "no_usage":
         del completion["usage"]
+    elif rule.kind == "finish_error":
+        choice["finish_reason"] = "error"
+    elif rule.kind == "other_model":
+        completion["model"] = "another"
+    elif rule.kind in FALSE_USAGE:
+        completion["usage"] = FALSE_USAGE[rule.kind](*(completion["usage"][name] for name in COUNTED))
+    elif rule.kind in INSIDE:
+        completion = {
+            "error": {"message": rule.message or "Provider error", "code": INSIDE[rule.kind]},
+            "choices": None,
+        }
     body = orjson.dumps(completion)
     if rule.kind == "cut_json":
         body = body[: len(body) // 2]

@@ -4,8 +4,8 @@
 
 Prints its port on stdout, serves until its parent is gone or `--lifetime` is over. The log has one line a request,
 `<hash of the user message> <fate>`, on disk before the reply is sent: it is the truth that tests count by. The fate is
-`billed` where the server did the work, whether or not the reply arrives whole, and `refused` where it did nothing. A request
-with a wrong key is in no log and in no rate.
+`billed` where the server did the work, whether or not the reply arrives whole, and `refused` where it did nothing. What is
+billed has its tokens beside it, whatever the reply's usage says. A request with a wrong key is in no log and in no rate.
 
 A request is looked at in this order: the key, an outage (`POST /control`), `--limit-headers`, `--capacity`, `--faults`. The
 first three after the key turn it away at once; a fault takes as long as a sound reply, then goes wrong.
@@ -37,6 +37,7 @@ from judge_rates import Arrivals, Capacity, Limits
 
 CHAT = "/v1/chat/completions"
 LARGEST_UPLOAD = 2**28
+LIMITS = ("max_tokens", "max_completion_tokens")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -105,7 +106,8 @@ class Judge:
 
     def note(self, body: dict[str, Any], fate: str) -> Awaitable[None]:
         """Log a request by its body; done when that is on disk."""
-        return self.log.add(message_hash(body["messages"][-1]["content"]), fate)
+        did = ",".join(map(str, self._tokens(body))) if fate == "billed" else ""
+        return self.log.add(message_hash(body["messages"][-1]["content"]), fate, did)
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The sound reply."""
@@ -123,8 +125,11 @@ class Judge:
         }
 
     def _tokens(self, body: dict[str, Any]) -> tuple[int, int, int]:
-        """Tokens of the prompt, of the reply, and cached ones: what the reply's usage says."""
+        """Tokens of the prompt, of the reply, and cached ones: what is billed, and what a usage that is true says. A reply is
+        no longer than the largest limit that was sent."""
         tokens_in, tokens_out, cached = (*self.usage, 0)[:3]
+        allowed = [body[name] for name in LIMITS if isinstance(body.get(name), int)]
+        tokens_out = min([tokens_out, *([max(allowed)] if allowed else [])]) * body.get("n", 1)
         return (
             (prompt_tokens(body["messages"]), tokens_out, 0)
             if self.options.usage_from_text

@@ -30,8 +30,15 @@ class LoopbackJudge:
 
     def arrivals(self) -> list[tuple[str, str]]:
         """Hash and fate (`billed`, `refused`) of all requests it took, in order; a line that is being written is left out."""
+        return [(key, fate) for key, fate, *_ in self._lines()]
+
+    def bill(self) -> list[tuple[int, int, int]]:
+        """Tokens of prompt and reply, and cached ones, of all requests it did the work for: what it did, whatever it said."""
+        return [tuple(map(int, did[0].split(","))) for _, fate, *did in self._lines() if fate == "billed"]  # type: ignore[misc]
+
+    def _lines(self) -> list[list[str]]:
         whole = self._log.read_text().split("\n")[:-1] if self._log.exists() else []
-        return [(key, fate) for key, fate in (line.split() for line in whole)]
+        return [line.split() for line in whole]
 
     def stats(self) -> dict[str, Any]:
         """What it has seen: `taken`, `peak`, `most_per_minute`, `phases`, ... (`Judge.stats`)."""

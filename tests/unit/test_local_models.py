@@ -156,7 +156,7 @@ def test_the_source_of_a_model_says_its_kind(tmp_path: Any) -> None:
     assert (found.max_tokens, found.temperature, found.seed, found.vllm.chat_template) == (99, 0.7, 3, "plain")
     own = resolved(Answerer(name="a", path="x", max_tokens=5, temperature=0.0, seed=4), config, run)
     assert (own.max_tokens, own.temperature, own.seed, own.vllm.chat_template) == (5, 0.0, 4, None)
-    bare = Answerer(name="a", api="x", max_tokens=None, temperature=None, extra={"max_completion_tokens": 9})
+    bare = Answerer(name="a", api="x", max_tokens=9, max_tokens_field="max_completion_tokens", temperature=None)
     assert GenerateWork(resolved(bare, config, run), ())._body == {
         "model": "x",
         "seed": 3,

@@ -358,8 +358,8 @@ def test_a_handshake_that_fails_has_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
-        *((status, "refused") for status in (408, 409, 425, 429, 503, 529)),
-        *((status, "unknown") for status in (500, 502, 504, 520, 599)),
+        *((status, "refused") for status in (409, 425, 429, 503, 529)),
+        *((status, "unknown") for status in (408, 500, 502, 504, 520, 599)),
     ],
 )
 def test_a_server_that_works_and_turns_away_has_billed_nothing_and_one_that_broke_may_have(
@@ -476,5 +476,10 @@ def test_the_key_comes_from_the_environment_or_a_file_it_names(tmp_path: Any, mo
 
 
 def test_null_leaves_a_field_out_and_extra_fields_are_added() -> None:
-    judge = Judge(model="toy", temperature=None, max_tokens=None, extra={"max_completion_tokens": 9})
+    judge = Judge(model="toy", temperature=None, max_tokens=None, extra={"reasoning_effort": "low"})
+    assert request_body(judge) == {"model": "toy", "reasoning_effort": "low"}
+
+
+def test_the_longest_reply_is_told_under_the_name_that_a_model_wants() -> None:
+    judge = Judge(model="toy", temperature=None, max_tokens=9, max_tokens_field="max_completion_tokens")
     assert request_body(judge) == {"model": "toy", "max_completion_tokens": 9}

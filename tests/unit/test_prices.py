@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from alpagasus_ray.config import Endpoint, Judge, Price
 from alpagasus_ray.engines.base import Reply
+from alpagasus_ray.engines.openai_api import request_body
 from alpagasus_ray.engines.prices import OVERHEAD_TOKENS, Tariff, price, price_list, tariff
 
 MINI = Price(input=0.15, cached_input=0.075, output=0.6)
@@ -95,13 +96,15 @@ def test_a_reply_that_does_not_tell_its_tokens_has_no_cost() -> None:
     [
         ({}, 256),
         ({"max_tokens": None}, None),
-        ({"max_tokens": None, "extra": {"max_completion_tokens": 900}}, 900),
-        ({"extra": {"max_completion_tokens": 900}}, 900),
-        ({"extra": {"n": 3}}, 768),
+        ({"max_tokens": 900}, 900),
+        ({"max_tokens": 900, "max_tokens_field": "max_completion_tokens"}, 900),
     ],
 )
-def test_the_longest_reply_is_what_the_request_allows(changes: dict[str, Any], longest: int | None) -> None:
-    assert tariff(_judge(**changes)).max_tokens == longest
+def test_the_longest_reply_is_the_one_limit_that_is_sent(changes: dict[str, Any], longest: int | None) -> None:
+    judge = _judge(**changes)
+    sent = [value for name, value in request_body(judge).items() if name.startswith("max")]
+    assert tariff(judge).max_tokens == longest
+    assert sent == ([] if longest is None else [longest])
 
 
 def test_a_request_without_a_bound_or_a_price_has_no_most_it_can_cost() -> None:
@@ -131,3 +134,17 @@ def test_no_reply_within_the_limits_costs_more_than_was_foreseen(case: tuple[Tar
     assert foreseen is not None
     assert cost is not None
     assert cost <= foreseen * (1 + 1e-12)  # sums of floats in another order
+
+
+def test_a_reply_whose_usage_is_not_known_counts_as_the_most_it_can_have_cost() -> None:
+    terms = tariff(_judge())
+    need = terms.need([{"role": "user", "content": "How much?"}])
+    assert terms.charge(Reply("4"), need) == terms.charge(Reply("4", tokens_in=9), need) == need.usd
+    assert terms.charge(Reply("4", tokens_in=9, tokens_out=2), need) == terms.dollars(9, 2)
+    assert tariff(_judge(model="unknown")).charge(Reply("4"), need) is None
+
+
+def test_no_reply_costs_less_than_nothing() -> None:
+    """The ledgers of earlier versions may hold more cached tokens than the prompt has."""
+    cost = tariff(_judge()).cost(Reply("4", tokens_in=300, tokens_out=20, tokens_cached=1_000_000))
+    assert cost == pytest.approx((300 * 0.075 + 20 * 0.6) / 1e6)

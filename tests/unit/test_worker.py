@@ -25,11 +25,12 @@ from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
+from alpagasus_ray.runner.first_look import Usable
 from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Ledger, Outcome
+from alpagasus_ray.runner.ledger import Ledger, Outcome, known_in
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job, Task
-from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
+from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
 from fast_clock import LeapingLoop
 from toy_runs import toy_run
 
@@ -297,9 +298,9 @@ def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
 
 
 def test_a_shard_of_failures_only_is_committed_with_its_reasons(stage: Stage) -> None:
-    work = _asking(lambda _: RowRefused("http 400", "no"))
+    work = _asking(lambda key: RowRefused("http 400", "no" if int(key) % 2 else "never"))
     assert _do(stage.worker(work), SHARDS[0]) == ""
-    assert {row["error"] for row in stage.results(SHARDS[0])} == {"http 400: no"}
+    assert {row["error"] for row in stage.results(SHARDS[0])} == {"http 400: no", "http 400: never"}
     assert stage.committed == [f"{SHARDS[0]}.json"]
 
 
@@ -385,8 +386,39 @@ def test_the_ledger_names_the_row_that_a_shared_reply_belongs_to(stage: Stage) -
     _both_at_once(stage, work)
     ledger = stage.run.ratings("judge").storage.at(LEDGER, "part-00001")
     lines = [line for name in ledger.names() for line in ledger.read(name).splitlines()]
-    (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same"]
+    (entry,) = [entry for entry in map(json.loads, lines) if entry["key"] == "same" and "text" in entry]
     assert entry["row_id"] == _ids(stage)[21]
+
+
+# who answers
+
+
+def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_row_says_whose_it_is(stage: Stage) -> None:
+    class Named(Toy):
+        async def complete(self, request: Request) -> Reply:
+            name = "other" if request.key in ("3", "4") else "toy-2024-07-18"
+            return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
+
+    assert _do(stage.worker(Asking(Named(lambda _: None)), model="toy"), SHARDS[0]) == ""
+    assert stage.board.snapshot().counts["answered by another model"] == 2
+    rows = stage.results(SHARDS[0])
+    assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
+    assert rows[7]["fingerprint"] == "fp 7"
+    (entry,) = shards.committed(stage.run.ratings("judge"))
+    assert entry.models == {"toy-2024-07-18": 18, "other": 2}
+
+
+def test_a_reply_that_was_kept_says_who_gave_it_and_older_files_do_not(stage: Stage) -> None:
+    work = _asking()
+    given = Outcome(Reply("4", "stop", 1, 1, 0, 0.5, model="toy", fingerprint="fp"), None, 1, 1.0)
+    ledger = stage.job(work).ledger(SHARDS[0])
+    ledger.add("0", "", given)
+    ledger.flush()
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    table = stage.run.ratings("judge").storage.read_table(SHARDS[0])
+    assert known_in(table).replies["0"].reply == given.reply
+    older = known_in(table.drop_columns(["model", "fingerprint"])).replies["0"].reply
+    assert older == Reply("4", "stop", 1, 1, 0, 0.5)
 
 
 # what earlier calls left
@@ -436,6 +468,98 @@ def test_unanswered_attempts_of_rows_with_one_request_count_once(stage: Stage) -
     assert _do(stage.worker(again), SHARDS[0]) == ""
     same = [(row["attempts"], row["maybe_billed_twice"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
     assert sorted(same) == [(0, 0), (4, 3)]
+
+
+def test_a_request_is_written_down_before_it_is_sent(stage: Stage) -> None:
+    known: dict[str, int] = {}
+
+    def behave(key: str) -> Exception | None:
+        known[key] = stage.job(work).ledger(SHARDS[0]).load().unanswered[key].maybe_billed_twice
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    assert known == dict.fromkeys(_numbers(0, 20), 1)
+    assert sum(row["maybe_billed_twice"] for row in stage.results(SHARDS[0])) == 0
+
+
+def _killed(stage: Stage, work: Asking, until: Callable[[], bool]) -> None:
+    """A worker is at work on the first shard and gone from one moment to the next, with all that it knew."""
+    worker = stage.worker(work)
+    threading.Thread(target=_do, args=(worker, SHARDS[0]), daemon=True).start()
+    while not until():
+        time.sleep(0.01)
+    worker._loop.call_soon_threadsafe(worker._loop.stop)
+    while worker._loop.is_running():
+        time.sleep(0.01)
+    stage.board = Board((Rate(),))
+
+
+def test_what_was_under_way_when_a_worker_was_killed_counts_as_perhaps_billed(stage: Stage) -> None:
+    sent: list[str] = []
+
+    def behave(key: str) -> Exception | None:
+        sent.append(key)
+        return None
+
+    work = _asking(behave)
+    work.engine.may_answer = lambda: len(sent) < 12
+    _killed(stage, work, lambda: len(sent) >= 12)
+    again = _asking()
+    assert _do(stage.worker(again), SHARDS[0]) == ""
+    twice = set(sent) & set(again.engine.asked)
+    assert twice, "the kill cut some off"
+    counted = {row["request_hash"]: row["maybe_billed_twice"] for row in stage.results(SHARDS[0])}
+    assert {counted[key] for key in twice} == {1}
+    assert {counted[key] for key in counted if key not in again.engine.asked} == {0}
+    assert max(counted.values()) == 1
+
+
+def test_an_attempt_after_one_that_may_have_been_billed_is_written_down_before_it_is_sent_too(stage: Stage) -> None:
+    tries = Counter[str]()
+
+    def behave(key: str) -> Exception | None:
+        tries[key] += 1
+        return TryAgain("http 500") if key == "7" and tries[key] == 1 else None
+
+    work = _asking(behave)
+    work.engine.may_answer = lambda: tries["7"] < 2
+    _killed(stage, work, lambda: tries["7"] == 2)
+    assert _do(stage.worker(_asking()), SHARDS[0]) == ""
+    assert _counted(stage, "7") == (3, 2)
+
+
+def test_what_was_written_down_and_not_sent_before_a_stop_does_not_count(stage: Stage) -> None:
+    def behave(key: str) -> Exception | None:
+        if key == "3":
+            stage.board.stop("enough")
+        return None
+
+    work = _asking(behave)
+    one = stage.job(work).terms._replace(concurrency=1)
+    assert _do(stage.worker(work, terms=one), SHARDS[0]) == "enough"
+    left = stage.job(work).ledger(SHARDS[0]).load()
+    assert set(left.replies) == set(work.engine.asked)
+    assert left.unanswered, "rows were written down ahead"
+    assert {(outcome.attempts, outcome.maybe_billed_twice) for outcome in left.unanswered.values()} == {(0, 0)}
+
+
+def test_a_call_that_the_server_turned_away_leaves_nothing(stage: Stage) -> None:
+    work = _asking(lambda _: EngineUnusable("http 404", "no such model"))
+    assert _do(stage.worker(work), SHARDS[0]) == "http 404: no such model"
+    assert stage.run.ratings("judge").storage.all_names() == set()
+
+
+def test_a_model_in_the_job_bills_nobody_and_nothing_is_written_down_ahead(stage: Stage) -> None:
+    known: list[int] = []
+
+    def behave(_: str) -> Exception | None:
+        known.append(len(stage.job(work).ledger(SHARDS[0]).load().unanswered))
+        return None
+
+    work = _asking(behave)
+    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(adaptive=False)), SHARDS[0]) == ""
+    assert set(known) == {0}
 
 
 def _failing(bad: str) -> Callable[[str], Exception | None]:
@@ -714,3 +838,96 @@ def test_a_suspect_that_fails_at_first_is_tried_again_alone(stage: Stage) -> Non
     assert _do(stage.worker(work), SHARDS[0]) == ""
     assert work.engine.asked[:3] == ["5", "5", "5"]
     assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
+
+
+# what a reply may do to others
+
+
+class Strange(Asking):
+    """Some rows have results that cannot be read, or not be written."""
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        found = super().result(row, request, outcome)
+        if outcome.reply is not None and request.key == "3":
+            raise OverflowError("math range error")
+        if outcome.reply is not None and request.key == "5":
+            found["tokens_in"] = 2**70
+        if outcome.reply is not None and request.key == "7":
+            found["reply"] = "\ud800"
+        return found
+
+
+def test_a_reply_that_cannot_be_read_or_written_costs_its_row_only(stage: Stage) -> None:
+    work = Strange(Toy(lambda _: None))
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    rows = stage.results(SHARDS[0])
+    assert {place for place, row in enumerate(rows) if row["status"] == "failed"} == {3, 5, 7}
+    assert all(rows[place]["error"].startswith("malformed reply: ") for place in (3, 5, 7))
+    counts = stage.board.snapshot().counts
+    assert (counts["status scored"], counts["status failed"], counts["reason malformed reply"]) == (17, 3, 3)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(asyncio, "new_event_loop", LeapingLoop)
+    stage = Stage(toy_run(tmp_path, 1000, rows_per_shard=1000))
+    yield stage
+    for worker in stage.workers:
+        worker._loop.call_soon_threadsafe(worker._loop.stop)
+
+
+class Unread(Asking):
+    """Nothing that the judge writes can be read."""
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        return super().result(row, request, outcome) | {"status": "unparsed"}
+
+
+def test_a_judge_that_cannot_be_read_costs_a_hundred_requests_at_most(large: Stage) -> None:
+    work = Unread(Toy(lambda _: None))
+    usable = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
+    terms = large.job(work).terms._replace(concurrency=64)
+    reason = _do(large.worker(work, usable=usable, terms=terms), SHARDS[0])
+    assert reason.startswith("50 of the first 50 rows have no usable result (50 x unparsed)")
+    assert "as it came:\n---\n4 for " in reason
+    assert len(work.engine.asked) <= 100
+    assert large.board.snapshot().stop == reason
+
+
+def test_a_judge_that_can_be_read_is_asked_for_all_rows_in_about_the_same_time(large: Stage) -> None:
+    def seconds(**changes: Any) -> float:
+        work = _asking()
+        assert _do(large.worker(work, **changes), SHARDS[0]) == ""
+        return max(end for _, _, end in work.engine.spans) - min(begin for _, begin, _ in work.engine.spans)
+
+    plain = seconds()
+    large.run.ratings("judge").storage.delete_tree()
+    assert seconds(usable=Usable(frozenset({"scored"}), 0.5, "k")) <= 1.05 * plain
+
+
+def test_sixty_bad_rows_side_by_side_cost_a_worker_no_outage(large: Stage) -> None:
+    bad = {str(number) for number in range(400, 460)}
+    work = _asking(lambda key: TryAgain("http 500") if key in bad else None)
+    terms = large.job(work).terms._replace(concurrency=16)
+    assert _do(large.worker(work, terms=terms), SHARDS[0]) == ""
+    rows = large.results(SHARDS[0])
+    assert {str(place) for place, row in enumerate(rows) if row["status"] == "failed"} == bad
+    assert large.board.snapshot().counts.get("outages", 0) == 0
+
+
+def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> None:
+    class Long(Asking):
+        def request(self, row: Mapping[str, Any]) -> Request:
+            asked = super().request(row)
+            return asked._replace(messages=[{"role": "user", "content": asked.messages[0]["content"] * 10}])
+
+    assert _do(large.worker(Long(Toy(lambda _: None))), SHARDS[0]) == ""
+    (note,) = large.board.snapshot().notes
+    assert note.startswith("the server cuts prompts: it counts 20 of them at exactly 10 tokens")
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 1000, 1001, 52002])
+def test_an_order_that_spreads_rows_holds_each_once(count: int) -> None:
+    order = scattered(count)
+    assert sorted(order) == list(range(count))
+    assert count < 64 or max(sum(place in range(400, 460) for place in order[at : at + 16]) for at in range(0, count, 16)) <= 16
