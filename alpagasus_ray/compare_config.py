@@ -58,7 +58,7 @@ class Compare(Asking):
     what the two models of the files are called, and from whose side the result is told."""
     test_sets: tuple[Name, ...] = ()
     """On which test sets; by default on all that the first model of a pair has answered."""
-    judge: PairJudge = PairJudge()
+    judge: PairJudge = Field(default_factory=PairJudge)
     """The judge."""
     rule: Annotated[Rule, OPERATIONAL] = "alpagasus"
     """How two games become win, tie or lose: `alpagasus` (paper, section 4.2: two wins, or a win and a tie, win), `fastchat`

@@ -145,7 +145,7 @@ class Score(Asking):
 
     name: Name = "judge"
     """Directory under `ratings/`; give another judge another name."""
-    judge: Judge = Judge()
+    judge: Judge = Field(default_factory=Judge)
     """The judge."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only the first so many examples and stop. Replies are kept, and a full run does not ask again."""
@@ -309,11 +309,11 @@ class Recipe(Section):
     """A whole run."""
 
     ingest: Ingest = Ingest()
-    score: Score = Score()
+    score: Score = Field(default_factory=Score)
     pick: Pick = Pick()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
-    compare: Compare = Compare()
+    compare: Compare = Field(default_factory=Compare)
     report: Report = Report()
 
 

@@ -3,10 +3,13 @@
 Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL.
 """
 
+import os
+import re
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from alpagasus_ray import extra_fields
 
@@ -22,13 +25,45 @@ def _usable(url: str) -> str:
             "the address holds a user name or a password, and addresses are shown and stored; leave out what stands before "
             "the `@`, and give the key by the environment (`api_key_env` names the variable)"
         )
-    return url
+    if parts.query or parts.fragment:
+        raise ValueError(
+            "what stands behind the `?` of an address goes into `query`, e.g. base_url: https://host/v1 and "
+            "query: {api-version: 2024-10-21}"
+        )
+    return url.rstrip("/").removesuffix("/chat/completions")
+
+
+def _public(name: str, value: str) -> None:
+    if any(word in name.lower() for word in SECRETS) and not value.startswith("$"):
+        raise ValueError(
+            f"the value of `{name}` looks like a secret, and recipes are stored and shown; put it into an environment variable "
+            f"and write that one's name, {name}: $MY_{_CONSTANT.sub('_', name).upper()}"
+        )
+
+
+def _queried(query: dict[str, str]) -> dict[str, str]:
+    for name, value in query.items():
+        _public(name, value)
+        if value.startswith("$") and not _VARIABLE.fullmatch(value[1:]):
+            raise ValueError(f"`{name}` is {value!r}, and behind the `$` stands no name of an environment variable")
+    return query
+
+
+def _from_environment() -> str:
+    """Where clients of OpenAI's API are sent by the environment, or OpenAI."""
+    return os.environ.get(BASE_URL, "").strip() or OPENAI
 
 
 OPERATIONAL = object()
 """Marks a field that does not change what a stage produces."""
 
 OPENAI = "https://api.openai.com/v1"
+BASE_URL = "OPENAI_BASE_URL"
+"""Environment variable: the address where a recipe gives none."""
+SECRETS = ("key", "token", "secret", "password", "sig", "code", "credential", "auth")
+"""Parts of names whose values are no one else's business."""
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_CONSTANT = re.compile(r"[^A-Za-z0-9]+")
 PLAIN = "plain"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,6 +76,12 @@ Labels = dict[
 """Names and values of node labels, as Kubernetes and Ray have them."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
+Text = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
+"""A text; YAML takes `2024-10-21` for a date."""
+Query = Annotated[dict[str, Text], AfterValidator(_queried)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+Variable = Annotated[str, Field(pattern=r"^\$?[A-Z_][A-Z0-9_]*$")]
+"""Name of an environment variable, with or without a `$` before it."""
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
 """`http://` or `https://`, host, path; no user name and no password."""
 Kind = Literal["api", "vllm", "rules", "recorded"]
@@ -78,6 +119,10 @@ class Endpoint(Section):
     """The API's address; by default the `base_url` beside `endpoints`."""
     api_key_env: KeyName | None = None
     """Environment variable that holds its key; by default the `api_key_env` beside `endpoints`."""
+    query: Query | None = None
+    """By default the `query` beside `endpoints`."""
+    headers: dict[HeaderName, Variable] | None = None
+    """By default the `headers` beside `endpoints`."""
     requests_per_minute: PositiveFloat | None = None
     """By default the stage's `requests_per_minute`."""
     tokens_per_minute: PositiveFloat | None = None
@@ -145,8 +190,19 @@ class EngineConfig(Section):
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job."""
     model: str | None = None
     """For `api` the name that the server knows; for `vllm` a Hugging Face id or the directory of a checkpoint."""
-    base_url: Annotated[Address, OPERATIONAL] = OPENAI
-    """The API's address, up to and with `/v1`."""
+    base_url: Annotated[Address, OPERATIONAL] = Field(default_factory=_from_environment, validate_default=True)
+    """The API's address, up to and with `/v1`; by default that of the environment variable OPENAI_BASE_URL, or OpenAI's."""
+    query: Annotated[Query, OPERATIONAL] = {}
+    """What goes behind the `?` of every request, e.g. Azure's `{api-version: 2024-10-21}`; a value `$NAME` is that of an
+    environment variable."""
+    headers: Annotated[dict[HeaderName, Variable], OPERATIONAL] = {}
+    """Further headers of every request, each with the name of the environment variable that holds its value, e.g. Azure's
+    `{api-key: AZURE_OPENAI_API_KEY}`."""
+    other_address: Annotated[bool, OPERATIONAL] = False
+    """Let a stage go on at another address than the one it was begun at."""
+    system: Literal["own", "merge"] = "own"
+    """`merge`: put the system turn at the head of the user's, for a model of an API that takes none; a model in the job is seen
+    to by itself."""
     api_key_env: Annotated[KeyName, OPERATIONAL] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, the variable of that name with `_FILE` added may
     name a file that holds it. Servers at a `base_url` of your own may need none."""
@@ -198,7 +254,10 @@ class EngineConfig(Section):
 
     def at_each_endpoint(self) -> "tuple[EngineConfig, ...]":
         """The same once for each endpoint, with that endpoint's address and key."""
-        places = (endpoint.model_dump(include={"base_url", "api_key_env"}, exclude_none=True) for endpoint in self.endpoints)
+        places = (
+            endpoint.model_dump(include={"base_url", "api_key_env", "query", "headers"}, exclude_none=True)
+            for endpoint in self.endpoints
+        )
         return tuple(self.model_copy(update={**place, "endpoints": ()}) for place in places) or (self,)
 
 
@@ -227,3 +286,5 @@ class Asking(Section):
     """Stop before the replies have cost more, over all calls; raise it and the same command goes on."""
     max_failed: Annotated[Share, OPERATIONAL] = 0.1
     """Stop when a larger share of all rows has failed."""
+    max_unusable: Annotated[Share, OPERATIONAL] = 0.5
+    """Stop when of the rows so far, from the first 50 on, a larger share has no result of use, whatever the reason."""

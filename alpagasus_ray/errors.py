@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 Cause = Literal["refused", "unreached", "unknown"]
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What goes wrong while something is read that somebody else has written: numbers, names and shapes that nobody foresaw."""
 
 
 class AlpagasusError(Exception):
@@ -72,7 +74,7 @@ class EngineError(AlpagasusError):
     """One request to an engine got no answer; `reason` starts with a short category that failures are counted by."""
 
     def __init__(self, category: str, detail: str = "") -> None:
-        self.category = category
+        self.category, self.detail = category, detail
         super().__init__(f"{category}: {detail}" if detail else category)
 
 

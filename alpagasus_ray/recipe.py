@@ -203,10 +203,17 @@ def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
             yield from knobs(typing.cast("type[Section]", field.annotation), key)
         elif _is_section(inner):
             is_list = typing.get_origin(field.annotation) is tuple
-            yield Knob(key, "list" if is_list else "null|section", _default_text(field.default), doc)
+            yield Knob(
+                key, "list" if is_list else "null|section", _default_text(field.get_default(call_default_factory=True)), doc
+            )
             yield from knobs(inner, f"{key}.<n>" if is_list else key)
         else:
-            yield Knob(key, _kind_text(field.annotation), "" if field.is_required() else _default_text(field.default), doc)
+            yield Knob(
+                key,
+                _kind_text(field.annotation),
+                "" if field.is_required() else _default_text(field.get_default(call_default_factory=True)),
+                doc,
+            )
 
 
 def _default_text(default: Any) -> str:

@@ -135,6 +135,8 @@ class Begun(BaseModel):
     """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
     discarded: dict[str, float] = {}
     """Usage of replies that were given up to ask again."""
+    addresses: list[str] = []
+    """Where a server was asked."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,10 @@ class StageDir:
     ) -> Manifest:
         """The manifest of rows with a status, which are counted in this order."""
         sums = totals(files)
-        discarded = {"discarded": begun.discarded} if begun.discarded else {}
         models = {"models": dict(sums.models.most_common(MODELS))} if sums.models else {}
+        discarded: dict[str, Any] = {"discarded": begun.discarded} if begun.discarded else {}
+        if begun.addresses:
+            discarded["addresses"] = begun.addresses
         sums.usage.update(begun.discarded)  # a Counter adds floats just as well
         return Manifest(
             stage=self.name,

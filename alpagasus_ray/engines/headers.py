@@ -13,6 +13,8 @@ from datetime import UTC
 from alpagasus_ray.engines.base import Rate
 
 KINDS = ("requests", "tokens")
+LONGEST_WAIT_S = 366 * 86_400.0
+"""More than any server means; what is beyond has overflowed on its way."""
 LONGEST_WINDOW_S = 300.0
 """A limit over a longer time (a day, say) is no pace to keep; when it is used up the server says how long to wait."""
 _PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -20,7 +22,12 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait before the next request, or None where the server names none."""
+    """Seconds to wait before the next request, a finite number, or None where the server names none."""
+    seconds = _retry_after(headers)
+    return None if seconds is None else min(seconds, LONGEST_WAIT_S)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return max(0.0, milliseconds / 1000)
@@ -35,7 +42,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         date = email.utils.parsedate_to_datetime(said)
         date = date if date.tzinfo else date.replace(tzinfo=UTC)  # dates of HTTP are in GMT, said or not
         return max(0.0, date.timestamp() - time.time())
-    except ValueError:
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # dates beyond the calendar, or none
         return duration(said)
 
 

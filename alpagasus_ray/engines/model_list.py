@@ -9,6 +9,7 @@ import openai
 import orjson
 
 from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engines.access import access, arguments
 from alpagasus_ray.engines.openai_api import read_key, shown_address
 
 TIMEOUT_S = 20.0
@@ -28,7 +29,11 @@ class Listing(NamedTuple):
 def ask_models(judge: EngineConfig) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
     client = openai.OpenAI(
-        api_key=read_key(judge), base_url=judge.base_url, max_retries=0, timeout=min(judge.timeout_s, TIMEOUT_S)
+        api_key=read_key(judge),
+        base_url=judge.base_url,
+        max_retries=0,
+        timeout=min(judge.timeout_s, TIMEOUT_S),
+        **arguments(access(judge)),
     )
     address = shown_address(client.base_url)
     with client:

@@ -4,10 +4,8 @@ Retries are not made here, so that each one can be counted and limited (`runner/
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,10 +16,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
+from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.access import access, arguments, from_environment
+from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
+from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.said_errors import (
     SaidError,
     is_daily,
@@ -31,10 +32,11 @@ from alpagasus_ray.engines.said_errors import (
     was_turned_away,
 )
 from alpagasus_ray.engines.usage import read_usage
-from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain, UsageError
+from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
+HIDDEN = "(the key)"
 LATE = "no reply in time"
 DETAIL_LIMIT = 300
 TOP_LOGPROBS = 20
@@ -61,7 +63,25 @@ TOO_LONG = (
     "too many tokens",
     "prompt is too long",
     "max_model_len",
+    "context length",
+    "context size",
+    "context limit",
+    "maximum prompt length",
+    "maximum input length",
+    "input is too long",
+    "input is longer than",
+    "prompt too long",
+    "too many input tokens",
+    "input token count",
+    "request exceeds the maximum size",
+    "reduce the length",
+    "`inputs` tokens + `max_new_tokens`",
+    "`inputs` must have less than",
+    "exceed_context_size",
+    "string_above_max_length",
 )
+"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini, Anthropic,
+Bedrock, xAI."""
 
 
 class OpenAIEngine:
@@ -71,13 +91,17 @@ class OpenAIEngine:
         self._judge = judge
         self._body = request_body(judge, form)
         self.stated = Rate()
+        self._access = access(judge)
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
+            **arguments(self._access),
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
-                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                headers={"Accept-Encoding": bounded.ACCEPTED},
+                event_hooks={"response": [bounded.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)
@@ -86,11 +110,19 @@ class OpenAIEngine:
         if not request.messages:
             raise RowRefused(EMPTY)
         try:
+            return storable(await self._complete(request))
+        except (*UNREADABLE, openai.OpenAIError) as error:
+            raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
+
+    async def _complete(self, request: Request) -> Reply:
+        try:
             # the client's own timeout begins anew with every byte
             async with asyncio.timeout(self._judge.timeout_s):
                 # the untyped call skips building and checking models for every message: a third of the client's time
                 response = await self._client.post(
-                    "/chat/completions", cast_to=httpx.Response, body={**self._body, "messages": request.messages}
+                    "/chat/completions",
+                    cast_to=httpx.Response,
+                    body={**self._body, "messages": messages_of(self._judge, request)},
                 )
         except openai.APIStatusError as error:
             return self._answer_of(error.response)
@@ -110,6 +142,8 @@ class OpenAIEngine:
         await self._client.close()
 
     def _safe(self, text: str) -> str:
+        for secret in self._access.secrets:
+            text = text.replace(secret, HIDDEN)
         return safe(text, self._client.api_key)
 
     def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
@@ -117,8 +151,10 @@ class OpenAIEngine:
         hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
         certainly cost nothing."""
         cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError):
+        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError | TryAgain):
             cause = cause.__cause__
+        if isinstance(cause, TryAgain):  # the body that is read cannot be taken
+            return cause
         if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return TryAgain("connection", self._safe(str(cause)), "unreached")
         broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
@@ -138,6 +174,11 @@ class OpenAIEngine:
         raise came
 
 
+def messages_of(judge: EngineConfig, request: Request) -> list[Message]:
+    """The messages as they are sent."""
+    return merged(request.messages) if judge.system == "merge" else request.messages
+
+
 def timeouts(judge: EngineConfig) -> httpx.Timeout:
     """Those of one attempt. That to connect is over first, so that a request that was never sent is told apart."""
     return httpx.Timeout(judge.timeout_s, connect=min(10.0, judge.timeout_s / 2))
@@ -150,7 +191,7 @@ def shown_address(url: httpx.URL) -> str:
 
 def safe(text: str, key: str) -> str:
     """What a server said, for messages and ratings: short, and without the key, which some servers repeat."""
-    return short(text if key in ("", NO_KEY) else text.replace(key, "(the key)"))
+    return short(text if key in ("", NO_KEY) else text.replace(key, HIDDEN))
 
 
 def short(text: str) -> str:
@@ -182,13 +223,19 @@ def failure(status: int, detail: str, body: str, retry_after_s: float | None = N
     hopeless = HOPELESS.get(meant)
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
-    too_large = status == 429 and "request too large" in detail.lower()  # alone above the limit of a minute: never fits
-    if not too_large and (status in AGAIN or not 400 <= status < 500):
+    if is_too_long(status, detail.lower()):
+        return RowRefused("too long", detail)
+    if status in AGAIN or not 400 <= status < 500:
         refused = status in TURNED_AWAY or (status == 503 and was_turned_away(body, retry_after_s))
         return TryAgain(f"http {status}", detail, "refused" if refused else "unknown", retry_after_s)
-    if too_large or any(mark in detail.lower() for mark in TOO_LONG):
-        return RowRefused("too long", detail)
     return RowRefused(f"http {status}", detail)
+
+
+def is_too_long(status: int, said: str) -> bool:
+    """Whether a request does not fit: the model's context or, alone, the limit of a minute."""
+    if status == 429:
+        return "request too large" in said
+    return status == 413 or any(mark in said for mark in TOO_LONG)
 
 
 def _said(body: str) -> SaidError | None:
@@ -239,16 +286,10 @@ def read_key(judge: EngineConfig) -> str:
 
 def _read_key(judge: EngineConfig) -> str:
     name = judge.api_key_env
-    if os.environ.get(name):
-        return os.environ[name].strip()
-    file = os.environ.get(f"{name}_FILE")
-    if file:
-        try:
-            return Path(file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-            raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
-    if judge.base_url != OPENAI:
+    key = from_environment(name)
+    if key is not None:
+        return key
+    if judge.base_url != OPENAI or access(judge).has_key:
         return NO_KEY
     raise UsageError(
         f"no API key: set {name}, or {name}_FILE to a file that holds it ({judge.where}.api_key_env names the variable)"
@@ -282,6 +323,12 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
         model=_name(body.get("model")),
         fingerprint=_name(body.get("system_fingerprint")),
     )
+
+
+def storable(reply: Reply) -> Reply:
+    """The reply, if all of it can be written down: `TypeError` or `ValueError` for half a character, or a number beyond 64 bits."""
+    orjson.dumps(reply._asdict())
+    return reply
 
 
 def _in_place_of_a_reply(error: SaidError, content: bytes, tellable: Callable[[str], str]) -> Reply:

@@ -14,12 +14,14 @@ from openai import OpenAI
 from openai.types import Batch
 
 from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engines.access import access, arguments
 from alpagasus_ray.engines.base import ANY_FORM, Reply, ReplyForm, Request
 from alpagasus_ray.engines.headers import retry_after
 from alpagasus_ray.engines.openai_api import (
     NO_KEY,
     failure,
     key_wanted,
+    messages_of,
     outcome_of,
     read_key,
     read_reply,
@@ -68,6 +70,7 @@ class BatchClient:
         self._client = OpenAI(
             api_key=read_key(place),
             base_url=place.base_url,
+            **arguments(access(place)),
             max_retries=0,
             timeout=timeouts(judge),
         )
@@ -79,7 +82,7 @@ class BatchClient:
 
     def line(self, request: Request) -> bytes:
         """A request as a line of an input file."""
-        body = {**self._body, "messages": request.messages}
+        body = {**self._body, "messages": messages_of(self._place, request)}
         return orjson.dumps({"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}) + b"\n"
 
     def upload(self, file: IO[bytes], name: str) -> str:

@@ -14,6 +14,7 @@ import jinja2
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import EMPTY, Message
+from alpagasus_ray.engines.messages import merged as _merged
 from alpagasus_ray.engines.tokens import control_marks, disarmed, load_tokenizer
 from alpagasus_ray.errors import EngineUnusable, RowRefused, UsageError
 
@@ -174,14 +175,6 @@ def _template(config: EngineConfig, tokenizer: Any) -> str | None:
             )
         return None
     return given
-
-
-def _merged(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the system turn at the head of the first user turn."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return list(messages)
-    head, first, *rest = messages
-    return [{**first, "content": f"{head['content']}\n\n{first['content']}"}, *rest]
 
 
 def start_failure(config: EngineConfig, made: "VllmConfig", log: str, on_gpu: bool) -> UsageError | EngineUnusable:

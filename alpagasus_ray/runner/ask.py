@@ -26,6 +26,8 @@ WHILE_DOWN = {"unknown": 0.25, "refused": 0.05, "unreached": 0.0}
 takes must not look like an outage for ever."""
 MANY = 25
 """So many rows that failed before, and fail again with nothing answered in between, are hardly all at fault themselves."""
+PROVEN = 2
+"""So often answers to others must have come between a row's failures until these say nothing of the server any more."""
 PATIENT = 10
 """So often a row goes again as soon as the server's own pause is over; then it waits longer by itself."""
 
@@ -45,6 +47,18 @@ class _Tally:
     has_failed: bool = False
     failed_at: float = math.inf
     """When an attempt first ended without anyone knowing what became of it."""
+    last_failed_at: float = math.inf
+    refuted: int = 0
+    """How many of these attempts were followed by answers to other rows: the server was there."""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it is the row that no server takes, whatever becomes of others from now on."""
+        return self.refuted >= PROVEN
+
+    def fails(self, now: float, answered_at: float) -> None:
+        self.refuted += self.last_failed_at < answered_at
+        self.failed_at, self.last_failed_at = min(self.failed_at, now), now
 
     def is_doubtful(self, answered_at: float) -> bool:
         """Whether the row was left without an answer before, and the server has answered others since: where few rows are left,
@@ -115,15 +129,19 @@ async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally
         lanes.failed(lane, need, error, request.key, started, own_fault=own_fault)
         # where only rows are asked that were given up before, an outage and rows that no server takes look the same: one
         # attempt each is enough then, and they are what they were
-        given_up = own_fault and len(lane.doubtful) >= MANY
+        given_up = own_fault and len(lane.doubtful) >= MANY and not tally.is_proven
         tally.counted += math.inf if given_up else _counts(error, lane.breaker.is_open)
         if _is_noted(error):
-            tally.failed_at = min(tally.failed_at, lanes.now())
+            tally.fails(lanes.now(), lane.answered_at)
             tally.maybe_billed_twice += 1
             books.note(tally.without_reply(error))
         raise
-    except EngineError:
-        lanes.rejected(lane, need)
+    except EngineUnusable as error:
+        raise lanes.unusable(lane, need, error) from None
+    except EngineError as error:
+        raise lanes.refused(lane, need, error) from None
+    except BaseException:
+        lanes.broke_off(lane, need)
         raise
     reply = reply._replace(cost_usd=tariff.charge(reply, need)) if reply.cost_usd is None else reply
     lanes.answered(lane, need, reply)
@@ -141,7 +159,7 @@ def _is_own_fault(error: TryAgain, row: str, tally: _Tally, lane: Lane) -> bool:
     if error.cause != "unknown" or not tally.is_doubtful(lane.answered_at):
         return False
     lane.doubtful.add(row)
-    return tally.has_failed or len(lane.doubtful) < MANY
+    return tally.has_failed or tally.is_proven or len(lane.doubtful) < MANY
 
 
 def _counts(error: TryAgain, is_down: bool) -> float:

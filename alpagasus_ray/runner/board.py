@@ -24,6 +24,10 @@ REQUESTS = 0
 """Place of the limit in requests in a `Rate`."""
 IN_VAIN = 20
 """So often a shard may be begun anew with no reply more than before."""
+SAID = "said "
+"""Begin of the counts of what failures say."""
+NOTES = 20
+"""Most notes for the user."""
 UNWRITABLE_S = 10.0
 """How long storage may refuse the bound on spending before the stage stops."""
 
@@ -59,6 +63,8 @@ class Snapshot(NamedTuple):
     kind: StopKind
     spent_usd: float | None
     """Of the cap, over all calls; None without one."""
+    notes: tuple[str, ...] = ()
+    """What workers found that the user has to be told, each once."""
 
 
 class Loss(NamedTuple):
@@ -85,6 +91,7 @@ class Board:
         self._counts: Counter[str] = Counter()
         self._stop: str | None = None
         self._kind: StopKind = "failed"
+        self._noted: dict[str, str] = {}
         self._given = tuple(rates)
         self._stated = [Rate() for _ in rates]
         self._buckets: dict[tuple[int, int], Bucket] = {}
@@ -124,11 +131,16 @@ class Board:
         if self._stop is None:
             self._stop, self._kind = reason, kind
 
+    def note(self, key: str, text: str) -> None:
+        """Something that the user has to be told; of several with one key the first."""
+        if key not in self._noted and len(self._noted) < NOTES:
+            self._noted[key] = text
+
     def snapshot(self) -> Snapshot:
         """Counts so far, and why the stage is stopping if it is."""
         counts: dict[str, float] = {key: count for key, count in self._counts.items() if count}
         spent = None if self._cap is None else self._cap.spent if self._budget is None else self._budget.spent
-        return Snapshot(counts, self._stop, self._kind, spent)
+        return Snapshot(counts, self._stop, self._kind, spent, tuple(self._noted.values()))
 
     # rates
 

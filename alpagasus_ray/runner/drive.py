@@ -4,10 +4,11 @@ import contextlib
 import json
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.reporting.text import harmless
 from alpagasus_ray.runner import cluster
 from alpagasus_ray.runner.board import Board, Cap, Snapshot
 from alpagasus_ray.runner.metrics import DriverMetrics
@@ -161,6 +163,7 @@ class Look:
     progress: Progress
     hopeless: Verdict
     metrics: DriverMetrics
+    told: set[str] = field(default_factory=set)
 
     def once(self) -> None:
         seen = self.board.ask("snapshot")
@@ -172,6 +175,10 @@ class Look:
     def show(self, seen: Snapshot) -> None:
         done = int(seen.counts.get("rows", 0))
         self.progress.show(done, seen.counts)
+        for note in seen.notes:
+            if note not in self.told:
+                self.told.add(note)
+                print(f"note: {harmless(note)}", file=sys.stderr, flush=True)
         self.metrics.publish(self.progress.left(done), seen.spent_usd)
 
 

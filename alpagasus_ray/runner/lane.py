@@ -11,6 +11,9 @@ from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.runner.limits import Breaker, Bucket, Window
 
 NEARLY_NONE = 1e-9
+SEVERAL = 3
+"""So many of something in a row, with nothing answered in between, are no accident."""
+LONGEST_WISH_S = 60.0
 AHEAD_S = 0.5
 """What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
 
@@ -86,6 +89,10 @@ class Lane:
         """Rows that have failed again since then."""
         self.trouble = ""
         """What was wrong the last time."""
+        self.closed: str | None = None
+        """Why nothing more is sent here, once that is certain."""
+        self.refused_all, self.long_wishes = 0, 0
+        """Since the last answer: replies that every request would get (a wrong key), and wishes for a pause beyond all measure."""
         self.given = terms.rates[number] if terms.rates else Rate()
         self.requests, self.tokens = Stock(), Stock()
         self.asking = False
@@ -114,6 +121,7 @@ class Lane:
         self.breaker.answered()
         self.answered_at = now
         self.doubtful.clear()
+        self.refused_all = self.long_wishes = 0
 
     def pause(self, until: float) -> None:
         """Leave the server alone; permits at hand would be a burst on top of those of that minute."""
@@ -123,7 +131,7 @@ class Lane:
             self.tokens.drop()
 
     def ready(self, now: float) -> bool:
-        return self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
+        return self.closed is None and self.window.room and now >= self.paused_until and self.breaker.lets_through(now)
 
     def permits(self, need: Need) -> bool:
         requests, tokens = self.rate
@@ -150,6 +158,12 @@ class Lane:
         if self.rate.tokens is not None and reply.tokens_in is not None and reply.tokens_out is not None:
             left = need.tokens - reply.tokens_in - reply.tokens_out
             self.tokens.at_hand += left if now >= self.paused_until else min(left, 0)
+
+    def patience_with(self, wish_s: float, longest_s: float) -> float:
+        """Seconds to leave the server alone that wishes so many: a single wish beyond all measure among answers is no reason to
+        wait for hours."""
+        self.long_wishes = self.long_wishes + 1 if wish_s > longest_s else 0
+        return min(wish_s, LONGEST_WISH_S) if 0 < self.long_wishes < SEVERAL else wish_s
 
     def wait(self, now: float) -> float:
         """Seconds until a pause or the time before the next probe is over."""

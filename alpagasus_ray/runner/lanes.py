@@ -7,24 +7,37 @@ half second; while the board is away each worker keeps to its share of the rates
 
 import asyncio
 import itertools
-from collections import defaultdict, deque
+import math
+import re
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from alpagasus_ray.engines.base import Engine, Reply
 from alpagasus_ray.engines.prices import Need
-from alpagasus_ray.errors import TryAgain
+from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
 from alpagasus_ray.runner.board import BoardLink, Permits
-from alpagasus_ray.runner.lane import Lane, Terms
+from alpagasus_ray.runner.lane import SEVERAL, Lane, Terms
+from alpagasus_ray.runner.places import Places
 from alpagasus_ray.runner.wallet import Wallet
 
 ASK_S = 0.1
 """Shortest time between two requests to the board for the same thing."""
 JITTER = 0.1
 """Share by which a pause that a server asks for is stretched at most."""
+DOZEN = 12
+"""So many equal refusals, and nothing else so far: every row would get this one."""
+QUEUE = 4
+"""While every server is down so many times the requests that may be in flight may wait, so that there are rows from elsewhere to
+try it with."""
+MAY_PASS = ("http 400", "http 401", "http 404")
+"""Categories of what every request would get, unless one reply of a server among many is wrong; no money, or the quota of a day,
+is never an accident."""
 FIRST_ANSWER_S = 60.0
 """How long to try a server that has never answered in this call: its address may be wrong."""
+
+NUMBER = re.compile(r"\d+")
 
 
 class Stopping(Exception):
@@ -47,6 +60,13 @@ class Lanes:
         self._loop = asyncio.get_running_loop()
         self.lanes = [Lane(number, engine, terms) for number, engine in enumerate(engines)]
         self._queue: deque[Waiter] = deque()
+        self.places = Places(2 * terms.concurrency)
+        self._failing: set[str] = set()
+        """Rows that have failed and are not through."""
+        self._refusals: Counter[str] = Counter()
+        self.gate: int | None = None
+        """How many requests may be in flight or dealt with for now, where the first ones are looked at before more are sent."""
+        self._dealt_with = 0
         self._wallet = Wallet(worker, board, capped=terms.capped)
         self._asking = False
         self._only: str | None = None
@@ -76,7 +96,7 @@ class Lanes:
     def down(self) -> int:
         """Lanes whose server is down or has to be left alone for more than a moment."""
         now = self.now()
-        return sum(lane.breaker.is_open or lane.paused_until - now > ASK_S for lane in self.lanes)
+        return sum(lane.closed is not None or lane.breaker.is_open or lane.paused_until - now > ASK_S for lane in self.lanes)
 
     # for a row
 
@@ -90,6 +110,8 @@ class Lanes:
         asked = self.now()
         waiter = Waiter(row, need, self._loop.create_future())
         self._queue.append(waiter)
+        if self._is_down() and len(self._queue) < QUEUE * self._terms.concurrency:
+            self.places.leave(row)
         self._dispatch()
         lane = await waiter.turn
         self.counts["waited"] += self.now() - asked
@@ -127,6 +149,7 @@ class Lanes:
         lane.has_answered(self.now())
         self._end(lane, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
         lane.settle_tokens(need, reply, self.now())
+        self._dealt_with += 1
         lane.window.answered(self.now())
         self.counts["requests answered"] += 1
         self.counts["tokens in"] += reply.tokens_in or 0
@@ -139,18 +162,67 @@ class Lanes:
         lane.has_answered(self.now())
         self._end(lane, need, 0.0)
         self.counts["requests rejected"] += 1
+        self._dealt_with += 1
+
+    def refused(self, lane: Lane, need: Need, error: EngineError) -> EngineError:
+        """The same; the answer is what to raise: where the first requests are all refused in the same words, every other one
+        would be."""
+        self.rejected(lane, need)
+        if not error.category.startswith("http ") or self.counts["requests answered"]:
+            return error
+        words = NUMBER.sub("", str(error))
+        self._refusals[words] += 1
+        if self._refusals[words] < DOZEN:
+            return error
+        return EngineUnusable(error.category, error.detail)
+
+    def unusable(self, lane: Lane, need: Need, error: EngineUnusable) -> EngineError:
+        """No request could succeed here, the server says. The answer is what to raise: one such reply among many is tried again,
+        several in a row close the lane, and the last lane that is closed ends the stage."""
+        self._end(lane, need, 0.0)
+        self.counts["requests rejected"] += 1
+        lane.refused_all += 1
+        lane.trouble = str(error)
+        has_answered = lane.answered_at > -math.inf
+        if not (has_answered and error.category in MAY_PASS and lane.refused_all < SEVERAL):
+            lane.closed = lane.closed or str(error)
+        if any(other.closed is None for other in self.lanes):
+            return TryAgain(error.category, error.detail, "refused")
+        if len(self.lanes) == 1:
+            return error
+        told = "; ".join(f"{other.engine.address}: {other.closed}" for other in self.lanes)
+        return EngineUnusable(error.category, f"no endpoint is left ({told})")
+
+    def broke_off(self, lane: Lane, need: Need) -> None:
+        """The request ended in a way that nobody foresaw, or was cancelled: it may have been billed."""
+        self._end(lane, need, need.usd or 0.0)
+        self.counts["usd maybe"] += need.usd or 0.0
+        self.counts["requests unknown"] += 1
+
+    def through(self, row: str) -> None:
+        """The row needs no place any more."""
+        self._failing.discard(row)
+        self.places.leave(row)
+
+    def open_gate(self) -> None:
+        """The first replies were looked at: go on."""
+        self.gate = None
+        self._dispatch()
 
     def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float, *, own_fault: bool) -> None:
         """The request got no answer; the lane draws its conclusions, unless it is likely the row's own fault."""
         now = self.now()
         lane.trouble = str(error)
+        self._failing.add(row)
+        self.places.leave(row)  # it waits now, and others take its place
         self._end(lane, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
         if error.cause == "unknown":
             self.counts["usd maybe"] += need.usd or 0.0
         self.counts[f"requests {error.cause}"] += 1
         if error.retry_after_s:
             # later by up to a tenth, so that not all workers are back at once
-            lane.pause(now + error.retry_after_s * (1 + JITTER * ((hash(row) % 97) / 97)))
+            wish_s = lane.patience_with(error.retry_after_s, self._terms.max_outage_s)
+            lane.pause(now + wish_s * (1 + JITTER * ((hash(row) % 97) / 97)))
         if error.category == "http 429":
             lane.breaker.answered()  # it is there, and busy
             lane.window.pushed_back(sent, now)
@@ -162,6 +234,9 @@ class Lanes:
         if lane.breaker.is_open and not was_open:
             lane.window.restart()
             self.counts["outages"] += 1
+            if self._is_down():
+                for waiter in itertools.islice(self._queue, QUEUE * self._terms.concurrency):
+                    self.places.leave(waiter.row)
 
     def stop(self) -> None:
         """Send nothing more."""
@@ -200,6 +275,9 @@ class Lanes:
         patience = self._terms.max_outage_s if ever_answered else min(FIRST_ANSWER_S, self._terms.max_outage_s)
         reasons = []
         for lane in self.lanes:
+            if lane.closed is not None:
+                reasons.append(f"{lane.engine.address}: {lane.closed}")
+                continue
             down_s = now - lane.breaker.down_since if lane.breaker.down_since is not None else 0.0
             if down_s > patience:
                 reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s ({lane.trouble})")
@@ -222,6 +300,8 @@ class Lanes:
             if lane is None:
                 self._see_to_supplies(waiter.need)
                 return
+            if lane.breaker.is_open:
+                waiter = self._probe(lane) or waiter
             self._queue.remove(waiter)
             self._start(lane, waiter.need)
             waiter.turn.set_result(lane)
@@ -232,12 +312,32 @@ class Lanes:
             self._queue.popleft()
         return next((waiter for waiter in self._queue if self._may_go(waiter.row)), None)
 
+    def _probe(self, lane: Lane) -> Waiter | None:
+        """The row to try a server with that is down: one that has not failed, from as far behind those that have as there is,
+        because rows that no server takes often lie side by side."""
+        fresh = (
+            waiter
+            for waiter in reversed(self._queue)
+            if not waiter.turn.done() and waiter.row not in self._failing and self._may_go(waiter.row)
+        )
+        found = next(fresh, None)
+        fits = found is not None and lane.permits(found.need) and not self._wallet.is_short(found.need.usd or 0.0)
+        return found if fits else None
+
+    def _is_down(self) -> bool:
+        """Whether there is no server that works."""
+        return all(lane.closed is not None or lane.breaker.is_open for lane in self.lanes)
+
     def _first(self, most: int) -> list[Need]:
         """What the next requests need."""
         return list(itertools.islice((waiter.need for waiter in self._queue if self._may_go(waiter.row)), most))
 
     def _may_go(self, row: str) -> bool:
-        return not self._held and self._only in (None, row)
+        return (
+            not self._held
+            and self._only in (None, row)
+            and (self.gate is None or self.in_flight + self._dealt_with < self.gate)
+        )
 
     def _open_lane(self, need: Need) -> Lane | None:
         """The least loaded lane that can take the request now."""
@@ -271,7 +371,7 @@ class Lanes:
         for lane in self.lanes:
             if lane.ready(now):
                 self._fetch(lane)
-            elif lane.window.room:
+            elif lane.window.room and lane.closed is None:
                 waits.append(lane.wait(now))
         if waits and (self._timer is None or self._timer.when() > now + min(waits)):
             if self._timer is not None:

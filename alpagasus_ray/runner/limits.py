@@ -177,7 +177,7 @@ class Breaker:
     def failed(self, row: str, not_taken: bool, sent: float, now: float) -> None:
         """A request failed in a way that may mean an outage; `not_taken` when nobody was there, or it was turned away, which is
         hardly the row's fault."""
-        if self.is_open and sent < self._opened:
+        if self.is_open and sent <= self._opened:
             return  # it was under way when the breaker opened and tells nothing new
         self._first = self._first if self._streak else now
         self._streak += 1

@@ -16,6 +16,8 @@ from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, StageDir, descri
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
+from alpagasus_ray.errors import UNREADABLE
+from alpagasus_ray.runner.first_look import Usable
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
 
@@ -82,6 +84,8 @@ class Job:
     """Of the driver's package."""
     model: str | None = None
     """The model that is asked for at an API; what another answers is told."""
+    usable: Usable | None = None
+    """What results are of use, where the first ones are looked at."""
 
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)
@@ -169,6 +173,17 @@ def commit(job: Job, shard: str, results: list[dict[str, Any]], ledger: Ledger) 
         record(job.home, describe(shard, written, results))
         if job.paid:
             ledger.delete()
+
+
+def unwritable(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> dict[int, str]:
+    """The rows that no file of this schema can hold, by place, with the reason of each."""
+    found = {}
+    for place, row in enumerate(rows):
+        try:
+            pa.RecordBatch.from_pylist([row], schema=schema)
+        except (pa.ArrowException, *UNREADABLE) as error:
+            found[place] = f"{type(error).__name__}: {error}"
+    return found
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ the marked ones alone, one at a time, and sets aside the one over which a worker
 import asyncio
 import gc
 import json
+import math
 import os
 import platform
 import threading
@@ -18,14 +19,17 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import pyarrow as pa
 import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.model_names import is_same_model
-from alpagasus_ray.errors import AlpagasusError, EngineDied, EngineUnusable, UsageError
+from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, UsageError
 from alpagasus_ray.runner import preflight, shards
 from alpagasus_ray.runner.ask import Books, ask
-from alpagasus_ray.runner.board import BoardLink, Loss, Word
+from alpagasus_ray.runner.board import SAID, BoardLink, Loss, Word
+from alpagasus_ray.runner.cut_prompts import CutPrompts
+from alpagasus_ray.runner.first_look import ROOM, FirstLook
 from alpagasus_ray.runner.lanes import Lanes, Stopping
 from alpagasus_ray.runner.ledger import FLUSH_S, Outcome
 from alpagasus_ray.runner.metrics import Metrics
@@ -50,6 +54,11 @@ DEATHS = 2
 """After so many dead workers a row is set aside."""
 UNDER_WAY = Outcome(None, None, 1, None, 1)
 """A request that is sent, of which nothing is known."""
+MANY_ROWS = 64
+"""From so many rows on a shard is asked about in an order of its own."""
+GOLDEN = 0.6180339887
+SENTENCES = 50
+"""Different ones that failures say that a worker counts."""
 T = TypeVar("T")
 Waiting = asyncio.Future[Outcome | None]
 
@@ -69,6 +78,7 @@ class Worker:
         self._jobs, self._job, self._board = jobs, jobs[0], board
         self._name = uuid.uuid4().hex[:8]
         self._stop: str | None = None
+        self._telling: set[asyncio.Task[Any]] = set()
         self._dying: asyncio.Task[None] | None = None
         self._shards: set[Shard] = set()
         self._ended: list[Shard] = []
@@ -78,6 +88,11 @@ class Worker:
         self._published: Mapping[str, float] = {}
         self._answered = False
         """Whether any worker has had an answer in this call."""
+        usable = self._job.usable
+        self._first = FirstLook(usable) if usable else None
+        self._cut = CutPrompts()
+        self._sentences: set[str] = set()
+        """What failures say, of which the commonest is told."""
         self._asked: dict[str, Waiting] = {}
         """Requests under way, by key: a row with an equal one waits for its outcome."""
         self._loop = asyncio.new_event_loop()
@@ -101,14 +116,13 @@ class Worker:
             await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
             return
         self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
+        self._lanes.gate = ROOM if self._first and self._job.terms.adaptive else None
         self._metrics = Metrics(self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        # rows that wait for their next attempt stay open, so there are more open than in flight
-        self._open = asyncio.Semaphore(2 * self._job.terms.concurrency)
         self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
         self._block = self._chunk * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
@@ -230,18 +244,33 @@ class Worker:
             await self._dying
         results = [result for result in shard.results if result is not None]
         if len(results) == len(shard.rows):
-            await _stored(partial(shards.commit, shard.job, shard.file, results, shard.ledger))
+            await self._commit(shard, results)
         self._ended.append(shard)
         await self._report()
         await self._board.call("end", shard.name)
         return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
+
+    async def _commit(self, shard: Shard, results: list[dict[str, Any]]) -> None:
+        """Write the shard's output; a row that no file can hold is set aside, and costs the others nothing."""
+        commit = partial(shards.commit, shard.job, shard.file, ledger=shard.ledger)
+        try:
+            await _stored(partial(commit, results=results))
+        except (pa.ArrowException, *UNREADABLE):
+            wrong = await asyncio.to_thread(shards.unwritable, results, shard.job.work.schema)
+            if not wrong:
+                raise
+            for place, reason in wrong.items():
+                self._set_aside(shard, place, f"malformed reply: it cannot be written down ({reason})")
+            await _stored(partial(commit, results=[result for result in shard.results if result is not None]))
 
     async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
         """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
         none."""
         dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
         suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
-        others = [place for place in range(len(shard.rows)) if place not in suspects]
+        many = self._job.terms.adaptive and len(shard.rows) >= MANY_ROWS
+        order = scattered(len(shard.rows)) if many else range(len(shard.rows))
+        others = [place for place in order if place not in suspects]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
         async with asyncio.TaskGroup() as group, self._feeding:
             for place, request in suspects.items():
@@ -253,9 +282,13 @@ class Worker:
                 for chunk in _chunks(block, self._chunk or len(block)):
                     await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
                     for place in chunk:
-                        await self._open.acquire()
+                        key = requests[place].key
+                        await self._lanes.places.take(key)
                         task = group.create_task(self._row(shard, place, requests[place]))
-                        task.add_done_callback(lambda _: self._open.release())
+                        task.add_done_callback(partial(self._through, key))
+
+    def _through(self, row: str, _: asyncio.Task[None]) -> None:
+        self._lanes.through(row)
 
     async def _write_ahead(self, shard: Shard, requests: Mapping[int, Request]) -> None:
         """Write down the rows that are sent next as asked without an answer, for as long as nothing else is known of them."""
@@ -391,16 +424,66 @@ class Worker:
         shard.taken.add(request.key)
 
     def _result(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
-        result = self._job.work.result(shard.rows[place], request, outcome)
+        try:
+            result = self._job.work.result(shard.rows[place], request, outcome)
+        except UNREADABLE as error:  # whatever a judge writes costs its row only
+            if outcome.reply is None:
+                raise
+            reason = f"malformed reply: reading it raised {type(error).__name__}: {error}"
+            outcome = outcome._replace(reply=None, error=reason)
+            result = self._job.work.result(shard.rows[place], request, outcome)
         shard.results[place] = result
         shard.done.append(place)
         shard.counts["rows"] += 1
-        shard.counts[f"status {result['status']}"] += 1
-        self._counts[f"status {result['status']}"] += 1
+        self._count(shard, result, 1)
         if result.get("error"):
             self._counts[f"failures {result['error'].partition(':')[0]}"] += 1
         if outcome.error:
             shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
+            self._remember(outcome.error)
+        self._look_at(request, outcome, result)
+
+    def _set_aside(self, shard: Shard, place: int, reason: str) -> None:
+        """Put a failure in place of a result."""
+        before = shard.results[place]
+        assert before is not None, "only results are written"
+        self._count(shard, before, -1)
+        request = self._job.work.request(shard.rows[place])
+        known = Outcome(None, reason, before.get("attempts") or 0, None, before.get("maybe_billed_twice") or 0)
+        shard.results[place] = result = self._job.work.result(shard.rows[place], request, known)
+        self._count(shard, result, 1)
+        shard.counts["reason malformed reply"] += 1
+        self._remember(reason)
+
+    def _count(self, shard: Shard, result: Mapping[str, Any], rows: int) -> None:
+        shard.counts[f"status {result['status']}"] += rows
+        self._counts[f"status {result['status']}"] += rows
+
+    def _remember(self, error: str) -> None:
+        """Count what a failure says; the driver tells the commonest."""
+        if error in self._sentences or len(self._sentences) < SENTENCES:
+            self._sentences.add(error)
+            self._lanes.counts[f"{SAID}{error}"] += 1
+
+    def _look_at(self, request: Request, outcome: Outcome, result: Mapping[str, Any]) -> None:
+        """Stop where the first results are of no use; tell where prompts are cut."""
+        reply = outcome.reply
+        cut = self._cut.saw(request.messages, reply.tokens_in) if reply and outcome.attempts else None
+        if cut is not None:
+            self._spawn(self._board.call("note", "cut prompts", cut))
+        if self._first is None or self._stop is not None:
+            return
+        reason = self._first.saw(result)
+        if reason is not None:
+            self._spawn(self._stop_all(reason))
+            self._end(reason)
+        elif self._first.is_over and self._lanes.gate is not None:
+            self._lanes.open_gate()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
 
 async def _stored(write: Callable[[], None]) -> None:
@@ -419,6 +502,16 @@ async def _stored(write: Callable[[], None]) -> None:
 def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """What counts have grown by."""
     return {key: total - before.get(key, 0) for key, total in now.items() if total != before.get(key, 0)}
+
+
+def scattered(count: int) -> Sequence[int]:
+    """All places of so many, each far from the one before: rows that no server takes often lie side by side, and asked one after
+    the other they would look like an outage. Steps of the golden ratio spread the most evenly (Knuth, The Art of Computer
+    Programming 3, section 6.4)."""
+    step = max(1, round(count * GOLDEN))
+    while math.gcd(step, count) > 1:
+        step += 1
+    return [place * step % count for place in range(count)]
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

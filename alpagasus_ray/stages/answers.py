@@ -30,6 +30,8 @@ from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
 
 ANSWERED, TRUNCATED, REFUSED, FAILED = "answered", "truncated", "refused", "failed"
+GOOD = frozenset({ANSWERED, TRUNCATED})
+"""Statuses of answers that can be judged."""
 STATUSES = (ANSWERED, TRUNCATED, REFUSED, FAILED)
 REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")
 CONFIG = "config.json"

@@ -23,7 +23,7 @@ from alpagasus_ray.engines.base import Message, Rate, ReplyForm
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
-from alpagasus_ray.runner.board import Cap
+from alpagasus_ray.runner.board import SAID, Cap
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Outcome
@@ -54,6 +54,8 @@ def identity_of(asked: EngineConfig) -> dict[str, Any]:
         found["max_tokens"] = None
     if asked.is_model and asked.seed is not None:
         found["seed"] = asked.seed
+    if asked.is_remote and asked.system != "own":
+        found["system"] = asked.system
     if asked.kind == "vllm":
         found["vllm"] = _vllm_identity(asked)
     return found
@@ -110,7 +112,8 @@ def body(asked: EngineConfig, form: ReplyForm) -> dict[str, Any]:
     if asked.is_remote:
         from alpagasus_ray.engines.openai_api import request_body
 
-        return request_body(asked, form)
+        merging = {"system": asked.system} if asked.system != "own" else {}
+        return request_body(asked, form) | merging
     return identity_of(asked) | {"form": form._asdict()}
 
 
@@ -281,16 +284,29 @@ def too_many_failed(config: Asking, asked: EngineConfig, rows: int, failed: int,
     """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
     if asked.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
         return None
-    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    kinds = sorted((entry for entry in reasons.items() if not entry[0].startswith(SAID)), key=lambda entry: -entry[1])
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in kinds[:3])
     knob = f"{config.section}.max_failed = {config.max_failed:g}"
-    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed})"
+    said = Counter({key.removeprefix(SAID): count for key, count in reasons.items() if key.startswith(SAID)})
+    commonest = f"; the commonest: {said.most_common(1)[0][0]}" if said else ""
+    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed}{commonest})"
+
+
+def sentences(stage: StageDir, manifest: Manifest) -> Counter[str]:
+    """What the failures of a stage say, counted, under the names that the board has for them."""
+    found: Counter[str] = Counter()
+    for entry in manifest.parts():
+        if entry.counts.get("failed"):
+            rows = stage.storage.read_table(entry.name, ["status", "error"]).to_pylist()
+            found.update(f"{SAID}{row['error']}" for row in rows if row["status"] == "failed" and row["error"])
+    return found
 
 
 def hopeless(config: Asking, asked: EngineConfig, rows: int) -> Verdict:
     """What the driver watches the counts with."""
 
     def verdict(counts: Mapping[str, int]) -> str | None:
-        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith("reason ")}
+        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith(("reason ", SAID))}
         return too_many_failed(config, asked, rows, counts.get("status failed", 0), reasons)
 
     return verdict
@@ -323,6 +339,7 @@ def reopen(stage: StageDir, done: Manifest, again: Collection[str], asked_scale:
         seconds=done.seconds,
         asked_scale=dict(asked_scale or {}),
         discarded=dict(_discarded(stage, done, again)),
+        addresses=list(done.details.get("addresses", [])),
     )
     stage.begin(begun)
     stage.reopen()

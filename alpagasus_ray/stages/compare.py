@@ -8,7 +8,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import pairs as rubrics
 from alpagasus_ray.judging.verdict import JUDGED
 from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.games import AGAIN, PairWork, label_of, manifest_of, settings_of
+from alpagasus_ray.stages.games import AGAIN, GOOD, PairWork, label_of, manifest_of, settings_of
 from alpagasus_ray.stages.imported_games import import_games
 from alpagasus_ray.stages.pairing import Bout, bouts, pair_up
 from alpagasus_ray.stages.several import Several, Target
@@ -30,7 +30,7 @@ def compare(config: Compare, run: Run, mode: Mode = "compare") -> dict[Bout, Man
     found = list(bouts(config, run))
     listed = [pair_up(run, bout) for bout in found]
     home = run.verdicts(config.name)
-    several = Several("compare", config, config.judge, work, settings_of(config.judge, work.rubric), home)
+    several = Several("compare", config, config.judge, work, settings_of(config.judge, work.rubric), home, GOOD)
     inputs = asking.weights_print(config.judge)
     targets = [
         Target(

@@ -23,6 +23,8 @@ from alpagasus_ray.stages import asking
 ORDERS = ("ab", "ba")
 AGAIN = (verdict.FAILED, verdict.UNPARSED, verdict.REFUSED, verdict.TRUNCATED)
 """Statuses of games that have no verdict and might get one if they were asked again."""
+GOOD = frozenset({verdict.JUDGED, verdict.UNANSWERED})
+"""Statuses that say nothing against the judge."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
 REPLY_FIELDS = ("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "model", "fingerprint")

@@ -13,7 +13,7 @@ from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.datasets.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.stages.answers import FAILED, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
+from alpagasus_ray.stages.answers import FAILED, GOOD, GenerateWork, inputs_of, manifest_of, resolved, settings_of, weights_of
 from alpagasus_ray.stages.several import Several, Target
 
 Mode = Literal["generate", "retry-failed"]
@@ -72,7 +72,7 @@ def _answer(config: Generate, model: Answerer, run: Run, prompts: Mapping[str, M
     """One model's way through all test sets."""
     work = GenerateWork(model, tuple(prompts), weights_of(model, run))
     home = run.answers(model.name)
-    several = Several(f"generate {model.name}", config, model, work, settings_of(model), home)
+    several = Several(f"generate {model.name}", config, model, work, settings_of(model), home, GOOD)
     targets = [
         Target(run.answers(model.name, name), run.prompts(name), listed, inputs_of(model, run, name, listed))
         for name, listed in prompts.items()

@@ -6,18 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import Score
-from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, describe
+from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.judging import rating, rubric
 from alpagasus_ray.judging.form import reply_form
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import addresses, asking, usefulness
 from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.reread import reread
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
+    from alpagasus_ray.runner.first_look import Usable
     from alpagasus_ray.runner.settled import Collected
 
 
@@ -41,6 +42,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     done = stage.manifest()
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
+        addresses.check(stage, done, config.judge)
         if mode == "score" or not done.counts.get(rating.FAILED):
             stage.tidy()
             return done
@@ -71,7 +73,7 @@ def _judge_all(
     stage = run.ratings(config.name)
     job = _job(config, work, run)
     asking.check_cap(config, config.judge, job.tariff)
-    begun = asking.begin(stage, settings, inputs, settings["rubric"]["scale"])
+    begun = addresses.record(stage, asking.begin(stage, settings, inputs, settings["rubric"]["scale"]), config.judge)
     if config.limit is not None:
         tasks = _trial_tasks(examples, config.limit)
         trial = replace(job, output=stage.storage.at(TRIAL))
@@ -85,12 +87,19 @@ def _judge_all(
     manifest = manifest_of(stage, shards.committed(stage), begun)
     asking.check_rows(manifest, examples)
     asking.tell_other_models(config.judge, manifest)
-    failed = manifest.counts.get(rating.FAILED, 0)
-    reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, manifest.details["reasons"])
-    if reason is not None:
-        raise StageFailed(f"{reason}. The same command asks again for those")
+    _check_results(config, stage, manifest, job.usable)
     stage.finish(manifest)
     return manifest
+
+
+def _check_results(config: Score, stage: StageDir, manifest: Manifest, usable: "Usable | None") -> None:
+    failed = manifest.counts.get(rating.FAILED, 0)
+    if asking.too_many_failed(config, config.judge, manifest.rows, failed, {}) is not None:
+        reasons = {**manifest.details["reasons"], **asking.sentences(stage, manifest)}
+        reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, reasons)
+        with usefulness.advising(config.judge):
+            raise StageFailed(f"{reason}. The same command asks again for those")
+    usefulness.check(stage, manifest, usable)
 
 
 def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
@@ -107,6 +116,7 @@ def _job(config: Score, work: ScoreWork, run: Run) -> "shards.Job":
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
         model=config.judge.model if config.judge.is_remote else None,
+        usable=usefulness.usable(config, config.judge, {rating.SCORED}),
     )
 
 
@@ -118,6 +128,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     if not tasks:
         return 0.0
     hopeless = asking.hopeless(config, config.judge, examples.rows)
+    addresses.tell("score", config.judge)
     # before a batch is paid for as well
     cluster.connect()
     pool = cluster.pool(config, config.judge)
@@ -131,7 +142,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     started = time.monotonic()
     try:
         if tasks:
-            with Progress("score", _rows(tasks, examples)) as progress:
+            with usefulness.advising(config.judge), Progress("score", _rows(tasks, examples)) as progress:
                 drive.drive([job], tasks, cap, progress, hopeless)
     except BudgetReached:
         at_cap = True

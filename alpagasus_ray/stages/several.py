@@ -12,8 +12,9 @@ from alpagasus_ray.config import Asking, EngineConfig
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.runner.first_look import Usable
 from alpagasus_ray.runner.shards import Job, Task, Work, committed, missing, take_back
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import addresses, asking, usefulness
 
 FAILED = "failed"
 
@@ -44,6 +45,8 @@ class Several:
     settings: Mapping[str, Any]
     home: StageDir
     """Where their common bill is kept."""
+    good: frozenset[str] = frozenset()
+    """Statuses of results that are of use."""
 
     def fill(self, targets: Sequence[Target], summing: Summing, again: Sequence[str] = ()) -> list[Manifest]:
         """Fill what is not filled yet; rows that have a status of `again` are asked anew. One manifest for each, in order."""
@@ -59,6 +62,7 @@ class Several:
         if done is None:
             return None
         target.home.same_or_refuse(done, self.settings, target.inputs)
+        addresses.check(target.home, done, self.asked)
         if not any(done.counts.get(status) for status in again):
             target.home.tidy()
             return done
@@ -73,7 +77,10 @@ class Several:
         asking.check_engine(self.asked, self.work)
         parts = [asking.Part(self._job(target, again), target.listed) for target in targets]
         asking.check_cap(self.config, self.asked, parts[0].job.tariff)
-        begun = [asking.begin(target.home, self.settings, target.inputs) for target in targets]
+        begun = [
+            addresses.record(target.home, asking.begin(target.home, self.settings, target.inputs), self.asked)
+            for target in targets
+        ]
         tasks: list[Task] = []
         for number, part in enumerate(parts):
             take_back(part.job, {FAILED, *again})
@@ -98,9 +105,13 @@ class Several:
         jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
         rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
         hopeless = asking.hopeless(self.config, self.asked, sum(part.source.rows for part in parts))
+        addresses.tell(self.label, self.asked)
         started = time.monotonic()
         try:
-            with Progress(self.label, sum(rows[task.job][task.shard] for task in tasks)) as progress:
+            with (
+                usefulness.advising(self.asked),
+                Progress(self.label, sum(rows[task.job][task.shard] for task in tasks)) as progress,
+            ):
                 drive.drive(jobs, tasks, cap, progress, hopeless)
         except BudgetReached:
             raise asking.at_the_cap(self.config, bill) from None
@@ -118,7 +129,11 @@ class Several:
             paid=self.asked.is_model,
             model=self.asked.model if self.asked.is_remote else None,
             again=frozenset(again),
+            usable=self._usable(),
         )
+
+    def _usable(self) -> Usable | None:
+        return usefulness.usable(self.config, self.asked, self.good) if self.good else None
 
     def _finish(self, target: Target, summing: Summing) -> Manifest:
         begun = target.home.begun()
@@ -126,9 +141,12 @@ class Several:
         manifest = summing(target.home, committed(target.home), begun)
         asking.check_rows(manifest, target.listed)
         asking.tell_other_models(self.asked, manifest)
-        failed, reasons = manifest.counts.get(FAILED, 0), manifest.details["reasons"]
-        reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
-        if reason is not None:
-            raise StageFailed(f"{target.home.name}: {reason}. The same command asks again for those")
+        failed = manifest.counts.get(FAILED, 0)
+        if asking.too_many_failed(self.config, self.asked, manifest.rows, failed, {}) is not None:
+            reasons = {**manifest.details["reasons"], **asking.sentences(target.home, manifest)}
+            reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
+            with usefulness.advising(self.asked):
+                raise StageFailed(f"{target.home.name}: {reason}. The same command asks again for those")
+        usefulness.check(target.home, manifest, self._usable())
         target.home.finish(manifest)
         return manifest

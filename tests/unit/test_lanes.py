@@ -208,7 +208,6 @@ class Asker:
         self.link, self._name = link, name
         self.stopped: str | None = None
         self.tariff = PAID if terms.capped else FREE
-        self._open = asyncio.Semaphore(2 * terms.concurrency)
         self.noted: list[Outcome] = []
         self.has_failed = False
 
@@ -235,13 +234,14 @@ class Asker:
 
     async def row(self, name: str) -> Outcome | None:
         """One row; None where the stage stops before there is an outcome."""
-        async with self._open:
-            try:
-                return await ask(
-                    self.lanes, _request(name), self.tariff, ATTEMPTS, Books(self.noted.append), has_failed=self.has_failed
-                )
-            except Stopping:
-                return None
+        await self.lanes.places.take(name)
+        books = Books(self.noted.append)
+        try:
+            return await ask(self.lanes, _request(name), self.tariff, ATTEMPTS, books, has_failed=self.has_failed)
+        except Stopping:
+            return None
+        finally:
+            self.lanes.through(name)
 
     async def rows(self, count: int) -> list[Outcome | None]:
         return await asyncio.gather(*[self.row(f"row {n}") for n in range(count)])
@@ -947,5 +947,158 @@ def test_everything_that_was_sent_is_counted_once_by_its_end() -> None:
             assert len(engine.at) == 130
             assert (counts["tokens in"], counts["tokens out"]) == (90 * 20, 90 * 5)
             assert worker.lanes.in_flight == 0
+
+    fast_clock.run(scene())
+
+
+# one bad thing among many
+
+
+BLOCK = range(400, 460)
+
+
+def test_sixty_bad_rows_side_by_side_hold_up_the_others_little() -> None:
+    """In a queue that keeps their order; a worker asks the rows of a shard in an order that spreads them besides."""
+
+    def seconds(bad: range) -> float:
+        async def scene() -> float:
+            names = {f"row {n}" for n in bad}
+            async with _served(lambda _, name: Answer(500) if name in names else Answer()) as (place, worker):
+                done = asyncio.get_running_loop().time
+                ends: dict[str, float] = {}
+
+                async def row(name: str) -> None:
+                    outcome = await worker.row(name)
+                    ends[name] = done()
+                    assert outcome is not None
+                    assert (outcome.reply is None) == (name in names)
+
+                await asyncio.gather(*[row(f"row {n}") for n in range(1000)])
+                assert worker.stopped is None
+                return max(end for name, end in ends.items() if name not in names)
+
+        return fast_clock.run(scene())
+
+    assert seconds(BLOCK) <= 1.3 * seconds(range(0))
+
+
+def test_while_a_server_is_down_it_is_tried_with_rows_that_have_not_failed() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda now, _: TryAgain("http 500") if 0.1 < now < 200.0 else None)
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            assert not _failed(await worker.rows(60))
+            probes = [name for now, name in zip(engine.at, engine.asked, strict=True) if 1.0 < now < 200.0]
+            assert len(set(probes)) == len(probes)
+            assert len(probes) > 3
+
+    fast_clock.run(scene())
+
+
+def _once(error: Exception, row: str = "row 50") -> Callable[[float, str], Exception | None]:
+    left = [error]
+    return lambda _, name: left.pop() if name == row and left else None
+
+
+@pytest.mark.parametrize("status", ["http 401", "http 404"])
+def test_one_refusal_of_the_key_among_many_answers_is_tried_again(status: str) -> None:
+    async def scene() -> None:
+        engine = Toy(_once(EngineUnusable(status, "invalid key")))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            outcomes = await worker.rows(100)
+            assert not _failed(outcomes)
+            assert [outcome.attempts for outcome in outcomes if outcome] == [1] * 50 + [2] + [1] * 49
+
+    fast_clock.run(scene())
+
+
+def test_a_key_that_is_refused_from_some_moment_on_ends_the_stage_after_a_few_requests() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda now, _: EngineUnusable("http 401", "invalid key") if now > 2.0 else None)
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            with pytest.raises(EngineUnusable, match="http 401: invalid key"):
+                await worker.rows(1000)
+            assert sum(at > 2.0 for at in engine.at) <= 16 + 3
+
+    fast_clock.run(scene())
+
+
+def test_an_account_without_money_is_no_accident() -> None:
+    async def scene() -> None:
+        engine = Toy(_once(EngineUnusable("http 402", "the account has no money left")))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            with pytest.raises(EngineUnusable, match="no money left"):
+                await worker.rows(100)
+
+    fast_clock.run(scene())
+
+
+def test_an_endpoint_whose_key_is_refused_is_left_out_and_the_others_do_the_work() -> None:
+    async def scene() -> None:
+        wrong, right = Toy(lambda *_: EngineUnusable("http 401", "invalid key")), Toy()
+        async with Asker([wrong, right], Link(_board((Rate(), Rate()))), _terms((Rate(), Rate()))) as worker:
+            assert not _failed(await worker.rows(100))
+            assert len(wrong.asked) <= 16
+            assert worker.lanes.down == 1
+            assert worker.stopped is None
+
+    fast_clock.run(scene())
+
+
+def test_the_last_endpoint_that_is_left_out_ends_the_stage_with_the_reason_of_each() -> None:
+    async def scene() -> None:
+        engines = [Toy(lambda *_: EngineUnusable("http 401", "wrong")), Toy(lambda *_: EngineUnusable("http 404", "none"))]
+        async with Asker(engines, Link(_board((Rate(), Rate()))), _terms((Rate(), Rate()))) as worker:
+            with pytest.raises(EngineUnusable, match=r"no endpoint is left \(toy: http 401: wrong; toy: http 404: none\)"):
+                await worker.rows(100)
+
+    fast_clock.run(scene())
+
+
+def test_one_wish_to_be_left_alone_for_a_year_is_not_granted() -> None:
+    async def scene() -> None:
+        engine = Toy(_once(TryAgain("http 429", "", "refused", 31_536_000.0)))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            assert not _failed(await worker.rows(100))
+            assert worker.stopped is None
+            assert worker.lanes.now() < 120
+
+    fast_clock.run(scene())
+
+
+def test_the_first_dozen_of_equal_refusals_ends_the_stage_in_the_servers_words() -> None:
+    async def scene() -> None:
+        numbers = iter(range(1000))
+        engine = Toy(lambda *_: RowRefused("http 400", f"System role not supported (request {next(numbers)})"))
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            with pytest.raises(EngineUnusable, match=r"http 400: System role not supported \(request \d+\)"):
+                await worker.rows(1000)
+            assert len(engine.asked) <= 12 + 16
+
+    fast_clock.run(scene())
+
+
+def test_equal_refusals_among_answers_are_those_of_their_rows() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda _, row: RowRefused("http 400", "no") if int(row.split()[1]) % 2 else None)
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            assert _failed(await worker.rows(100)) == ["http 400: no"] * 50
+
+    fast_clock.run(scene())
+
+
+def test_a_request_that_ends_in_a_way_nobody_foresaw_holds_no_room_in_flight() -> None:
+    async def scene() -> None:
+        engine = Toy(lambda _, row: ZeroDivisionError() if row == "bad" else None)
+        async with Asker([engine], Link(_board()), _terms()) as worker:
+            with pytest.raises(ZeroDivisionError):
+                await worker.row("bad")
+            asking = asyncio.create_task(worker.row("cancelled"))
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert worker.lanes.in_flight == 0
+            assert worker.lanes.counts["requests unknown"] == 2
+            assert not _failed(await worker.rows(3))
 
     fast_clock.run(scene())

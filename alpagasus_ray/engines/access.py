@@ -1,0 +1,73 @@
+"""What a request to an address carries besides its body: the key, further headers, what stands behind the `?`.
+
+Values that are nobody's business come from the environment, or from files that it names, on the machine that asks.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.errors import UsageError
+
+CREDENTIALS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key")
+"""Headers that hold a key; beside one of these no other is sent."""
+
+
+class Access(NamedTuple):
+    """Headers and query of every request, and all values in them that are secret."""
+
+    headers: dict[str, str]
+    query: dict[str, str]
+    secrets: tuple[str, ...]
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a header holds the key already."""
+        return any(name.lower() in CREDENTIALS for name in self.headers)
+
+
+def access(engine: EngineConfig) -> Access:
+    """The headers and the query of an address; `UsageError` names the variable that is not set here."""
+    headers = {name: _value(variable, f"{engine.where}.headers.{name}") for name, variable in engine.headers.items()}
+    query = {
+        name: _value(value, f"{engine.where}.query.{name}") if value.startswith("$") else value
+        for name, value in engine.query.items()
+    }
+    secret = [*headers.values(), *(query[name] for name, value in engine.query.items() if value.startswith("$"))]
+    return Access(headers, query, tuple(value for value in secret if value))
+
+
+def arguments(found: Access) -> Mapping[str, Any]:
+    """The same as arguments of a client of the `openai` package."""
+    from openai import Omit
+
+    headers: dict[str, Any] = dict(found.headers)
+    if found.has_key and not any(name.lower() == "authorization" for name in headers):
+        headers["Authorization"] = Omit()  # a server that is given two keys may take the wrong one
+    return {"default_headers": headers, "default_query": found.query}
+
+
+def _value(variable: str, knob: str) -> str:
+    name = variable.removeprefix("$")
+    value = from_environment(name)
+    if not value:
+        raise UsageError(f"{knob} names the environment variable {name}, and neither that nor {name}_FILE is set")
+    if any(not sign.isprintable() for sign in value) or not value.isascii():
+        raise UsageError(f"the value of {name} ({knob}) holds line breaks or signs that no header may hold")
+    return value
+
+
+def from_environment(name: str) -> str | None:
+    """The value of an environment variable, or of the file that the variable of that name with `_FILE` added names."""
+    if os.environ.get(name):
+        return os.environ[name].strip()
+    file = os.environ.get(f"{name}_FILE")
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise UsageError(f"{name}_FILE names {file}, which cannot be read: {reason}") from None
