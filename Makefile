@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test check faults bench audit lock clean
+.PHONY: install demo test test-long check faults bench audit lock clean
 install: .venv/installed-$(EXTRA)
 
 # What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
@@ -32,6 +32,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# Every test there is, the long ones too (more than an hour).
+test-long: install
+	$(BIN)/pytest -m ''
 
 check: install
 	$(BIN)/ruff check .

@@ -72,10 +72,14 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def local_ray(bucket: str) -> Iterator[None]:
+def local_ray(bucket: str, request: pytest.FixtureRequest) -> Iterator[None]:
     """One local Ray for the whole session; started after the bucket, whose address its workers inherit."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+    import forked_workers
+
+    training = any("training" in item.path.name for item in request.session.items)
+    with forked_workers.preloaded(forked_workers.ANY + (forked_workers.TRAINING if training else [])):
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+        ray.shutdown()

@@ -43,8 +43,8 @@ Tree = Mapping[str, Mapping[str, float]]
 
 STOP, LENGTH, REFUSAL, CONTENT_FILTER = "stop", "length", "refusal", "content_filter"
 FINISH_REASONS = (STOP, LENGTH, REFUSAL, CONTENT_FILTER)
-"""How a reply may have ended: by itself, cut by the token limit, or declined as the provider says. Any other word of a provider is
-no reason to trust the text: whoever reads a reply treats a word outside of this list as a failure and tells it."""
+"""How a reply may have ended: by itself, cut by the token limit, or declined as the provider says. Any other word of a provider
+is no reason to trust the text: whoever reads a reply treats a word outside of this list as a failure and tells it."""
 
 
 class Reply(NamedTuple):

@@ -5,7 +5,8 @@ from collections import Counter
 from typing import Any
 
 from alpagasus_ray.datasets.run import Run
-from faults.arena import Arena, Ended
+from drivers import Ended
+from faults.arena import Arena
 from faults.findings import Finding
 from loopback import LoopbackJudge
 from toy_runs import ratings

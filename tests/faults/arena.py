@@ -6,113 +6,32 @@ arena started ends with it, by process id.
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import psutil
 
+import drivers
 from alpagasus_ray.datasets.run import Run
+from drivers import PATIENCE_S, Driver, Ended, below
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import toy_run
 
 POLL_S = 0.02
-PATIENCE_S = 200.0
 WORKER, BOARD = "MapWorker(MapBatches(Worker))", "ray::Board"
 """What stands in the titles of the processes of those actors."""
-PRELOAD = ["alpagasus_ray.jobs", "alpagasus_ray.stages.score", "alpagasus_ray.stages.ingest", "alpagasus_ray.runner.drive"]
-PRELOAD += ["alpagasus_ray.engines.openai_api", "faults.sabotage"]
-_FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(PRELOAD)
 Settings = Mapping[str, Any]
 
 
 class NotHere(Exception):
     """A scenario cannot be played on this machine; says why."""
-
-
-class Ended(NamedTuple):
-    """How a driver ended."""
-
-    code: int
-    message: str
-    """All that it wrote to stderr."""
-    report: dict[str, Any]
-    """What `--json` printed, or nothing."""
-
-
-def _be_a_driver(
-    job: str, arguments: list[str], environment: dict[str, str], output: str, prepare: Callable[[], None] | None
-) -> None:
-    from alpagasus_ray import cli, jobs
-
-    os.environ.clear()
-    os.environ.update(environment)
-    for stream, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    os.setsid()
-    if prepare is not None:
-        prepare()
-    cli.main(getattr(jobs, job.upper()), arguments)
-
-
-class Driver:
-    """A driver process."""
-
-    def __init__(self, process: ForkServerProcess, output: Path) -> None:
-        self._process, self._output = process, output
-        assert process.pid is not None
-        self.pid = process.pid
-        self._children: list[psutil.Process] = []
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
-    def wait(self) -> Ended:
-        self._process.join(PATIENCE_S)
-        if self._process.exitcode is None:
-            self.kill()
-            raise AssertionError(f"a driver did not end in {PATIENCE_S:.0f} s; it said: {self._read('stderr')}")
-        printed = self._read("stdout").splitlines()
-        report = json.loads(printed[-1]) if printed and printed[-1].startswith("{") else {}
-        return Ended(self._process.exitcode, self._read("stderr"), report)
-
-    def kill(self) -> None:
-        """SIGKILL, as the kernel's out-of-memory killer would end it; what it started notices by itself."""
-        if self._process.is_alive():
-            self._children += psutil.Process(self.pid).children(recursive=True)
-            os.kill(self.pid, signal.SIGKILL)
-        self._process.join()
-
-    def terminate(self) -> None:
-        """SIGTERM, as `ray job stop` ends it."""
-        os.kill(self.pid, signal.SIGTERM)
-
-    def close(self) -> None:
-        """End it and all that it started."""
-        self.kill()
-        for process in self._children:
-            if process.is_running():
-                process.kill()
-
-    def processes(self, title: str) -> list[psutil.Process]:
-        """Processes of the Ray that this driver started for itself."""
-        return _below(self.pid, title)
-
-    def _read(self, name: str) -> str:
-        path = Path(f"{self._output}.{name}")
-        return path.read_text() if path.exists() else ""
 
 
 class Arena:
@@ -126,7 +45,7 @@ class Arena:
         self._drivers: list[Driver] = []
         self._runs = 0
         self._at_end: list[Callable[[], object]] = []
-        self._before = {process.pid for process in _below(os.getpid(), WORKER)}
+        self._before = {process.pid for process in below(os.getpid(), WORKER)}
 
     def __enter__(self) -> Self:
         return self
@@ -184,14 +103,7 @@ class Arena:
         prepare: Callable[[], None] | None = None,
     ) -> Driver:
         """Start any job."""
-        output = self.folder / f"driver-{len(self._drivers)}"
-        inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        inherited["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        process = _FORK.Process(
-            target=_be_a_driver, args=(job, arguments, {**inherited, **(environment or {})}, str(output), prepare)
-        )
-        process.start()
-        self._drivers.append(Driver(process, output))
+        self._drivers.append(drivers.start(job, arguments, self.folder / f"driver-{len(self._drivers)}", environment, prepare))
         return self._drivers[-1]
 
     def score(self, run: Run | str, server: LoopbackJudge, settings: Settings | None = None, **how: Any) -> Ended:
@@ -200,7 +112,7 @@ class Arena:
 
     def actors(self, title: str = WORKER) -> list[psutil.Process]:
         """Processes of actors that drivers of this arena have on the Ray they joined, which this process started."""
-        return [process for process in _below(os.getpid(), title) if process.pid not in self._before]
+        return [process for process in below(os.getpid(), title) if process.pid not in self._before]
 
     def wait(self, condition: Callable[[], bool], driver: Driver | None = None) -> bool:
         """Wait until it holds; False where the driver ended before."""
@@ -231,14 +143,3 @@ class Arena:
     def until_quiet(self) -> None:
         """Wait until no worker of an earlier driver is left on the arena's Ray."""
         self.wait(lambda: not self.actors())
-
-
-def _below(pid: int, title: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(pid).children(recursive=True) if psutil.pid_exists(pid) else []:
-        try:
-            if title in " ".join(process.cmdline()[:1]) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, Run, StageDir
-from faults.arena import POLL_S, Ended
+from drivers import Ended
+from faults.arena import POLL_S
 from loopback import LoopbackJudge
 from toy_runs import ids, prompt_hashes, ratings
 

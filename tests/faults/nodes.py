@@ -9,7 +9,8 @@ from unittest import mock
 
 import psutil
 
-from faults.arena import Arena, Driver
+from drivers import Driver
+from faults.arena import Arena
 from faults.findings import Finding, Pace
 
 CONCURRENCY = 8

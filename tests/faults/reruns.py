@@ -5,7 +5,8 @@ from pathlib import Path
 
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import FAILPOINT
-from faults.arena import Arena, Ended
+from drivers import Ended
+from faults.arena import Arena
 from faults.findings import Finding
 from toy_runs import ids, ratings
 

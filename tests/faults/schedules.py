@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpagasus_ray.datasets.run import Run
+from drivers import Driver
 from faults.answers import ODD, TURNED_AWAY, UNKNOWN, Rule, rule
-from faults.arena import BOARD, WORKER, Arena, Driver
+from faults.arena import BOARD, WORKER, Arena
 from faults.crashes import moments
 from faults.findings import Finding, Pace
 from loopback import LoopbackJudge

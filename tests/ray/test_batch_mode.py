@@ -1,10 +1,6 @@
 """Whole stages through a batch API: the same ratings as live at half the price, and nothing paid twice whoever dies."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import drivers
 from alpagasus_ray.config import Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import BudgetReached
@@ -19,7 +16,7 @@ from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import BATCHES, JOURNAL, Page
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter, LoopbackJudge
-from toy_runs import ROOT, api_judge, ids, prompt_hashes, ratings, toy_run
+from toy_runs import api_judge, ids, prompt_hashes, ratings, toy_run
 
 PRICE = {"input": 1.0, "output": 4.0}
 ROW_USD = (300 * 1.0 + 12 * 4.0) / 1e6
@@ -36,20 +33,20 @@ def _config(server: LoopbackJudge, mode: str = "batch", batch: dict[str, Any] | 
     return Score(judge=api_judge(server.base_url, **judge), **knobs)
 
 
-def _start(run: Run, server: LoopbackJudge, **batch: Any) -> "subprocess.Popen[str]":
+def _start(folder: Path, run: Run, server: LoopbackJudge, **batch: Any) -> drivers.Driver:
     """The job in a process of its own, in batch mode."""
     settings = {"model": "toy", "base_url": server.base_url, "mode": "batch", "price": PRICE, "batch": batch}
-    command = [sys.executable, str(ROOT / "jobs/score.py"), "--run", run.storage.root, "--set", "score.max_cost_usd=1"]
-    command += [option for key, value in settings.items() for option in ("--set", f"score.judge.{key}={json.dumps(value)}")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    arguments = ["--run", run.storage.root, "--set", "score.max_cost_usd=1"]
+    arguments += [option for key, value in settings.items() for option in ("--set", f"score.judge.{key}={json.dumps(value)}")]
+    return drivers.start("score", arguments, folder / f"driver-{time.monotonic_ns()}", drivers.ray_here())
 
 
-def _wait_for_a_batch(driver: "subprocess.Popen[str]", server: LoopbackJudge, run: Run, noted: bool) -> None:
+def _wait_for_a_batch(driver: drivers.Driver, server: LoopbackJudge, run: Run, noted: bool) -> None:
     folder = run.ratings("judge").storage.at(BATCHES)
     while not server.stats()["batches"] or (
         noted and not any(entry.batch_id for entry in Page.model_validate_json(folder.read(JOURNAL)).entries)
     ):
-        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        assert driver.is_alive, driver.wait().message
         time.sleep(0.05)
 
 
@@ -76,14 +73,12 @@ def test_drivers_killed_before_they_know_of_their_batch_and_while_it_is_under_wa
 ) -> None:
     run = toy_run(tmp_path, 90, rows_per_shard=30)
     server = judge("--batch-seconds", "4", "--batch-faults", json.dumps({"lost_reply": 1}))
-    first = _start(run, server, poll_s=60, max_requests=60)  # it waits so long before it looks for the batch
+    first = _start(tmp_path, run, server, poll_s=60, max_requests=60)  # it waits so long before it looks for the batch
     _wait_for_a_batch(first, server, run, noted=False)
     first.kill()
-    second = _start(run, server, poll_s=0.5, max_requests=60)
+    second = _start(tmp_path, run, server, poll_s=0.5, max_requests=60)
     _wait_for_a_batch(second, server, run, noted=True)
     second.kill()
-    first.communicate()
-    second.communicate()
     server.control(batch_seconds=0.2)
     manifest = score(_config(server, max_cost_usd=1.0), run)
     assert ratings(run)["example_id"].to_pylist() == ids(run)
@@ -98,12 +93,12 @@ def test_live_and_batch_take_turns_on_one_run_and_batches_under_way_are_collecte
     run = toy_run(tmp_path, 120, rows_per_shard=30)
     server = judge("--batch-seconds", "5")
     score(_config(server, "live", limit=30), run)
-    driver = _start(run, server, max_requests=40, in_flight=1)
+    driver = _start(tmp_path, run, server, max_requests=40, in_flight=1)
     _wait_for_a_batch(driver, server, run, noted=True)
     server.control(batch_seconds=0.1)
-    os.kill(driver.pid, signal.SIGTERM)
-    _, message = driver.communicate(timeout=20)
-    assert driver.returncode == 1
+    driver.terminate()
+    code, message, *_ = driver.wait()
+    assert code == 1
     assert f"interrupted. Batches that go on at {server.base_url}: 1, with 40 requests. The same command collects" in message
     assert "Traceback" not in message
     manifest = score(_config(server, "live"), run)

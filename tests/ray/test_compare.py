@@ -1,8 +1,6 @@
 """Comparisons of two models' answers: real Ray, a real server on loopback, the command line."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import drivers
 from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, TestSet
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
@@ -20,7 +19,7 @@ from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.pairing import Bout
 from alpagasus_ray.stages.verdicts import comparisons, games, matches
 from loopback import JudgeStarter, LoopbackJudge
-from toy_runs import ROOT, job, summary
+from toy_runs import job, summary
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
 BOUT = Bout("long", "short", "toy")
@@ -109,12 +108,11 @@ def test_a_retry_that_was_killed_keeps_what_it_bought(judge: JudgeStarter, tmp_p
     server.restart("--pairs", "--latency", "0.2")
     arguments = ["--set", "compare.pairs=[[long, short]]", "--set", "compare.judge.model=toy", "--set", "compare.concurrency=4"]
     arguments += ["--set", f"compare.judge.base_url={server.base_url}"]
-    command = [sys.executable, str(ROOT / "jobs/compare.py"), "--run", run.storage.root, *arguments, "--retry-failed"]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(server.billed()) < 100 and driver.poll() is None:
+    command = ["--run", run.storage.root, *arguments, "--retry-failed"]
+    driver = drivers.start("compare", command, tmp_path / "driver", drivers.ray_here())
+    while len(server.billed()) < 100 and driver.is_alive:
         time.sleep(0.05)
     driver.kill()
-    driver.wait()
     done = summary(job("compare", run.storage.root, *arguments, "--retry-failed", "--json"))
     assert done["comparisons"][0]["counts"] == {"judged": 80}
     # replies are on storage a second after their arrival, and a reply takes 0.2 s here

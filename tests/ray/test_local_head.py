@@ -124,6 +124,7 @@ def look(local: Local) -> str:
         return text
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(browser.installed() is None and not os.environ.get("CI"), reason="no Chromium is installed")
 def test_a_head_on_this_machine_from_start_to_stop(local: Local, judge: JudgeStarter, alpaca: str, run: Run) -> None:

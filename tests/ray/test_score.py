@@ -3,23 +3,23 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import drivers
 from alpagasus_ray.config import Score
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.runner.ledger import FLUSH_S
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.stages.status import status
 from loopback import JudgeStarter
-from toy_runs import ROOT, api_judge, ids, prompt_hashes, ratings, toy_run
+from toy_runs import ROOT, api_judge, ids, own_job, prompt_hashes, ratings, toy_run
 
 CONCURRENCY = 32
+ROWS = 1500
 
 
 @pytest.fixture(autouse=True)
@@ -147,39 +147,40 @@ def test_keys_stand_in_no_file_of_the_run(tmp_path: Path, judge: JudgeStarter, m
     monkeypatch.setenv("JUDGE_KEY_FILE", str(file))
     run = toy_run(tmp_path, 20)
     server = judge("--key", "canary-5b1f")
-    # a process of its own: the workers of the tests' Ray were started with another environment
-    command = [sys.executable, str(ROOT / "jobs/score.py"), "--run", run.storage.root, "--set", "score.judge.model=toy"]
-    command += ["--set", f"score.judge.base_url={server.base_url}", "--set", "score.judge.api_key_env=JUDGE_KEY", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # a process with a Ray of its own: the workers of the tests' Ray were started with another environment
+    settings = {"model": "toy", "base_url": server.base_url, "api_key_env": "JUDGE_KEY"}
+    options = [part for key, value in settings.items() for part in ("--set", f"score.judge.{key}={value}")]
+    done = own_job("score", run.storage.root, *options, "--json")
     assert done.returncode == 0, done.stderr
     assert len(server.taken()) == 20
     written = [path.read_bytes() for path in Path(run.storage.root).rglob("*") if path.is_file()]
     assert not any(b"canary-5b1f" in content for content in [*written, done.stdout.encode(), done.stderr.encode()])
 
 
-@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_a_driver_that_dies_half_way_costs_nothing_twice_beyond_the_bound(
     tmp_path: Path, judge: JudgeStarter, death: signal.Signals
 ) -> None:
-    run = toy_run(tmp_path, 1500)
+    """With a Ray of its own, whose workers end with it; those that join another one's die in the fault scenarios."""
+    run = toy_run(tmp_path, ROWS)
     server = judge("--latency", "0.1")
-    command = [sys.executable, str(ROOT / "jobs/score.py"), "--run", run.storage.root, "--set", "score.judge.model=toy"]
-    command += ["--set", f"score.judge.base_url={server.base_url}", "--set", f"score.concurrency={CONCURRENCY}"]
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
-    while len(server.taken()) < 700:
-        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+    settings = {"judge.model": "toy", "judge.base_url": server.base_url, "concurrency": CONCURRENCY}
+    options = [part for key, value in settings.items() for part in ("--set", f"score.{key}={value}")]
+    driver = drivers.start("score", ["--run", run.storage.root, *options], tmp_path / "driver")
+    while len(server.taken()) < ROWS / 2:
+        assert driver.is_alive, driver.wait().message
         time.sleep(0.05)
     os.kill(driver.pid, death)
-    _, message = driver.communicate()
-    if death is signal.SIGTERM:
-        assert driver.returncode == 1
-        assert "the same command goes on from here" in message
-        assert "Traceback" not in message
+    ended = driver.wait()
+    if death is not signal.SIGKILL:
+        assert ended.code == 1
+        assert "the same command goes on from here" in ended.message
+        assert "Traceback" not in ended.message
     _wait_until_quiet(server)
     before = Counter(server.taken())
     assert run.ratings("judge").manifest() is None
     told = status(run)["stages"][-1]
-    assert (told["stage"], told["state"], told["of"]) == ("ratings/judge", "unfinished", 1500)
+    assert (told["stage"], told["state"], told["of"]) == ("ratings/judge", "unfinished", ROWS)
     received = told["rows"] + told["replies"]
     assert len(before) - CONCURRENCY - CONCURRENCY / 0.1 * (FLUSH_S + 1) <= received <= len(before)
     score(Score(judge=api_judge(server.base_url), concurrency=CONCURRENCY), run)

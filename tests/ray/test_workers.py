@@ -46,6 +46,18 @@ def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_los
     assert all(row["attempts"] <= 1 for row in rows), "an attempt that an engine died over is not counted against the row"
 
 
+@ray.remote(num_cpus=0)
+class Drawer:
+    def draw(self) -> str:
+        return ray.ObjectID.from_random().hex()
+
+
+def test_workers_draw_different_ids() -> None:
+    """The workers of these tests are forked from one process, whose random state they must not share."""
+    drawers = [Drawer.remote() for _ in range(3)]
+    assert len(set(ray.get([drawer.draw.remote() for drawer in drawers]))) == len(drawers)
+
+
 def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
     jobs = []
     for name in ("one", "two"):

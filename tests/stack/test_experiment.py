@@ -71,6 +71,7 @@ def recipe(shared: Path, judge: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (installed() or os.environ.get("CI")), reason="no Chromium is installed to open the report in")
 @pytest.mark.timeout(2400)
 def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStarter, shared: Path, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
         server.wait(timeout=30)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_panel_shows_something_of_a_run_and_no_alert_is_raised(
     prometheus: Prometheus, judge: JudgeStarter, shared: Path, tmp_path: Path

@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -19,12 +17,10 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import STATE, Run
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.stages.finetune import finetune
-from alpagasus_ray.training.states import newest
 from toy_runs import ROOT
-from trainings import curve, run_with_arms, tiny, train
+from trainings import LIMIT_S, curve, gap, in_the_background, losses, run_with_arms, saved, tiny, train, wait, workers
 
 STEPS = 60
-LIMIT_S = 240
 SAME = 1e-9
 """Of the same number of workers: the additions are the same, in the same order."""
 CLOSE = 1e-4
@@ -47,47 +43,13 @@ def whole(run: Run, shared: Path, local_ray: None) -> list[dict[str, Any]]:
     return train(run, "whole", sixty(shared))
 
 
-def saved(run: Run, arm: str) -> int:
-    """Updates that are in the newest state."""
-    mark = newest(run.model(arm).storage.at(STATE))
-    return mark.step if mark else 0
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def workers(of: int | None = None) -> list[psutil.Process]:
-    """The training workers of this process's Ray, or of another process's."""
-    family = psutil.Process(of).children(recursive=True)
-    return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
-
-
-def gaps(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[float]:
-    assert [row["step"] for row in left] == [row["step"] for row in right] == list(range(1, STEPS + 1))
-    return [abs(a["loss"] - b["loss"]) for a, b in zip(left, right, strict=True)]
-
-
+@pytest.mark.long
 def test_a_killed_worker_changes_nothing(run: Run, shared: Path, whole: list[dict[str, Any]]) -> None:
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            finetune(sixty(shared), run, ["killed"])
-        except BaseException as error:  # noqa: BLE001 - told to the test
-            failed.append(error)
-
-    training = threading.Thread(target=work)
-    training.start()
-    wait(lambda: saved(run, "killed") >= 30)
-    time.sleep(0.3)
-    workers()[-1].kill()
-    training.join(LIMIT_S)
-    assert not failed
-    assert max(gaps(curve(run, "killed"), whole)) < SAME
+    with in_the_background(sixty(shared), run, "killed"):
+        wait(lambda: saved(run, "killed") >= 30)
+        time.sleep(0.3)
+        workers()[-1].kill()
+    assert gap(losses(curve(run, "killed")), losses(whole)) < SAME
     manifest = run.model("killed").finished("finetune")
     assert manifest.details["wall_s"]["lost"] > 0
     assert manifest.details["examples_seen"] == STEPS * 16
@@ -110,6 +72,7 @@ def job(run: Run, arm: str, config: Finetune, recipe: Path, **environment: str) 
             process.wait(60)
 
 
+@pytest.mark.long
 def test_a_stopped_job_goes_on_with_one_worker_and_then_with_two(
     run: Run, shared: Path, whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -123,7 +86,7 @@ def test_a_stopped_job_goes_on_with_one_worker_and_then_with_two(
         finetune(sixty(shared, learning_rate=2e-3), run, ["stopped"])
     with job(run, "stopped", sixty(shared, workers=2), tmp_path / "recipe.yaml") as process:
         assert process.wait(LIMIT_S) == 0, (tmp_path / "recipe.log").read_text()
-    assert max(gaps(curve(run, "stopped"), whole)) < CLOSE
+    assert gap(losses(curve(run, "stopped")), losses(whole)) < CLOSE
     assert not [process for process in workers() if process.is_running()]
 
 

@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import STATE, Run
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.stages.finetune import COMPARISON, finetune
-from alpagasus_ray.training import heldout
 from alpagasus_ray.training.states import newest
-from alpagasus_ray.training.token_files import Tokens
-from trainings import run_with_arms, tiny
+from trainings import plain_heldout, run_with_arms, tiny
 
+pytestmark = pytest.mark.long
 ARMS = ("zero3", "padded", "lora", "resumed")
 FIRST, LAST = 296, 333
 IN_ARM, TOO_LONG = 4, 2
@@ -50,22 +46,8 @@ def zero3(run: Run, shared: Path, local_ray: None) -> dict[str, Any]:
     return measured(run, "zero3", config_of(run, shared))
 
 
-def plain(run: Run, arm: str, config: Finetune) -> tuple[float, int]:
-    """The same of the checkpoint, in plain PyTorch, one example after the other; and the label tokens."""
-    model = AutoModelForCausalLM.from_pretrained(run.model(arm).storage.root, dtype=torch.float32)
-    held = heldout.read(config)
-    assert held is not None
-    tokens, total = Tokens([held.tokens]), 0.0
-    for index in range(len(tokens)):
-        ids, prompt = torch.tensor(tokens.ids(index)).long(), int(tokens.prompt_tokens[index])
-        with torch.no_grad():
-            total += cross_entropy(model(ids[None]).logits[0, prompt - 1 : -1], ids[prompt:], reduction="sum").item()
-    labels = int(tokens.label_tokens.sum())
-    return total / labels, labels
-
-
 def test_the_held_out_loss_is_that_of_the_written_model(run: Run, shared: Path, zero3: dict[str, Any]) -> None:
-    loss, labels = plain(run, "zero3", config_of(run, shared))
+    loss, labels = plain_heldout(run.model("zero3").storage.root, config_of(run, shared))
     assert zero3["loss"] == pytest.approx(loss, abs=CLOSE)
     assert (zero3["examples"], zero3["label_tokens"], zero3["left_out"]) == (LAST - FIRST - TOO_LONG, labels, TOO_LONG)
 
@@ -78,7 +60,9 @@ def test_whatever_computes_it_the_held_out_loss_is_the_same(run: Run, shared: Pa
 
 def test_nothing_is_left_out_at_random_of_what_is_measured(run: Run, shared: Path, zero3: dict[str, Any]) -> None:
     config = config_of(run, shared, zero_stage=0, lora={"rank": 4, "dropout": 0.9})
-    assert measured(run, "lora", config)["loss"] == pytest.approx(plain(run, "lora", config)[0], abs=CLOSE)
+    assert measured(run, "lora", config)["loss"] == pytest.approx(
+        plain_heldout(run.model("lora").storage.root, config)[0], abs=CLOSE
+    )
 
 
 def test_what_is_in_the_arm_too_is_counted(run: Run, zero3: dict[str, Any]) -> None:

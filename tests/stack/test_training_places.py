@@ -15,18 +15,18 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_training_goes_on import CLOSE, LIMIT_S, STEPS, gaps, job, saved, sixty, wait, workers
+from test_training_goes_on import CLOSE, STEPS, job, sixty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alpagasus_ray.config import Answerer, Arm, Generate, Ingest, Pick, TestSet, Vllm
+from alpagasus_ray.config import Answerer, Arm, Finetune, Generate, Ingest, Pick, TestSet, Vllm
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.templates import alpaca_prompt
-from alpagasus_ray.stages.finetune import finetune
+from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from toy_runs import ROOT
-from trainings import curve, run_with_arms, tiny, train
+from trainings import LIMIT_S, curve, gap, in_the_background, losses, run_with_arms, saved, tiny, train, wait, workers
 
 DEMO = str(ROOT / "examples/test_set/prompts.jsonl")
 
@@ -70,6 +70,7 @@ def _kill_a_node(cluster: Any) -> None:
     pytest.fail("no node has a worker")
 
 
+@pytest.mark.long
 def test_a_killed_node_changes_nothing_though_one_worker_is_left(
     run: Run, shared: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -82,7 +83,7 @@ def test_a_killed_node_changes_nothing_though_one_worker_is_left(
             _kill_a_node(cluster)
             assert process.wait(LIMIT_S) == 0, (tmp_path / "recipe.log").read_text()
     assert run.model("node").finished("finetune").details["workers"] == 1
-    assert max(gaps(curve(run, "node"), train(run, "whole", sixty(shared)))) < CLOSE
+    assert gap(losses(curve(run, "node")), losses(train(run, "whole", sixty(shared)))) < CLOSE
 
 
 def test_a_notice_that_a_node_will_be_taken_away_saves_a_state(run: Run, shared: Path, tmp_path: Path) -> None:
@@ -103,22 +104,19 @@ def test_a_notice_that_a_node_will_be_taken_away_saves_a_state(run: Run, shared:
         assert saved(run, "noticed") > 0, (tmp_path / "recipe.log").read_text()
 
 
+@pytest.mark.long
 def test_a_run_on_an_object_store_goes_on_after_a_killed_worker(
     shared: Path, bucket: str, tmp_path: Path, local_ray: None
 ) -> None:
-    import threading
-
     run = Run.open(f"{bucket}/trained")
     records = json.loads((shared / "published_subsets/random_9k.json").read_text())[:100]
     (tmp_path / "rows.json").write_text(json.dumps(records))
     ingest(Ingest(source=str(tmp_path / "rows.json"), name="rows"), run)
     pick_subset(Pick(arms=(Arm(name="full", policy="full"),)), run)
     config = tiny(shared, steps=24, checkpoint={"every_steps": 8}, tensorboard=True)
-    training = threading.Thread(target=finetune, args=(config, run, ["full"]))
-    training.start()
-    wait(lambda: saved(run, "full") >= 8)
-    workers()[0].kill()
-    training.join(LIMIT_S)
+    with in_the_background(config, run, "full"):
+        wait(lambda: saved(run, "full") >= 8)
+        workers()[0].kill()
     stage = run.model("full")
     manifest = stage.finished("finetune")
     stage.verify(manifest)
@@ -128,6 +126,7 @@ def test_a_run_on_an_object_store_goes_on_after_a_killed_worker(
     assert any(name.startswith("tensorboard/") for name in stage.storage.all_names())
 
 
+@pytest.mark.long
 def test_adapters_are_merged_and_a_resumed_training_of_them_is_the_same(run: Run, shared: Path, local_ray: None) -> None:
     """On two workers, and the second half on one: the state holds the adapters alone."""
     config = tiny(
@@ -136,14 +135,8 @@ def test_adapters_are_merged_and_a_resumed_training_of_them_is_the_same(run: Run
     whole = train(run, "lora", config)
     assert whole[-1]["loss"] < whole[0]["loss"]
     config = config.model_copy(update={"max_failures": 0})
-    import threading
-
-    training = threading.Thread(target=_until_lost, args=(config, run, "lora-resumed"))
-    training.start()
-    wait(lambda: saved(run, "lora-resumed") >= 6)
-    for process in workers():
-        process.kill()
-    training.join(LIMIT_S)
+    with pytest.raises(StageFailed, match="workers were lost more than 0 times"):
+        _without_workers(config, run, "lora-resumed")
     resumed = train(run, "lora-resumed", config.model_copy(update={"workers": 1}))
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(whole, resumed, strict=True)) < CLOSE
     merged, again = (
@@ -157,13 +150,15 @@ def test_adapters_are_merged_and_a_resumed_training_of_them_is_the_same(run: Run
     assert not [key for key in merged if "lora" in key]
 
 
-def _until_lost(config: Any, run: Run, arm: str) -> None:
-    from alpagasus_ray.errors import StageFailed
+def _without_workers(config: Finetune, run: Run, arm: str) -> None:
+    """A training whose workers are all killed half way."""
+    with in_the_background(config, run, arm):
+        wait(lambda: saved(run, arm) >= 6)
+        for process in workers():
+            process.kill()
 
-    with pytest.raises(StageFailed, match="workers were lost more than 0 times"):
-        finetune(config, run, [arm])
 
-
+@pytest.mark.long
 def test_transformers_and_vllm_open_what_was_trained(run: Run, shared: Path, local_ray: None) -> None:
     train(run, "bf16", tiny(shared, steps=8, precision="bf16", zero_stage=2))
     place = run.model("bf16").storage.root
@@ -183,6 +178,7 @@ def test_transformers_and_vllm_open_what_was_trained(run: Run, shared: Path, loc
     assert manifest.rows == 72
 
 
+@pytest.mark.long
 def test_the_largest_arm_is_what_the_others_are_compared_with(run: Run) -> None:
     found = json.loads(run.storage.read("models/comparison.json"))
     assert {arm["arm"] for arm in found["arms"]} >= {"whole", "bf16"}

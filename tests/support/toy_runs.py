@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import ray
 
+import drivers
 from alpagasus_ray.config import Ingest, Judge
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.judging import rubric
@@ -53,9 +56,20 @@ def api_judge(base_url: str, **changes: Any) -> Judge:
 
 
 def job(name: str, run: Path | str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a job as a user does, in a process of its own."""
+    """Run a job. Where the tests have a Ray it joins that, forked from a process that is there; else, and where it is told of
+    another cluster, it runs as a user runs it."""
+    if ray.is_initialized() and "RAY_ADDRESS" not in environment:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ["--run", str(run), *options]
+            ended = drivers.start(name, arguments, Path(folder) / "driver", {**drivers.ray_here(), **environment}).wait()
+            return subprocess.CompletedProcess(arguments, ended.code, ended.printed, ended.message)
+    return own_job(name, run, *options, **environment)
+
+
+def own_job(name: str, run: Path | str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a job as a user does: in an interpreter of its own, with a Ray of its own unless the environment says otherwise."""
     command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "--run", str(run), *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100, check=False)
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
