@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from alpagasus_ray.compare_config import Compare, Import, PairJudge, Report
 from alpagasus_ray.engine_config import (
@@ -75,6 +75,11 @@ LONGEST_ANSWER = 1024
 """Tokens, as in the paper (section 3.3)."""
 
 
+def _off(value: Any) -> Any:
+    """YAML takes a plain `off` for false."""
+    return "off" if value is False else value
+
+
 class Ingest(Section):
     """`jobs/ingest.py`: read a dataset and write it as examples."""
 
@@ -110,7 +115,7 @@ class Judge(EngineConfig):
     path of your own rubric file."""
     explain: bool = True
     """Let the judge explain its score, as in the paper; `false` ends the reply after the score, for a fraction of the time."""
-    constrained: Literal["auto", "off", "regex", "json"] = "auto"
+    constrained: Annotated[Literal["auto", "off", "regex", "json"], BeforeValidator(_off)] = "auto"
     """Let the first line be nothing but a score of the rubric's scale. `regex`: by vLLM, in the job or (as
     `structured_outputs`) on a server; `json`: by the `response_format` of an API, the reply is a JSON object; `auto`: `regex`
     for `vllm`, `off` for `api`."""

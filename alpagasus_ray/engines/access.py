@@ -4,9 +4,10 @@ Values that are nobody's business come from the environment, or from files that 
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import httpx2 as httpx
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.errors import UsageError
@@ -27,6 +28,20 @@ class Access(NamedTuple):
         """Whether a header holds the key already."""
         return any(name.lower() in CREDENTIALS for name in self.headers)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of a client of the `openai` package."""
+        return {"default_headers": self.headers, "default_query": self.query}
+
+    def cleared(self, request: httpx.Request) -> None:
+        """Take the client's own key out of a request: a server that is given two may take the wrong one."""
+        if self.has_key and not any(name.lower() == "authorization" for name in self.headers):
+            request.headers.pop("authorization", None)
+
+    async def cleared_later(self, request: httpx.Request) -> None:
+        """The same as the hook of an asynchronous client."""
+        self.cleared(request)
+
 
 def access(engine: EngineConfig) -> Access:
     """The headers and the query of an address; `UsageError` names the variable that is not set here."""
@@ -37,16 +52,6 @@ def access(engine: EngineConfig) -> Access:
     }
     secret = [*headers.values(), *(query[name] for name, value in engine.query.items() if value.startswith("$"))]
     return Access(headers, query, tuple(value for value in secret if value))
-
-
-def arguments(found: Access) -> Mapping[str, Any]:
-    """The same as arguments of a client of the `openai` package."""
-    from openai import Omit
-
-    headers: dict[str, Any] = dict(found.headers)
-    if found.has_key and not any(name.lower() == "authorization" for name in headers):
-        headers["Authorization"] = Omit()  # a server that is given two keys may take the wrong one
-    return {"default_headers": headers, "default_query": found.query}
 
 
 def _value(variable: str, knob: str) -> str:

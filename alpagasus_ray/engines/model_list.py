@@ -9,7 +9,7 @@ import openai
 import orjson
 
 from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engines.access import access, arguments
+from alpagasus_ray.engines.access import access
 from alpagasus_ray.engines.openai_api import read_key, shown_address
 
 TIMEOUT_S = 20.0
@@ -28,12 +28,14 @@ class Listing(NamedTuple):
 
 def ask_models(judge: EngineConfig) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
+    carried = access(judge)
     client = openai.OpenAI(
         api_key=read_key(judge),
         base_url=judge.base_url,
         max_retries=0,
         timeout=min(judge.timeout_s, TIMEOUT_S),
-        **arguments(access(judge)),
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [carried.cleared]}),
+        **carried.arguments,
     )
     address = shown_address(client.base_url)
     with client:

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.engines import bounded
 from alpagasus_ray.engines import scores as scores_of
-from alpagasus_ray.engines.access import access, arguments, from_environment
+from alpagasus_ray.engines.access import access, from_environment
 from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.endings import ERROR, finish_reason
 from alpagasus_ray.engines.headers import retry_after, stated_rate
@@ -80,8 +80,8 @@ TOO_LONG = (
     "exceed_context_size",
     "string_above_max_length",
 )
-"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini, Anthropic,
-Bedrock, xAI."""
+"""What servers say of a prompt that does not fit: OpenAI, vLLM, SGLang, llama.cpp, Ollama, TGI, Mistral, Groq, Gemini,
+Anthropic, Bedrock, xAI."""
 
 
 class OpenAIEngine:
@@ -95,13 +95,13 @@ class OpenAIEngine:
         self._client = AsyncOpenAI(
             api_key=read_key(judge),
             base_url=judge.base_url,
-            **arguments(self._access),
+            **self._access.arguments,
             max_retries=0,
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
                 headers={"Accept-Encoding": bounded.ACCEPTED},
-                event_hooks={"response": [bounded.bound]},
+                event_hooks={"request": [self._access.cleared_later], "response": [bounded.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)
@@ -326,7 +326,7 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
 
 
 def storable(reply: Reply) -> Reply:
-    """The reply, if all of it can be written down: `TypeError` or `ValueError` for half a character, or a number beyond 64 bits."""
+    """The reply, if all of it can be written down: `TypeError` for half a character, or for a number beyond 64 bits."""
     orjson.dumps(reply._asdict())
     return reply
 

@@ -10,11 +10,11 @@ from typing import IO, Any, Literal, NamedTuple
 import httpx2 as httpx
 import openai
 import orjson
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from openai.types import Batch
 
 from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engines.access import access, arguments
+from alpagasus_ray.engines.access import access
 from alpagasus_ray.engines.base import ANY_FORM, Reply, ReplyForm, Request
 from alpagasus_ray.engines.headers import retry_after
 from alpagasus_ray.engines.openai_api import (
@@ -67,10 +67,12 @@ class BatchClient:
     def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._place = place = judge.at_each_endpoint()[0]
         self._body = request_body(judge, form)
+        carried = access(place)
         self._client = OpenAI(
             api_key=read_key(place),
             base_url=place.base_url,
-            **arguments(access(place)),
+            http_client=DefaultHttpxClient(event_hooks={"request": [carried.cleared]}),
+            **carried.arguments,
             max_retries=0,
             timeout=timeouts(judge),
         )

@@ -111,6 +111,7 @@ def _plan(report: Mapping[str, Any]) -> Iterator[str]:
         minutes = report["minutes"]
         if minutes["least"] is not None:
             yield f"  minutes: at least {minutes['least']:,.1f}, bound by {minutes['bound_by']}"
+    yield f"  asks {report['asks']}"
     for note in report["notes"]:
         yield f"  {note}"
     yield "  hashes: " + ", ".join(f"{name} {value}" for name, value in report["hashes"].items() if value)

@@ -36,6 +36,6 @@ class CutPrompts:
         self._told = True
         return (
             f"the server cuts prompts: it counts {times} of them at exactly {tokens:,} tokens, and the longest has about "
-            f"{self._longest:,}. What the judge did not see cannot be judged: give the server a longer context (Ollama: num_ctx), "
-            "and ask again under another name"
+            f"{self._longest:,}. What the model did not see it cannot judge: give the server a longer context "
+            "(Ollama: num_ctx), and ask again under another name"
         )

@@ -178,7 +178,7 @@ class Look:
         for note in seen.notes:
             if note not in self.told:
                 self.told.add(note)
-                print(f"note: {harmless(note)}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"note: {harmless(note)}\n")
         self.metrics.publish(self.progress.left(done), seen.spent_usd)
 
 

@@ -92,7 +92,7 @@ class Lane:
         self.closed: str | None = None
         """Why nothing more is sent here, once that is certain."""
         self.refused_all, self.long_wishes = 0, 0
-        """Since the last answer: replies that every request would get (a wrong key), and wishes for a pause beyond all measure."""
+        """Since the last answer: replies that every request would get (a wrong key), and wishes for too long a pause."""
         self.given = terms.rates[number] if terms.rates else Rate()
         self.requests, self.tokens = Stock(), Stock()
         self.asking = False

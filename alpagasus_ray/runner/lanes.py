@@ -29,11 +29,9 @@ JITTER = 0.1
 DOZEN = 12
 """So many equal refusals, and nothing else so far: every row would get this one."""
 QUEUE = 4
-"""While every server is down so many times the requests that may be in flight may wait, so that there are rows from elsewhere to
-try it with."""
+"""While every server is down so many times the requests that may be in flight may wait: rows from elsewhere to try it with."""
 MAY_PASS = ("http 400", "http 401", "http 404")
-"""Categories of what every request would get, unless one reply of a server among many is wrong; no money, or the quota of a day,
-is never an accident."""
+"""Categories of what every request would get, unless one reply among many is wrong. No money is never an accident."""
 FIRST_ANSWER_S = 60.0
 """How long to try a server that has never answered in this call: its address may be wrong."""
 
@@ -177,8 +175,8 @@ class Lanes:
         return EngineUnusable(error.category, error.detail)
 
     def unusable(self, lane: Lane, need: Need, error: EngineUnusable) -> EngineError:
-        """No request could succeed here, the server says. The answer is what to raise: one such reply among many is tried again,
-        several in a row close the lane, and the last lane that is closed ends the stage."""
+        """No request could succeed here, the server says. The answer is what to raise: one such reply among many is tried
+        again, several in a row close the lane, and the last lane that is closed ends the stage."""
         self._end(lane, need, 0.0)
         self.counts["requests rejected"] += 1
         lane.refused_all += 1

@@ -505,8 +505,8 @@ def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, f
 
 
 def scattered(count: int) -> Sequence[int]:
-    """All places of so many, each far from the one before: rows that no server takes often lie side by side, and asked one after
-    the other they would look like an outage. Steps of the golden ratio spread the most evenly (Knuth, The Art of Computer
+    """All places of so many, each far from the one before: rows that no server takes often lie side by side, and asked one
+    after the other they would look like an outage. Steps of the golden ratio spread the most evenly (Knuth, The Art of Computer
     Programming 3, section 6.4)."""
     step = max(1, round(count * GOLDEN))
     while math.gcd(step, count) > 1:

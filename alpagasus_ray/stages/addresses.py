@@ -11,6 +11,7 @@ from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
 from alpagasus_ray.engine_config import BASE_URL
 from alpagasus_ray.errors import SettingsChanged
+from alpagasus_ray.reporting.text import harmless
 
 KEY = "addresses"
 """Where a manifest's details hold them."""
@@ -37,7 +38,7 @@ def from_environment(asked: EngineConfig) -> bool:
 
 def tell(stage: str, asked: EngineConfig) -> None:
     """The first line of a stage."""
-    print(f"{stage}: asks {shown(asked)}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{harmless(f'{stage}: asks {shown(asked)}')}\n")
 
 
 def check(stage: StageDir, made: Manifest | Begun, asked: EngineConfig) -> None:
@@ -46,8 +47,9 @@ def check(stage: StageDir, made: Manifest | Begun, asked: EngineConfig) -> None:
     strangers = [address for address in addresses_of(asked) if address not in before]
     if before and strangers and not asked.other_address:
         raise SettingsChanged(
-            f"{stage.name}/ in this run was asked for at {', '.join(before)}, and the recipe says {', '.join(strangers)} now, where "
-            f"another model may answer to the same name. Go back to that address, or allow it: {asked.where}.other_address=true"
+            f"{stage.name}/ in this run was asked for at {', '.join(before)}, and the recipe says {', '.join(strangers)} now, "
+            "where another model may answer to the same name. Go back to that address, or allow it: "
+            f"{asked.where}.other_address=true"
         )
 
 

@@ -22,7 +22,7 @@ from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.journal import at_provider
 from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.stages import asking
+from alpagasus_ray.stages import addresses, asking
 from alpagasus_ray.stages.ratings import ScoreWork, check_model, inputs_of, settings_of
 
 SAMPLE = 200
@@ -79,7 +79,7 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
     stage, examples = run.ratings(config.name), run.examples().finished("ingest")
     settings = settings_of(config, work.rubric)
     done = stage.manifest()
-    _check_same(stage, done, settings, {"examples": examples.content_hash()} | inputs_of(config.judge))
+    _check_same(stage, done, config.judge, settings, {"examples": examples.content_hash()} | inputs_of(config.judge))
     if done is None:
         asking.check_cap(config, config.judge, prices.tariff(config.judge))
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
@@ -93,16 +93,18 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "left": sum(part.rows for part in parts),
         "limit": config.limit,
         **(_paid(config, stage, parts, sample, away) if config.judge.is_model else {"requests": 0, "prompt": None}),
+        "asks": addresses.shown(config.judge),
         "hashes": _hashes(settings, examples, sample),
         "notes": list(_notes(config, parts, done, away)),
     }
 
 
-def _check_same(stage: StageDir, done: Manifest | None, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+def _check_same(stage: StageDir, done: Manifest | None, judge: Judge, settings: dict[str, Any], inputs: dict[str, str]) -> None:
     begun = None if done else stage.begun()
     made = done or begun
     if made is not None:
         stage.same_or_refuse(made, settings, inputs)
+        addresses.check(stage, made, judge)
     if begun is not None and begun.rescoring:
         raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
 

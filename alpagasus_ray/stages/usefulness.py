@@ -11,14 +11,14 @@ from alpagasus_ray.runner.first_look import FIRST, FirstLook, Usable
 
 
 def usable(config: Asking, asked: EngineConfig, statuses: Collection[str]) -> Usable | None:
-    """What the first results are looked at by; what somebody has recorded may fairly be of a part of the rows."""
+    """By what the first results are looked at; what somebody has recorded may fairly be of a part of the rows."""
     if not asked.is_model:
         return None
     return Usable(frozenset(statuses), config.max_unusable, f"{config.section}.max_unusable")
 
 
 def check(stage: StageDir, manifest: Manifest, wanted: Usable | None) -> None:
-    """Refuse to finish a stage that made hardly anything of use: one so small that it was through before it could be stopped."""
+    """Refuse to finish a stage that made hardly anything of use: one that was through before it could be stopped."""
     if wanted is None or manifest.rows < FIRST:
         return
     useless = sum(count for status, count in manifest.counts.items() if status not in wanted.statuses)

@@ -963,7 +963,7 @@ def test_sixty_bad_rows_side_by_side_hold_up_the_others_little() -> None:
     def seconds(bad: range) -> float:
         async def scene() -> float:
             names = {f"row {n}" for n in bad}
-            async with _served(lambda _, name: Answer(500) if name in names else Answer()) as (place, worker):
+            async with _served(lambda _, name: Answer(500) if name in names else Answer()) as (_, worker):
                 done = asyncio.get_running_loop().time
                 ends: dict[str, float] = {}
 

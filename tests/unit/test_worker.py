@@ -25,11 +25,12 @@ from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.runner import shards
 from alpagasus_ray.runner.board import Board
+from alpagasus_ray.runner.first_look import Usable
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Ledger, Outcome, known_in
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Job, Task
-from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker
+from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
 from fast_clock import LeapingLoop
 from toy_runs import toy_run
 
@@ -837,3 +838,96 @@ def test_a_suspect_that_fails_at_first_is_tried_again_alone(stage: Stage) -> Non
     assert _do(stage.worker(work), SHARDS[0]) == ""
     assert work.engine.asked[:3] == ["5", "5", "5"]
     assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
+
+
+# what a reply may do to others
+
+
+class Strange(Asking):
+    """Some rows have results that cannot be read, or not be written."""
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        found = super().result(row, request, outcome)
+        if outcome.reply is not None and request.key == "3":
+            raise OverflowError("math range error")
+        if outcome.reply is not None and request.key == "5":
+            found["tokens_in"] = 2**70
+        if outcome.reply is not None and request.key == "7":
+            found["reply"] = "\ud800"
+        return found
+
+
+def test_a_reply_that_cannot_be_read_or_written_costs_its_row_only(stage: Stage) -> None:
+    work = Strange(Toy(lambda _: None))
+    assert _do(stage.worker(work), SHARDS[0]) == ""
+    rows = stage.results(SHARDS[0])
+    assert {place for place, row in enumerate(rows) if row["status"] == "failed"} == {3, 5, 7}
+    assert all(rows[place]["error"].startswith("malformed reply: ") for place in (3, 5, 7))
+    counts = stage.board.snapshot().counts
+    assert (counts["status scored"], counts["status failed"], counts["reason malformed reply"]) == (17, 3, 3)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(asyncio, "new_event_loop", LeapingLoop)
+    stage = Stage(toy_run(tmp_path, 1000, rows_per_shard=1000))
+    yield stage
+    for worker in stage.workers:
+        worker._loop.call_soon_threadsafe(worker._loop.stop)
+
+
+class Unread(Asking):
+    """Nothing that the judge writes can be read."""
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        return super().result(row, request, outcome) | {"status": "unparsed"}
+
+
+def test_a_judge_that_cannot_be_read_costs_a_hundred_requests_at_most(large: Stage) -> None:
+    work = Unread(Toy(lambda _: None))
+    usable = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
+    terms = large.job(work).terms._replace(concurrency=64)
+    reason = _do(large.worker(work, usable=usable, terms=terms), SHARDS[0])
+    assert reason.startswith("50 of the first 50 rows have no usable result (50 x unparsed)")
+    assert "as it came:\n---\n4 for " in reason
+    assert len(work.engine.asked) <= 100
+    assert large.board.snapshot().stop == reason
+
+
+def test_a_judge_that_can_be_read_is_asked_for_all_rows_in_about_the_same_time(large: Stage) -> None:
+    def seconds(**changes: Any) -> float:
+        work = _asking()
+        assert _do(large.worker(work, **changes), SHARDS[0]) == ""
+        return max(end for _, _, end in work.engine.spans) - min(begin for _, begin, _ in work.engine.spans)
+
+    plain = seconds()
+    large.run.ratings("judge").storage.delete_tree()
+    assert seconds(usable=Usable(frozenset({"scored"}), 0.5, "k")) <= 1.05 * plain
+
+
+def test_sixty_bad_rows_side_by_side_cost_a_worker_no_outage(large: Stage) -> None:
+    bad = {str(number) for number in range(400, 460)}
+    work = _asking(lambda key: TryAgain("http 500") if key in bad else None)
+    terms = large.job(work).terms._replace(concurrency=16)
+    assert _do(large.worker(work, terms=terms), SHARDS[0]) == ""
+    rows = large.results(SHARDS[0])
+    assert {str(place) for place, row in enumerate(rows) if row["status"] == "failed"} == bad
+    assert large.board.snapshot().counts.get("outages", 0) == 0
+
+
+def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> None:
+    class Long(Asking):
+        def request(self, row: Mapping[str, Any]) -> Request:
+            asked = super().request(row)
+            return asked._replace(messages=[{"role": "user", "content": asked.messages[0]["content"] * 10}])
+
+    assert _do(large.worker(Long(Toy(lambda _: None))), SHARDS[0]) == ""
+    (note,) = large.board.snapshot().notes
+    assert note.startswith("the server cuts prompts: it counts 20 of them at exactly 10 tokens")
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 1000, 1001, 52002])
+def test_an_order_that_spreads_rows_holds_each_once(count: int) -> None:
+    order = scattered(count)
+    assert sorted(order) == list(range(count))
+    assert count < 64 or max(sum(place in range(400, 460) for place in order[at : at + 16]) for at in range(0, count, 16)) <= 16
