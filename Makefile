@@ -31,11 +31,11 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/python tests/run.py
 
 # Every test there is, the long ones too (more than an hour).
 test-long: install
-	$(BIN)/pytest -m ''
+	$(BIN)/python tests/run.py --long --write
 
 check: install
 	$(BIN)/ruff check .

@@ -1,0 +1,105 @@
+"""All tests, several groups side by side: `make test`, and with `--long` `make test-long`.
+
+Each group is a pytest of its own with a Ray of its own. Prints what each said once it has ended, its slowest tests, and the
+seconds by directory. A directory that takes half as much CPU again as `times.json` says fails; `--write` writes that file anew.
+"""
+
+import argparse
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TIMES = Path(__file__).with_name("times.json")
+SIDE_BY_SIDE = 2
+TOO_MUCH = 1.5
+STACK, RAY = "tests/stack/test_", "tests/ray/test_"
+GROUPS = {
+    # the longest first; everything with a vLLM engine in one group, which looks for engines among all processes
+    "vllm": [f"{STACK}vllm_answers.py", f"{STACK}vllm_judge.py", f"{STACK}vllm_server.py", f"{STACK}experiment.py"],
+    "training": [f"{STACK}training{name}.py" for name in ("", "_goes_on", "_heldout", "_is_the_same", "_places", "_refusals")],
+    "clusters": [
+        *(f"tests/ray/test_{name}.py" for name in ("autoscaling", "nodes", "submit", "local_head")),
+        f"{STACK}placing.py",
+    ],
+    "jobs": ["tests/ray", "tests/faults"],
+    "unit": ["tests/unit", "tests/services"],
+}
+"""A directory stands for all its files that no other group names."""
+LONG_ONLY = {"vllm": [f"{STACK}monitoring.py"]}
+
+
+def paths_of(group: str, long: bool) -> list[str]:
+    """What a group runs, as arguments of pytest."""
+    named = {path for paths in GROUPS.values() for path in paths if path.endswith(".py")}
+    given = [*GROUPS[group], *(LONG_ONLY.get(group, []) if long else [])]
+    others = [f"--ignore={path}" for path in sorted(named) if any(path.startswith(f"{folder}/") for folder in given)]
+    return [*given, *others]
+
+
+def over(budgets: Mapping[str, float], spent: Mapping[str, float]) -> list[str]:
+    """What is to be told of directories that took too much."""
+    return [
+        f"{name}: {spent[name]:.0f} s of CPU, and tests/times.json has {budget:.0f} s: make its tests cheaper, or mark what is "
+        "long (`@pytest.mark.long`) and leave a short form; make test-long writes the file anew"
+        for name, budget in budgets.items()
+        if spent.get(name, 0.0) > TOO_MUCH * budget
+    ]
+
+
+def _work(groups: "queue.SimpleQueue[str]", folder: Path, long: bool, codes: dict[str, int]) -> None:
+    while True:
+        try:
+            group = groups.get_nowait()
+        except queue.Empty:
+            return
+        began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", *paths_of(group, long), "--durations=15", f"--times={folder / group}.json"]
+        command += ["-m", ""] if long else []
+        with (folder / f"{group}.log").open("w+") as log:
+            codes[group] = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode
+            log.seek(0)
+            print(f"==== {group}: {time.monotonic() - began:.0f} s, exit code {codes[group]}\n{log.read()}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--long", action="store_true", help="the long tests too")
+    parser.add_argument("--write", action="store_true", help="write tests/times.json from what the short tests took")
+    options = parser.parse_args()
+    groups: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for group in GROUPS:
+        groups.put(group)
+    codes: dict[str, int] = {}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        threads = [threading.Thread(target=_work, args=(groups, folder, options.long, codes)) for _ in range(SIDE_BY_SIDE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        told = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    cpu: Counter[str] = sum((Counter(one["cpu"]) for one in told), Counter())
+    wall: Counter[str] = sum((Counter(one["wall"]) for one in told), Counter())
+    for label in sorted(cpu):
+        print(f"{label:<24} {wall[label]:8.1f} s   {cpu[label]:8.1f} s of CPU")
+    print(f"all: {time.monotonic() - began:.0f} s, {cpu.total():.0f} s of CPU")
+    short = {label.split()[0]: seconds for label, seconds in cpu.items() if label.endswith("short")}
+    if options.write:
+        TIMES.write_text(json.dumps({name: round(short[name]) for name in sorted(short)}, indent=2) + "\n")
+    problems = over(json.loads(TIMES.read_text()) if TIMES.exists() else {}, short)
+    failed = [group for group, code in codes.items() if code]
+    print(*problems, *(f"group {group} failed" for group in failed), sep="\n")
+    return 1 if problems or failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
