@@ -70,6 +70,7 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
 
 
 def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.again import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
     manifests = pick_subset(call.recipe.pick, call.run)
@@ -80,6 +81,7 @@ def _pick(call: Call) -> dict[str, Any]:
             "dropped": manifest.counts["dropped"],
             "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
             **manifest.details,
+            "notes": notes(manifest),
         }
         for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
     ]

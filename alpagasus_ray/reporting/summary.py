@@ -83,11 +83,12 @@ def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
 
 
 def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
-    words = arm["mean_output_words"]
+    length = arm.get("mean_output_length") or {**arm["mean_output_words"], "unit": "words"}  # words: of an older run
     tokens = arm["tokens"]
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
-    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {words['kept']} words an output"
+    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']} {length['unit']} an output"
+    yield from (f"    {note}" for note in arm.get("notes", ()))
     yield f"    {arm['file']}"
 
 
