@@ -194,7 +194,7 @@ def _doctor(call: Call) -> dict[str, Any]:
 def _status(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.status import status
 
-    return status(call.run)
+    return status(call.run, verify=call.flags.verify)
 
 
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
@@ -204,7 +204,7 @@ SCORE = JobSpec(
     "Rate every example with a judge. A call that was stopped goes on where it was; a finished one returns at once.",
     _score,
     {
-        "limit": "a trial: rate only the first N examples; replies are kept for the full run",
+        "limit": "a trial: rate only N examples, drawn from all of them; replies are kept for the full run",
         "rescore": "read the stored replies again with the present scale and parser; sends nothing",
         "retry-failed": "ask again for the rows that failed",
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
@@ -249,5 +249,8 @@ STATUS = JobSpec(
     "",
     "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
     _status,
+    {
+        "verify": "read every file that a manifest lists, and name each that is not as it was written; exit code 1 if there is one"
+    },
     only_reads=True,
 )

@@ -104,7 +104,7 @@ def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
 
 def _plan(report: Mapping[str, Any]) -> Iterator[str]:
     """What a call would do; the first prompt stands at the end."""
-    trial = "" if report["limit"] is None else f", a trial with the first {report['limit']:,}"
+    trial = "" if report["limit"] is None else f", a trial with {report['limit']:,} drawn from all"
     yield f"plan of {report['stage']}: {report['left']:,} of {report['rows']:,} rows left to ask{trial}; nothing was sent"
     if "tokens" in report:
         yield from _load(report)

@@ -437,7 +437,7 @@ def test_a_plan_writes_nothing_and_looks_at_a_run_that_a_driver_works_on(
         assert (end.value.code, _tree(tmp_path)) == (0, before)
     told = capfd.readouterr()
     assert [json.loads(line)["left"] for line in told.out.splitlines()] == [7, 7]
-    assert "plan of ratings/judge: 7 of 30 rows left to ask, a trial with the first 7; nothing was sent" in told.err
+    assert "plan of ratings/judge: 7 of 30 rows left to ask, a trial with 7 drawn from all; nothing was sent" in told.err
 
 
 @pytest.mark.usefixtures("_handler_of_this_process")
