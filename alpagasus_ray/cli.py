@@ -23,6 +23,9 @@ from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import summary
 
+VALUED: Mapping[str, Mapping[str, Any]] = {"limit": {"type": int, "metavar": "N"}, "gpu": {"metavar": "NAME"}}
+"""Switches that take a value."""
+
 
 class Call(NamedTuple):
     """What the user asked for."""
@@ -132,7 +135,7 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line of stdout")
     for flag, text in spec.flags.items():
-        value = {"type": int, "metavar": "N"} if flag == "limit" else {"action": "store_true"}
+        value = VALUED.get(flag, {"action": "store_true"})
         parser.add_argument(f"--{flag}", help=text, **value)
     return parser
 

@@ -163,7 +163,8 @@ class Score(Asking):
     judge: Judge = Judge()
     """The judge."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
-    """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full run does not ask again."""
+    """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
+    run does not ask again."""
 
 
 class Arm(Section):

@@ -34,6 +34,7 @@ def _ingest(call: Call) -> dict[str, Any]:
 
 
 def _score(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.stages.ratings import Mode
     from alpagasus_ray.stages.score import score
 
@@ -47,7 +48,11 @@ def _score(call: Call) -> dict[str, Any]:
     if call.flags.plan:
         from alpagasus_ray.stages.plan import plan
 
-        return plan(config, call.run)
+        told = plan(config, call.run)
+        refuse(of_score(call.recipe, call.run, sends=False))
+        return told
+    if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
+        refuse(of_score(call.recipe, call.run))
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
     manifest = score(config, call.run, mode)
@@ -249,8 +254,6 @@ STATUS = JobSpec(
     "",
     "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
     _status,
-    {
-        "verify": "read every file that a manifest lists, and name each that is not as it was written; exit code 1 if there is one"
-    },
+    {"verify": "compare every file with its checksum and name those that were changed; exit code 1 where there is one"},
     only_reads=True,
 )

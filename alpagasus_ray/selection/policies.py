@@ -19,6 +19,9 @@ from alpagasus_ray.errors import UsageError
 DEFAULT_THRESHOLD = 4.5
 """AlpaGasus, section 2.3: accuracy of at least 4.5 out of 5."""
 
+LEADING = ("threshold", "top")
+"""Policies whose size the controls take."""
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]

@@ -21,13 +21,12 @@ from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.figures import score_histogram
 from alpagasus_ray.selection.cuts import cut_problems
-from alpagasus_ray.selection.policies import Choice, Columns, choose
+from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
 from alpagasus_ray.stages import again
 from alpagasus_ray.stages.again import Wanted
 
 BY_SCORE = ("threshold", "top", "lowest")
-LEADING = ("threshold", "top")
 ROWS_PER_FILE = 1000
 SUBSET_JSON = "subset.json"
 

@@ -25,8 +25,8 @@ SHOWN = (*KINDS, "report")
 
 
 def status(run: Run, *, verify: bool = False) -> dict[str, Any]:
-    """The summary of a run as it is now. With `verify` all files of finished stages are read: `damaged` has a line for each that
-    is missing or differs from its checksum, and `ok` says whether there is none."""
+    """The summary of a run as it is now. With `verify` all files of finished stages are read: `damaged` has a line for each
+    that is missing or differs from its checksum, and `ok` says whether there is none."""
     names = run.storage.all_names()
     found = sorted({name.rpartition("/")[0] for name in names if name.endswith((f"/{MANIFEST}", f"/{STAGE}"))})
     stages = [name for name in found if kind_of(name) in SHOWN and not name.endswith(("/trial", "/tokens"))]
