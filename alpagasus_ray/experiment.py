@@ -28,7 +28,11 @@ STEPS: tuple[JobSpec, ...] = (jobs.INGEST, jobs.SCORE, jobs.PICK, jobs.FINETUNE,
 def run_all(call: Call) -> dict[str, Any]:
     """Carry out every step of the recipe; the summary holds those of all of them."""
     recipe = completed(call.recipe)
-    found = [*problems(recipe), *feasibility.before(recipe, sends=not call.flags.plan), *feasibility.check_cap(recipe)]
+    found = [
+        *problems(recipe),
+        *feasibility.before(recipe, call.run, sends=not call.flags.plan),
+        *feasibility.check_cap(recipe),
+    ]
     if call.flags.plan:
         from alpagasus_ray.experiment_plan import plan
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Manifest, Run
+from alpagasus_ray.datasets.run import Manifest, Run, versus
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.evaluation import test_sets
 from alpagasus_ray.judging import pairs, rubric
@@ -41,11 +41,12 @@ def of_score(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     is_picked = "pick" in recipe.model_fields_set and recipe.pick.ratings == recipe.score.name
     if examples is not None and is_picked:
         yield from on_examples(recipe, run, examples)
-    yield from _test_sets(recipe)
+    yield from _test_sets(recipe, run)
 
 
-def before(recipe: Recipe, *, sends: bool = True) -> Iterator[str]:
-    """What stands in the way of a whole experiment, as far as it is known without the examples."""
+def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
+    """What stands in the way of a whole experiment, as far as it is known without the examples. Of what is finished in the run
+    nothing is asked: it needs neither its server nor its files any more."""
     yield from _told(lambda: check_model(recipe.score.judge, "score"))
     yield from _told(lambda: rubric.load(recipe.score.judge.rubric))
     yield from _told(lambda: pairs.load(recipe.compare.judge.rubric))
@@ -56,20 +57,22 @@ def before(recipe: Recipe, *, sends: bool = True) -> Iterator[str]:
         )
     yield from _later_names(recipe)
     yield from _cuts(recipe)
-    yield from _test_sets(recipe)
-    if recipe.finetune.heldout is not None:
+    yield from _test_sets(recipe, run)
+    if recipe.finetune.heldout is not None and not _trained(recipe, run):
         yield from _told(lambda: sources.expand(str(recipe.finetune.heldout), "finetune.heldout"))
     if sends:
-        yield from _servers(recipe)
-        yield from _models(recipe)
-        yield from _gpus(recipe)
+        left = _left(recipe, run)
+        for engine in left:
+            yield from _server(engine)
+        yield from _models(recipe, left, trains=not _trained(recipe, run))
+        yield from _gpus(recipe, left, trains=not _trained(recipe, run))
 
 
 def on_examples(recipe: Recipe, run: Run, examples: Manifest) -> Iterator[str]:
     """What the examples cannot give: more rows than there are, categories that none has."""
     yield from _cuts(recipe)
     for arm in recipe.pick.arms:
-        if arm.k is not None and arm.k > examples.rows:
+        if arm.k is not None and arm.k > examples.rows and run.subset(arm.name).manifest() is None:
             yield f"pick.arms: arm {arm.name!r} asks for k = {arm.k:,}, and there are {examples.rows:,} examples"
     if any(arm.floors for arm in recipe.pick.arms):
         known = set(_categories(run, examples))
@@ -114,18 +117,33 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
             yield f"report.{knob} is {name!r}, and generate.models has not"
 
 
-def _test_sets(recipe: Recipe) -> Iterator[str]:
+def _trained(recipe: Recipe, run: Run) -> bool:
+    return all(run.model(arm).manifest() for arm in recipe.finetune.arms)
+
+
+def _left(recipe: Recipe, run: Run) -> list[EngineConfig]:
+    """The engines that have something left to do."""
+    tests = [one.name for one in recipe.generate.test_sets]
+    left: list[EngineConfig] = []
+    if run.ratings(recipe.score.name).manifest() is None:
+        left.append(recipe.score.judge)
+    left += [one for one in recipe.generate.models if not all(run.answers(one.name, test).manifest() for test in tests)]
+    compared = recipe.compare.test_sets or tests
+    bouts = [(versus(a, b), test) for a, b in recipe.compare.pairs for test in compared]
+    if recipe.compare.imported is None and not all(run.verdicts(recipe.compare.name, *bout).manifest() for bout in bouts):
+        left.append(recipe.compare.judge)
+    return left
+
+
+def _test_sets(recipe: Recipe, run: Run) -> Iterator[str]:
     for one in recipe.generate.test_sets:
+        if run.prompts(one.name).manifest() is not None:
+            continue
         columns = {str(field): key for field, key in one.columns.items()}
         try:
             test_sets.load(one.name, one.path, one.format, columns)
         except (AlpagasusError, OSError) as error:
             yield f"generate.test_sets: {one.name!r} cannot be read: {error}"
-
-
-def _servers(recipe: Recipe) -> Iterator[str]:
-    for engine in (recipe.score.judge, *recipe.generate.models, recipe.compare.judge):
-        yield from _server(engine)
 
 
 def _server(engine: EngineConfig) -> Iterator[str]:
@@ -149,17 +167,16 @@ def _server(engine: EngineConfig) -> Iterator[str]:
             yield f"{engine.where}: {listing.address} refuses the key in {place.api_key_env} (http {listing.status})"
 
 
-def _models(recipe: Recipe) -> Iterator[str]:
+def _models(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> Iterator[str]:
     """Models and tokenizers that can be loaded neither from this disk nor from the hub."""
     if recipe.pick.tokenizer is not None:
         yield from _told(lambda: _tokenizer(str(recipe.pick.tokenizer), "pick.tokenizer"))
-    named: list[tuple[str, str | None, str | None]] = [("finetune.model", recipe.finetune.model, recipe.finetune.revision)]
-    judges: Sequence[tuple[str, EngineConfig]] = (
-        ("score.judge.model", recipe.score.judge),
-        ("compare.judge.model", recipe.compare.judge),
-    )
-    named += [(key, judge.model, judge.vllm.revision) for key, judge in judges if judge.kind == "vllm"]
-    named += [("generate.models", one.path, one.vllm.revision) for one in recipe.generate.models if one.path is not None]
+    named: list[tuple[str, str | None, str | None]] = []
+    if trains:
+        named.append(("finetune.model", recipe.finetune.model, recipe.finetune.revision))
+    # an arm's model is made by this very recipe
+    there = [one for one in left if one.kind == "vllm" and getattr(one, "arm", None) is None]
+    named += [(f"{one.where}: model", one.model, one.vllm.revision) for one in there]
     for key, name, revision in named:
         if name is not None:
             yield from _told(lambda key=key, name=name, revision=revision: _config_of(key, name, revision))
@@ -186,14 +203,13 @@ def _config_of(key: str, name: str, revision: str | None) -> None:
         raise UsageError(f"{key} = {name!r} is no directory here, and the hub does not give it: {reason}") from None
 
 
-def _gpus(recipe: Recipe) -> Iterator[str]:
+def _gpus(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> Iterator[str]:
     """GPUs that are asked for where this machine alone does the work; of a cluster its own check tells."""
     if os.environ.get("RAY_ADDRESS") or any(os.path.exists(path) for path in GPU_DEVICES):
         return
-    if recipe.finetune.gpu:
+    if recipe.finetune.gpu and trains:
         yield "finetune.gpu is true, and this machine has no GPU; name a cluster by RAY_ADDRESS, or set finetune.gpu: false"
-    engines = (recipe.score.judge, *recipe.generate.models, recipe.compare.judge)
-    for where in dict.fromkeys(engine.where for engine in engines if engine.kind == "vllm" and engine.vllm.gpu):
+    for where in dict.fromkeys(engine.where for engine in left if engine.kind == "vllm" and engine.vllm.gpu):
         yield f"{where}.vllm.gpu is true, and this machine has no GPU; name a cluster by RAY_ADDRESS, or set it to false"
 
 
