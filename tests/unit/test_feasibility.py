@@ -58,7 +58,7 @@ def test_k_beyond_the_rows_is_refused_after_ingest_and_before_the_first_rating(t
     server = judge()
     rater = {"judge": {"model": "toy", "base_url": server.base_url}}
     arms = [{"name": "best", "policy": "top", "k": 9}, {"name": "all", "policy": "full"}]
-    recipe = toy(tmp_path, score=rater, pick={"arms": arms})
+    recipe = doable(tmp_path, score=rater, pick={"arms": arms})
     run = Run.open(str(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"'best' asks for k = 9, and there are 8 examples"):
         run_all(Call(recipe, run, NO_FLAGS))
@@ -81,29 +81,32 @@ def test_k_beyond_the_rows_is_refused_after_ingest_and_before_the_first_rating(t
         ({"finetune": {"model": "x", "heldout": "nowhere.jsonl"}}, "nowhere.jsonl"),
     ],
 )
-def test_each_problem_that_can_be_known_is_told_without_the_examples(
-    tmp_path: Path, changes: dict[str, Any], told: str
-) -> None:
+def test_each_problem_that_can_be_known_needs_no_examples(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     found = list(before(completed(toy(tmp_path, **changes)), Run.open(str(tmp_path / "none"))))
     assert any(told in problem for problem in found), found
 
 
+def doable(folder: Path, **changes: Any) -> Recipe:
+    """An experiment that nothing stands in the way of."""
+    return completed(toy(folder, **{"compare": {"judge": {"kind": "rules"}}, **changes}))
+
+
 def test_a_recipe_that_can_be_done_has_no_problem(tmp_path: Path) -> None:
-    assert list(before(toy(tmp_path), Run.open(str(tmp_path / "none")))) == []
+    assert list(before(doable(tmp_path), Run.open(str(tmp_path / "none")))) == []
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alpagasus_ray.feasibility.GPU_DEVICES", (str(tmp_path / "none"),))
     model = str(ROOT / "examples/tiny_model")
-    recipe, run = toy(tmp_path, finetune={"model": model, "gpu": True}), Run.open(str(tmp_path / "none"))
+    recipe, run = doable(tmp_path, finetune={"model": model, "gpu": True}), Run.open(str(tmp_path / "none"))
     assert any("finetune.gpu is true" in problem for problem in before(recipe, run))
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert not list(before(recipe, run)), "of a cluster its own check tells"
 
 
 def test_what_is_finished_needs_its_server_no_more(tmp_path: Path) -> None:
-    recipe = toy(tmp_path, score={"judge": {"model": "toy", "base_url": "http://127.0.0.1:9/v1"}})
-    run = toy_run(tmp_path / "run", 3)
+    recipe = doable(tmp_path, score={"judge": {"model": "toy", "base_url": "http://127.0.0.1:9/v1"}})
+    run = toy_run(tmp_path, 3)
     assert any("127.0.0.1:9" in problem for problem in before(recipe, run))
     rate(run, [5.0, 4.0, 3.0])
     assert list(before(recipe, run)) == []
