@@ -6,6 +6,7 @@ which costs nothing. `on_examples` needs the examples: sizes, floors and cuts. S
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,9 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
             yield f"compare.test_sets has {name!r}, and generate.test_sets has not"
     models = {model.name for model in recipe.generate.models}
     for knob in ("arm", "baseline"):
-        name = getattr(recipe.report, knob, None)
-        if name is not None and name not in models and knob in recipe.report.model_fields_set:
-            yield f"report.{knob} is {name!r}, and generate.models has not"
+        named = getattr(recipe.report, knob, None)
+        if named is not None and named not in models and knob in recipe.report.model_fields_set:
+            yield f"report.{knob} is {named!r}, and generate.models has not"
 
 
 def _trained(recipe: Recipe, run: Run) -> bool:
@@ -179,7 +180,7 @@ def _models(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> It
     named += [(f"{one.where}: model", one.model, one.vllm.revision) for one in there]
     for key, name, revision in named:
         if name is not None:
-            yield from _told(lambda key=key, name=name, revision=revision: _config_of(key, name, revision))
+            yield from _told(partial(_config_of, key, name, revision))
 
 
 def _tokenizer(name: str, key: str) -> None:
@@ -225,4 +226,4 @@ def check_cap(recipe: Recipe) -> Iterator[str]:
     from alpagasus_ray.engines.prices import tariff
 
     for config, engine in ((recipe.score, recipe.score.judge), (recipe.compare, recipe.compare.judge)):
-        yield from _told(lambda config=config, engine=engine: asking.check_cap(config, engine, tariff(engine)))
+        yield from _told(partial(asking.check_cap, config, engine, tariff(engine)))
