@@ -96,9 +96,9 @@ class Ingest(Section):
 class RecordedScale(Section):
     """The scale of ratings that somebody has recorded."""
 
-    min: float
+    min: float = 0.0
     """The lowest score that there can be."""
-    max: float
+    max: float = 5.0
     """The highest score that there can be."""
 
     @model_validator(mode="after")
