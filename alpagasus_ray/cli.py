@@ -27,6 +27,7 @@ ALL_STATUSES = "all"
 """What `--retry-failed` means without a status."""
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
+    "gpu": {"metavar": "NAME"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
 """What the switches take that take something."""

@@ -102,6 +102,21 @@ class Ingest(Section):
     """Which split of a Hugging Face dataset to read."""
 
 
+class RecordedScale(Section):
+    """The scale of ratings that somebody has recorded."""
+
+    min: float = 0.0
+    """The lowest score that there can be."""
+    max: float = 5.0
+    """The highest score that there can be."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RecordedScale":
+        if self.min >= self.max:
+            raise ValueError(f"`min` {self.min:g} is not below `max` {self.max:g}")
+        return self
+
+
 class Judge(EngineConfig):
     """Who rates: an engine and a rubric."""
 
@@ -132,11 +147,15 @@ class Judge(EngineConfig):
     release format (objects with `triplet`, `review`, `score`)."""
     columns: dict[Literal["index", "example_id", "score"], str] = {}
     """For `recorded`: names of the file's columns where they differ, e.g. `{index: alpaca_index, score: gpt-4o-mini}`."""
+    scale: RecordedScale | None = None
+    """For `recorded`: the scale of the file's scores, e.g. `{min: 1, max: 6}`; by default the rubric's."""
 
     @model_validator(mode="after")
     def _needs(self) -> "Judge":
         if self.kind == "recorded" and self.ratings is None:
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
+        if self.scale is not None and self.kind != "recorded":
+            raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
         if self.kind == "vllm" and self.constrained == "json":
             raise ValueError("kind `vllm` takes `constrained: regex` (its default) or `off`; `json` is for an API")
         if self.kind == "vllm" and self.mode == "batch":
@@ -159,7 +178,8 @@ class Score(Asking):
     judge: Judge = Field(default_factory=Judge)
     """The judge."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
-    """A trial: rate only the first so many examples and stop. Replies are kept, and a full run does not ask again."""
+    """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
+    run does not ask again."""
 
 
 class Arm(Section):
@@ -175,6 +195,9 @@ class Arm(Section):
     it; or the expected score itself."""
     threshold: float | None = None
     """For `threshold`: the lowest score to keep; 4.5 unless given (AlpaGasus, equation 1)."""
+    out_of: float | None = None
+    """For `threshold`, on a scale that does not end at 5: the end of the scale that it is meant on, so that `4.5` out of 10 is
+    not taken for the paper's 4.5 out of 5."""
     k: PositiveInt | None = None
     """How many to keep; `top` needs it, the controls take the size of the first `threshold` or `top` arm without it."""
     seed: int = 0
@@ -188,6 +211,8 @@ class Arm(Section):
             raise ValueError("policy `top` needs `k`: how many to keep")
         if self.threshold is not None and self.policy != "threshold":
             raise ValueError(f"policy `{self.policy}` takes no `threshold`; only `threshold` does")
+        if self.out_of is not None and self.policy != "threshold":
+            raise ValueError(f"policy `{self.policy}` takes no `out_of`; only `threshold` does")
         if self.k is not None and self.policy in ("threshold", "full"):
             raise ValueError(f"policy `{self.policy}` takes no `k`; use `top` for a fixed size")
         if self.floors and self.policy not in ("threshold", "top"):
@@ -209,7 +234,8 @@ class Pick(Section):
     arms: tuple[Arm, ...] = (Arm(name="selected", policy="threshold", threshold=4.5), Arm(name="random", policy="random"))
     """The sets to write."""
     tokenizer: str | None = None
-    """Hugging Face tokenizer (id or directory) to count tokens with; without one the report estimates them."""
+    """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
+    tokens, and lengths are measured in characters."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":

@@ -6,6 +6,7 @@ goes on wherever an earlier one was stopped.
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from alpagasus_ray import jobs
+from alpagasus_ray import feasibility, jobs
 from alpagasus_ray.cli import Call, JobSpec
 from alpagasus_ray.config import Answerer, Arm, Recipe
-from alpagasus_ray.errors import UsageError
+from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.reporting import summary
 from alpagasus_ray.runner.progress import clock
 
@@ -26,11 +28,18 @@ STEPS: tuple[JobSpec, ...] = (jobs.INGEST, jobs.SCORE, jobs.PICK, jobs.FINETUNE,
 def run_all(call: Call) -> dict[str, Any]:
     """Carry out every step of the recipe; the summary holds those of all of them."""
     recipe = completed(call.recipe)
-    check(recipe)
+    found = [
+        *problems(recipe),
+        *feasibility.before(recipe, call.run, sends=not call.flags.plan),
+        *feasibility.check_cap(recipe),
+    ]
     if call.flags.plan:
         from alpagasus_ray.experiment_plan import plan
 
-        return plan(recipe, call.run)
+        return plan(recipe, call.run, gpu=call.flags.gpu, found=found)
+    if call.flags.gpu:
+        raise UsageError("--gpu is for --plan: it says what the hours are estimated for")
+    feasibility.refuse([*found, *_on_examples(recipe, call.run, found)])
     started, console = time.monotonic(), Console(stderr=True)
     reports: dict[str, dict[str, Any]] = {}
     lines: dict[str, tuple[str, float]] = {}
@@ -38,6 +47,8 @@ def run_all(call: Call) -> dict[str, Any]:
         console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
         reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step)))
+        if step is jobs.INGEST:  # before anything is paid for
+            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
         summary.show(reports[step.name], sys.stderr)
         lines[step.name] = (summary.in_a_line(reports[step.name]), time.monotonic() - before)
     console.print("\n", _overview(lines), sep="")
@@ -50,6 +61,24 @@ def run_all(call: Call) -> dict[str, Any]:
         "answer": reports["report"]["answer"],
         "page": reports["report"]["page"],
     }
+
+
+def _on_examples(recipe: Recipe, run: Run, found: Sequence[str]) -> list[str]:
+    """What the examples cannot give. Where the recipe is refused anyway they are read for this alone, so that all is said at
+    once; else ingest reads them next, which costs nothing."""
+    examples = run.examples().manifest()
+    if examples is not None:
+        return list(feasibility.on_examples(recipe, run, examples))
+    if not found or not recipe.ingest.source or "hf:" in str(recipe.ingest.source):
+        return []
+    from alpagasus_ray.stages.ingest import ingest
+
+    with tempfile.TemporaryDirectory(prefix="alpagasus-check-") as folder:
+        scratch = Run.open(folder)
+        try:
+            return list(feasibility.on_examples(recipe, scratch, ingest(recipe.ingest, scratch)))
+        except (AlpagasusError, OSError) as error:
+            return [str(error)]
 
 
 def _no_flags(step: JobSpec) -> argparse.Namespace:
@@ -90,9 +119,13 @@ def _answerer(recipe: Recipe, arm: str) -> Answerer:
 
 def check(recipe: Recipe) -> None:
     """Tell, before anything is done, what a later step would miss. Raises `UsageError`."""
-    problems = [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
-    if problems:
-        raise UsageError("the recipe does not hold together:\n  " + "\n  ".join(problems))
+    if wrong := problems(recipe):
+        raise UsageError("the recipe does not hold together:\n  " + "\n  ".join(wrong))
+
+
+def problems(recipe: Recipe) -> list[str]:
+    """What a later step would miss, a line for each."""
+    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
 
 
 def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:
@@ -130,6 +163,10 @@ RUN_ALL = JobSpec(
     "The whole experiment of a recipe: ingest, score, pick, finetune, generate, compare, report. What is done is skipped, and "
     "a call that was stopped goes on where it was.",
     run_all,
-    {"plan": "print what the experiment would ask, train and cost; sends and writes nothing, needs no key"},
+    {
+        "plan": "print what the experiment would ask, train and cost, in dollars from least to most; sends and writes nothing, "
+        "needs no key, no hub and no GPU",
+        "gpu": "with --plan: the GPU that hours and dollars of training are estimated for, e.g. a100 or h100",
+    },
     reading=("plan",),
 )

@@ -45,6 +45,7 @@ def _again(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _score(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import rating
     from alpagasus_ray.reporting.doubts import doubts
     from alpagasus_ray.stages.ratings import Mode
@@ -60,7 +61,11 @@ def _score(call: Call) -> dict[str, Any]:
     if call.flags.plan:
         from alpagasus_ray.stages.plan import plan
 
-        return plan(config, call.run)
+        told = plan(config, call.run)
+        refuse(of_score(call.recipe, call.run, sends=False))
+        return told
+    if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
+        refuse(of_score(call.recipe, call.run))
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
     manifest = score(config, call.run, mode, _again(call.flags.retry_failed, rating.UNSCORED))
@@ -88,6 +93,7 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
 
 
 def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.again import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
     manifests = pick_subset(call.recipe.pick, call.run)
@@ -98,6 +104,7 @@ def _pick(call: Call) -> dict[str, Any]:
             "dropped": manifest.counts["dropped"],
             "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
             **manifest.details,
+            "notes": notes(manifest),
         }
         for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
     ]
@@ -216,7 +223,7 @@ def _doctor(call: Call) -> dict[str, Any]:
 def _status(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.status import status
 
-    return status(call.run)
+    return status(call.run, verify=call.flags.verify)
 
 
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
@@ -226,7 +233,7 @@ SCORE = JobSpec(
     "Rate every example with a judge. A call that was stopped goes on where it was; a finished one returns at once.",
     _score,
     {
-        "limit": "a trial: rate only the first N examples; replies are kept for the full run",
+        "limit": "a trial: rate only N examples, drawn from all of them; replies are kept for the full run",
         "rescore": "read the stored replies again with the present scale and parser; sends nothing",
         "retry-failed": "ask again for rows without a score, or those of some statuses: unparsed, refused, truncated, failed",
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
@@ -277,5 +284,6 @@ STATUS = JobSpec(
     "",
     "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
     _status,
+    {"verify": "compare every file with its checksum and name those that were changed; exit code 1 where there is one"},
     only_reads=True,
 )

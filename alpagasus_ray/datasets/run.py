@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
@@ -229,17 +230,41 @@ class StageDir:
             )
 
     def tables(self, manifest: Manifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The listed `part-` files in order, one table at a time."""
+        """The listed `part-` files in order, one table at a time, each compared with its checksum."""
         for entry in manifest.parts():
-            yield self.storage.read_table(entry.name, columns)
+            yield self.table(entry.name, entry.sha256, columns)
+
+    def table(self, name: str, sha256: str | None, columns: list[str] | None = None) -> pa.Table:
+        """One file as it was written, by its checksum where that is known; a `StageFailed` names the file that was changed."""
+        if sha256 is None:
+            return self.storage.read_table(name, columns)
+        try:
+            content = self.storage.read(name)
+        except FileNotFoundError:
+            raise StageFailed(self._missing(name)) from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise StageFailed(self._changed(name))
+        # as `Storage.read_table` does
+        return pq.read_table(pa.BufferReader(content), columns=columns, pre_buffer=False, partitioning=None)
 
     def verify(self, manifest: Manifest) -> None:
         """Compare every listed file with its checksum; a `StageFailed` names the first that differs."""
+        for problem in self.damaged(manifest):
+            raise StageFailed(problem)
+
+    def damaged(self, manifest: Manifest) -> Iterator[str]:
+        """One line for each listed file that is missing, or is not as it was written."""
         for entry in manifest.files:
             if not self.storage.exists(entry.name):
-                raise StageFailed(f"{self.storage.path(entry.name)} is listed in the manifest and is missing")
-            if hashlib.sha256(self.storage.read(entry.name)).hexdigest() != entry.sha256:
-                raise StageFailed(f"{self.storage.path(entry.name)} is not the file its manifest lists (checksum differs)")
+                yield self._missing(entry.name)
+            elif self.storage.checksum(entry.name) != entry.sha256:
+                yield self._changed(entry.name)
+
+    def _missing(self, name: str) -> str:
+        return f"{self.storage.path(name)} is listed in the manifest and is missing"
+
+    def _changed(self, name: str) -> str:
+        return f"{self.storage.path(name)} is not the file its manifest lists (checksum differs)"
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,14 @@ class Storage:
             )
             _failpoint("after-rename", name)
 
+    def checksum(self, name: str) -> str:
+        """SHA-256 of a file of any size."""
+        digest = hashlib.sha256()
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            while block := stream.read(COPIED_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         # pre_buffer starts threads of its own that a busy worker does not need for files of a megabyte
         return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, pre_buffer=False, partitioning=None)

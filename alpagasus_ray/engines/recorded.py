@@ -5,13 +5,14 @@ of the row in the source from 0; and the AlpaGasus release format, a list of obj
 which is joined by the triplet's text (gpt4life/alpagasus `rating/chatgpt_rating.py` writes it). Never by position.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpagasus_ray.datasets import sources
 from alpagasus_ray.datasets.sources import Record
 from alpagasus_ray.engines.base import Rate, Reply, Request
-from alpagasus_ray.errors import InputError, RowRefused
+from alpagasus_ray.errors import InputError, RowRefused, UsageError
 
 TRIPLET = "###Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n"
 """How the release writes an example; the text is its join key, so it is kept to the letter."""
@@ -23,24 +24,39 @@ class RecordedEngine:
     address = "the file of ratings"
     stated = Rate()
 
-    def __init__(self, by: str, replies: Mapping[str, str]) -> None:
-        self._by, self._replies = by, replies
+    def __init__(self, by: str, replies: Mapping[str, str], scores: Mapping[float, str]) -> None:
+        self._by, self._replies, self.scores = by, replies, scores
+        """`scores`: every different score of the file, and the place where it stands first."""
 
     @classmethod
     def open(cls, path: str, columns: Mapping[Any, str]) -> "RecordedEngine":
         """Read a file of ratings; `columns` gives the file's names for `index`, `example_id` and `score`."""
         replies: dict[str, str] = {}
+        scores: dict[float, str] = {}
         by = ""
         for file in sources.expand(path):
             for record in sources.records(file):
                 by = by or _key_kind(file.path, record, columns)
                 key, reply = _entry(file.path, record, by, columns)
+                if (score := _number(record, reply, by, columns)) is not None:
+                    scores.setdefault(score, f"{file.path}, record at {record.position}")
                 # the same example twice in a release may have two reviews; the same row or id may not have two ratings
                 if replies.setdefault(key, reply) != reply and by != "triplet":
                     raise InputError(
                         file.path, f"record at {record.position}", f"a second, different rating for {by} {key[:60]!r}"
                     )
-        return cls(by, replies)
+        return cls(by, replies, scores)
+
+    def check(self, least: float, most: float) -> None:
+        """Refuse a file with scores beyond these ends: a row that is too good for the scale would be a row without a score."""
+        beyond = [score for score in self.scores if not least <= score <= most]
+        if beyond:
+            low, high = min(self.scores), max(self.scores)
+            raise UsageError(
+                f"score.judge.ratings: the scores go from {low:g} to {high:g}, and the scale is {least:g} to {most:g} "
+                f"({beyond[0]:g} stands in {self.scores[beyond[0]]}). Name the scale that they were given on by "
+                f"score.judge.scale, e.g. --set 'score.judge.scale={{min: {math.floor(low)}, max: {math.ceil(high)}}}'"
+            )
 
     async def complete(self, request: Request) -> Reply:
         row = request.row
@@ -79,6 +95,17 @@ def _entry(path: str, record: Record, by: str, columns: Mapping[Any, str]) -> tu
     except KeyError as missing:
         raise InputError(path, place, f"no {missing} in this record") from None
     return _index(path, place, key) if by == "index" else str(key), "" if value is None else str(value)
+
+
+def _number(record: Record, reply: str, by: str, columns: Mapping[Any, str]) -> float | None:
+    """The score of a record as a number; of a release without one, what stands alone on the review's first line."""
+    fields = record.data or {}
+    given = fields.get("score" if by == "triplet" else columns.get("score", "score"))
+    try:
+        found = float(str(given if given is not None else reply.partition("\n")[0]))
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _release_reply(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ correlations). The reply has the form that a judge's reply has: the score alone,
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,11 @@ from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.failures import CHECKS, Case, nothing_said
 
 DISCLAIMER = "(Found by mechanical rules, a baseline; no language model read this.)"
+
+CJK, SOUTH_EAST_ASIAN = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff", r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+UNSPACED = re.compile(rf"[{CJK}{SOUTH_EAST_ASIAN}\u3000-\u303f\uff00-\uff0f]")
+CHARACTERS_A_WORD = {re.compile(rf"[{CJK}]"): 1.7, re.compile(rf"[{SOUTH_EAST_ASIAN}]"): 5.0}
+"""About as many characters of these scripts say as much as a word of a language with blanks."""
 
 
 class RulesEngine:
@@ -49,7 +55,7 @@ class PairRulesEngine:
 def rate(row: Mapping[str, Any]) -> tuple[float, list[str]]:
     """Score (0 to 5 in half points) of an example and the reasons for it."""
     output = row["output"].strip()
-    case = Case(row["instruction"].strip(), row["input"].strip(), output, len(output.split()), row["instruction"].lower())
+    case = Case(row["instruction"].strip(), row["input"].strip(), output, words_of(output), row["instruction"].lower())
     first = nothing_said(case)
     if first is not None:
         return first.cap, [first.reason]
@@ -58,6 +64,12 @@ def rate(row: Mapping[str, Any]) -> tuple[float, list[str]]:
         return _substance(case.words), [f"no mechanical failure found, {case.words} words"]
     worst = min(failure.cap for failure in failures)
     return max(0.0, worst - 0.5 * (len(failures) - 1)), [failure.reason for failure in failures]
+
+
+def words_of(text: str) -> int:
+    """How many words a text is long, also in scripts that put no blanks between words: those count by their characters."""
+    apart = UNSPACED.sub(" ", text)
+    return len(apart.split()) + round(sum(len(pattern.findall(text)) / each for pattern, each in CHARACTERS_A_WORD.items()))
 
 
 def _substance(words: int) -> float:

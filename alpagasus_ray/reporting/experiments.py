@@ -19,6 +19,16 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     tokens = report["tokens_a_game"]
     each = f"{tokens['low']:,} to {tokens['high']:,} tokens each, by the length of the answers"
     yield f"  compare: {report['games']:,} games judged by {harmless(report['judge'])}, {each}; {_dollars(low, high)}"
+    yield from _total(report["total_dollars"])
+
+
+def _total(total: Mapping[str, Any]) -> Iterator[str]:
+    """The last word of a plan."""
+    low, high = total["low"], total["high"]
+    if total["not_counted"]:
+        yield f"  not counted, as nobody can tell it yet: {', '.join(total['not_counted'])}"
+    bound = f"at least ${money(low)}, and nothing bounds it" if high is None else f"${money(low)} to ${money(high)}"
+    yield f"  total: {bound}"
 
 
 def _score(judged: Mapping[str, Any]) -> str:

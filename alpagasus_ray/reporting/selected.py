@@ -3,10 +3,10 @@
 `ratings`: `name`, `main` (whether the arm was picked by them), `judge`, `kind`, `dimension`, `rows`, `counts`, `reasons`,
 `histogram` (score -> rows), `mean`, `seconds`, `dollars`, `outside` (of expected scores: `rows`, `mean`, `p95`, `expected`),
 `doubts` (what makes the judge unfit, in words). `arms`: `arm`, `policy`, `rule` (in words), `rows`, `dropped`,
-`share`, `tokens`, `counted_by`, `words`, `unscored`, `ratings`. `selection`, of the report's arm: `arm`, `rule`, `by_score`,
-`by`, `cut` (the lowest score kept, of arms that go by the score), `dropped_reasons`, `judge_reasons` (what the offline judge
-said of the dropped), and `rows`, `tokens`, `mean_output_words`, `histogram`, `threshold_curve`, `categories` of
-`selection.json`.
+`share`, `tokens`, `counted_by`, `length` (mean, of the outputs), `length_unit`, `unscored`, `ratings`. `selection`, of the
+report's arm: `arm`, `rule`, `by_score`, `by`, `cut` (the lowest score kept, of arms that go by the score), `dropped_reasons`,
+`judge_reasons` (what the offline judge said of the dropped), and `rows`, `tokens`, `mean_output_length`, `histogram`,
+`threshold_curve`, `categories` of `selection.json`.
 """
 
 import re
@@ -78,10 +78,17 @@ def _arm(name: str, manifest: Manifest) -> dict[str, Any]:
         "share": round(manifest.rows / whole, 6) if whole else None,
         "tokens": tokens.get("kept"),
         "counted_by": tokens.get("counted_by"),
-        "words": details.get("mean_output_words", {}).get("kept"),
+        "length": mean_length(details).get("kept"),
+        "length_unit": mean_length(details)["unit"],
         "unscored": details.get("unscored"),
         "ratings": ratings_of(manifest, [key.removeprefix(RATINGS) for key in manifest.inputs if key.startswith(RATINGS)]),
     }
+
+
+def mean_length(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mean lengths of the outputs with their `unit`; older runs measured in words."""
+    found: Mapping[str, Any] = told.get("mean_output_length") or {**told.get("mean_output_words", {}), "unit": "words"}
+    return found
 
 
 def rule(arm: Mapping[str, Any]) -> str:
@@ -111,7 +118,8 @@ def selection(arm: str, manifest: Manifest, told: Mapping[str, Any], reasons: Co
         "by_score": chosen_by_score,
         "by": manifest.settings["arm"].get("by", "score"),
         "cut": min(kept) if kept and chosen_by_score else None,
-        **{key: told[key] for key in ("rows", "tokens", "mean_output_words", "histogram", "threshold_curve", "categories")},
+        **{key: told[key] for key in ("rows", "tokens", "histogram", "threshold_curve", "categories")},
+        "mean_output_length": mean_length(told),
         "dropped_reasons": dict(reasons.most_common(MOST_REASONS)),
         "judge_reasons": {},
     }

@@ -23,6 +23,10 @@ def status_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["stages"]:
         cost = "" if report["dollars"] is None else f", ${money(report['dollars'])}"
         yield f"  in all {clock(report['seconds'])}{cost}"
+    if "damaged" in report:
+        yield from (f"  damaged: {line}" for line in report["damaged"])
+        whole = "all of them are as they were written" if report["ok"] else f"{len(report['damaged']):,} are not as written"
+        yield f"  {report['files']:,} files compared with their checksums: {whole}"
 
 
 def _words(stage: Mapping[str, Any]) -> Iterator[str]:

@@ -83,11 +83,12 @@ def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
 
 
 def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
-    words = arm["mean_output_words"]
+    length = arm.get("mean_output_length") or {**arm["mean_output_words"], "unit": "words"}  # words: of an older run
     tokens = arm["tokens"]
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
-    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {words['kept']} words an output"
+    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']} {length['unit']} an output"
+    yield from (f"    {note}" for note in arm.get("notes", ()))
     yield f"    {arm['file']}"
 
 
@@ -103,7 +104,7 @@ def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
 
 def _plan(report: Mapping[str, Any]) -> Iterator[str]:
     """What a call would do; the first prompt stands at the end."""
-    trial = "" if report["limit"] is None else f", a trial with the first {report['limit']:,}"
+    trial = "" if report["limit"] is None else f", a trial with {report['limit']:,} drawn from all"
     yield f"plan of {report['stage']}: {report['left']:,} of {report['rows']:,} rows left to ask{trial}; nothing was sent"
     if "tokens" in report:
         yield from _load(report)

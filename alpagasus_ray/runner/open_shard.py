@@ -18,7 +18,7 @@ class Shard:
     @classmethod
     def open(cls, job: Job, task: Task) -> "Shard":
         """Read the shard, and what earlier calls have left of it."""
-        rows = shards.rows_of(job.source.storage.read_table(task.shard).slice(0, task.rows))
+        rows = shards.rows_of(task.read(job.source))
         return cls(job, task.shard, rows, job.known(task.shard))
 
     def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:

@@ -120,7 +120,7 @@ class Packer:
         return [task for task in self._tasks if task.shard in self._opened and not self._open[task.shard]]
 
     def _open_shard(self, task: Task, again: dict[str, Item] | None) -> None:
-        rows = self._job.source.storage.read_table(task.shard).slice(0, task.rows).to_pylist()
+        rows = task.read(self._job.source).to_pylist()
         asked = [(self._job.work.request(row), str(row["example_id"])) for row in rows]
         if again is not None:
             for request, _ in asked:

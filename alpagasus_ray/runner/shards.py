@@ -105,12 +105,20 @@ class Job:
 
 
 class Task(NamedTuple):
-    """One shard to do; `rows` bounds it to the first so many (a trial)."""
+    """One shard to do."""
 
     shard: str
-    rows: int | None = None
+    rows: Sequence[int] | None = None
+    """Places of the rows to do, in order; None for all of them. A trial does a few."""
     job: int = 0
     """Place of its job among those that are done together."""
+    sha256: str | None = None
+    """Checksum of the shard, where the manifest that lists it is at hand."""
+
+    def read(self, source: StageDir) -> pa.Table:
+        """The rows to do. `StageFailed` tells of a shard that is not as it was written."""
+        table = source.table(self.shard, self.sha256)
+        return table if self.rows is None else table.take(pa.array(self.rows, pa.int64()))
 
 
 def in_calls(tasks: Sequence[Task], slots: int) -> list[Sequence[Task]]:

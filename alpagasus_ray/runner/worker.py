@@ -24,7 +24,7 @@ import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.model_names import is_same_model
-from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, UsageError
+from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, StageFailed, UsageError
 from alpagasus_ray.runner import preflight, shards
 from alpagasus_ray.runner.ask import Books, ask
 from alpagasus_ray.runner.board import SAID, BoardLink, Loss, Word
@@ -222,7 +222,7 @@ class Worker:
             if await asyncio.to_thread(shards.is_done, self._jobs[task.job], task.shard):
                 return Finished(task.shard, None)  # by a worker that has died since
             return await self._do_shard(await asyncio.to_thread(Shard.open, self._jobs[task.job], task))
-        except OSError as error:
+        except (OSError, StageFailed) as error:  # the second tells of a shard that is not as it was written
             reason = f"{task.shard}: {error}"
             await self._stop_all(reason)
             return Finished(task.shard, reason)

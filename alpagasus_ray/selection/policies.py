@@ -2,7 +2,8 @@
 
 All take arrays of one length n, in source order, and return a `Choice`. A score of NaN is no score: such a row can be drawn
 at random or for its length, but never chosen by a score. Ties are broken by the expected score where there is one, then by
-a seeded hash of the example's id, so that the same rows are chosen on every machine and in every order of reading.
+a seeded hash of the example's id, so that the same rows are chosen on every machine and in every order of reading. The
+hash's key holds what it is for besides the seed: a draw knows nothing of how ties were broken under the same seed.
 """
 
 import hashlib
@@ -18,6 +19,9 @@ from alpagasus_ray.errors import UsageError
 DEFAULT_THRESHOLD = 4.5
 """AlpaGasus, section 2.3: accuracy of at least 4.5 out of 5."""
 
+LEADING = ("threshold", "top")
+"""Policies whose size the controls take."""
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -30,8 +34,8 @@ class Columns(NamedTuple):
     score: Floats
     expected: Floats
     """Expected score under the judge's own probabilities; NaN where it was not asked for."""
-    words: Indices
-    """Words of the output."""
+    length: Indices
+    """Length of the output, in tokens or characters: in a measure that holds for texts without blanks too."""
     category: Sequence[str]
     """Empty where there is none."""
 
@@ -99,7 +103,9 @@ def top(columns: Columns, k: int, floors: Mapping[str, int], seed: int) -> Choic
 
 def best_first(columns: Columns, seed: int) -> Indices:
     """Indices of all rows with a score, best first, ties broken."""
-    order: Indices = np.lexsort((_hashes(columns.ids, seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score))
+    order: Indices = np.lexsort(
+        (_hashes(columns.ids, "ties", seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score)
+    )
     return np.asarray(order[~np.isnan(columns.score[order])])
 
 
@@ -117,20 +123,23 @@ def _floor_rows(columns: Columns, floors: Mapping[str, int], seed: int) -> Indic
 
 
 def _random(columns: Columns, seed: int) -> Indices:
-    return np.asarray(np.argsort(_hashes(columns.ids, seed), kind="stable"))
+    return np.asarray(np.argsort(_hashes(columns.ids, "random", seed), kind="stable"))
 
 
 def _longest(columns: Columns, seed: int) -> Indices:
-    return np.asarray(np.lexsort((_hashes(columns.ids, seed), -columns.words)))
+    return np.asarray(np.lexsort((_hashes(columns.ids, "longest", seed), -columns.length)))
 
 
 def _lowest(columns: Columns, seed: int) -> Indices:
-    order: Indices = np.lexsort((_hashes(columns.ids, seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score))
+    order: Indices = np.lexsort(
+        (_hashes(columns.ids, "lowest", seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score)
+    )
     return np.asarray(order[~np.isnan(columns.score[order])])
 
 
-def _hashes(ids: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    key = str(seed).encode()
+def _hashes(ids: Sequence[str], purpose: str, seed: int) -> NDArray[np.uint64]:
+    """One number for each id, independent of those for any other purpose or seed."""
+    key = f"{purpose}:{seed}".encode()
     digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in ids)
     return np.frombuffer(digests, dtype=">u8")
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +14,31 @@ BYTES_PER_TOKEN = 4
 """What an estimate counts with where no tokenizer is given; it is called an estimate wherever it is shown."""
 
 
-def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64], tokens_from: str) -> dict[str, Any]:
+class CountedBy(NamedTuple):
+    """Who or what the numbers of a report were counted by."""
+
+    tokens: str
+    """Who counted tokens, for people to read."""
+    lengths: str
+    """What lengths are measured in: `tokens`, or `characters` where no tokenizer is named."""
+
+
+def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64], counted_by: CountedBy) -> dict[str, Any]:
     """Rows, tokens, lengths, kept share of each category, threshold curve and histogram of one arm.
 
-    `tokens` holds the tokens of each row (instruction, input and output); `tokens_from` says who counted them.
+    `tokens` holds the tokens of each row (instruction, input and output); `counted_by` says who
+    counted them, and what the lengths of the outputs are measured in.
     """
     kept = choice.kept
     return {
         "rows": {"all": len(kept), "kept": int(kept.sum()), "share": _share(int(kept.sum()), len(kept))},
         "unscored": int(np.isnan(columns.score).sum()),
-        "tokens": {"all": int(tokens.sum()), "kept": int(tokens[kept].sum()), "counted_by": tokens_from},
-        "mean_output_words": {
-            "all": _mean(columns.words),
-            "kept": _mean(columns.words[kept]),
-            "dropped": _mean(columns.words[~kept]),
+        "tokens": {"all": int(tokens.sum()), "kept": int(tokens[kept].sum()), "counted_by": counted_by.tokens},
+        "mean_output_length": {
+            "all": _mean(columns.length),
+            "kept": _mean(columns.length[kept]),
+            "dropped": _mean(columns.length[~kept]),
+            "unit": counted_by.lengths,
         },
         "categories": _categories(columns.category, kept),
         "threshold_curve": threshold_curve(columns, tokens),

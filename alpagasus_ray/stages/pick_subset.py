@@ -18,12 +18,15 @@ from alpagasus_ray.datasets.schema import DROPPED, SUBSET
 from alpagasus_ray.datasets.storage import Storage, Written
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.figures import score_histogram
-from alpagasus_ray.selection.policies import Choice, Columns, choose
-from alpagasus_ray.selection.report import BYTES_PER_TOKEN, selection_report
+from alpagasus_ray.selection.cuts import cut_problems
+from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
+from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
+from alpagasus_ray.stages import again
+from alpagasus_ray.stages.again import Wanted
 
 BY_SCORE = ("threshold", "top", "lowest")
-LEADING = ("threshold", "top")
 ROWS_PER_FILE = 1000
 SUBSET_JSON = "subset.json"
 
@@ -36,7 +39,7 @@ class Loaded(NamedTuple):
     columns: Columns
     status: list[str]
     tokens: Integers
-    tokens_from: str
+    counted_by: CountedBy
 
 
 def pick_subset(config: Pick, run: Run) -> list[Manifest]:
@@ -48,7 +51,9 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
         ratings = run.ratings(config.ratings).finished("score")
         _check_same_examples(ratings, examples)
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
-    made = {arm.name: _made(run.subset(arm.name), _settings(arm, config), inputs) for arm in config.arms}
+        _check_cuts(config, ratings)
+    wanted = {arm.name: Wanted(_settings(arm, config), inputs) for arm in config.arms}
+    made = again.made(run, wanted)
     manifests = [manifest for manifest in made.values() if manifest]
     if len(manifests) == len(config.arms):
         return manifests
@@ -64,14 +69,15 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
 def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
     copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
-    return {"arm": _identity(arm), "tokenizer": config.tokenizer} | (
+    return {"arm": _identity(arm), "tokenizer": config.tokenizer, again.VERSION: again.PRESENT} | (
         {"size_of": _identity(leader)} if copies and leader else {}
     )
 
 
 def _identity(arm: Arm) -> dict[str, Any]:
-    """As it was before arms could go by the expected score, where they do not."""
-    return {key: value for key, value in identity(arm).items() if (key, value) != ("by", "score")}
+    """As it was before there were the newer knobs, where they are left alone."""
+    newer = {"by": "score", "out_of": None}
+    return {key: value for key, value in identity(arm).items() if key not in newer or value != newer[key]}
 
 
 def _leader(arms: Iterable[Arm]) -> Arm | None:
@@ -79,11 +85,13 @@ def _leader(arms: Iterable[Arm]) -> Arm | None:
     return next((arm for arm in arms if arm.policy in LEADING), None)
 
 
-def _made(stage: StageDir, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
-    manifest = stage.manifest()
-    if manifest is not None:
-        stage.same_or_refuse(manifest, settings, inputs)
-    return manifest
+def _check_cuts(config: Pick, ratings: Manifest) -> None:
+    """Refuse thresholds that mean nothing on the scale of the ratings."""
+    scale = ratings.settings.get("rubric", {}).get("scale")
+    if scale is not None:
+        steps = ratings.settings.get("judge", {}).get("kind") != "recorded"
+        if problems := cut_problems(config.arms, Scale.model_validate(scale), steps=steps):
+            raise UsageError("\n".join(problems))
 
 
 def _check_same_examples(ratings: Manifest, examples: Manifest) -> None:
@@ -98,22 +106,34 @@ def _load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) 
     count = _token_counter(config.tokenizer)
     ids: list[str] = []
     category: list[str] = []
-    words, tokens = [], []
+    lengths, tokens = [], []
+    measure = _length_measure(config.tokenizer)
     for table in run.examples().tables(examples, ["example_id", "instruction", "input", "output", "category"]):
         ids += table["example_id"].to_pylist()
         category += pc.fill_null(table["category"], "").to_pylist()
-        words.append(_words(table["output"]))
+        lengths.append(measure(table["output"]))
         tokens.append(count(table))
     score, expected, status = _scores(run, config, ratings, ids)
-    columns = Columns(ids, score, expected, np.concatenate(words), category)
-    how = config.tokenizer or f"estimate: {BYTES_PER_TOKEN} bytes of UTF-8 a token"
+    columns = Columns(ids, score, expected, np.concatenate(lengths), category)
+    how = CountedBy(
+        config.tokenizer or f"estimate: {BYTES_PER_TOKEN} bytes of UTF-8 a token",
+        "tokens" if config.tokenizer else "characters",
+    )
     return Loaded(columns, status, np.concatenate(tokens), how)
 
 
-def _words(text: pa.ChunkedArray) -> Integers:
-    trimmed = pc.utf8_trim_whitespace(text)
-    words = pc.list_value_length(pc.utf8_split_whitespace(trimmed)).to_numpy()
-    return np.where(pc.equal(trimmed, "").to_numpy(), 0, words).astype(np.int64)
+def _length_measure(tokenizer: str | None) -> Callable[[pa.ChunkedArray], Integers]:
+    """A function that measures texts in tokens, or in characters where no tokenizer is named; blank-separated words would make
+    every text without blanks one word long."""
+    if tokenizer is None:
+        return lambda texts: pc.utf8_length(pc.utf8_trim_whitespace(texts)).to_numpy().astype(np.int64)
+    encode = load_tokenizer(tokenizer, "pick.tokenizer")
+
+    def measure(texts: pa.ChunkedArray) -> Integers:
+        found = encode(texts.to_pylist(), add_special_tokens=False)["input_ids"] if len(texts) else []
+        return np.array([len(ids) for ids in found], dtype=np.int64)
+
+    return measure
 
 
 def _scores(
@@ -187,9 +207,10 @@ def _write_arm(
     run: Run, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str], loaded: Loaded, choice: Choice
 ) -> Manifest:
     started = time.monotonic()
+    replaced = again.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
     stage.begin(Begun(settings=settings, inputs=inputs))
-    report = selection_report(loaded.columns, choice, loaded.tokens, loaded.tokens_from)
+    report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
     files = list(_write_rows(stage.storage, _kept_tables(run, loaded, choice), SUBSET, "part"))
     files += _write_rows(stage.storage, _dropped_tables(loaded, choice), DROPPED, "dropped")
     kept = (row for table in _kept_tables(run, loaded, choice) for row in table.to_pylist())
@@ -210,7 +231,10 @@ def _write_arm(
         counts={"kept": rows, "dropped": len(choice.kept) - rows},
         seconds=time.monotonic() - started,
         versions=versions(),
-        details={key: report[key] for key in ("tokens", "mean_output_words", "unscored")},
+        details={
+            **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
+            **({"replaced": replaced} if replaced else {}),
+        },
     )
     stage.finish(manifest)
     return manifest

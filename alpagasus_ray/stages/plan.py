@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Judge, Score, digest
-from alpagasus_ray.datasets.run import Manifest, Run, StageDir
+from alpagasus_ray.datasets.run import FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
@@ -24,6 +24,7 @@ from alpagasus_ray.runner.journal import at_provider
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import addresses, asking
 from alpagasus_ray.stages.ratings import ScoreWork, check_model, inputs_of, settings_of
+from alpagasus_ray.stages.trial import drawn
 
 SAMPLE = 200
 """Requests that are made and counted; all others are taken to be like them."""
@@ -35,7 +36,7 @@ MEASURED = ("tokens_in", "tokens_out", "cost_usd", "latency_s")
 class Part(NamedTuple):
     """What there is to do in one shard."""
 
-    name: str
+    entry: FileEntry
     rows: int
     """Rows left to ask."""
     places: Sequence[int]
@@ -123,33 +124,35 @@ def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: M
     """Every shard, with what is left to ask of the rows that the call is about."""
     stage = run.ratings(config.name)
     committed = {} if done else {entry.name: entry for entry in shards.committed(stage)}
-    left = 0 if done else config.limit or examples.rows
-    jobs: list[tuple[str, int, frozenset[str]]] = []
+    trial = None if config.limit is None else drawn(examples, config.limit)
+    jobs: list[tuple[FileEntry, Sequence[int], frozenset[str]]] = []
     for entry in examples.parts():
         record = committed.get(entry.name)
         # as for a call of an unfinished stage: what failed gets another chance
-        over = record is not None and not record.counts.get(rating.FAILED)
-        rows = 0 if over else min(entry.rows, left)
-        jobs.append((entry.name, rows, away.keys.get(entry.name, frozenset())))
-        left = max(0, left - entry.rows)
+        over = done is not None or (record is not None and not record.counts.get(rating.FAILED))
+        rows: Sequence[int] = () if over else range(entry.rows) if trial is None else trial.get(entry.name, ())
+        jobs.append((entry, rows, away.keys.get(entry.name, frozenset())))
     if not config.judge.is_model:
-        return [Part(name, rows, (), Counter()) for name, rows, _ in jobs]
+        return [Part(entry, len(rows), (), Counter()) for entry, rows, _ in jobs]
     with ThreadPoolExecutor(shards.READERS) as pool:
         return list(pool.map(lambda job: _part(work, run.examples(), stage, *job), jobs))
 
 
-def _part(work: ScoreWork, source: StageDir, stage: StageDir, name: str, rows: int, away: frozenset[str]) -> Part:
-    """What is left of the first `rows` rows of a shard, without the requests that are `away` in batches."""
-    known = shards.known_of(stage, name).replies
+def _part(
+    work: ScoreWork, source: StageDir, stage: StageDir, entry: FileEntry, rows: Sequence[int], away: frozenset[str]
+) -> Part:
+    """What is left of the rows at these places of a shard, without the requests that are `away` in batches."""
+    known = shards.known_of(stage, entry.name).replies
     keys: list[str] = []
     if rows and (known or away):
-        keys = [work.request(row).key for row in source.storage.read_table(name).slice(0, rows).to_pylist()]
+        keys = [work.request(row).key for row in source.table(entry.name, entry.sha256).take(list(rows)).to_pylist()]
     elif rows:
         # the content decides the prompt, and is read in a hundredth of the time that making the prompts takes
-        keys = source.storage.read_table(name, ["content_hash"])["content_hash"].slice(0, rows).to_pylist()
-    left = [(place, key) for place, key in enumerate(keys) if key not in known and key not in away]
+        table = source.table(entry.name, entry.sha256, ["content_hash"])
+        keys = (table if len(rows) == entry.rows else table.take(list(rows)))["content_hash"].to_pylist()
+    left = [(place, key) for place, key in zip(rows, keys, strict=True) if key not in known and key not in away]
     first = {key: place for place, key in reversed(left)}
-    return Part(name, len(left), sorted(first.values()), _measure(known.values()))
+    return Part(entry, len(left), sorted(first.values()), _measure(known.values()))
 
 
 def _measure(outcomes: Iterable[Outcome]) -> Counter[str]:
@@ -182,7 +185,7 @@ def _sample(work: ScoreWork, source: StageDir, parts: Sequence[Part]) -> list[Re
         end = start + len(part.places)
         places = [part.places[number - start] for number in chosen if start <= number < end]
         if places:
-            requests += [work.request(row) for row in source.storage.read_table(part.name).take(places).to_pylist()]
+            requests += [work.request(row) for row in source.table(part.entry.name, part.entry.sha256).take(places).to_pylist()]
         start = end
     return requests
 

@@ -19,6 +19,7 @@ from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
 from alpagasus_ray.engines.choose import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.engines.recorded import RecordedEngine
 from alpagasus_ray.engines.scores import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rating
@@ -53,6 +54,9 @@ class ScoreWork:
 
     def open_engines(self) -> list[Engine]:
         engines = open_engines(self.allowed, self.form, shortest=self.rubric.messages(NOTHING))
+        for engine in engines:
+            if isinstance(engine, RecordedEngine):
+                engine.check(self.scale.min, self.scale.max)
         return noting(engines, self.raised)
 
     @property
@@ -114,7 +118,15 @@ class ScoreWork:
     @property
     def scale(self) -> Scale:
         """Recorded ratings may be means of several; all others come from the rubric's steps."""
-        return self.rubric.scale.model_copy(update={"step": None}) if self.judge.kind == "recorded" else self.rubric.scale
+        own = scale_of(self.judge, self.rubric)
+        return own.model_copy(update={"step": None}) if self.judge.kind == "recorded" else own
+
+
+def scale_of(judge: Judge, asked: Rubric) -> Scale:
+    """The scale of the ratings: the rubric's, but for recorded ones that name theirs."""
+    if judge.scale is None:
+        return asked.scale
+    return Scale(min=judge.scale.min, max=judge.scale.max, step=None)
 
 
 def check_model(judge: Judge, mode: Mode) -> None:
@@ -137,7 +149,7 @@ def settings_of(config: Score, asked: Rubric) -> dict[str, Any]:
     recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
     # what most recipes leave alone is no part of their identity, so that older runs go on
     form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
-    scale = asked.scale.model_dump()
+    scale = scale_of(judge, asked).model_dump()
     reply = {} if asked.reply is None else {"reply": asked.reply}
     return {
         "judge": asking.identity_of(judge) | recorded | (form if judge.is_model else {}),

@@ -15,6 +15,7 @@ from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.stages import addresses, asking, usefulness
 from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.reread import Stored, ratings_again, read_again
+from alpagasus_ray.stages.trial import drawn
 
 if TYPE_CHECKING:
     from alpagasus_ray.runner import shards
@@ -82,7 +83,8 @@ def _judge_all(
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, {rating.FAILED, *job.again})
-    tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
+    sums = {entry.name: entry.sha256 for entry in examples.parts()}
+    tasks = [shards.Task(name, sha256=sums[name]) for name in shards.missing(job, list(sums))]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
     manifest = manifest_of(stage, shards.committed(stage), begun)
@@ -173,19 +175,14 @@ def _by_batches(
 
 def _rows(tasks: "Sequence[shards.Task]", examples: Manifest) -> int:
     rows = {entry.name: entry.rows for entry in examples.parts()}
-    return sum(task.rows or rows[task.shard] for task in tasks)
+    return sum(rows[task.shard] if task.rows is None else len(task.rows) for task in tasks)
 
 
 def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
     from alpagasus_ray.runner.shards import Task
 
-    tasks, left = [], limit
-    for entry in examples.parts():
-        if left <= 0:
-            break
-        tasks.append(Task(entry.name, min(left, entry.rows)))
-        left -= entry.rows
-    return tasks
+    sums = {entry.name: entry.sha256 for entry in examples.parts()}
+    return [Task(name, places, sha256=sums[name]) for name, places in drawn(examples, limit).items()]
 
 
 def _trial(job: "shards.Job", tasks: "Sequence[shards.Task]", begun: Begun) -> Manifest:

@@ -87,7 +87,8 @@ class Several:
         tasks: list[Task] = []
         for number, part in enumerate(parts):
             take_back(part.job, {FAILED, *again})
-            tasks += [Task(name, job=number) for name in missing(part.job, part.shards())]
+            sums = {entry.name: entry.sha256 for entry in part.source.parts()}
+            tasks += [Task(name, None, number, sums[name]) for name in missing(part.job, part.shards())]
         if not tasks:
             return
         seconds, rows = self._drive(parts, tasks, spent), sum(part.source.rows for part in parts)

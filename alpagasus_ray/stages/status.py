@@ -2,7 +2,8 @@
 
 `status` gives plain JSON values: `location`; `driver` (who works on the run, or null); `stages`, and for each `stage`, `state`
 (`finished`, `unfinished`), `rows`, `of` (rows there will be), `counts`, `reasons`, `replies` (received, in shards that are not
-done yet), `steps` and `of_steps` of a training, `seconds` and `dollars`; `dollars` and `seconds` of all. What nobody knows is
+done yet), `steps` and `of_steps` of a training, `seconds` and `dollars`; `dollars` and `seconds` of all; and with
+`verify` `files`, `damaged`, `ok`. What nobody knows is
 null, never 0. Knows what stages leave behind; nothing of Ray.
 """
 
@@ -23,8 +24,9 @@ ROWS_COME_FROM = ("examples", "prompts", "pairs")
 SHOWN = (*KINDS, "report")
 
 
-def status(run: Run) -> dict[str, Any]:
-    """The summary of a run as it is now."""
+def status(run: Run, *, verify: bool = False) -> dict[str, Any]:
+    """The summary of a run as it is now. With `verify` all files of finished stages are read: `damaged` has a line for each
+    that is missing or differs from its checksum, and `ok` says whether there is none."""
     names = run.storage.all_names()
     found = sorted({name.rpartition("/")[0] for name in names if name.endswith((f"/{MANIFEST}", f"/{STAGE}"))})
     stages = [name for name in found if kind_of(name) in SHOWN and not name.endswith(("/trial", "/tokens"))]
@@ -38,7 +40,19 @@ def status(run: Run) -> dict[str, Any]:
         "stages": told,
         "dollars": _sum(entry["dollars"] for entry in told),
         "seconds": round(sum(entry["seconds"] for entry in told), 2),
+        **(_verified(run, names) if verify else {}),
     }
+
+
+def _verified(run: Run, names: set[str]) -> dict[str, Any]:
+    """Every finished stage's files compared with their checksums, those of kinds that `status` does not show among them."""
+    finished = sorted(name.rpartition("/")[0] for name in names if name.endswith(f"/{MANIFEST}"))
+    stages = [StageDir(name, run.storage.at(*name.split("/"))) for name in finished]
+    listed = [(stage, manifest) for stage in stages if (manifest := stage.manifest()) is not None]
+    with ThreadPoolExecutor(READERS) as pool:
+        damaged = [line for found in pool.map(lambda one: list(one[0].damaged(one[1])), listed) for line in found]
+    files = sum(len(manifest.files) for _, manifest in listed)
+    return {"files": files, "damaged": damaged, "ok": not damaged}
 
 
 def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def encode_arm(config: Finetune, source: StageDir, source_manifest: Manifest, ta
     target.storage.delete_tree()
     target.begin(Begun(settings=settings, inputs=inputs))
     parts = source_manifest.parts()
-    entries = _encoded_shards(config, source, target, [part.name for part in parts])
+    entries = _encoded_shards(config, source, target, parts)
     files = sorted(entries, key=lambda entry: entry.name)
     manifest = _summed_up(target, files, settings, inputs).model_copy(update={"seconds": time.monotonic() - started})
     expected = sum(part.rows for part in parts)
@@ -93,7 +93,7 @@ def encode_arm(config: Finetune, source: StageDir, source_manifest: Manifest, ta
     return manifest
 
 
-def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, names: Sequence[str]) -> Iterator[FileEntry]:
+def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, parts: Sequence[FileEntry]) -> Iterator[FileEntry]:
     """Encode shards on the cluster, some at a time, so that little is left running when one fails."""
     import ray
     import ray.exceptions
@@ -105,13 +105,13 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, names:
     placing.check(pool, "examples are made tokens of by a process a shard")
     preflight.check(source, pool.labels)
     task = ray.remote(num_cpus=1, label_selector=dict(pool.labels))(_encode_there)
-    waiting = iter(names)
+    waiting = iter(parts)
     running: list[Any] = []
     while True:
         # looked at again and again, for nodes may come; a few more than fit ask the autoscaler for the next
         most = TASKS_PER_CPU * max(1, int(placing.total(pool.labels)["CPU"]))
-        names_now = itertools.islice(waiting, max(0, most - len(running)))
-        running += [task.remote(config, source, target, name, __version__) for name in names_now]
+        parts_now = itertools.islice(waiting, max(0, most - len(running)))
+        running += [task.remote(config, source, target, (part.name, part.sha256), __version__) for part in parts_now]
         if not running:
             return
         done, running = ray.wait(running)
@@ -154,18 +154,20 @@ def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> 
     )
 
 
-def _encode_there(config: Finetune, source: StageDir, target: StageDir, name: str, version: str) -> list[FileEntry]:
+def _encode_there(
+    config: Finetune, source: StageDir, target: StageDir, shard: tuple[str, str], version: str
+) -> list[FileEntry]:
     """The same on a node that may have come since the others were asked what they see."""
     from alpagasus_ray.runner import preflight
 
     preflight.take_part(source, version)
-    return encode_shard(config, source, target, name)
+    return encode_shard(config, source, target, *shard)
 
 
-def encode_shard(config: Finetune, source: StageDir, target: StageDir, name: str) -> list[FileEntry]:
+def encode_shard(config: Finetune, source: StageDir, target: StageDir, name: str, sha256: str | None = None) -> list[FileEntry]:
     """Encode one shard of an arm: entries of the file with its tokens, and of the one with what was left out, if any was.
     The `usage` of the first is `tokens`, `label_tokens` (sums) and `longest` (of the examples kept)."""
-    kept, left = encoded(config, source.storage.read_table(name, READ).to_pylist())
+    kept, left = encoded(config, source.table(name, sha256, READ).to_pylist())
     number = name.removeprefix("part-").removesuffix(".parquet")
     entries = [_write_kept(target.storage, f"part-{number}.arrow", kept)]
     if left:

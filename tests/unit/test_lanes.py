@@ -235,7 +235,6 @@ class Asker:
     async def row(self, name: str) -> Outcome | None:
         """One row; None where the stage stops before there is an outcome."""
         await self.lanes.places.take(name)
-        books = Books(self.noted.append)
         try:
             return await ask(
                 self.lanes, _request(name), self.tariff, ATTEMPTS, Books(self.noted.append), has_failed=self.has_failed

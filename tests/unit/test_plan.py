@@ -36,6 +36,7 @@ from alpagasus_ray.runner.shards import known_of
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan import SAMPLE, evenly, plan
 from alpagasus_ray.stages.ratings import ScoreWork, settings_of
+from alpagasus_ray.stages.trial import drawn
 from toy_runs import ROOT, toy_run
 
 MODEL = "gpt-4o-mini"
@@ -151,11 +152,13 @@ def test_rows_with_a_reply_are_not_left_and_rows_that_failed_are(tmp_path: Path)
 def test_a_trial_is_planned_alone_and_what_was_spent_elsewhere_still_counts(tmp_path: Path) -> None:
     run, config = toy_run(tmp_path, 40, rows_per_shard=10), _score(limit=15)
     _begin(run, config)
-    _answer(run, config, "part-00000.parquet", [0, 1])
+    of_trial = drawn(run.examples().finished("ingest"), 15)
+    assert (of_trial["part-00000.parquet"], 7 in of_trial["part-00001.parquet"]) == ((5, 8), True)
+    _answer(run, config, "part-00000.parquet", [5, 8])
     _answer(run, config, "part-00001.parquet", [4, 7])
-    _answer(run, config, "part-00003.parquet", [0])
+    _answer(run, config, "part-00003.parquet", [2])
     found = plan(config, run)
-    assert (found["rows"], found["left"]) == (40, 8 + 4)
+    assert (found["rows"], found["left"]) == (40, 15 - 3)
     assert (found["replies"]["count"], found["dollars"]["spent"]) == (5, 2.5)
 
 
@@ -357,7 +360,8 @@ def test_judges_that_ask_nobody_cost_nothing_and_have_no_prompt(tmp_path: Path) 
     found = plan(config, run)
     assert (found["left"], found["requests"], found["prompt"]) == (20, 0, None)
     assert not {"dollars", "tokens", "minutes"} & found.keys()
-    assert plan(config.model_copy(update={"limit": 12}), run)["left"] == 10
+    of_trial = drawn(run.examples().finished("ingest"), 12)
+    assert plan(config.model_copy(update={"limit": 12}), run)["left"] == 12 - len(of_trial["part-00001.parquet"]) < 12
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("index,score\n0,4\n")
     recorded = Score(name="mine", judge=Judge(kind="recorded", ratings=str(ratings)))
@@ -437,7 +441,7 @@ def test_a_plan_writes_nothing_and_looks_at_a_run_that_a_driver_works_on(
         assert (end.value.code, _tree(tmp_path)) == (0, before)
     told = capfd.readouterr()
     assert [json.loads(line)["left"] for line in told.out.splitlines()] == [7, 7]
-    assert "plan of ratings/judge: 7 of 30 rows left to ask, a trial with the first 7; nothing was sent" in told.err
+    assert "plan of ratings/judge: 7 of 30 rows left to ask, a trial with 7 drawn from all; nothing was sent" in told.err
 
 
 @pytest.mark.usefixtures("_handler_of_this_process")

@@ -1,12 +1,14 @@
 """The offline judge finds what it says it finds, and leaves good responses alone."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.engines.rules import PairRulesEngine, RulesEngine, rate
+from alpagasus_ray.engines.rules import PairRulesEngine, RulesEngine, rate, words_of
 from alpagasus_ray.judging import verdict
 from alpagasus_ray.judging.rating import SCORED, read
 from alpagasus_ray.judging.rubric import Scale
@@ -95,3 +97,28 @@ def test_the_offline_judge_of_two_answers_prefers_the_one_without_failures(
     row = {"instruction": "Add 2 and 2.", "input": "", "first": first, "second": second}
     reply = asyncio.run(PairRulesEngine(form).complete(Request("key", [], row)))
     assert verdict.read(reply.text, reply.finish_reason, form, Scale(min=1, max=10, step=None)).winner == winner
+
+
+PHOTOSYNTHESIS = (
+    "光合作用是绿色植物利用阳光、二氧化碳和水制造有机物并释放氧气的过程。它发生在叶绿体中，分为光反应和暗反应两个阶段。"
+    "光反应把光能变成化学能，暗反应用这些能量把二氧化碳变成糖。没有它，地球上的大多数生物都无法生存，"
+    "因为它既提供食物，也提供我们呼吸的氧气。"
+)
+
+
+def test_a_text_without_blanks_is_as_long_as_what_it_says() -> None:
+    row = _row("Explain photosynthesis in Chinese.", PHOTOSYNTHESIS)
+    score, reasons = rate(row)
+    assert not any("too short" in reason for reason in reasons)
+    assert score >= 4
+    assert any("too short" in reason for reason in rate(_row("Explain gravity.", "引力。"))[1])
+    assert 40 <= words_of(PHOTOSYNTHESIS) <= 110
+    assert words_of(GOOD) == len(GOOD.split()), "texts with blanks are measured as before"
+    assert words_of(PHOTOSYNTHESIS * 2) == pytest.approx(2 * words_of(PHOTOSYNTHESIS), abs=1)
+
+
+def test_real_chinese_outputs_are_not_all_called_short(shared: Path) -> None:
+    rows = json.loads((shared / "sources/alpaca_zh.json").read_text())
+    said = [words_of(row["output"]) for row in rows if len(row["output"]) >= 60]
+    assert said
+    assert min(said) >= 10

@@ -153,7 +153,7 @@ def _asking(behave: Callable[[str], Exception | None] = lambda _: None, **keys: 
 
 def _do(worker: Worker, shard: str, rows: int = 0) -> str:
     """Do a shard; the answer is why it stopped, empty if it did not."""
-    done = worker({"tasks": [json.dumps([Task(shard, rows or None)])]})
+    done = worker({"tasks": [json.dumps([Task(shard, tuple(range(rows)) or None)])]})
     assert done["shard"] == [shard]
     return done["stopped"][0]
 
