@@ -30,7 +30,8 @@ def _ingest(call: Call) -> dict[str, Any]:
 
     with Progress("ingest", 0) as progress:
         manifest = ingest(call.recipe.ingest, call.run, progress.show)
-    return _summary(call.run.examples(), manifest)
+    told = {key: manifest.details[key] for key in ("not_used", "notes") if key in manifest.details}
+    return _summary(call.run.examples(), manifest) | told
 
 
 def _score(call: Call) -> dict[str, Any]:

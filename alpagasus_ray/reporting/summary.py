@@ -88,7 +88,11 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
     yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {words['kept']} words an output"
+    if arm.get("duplicates"):
+        yield f"    {arm['duplicates']:,} exact duplicates dropped; pick.duplicates=keep keeps them"
     yield f"    {arm['file']}"
+    if arm.get("as_it_came"):
+        yield f"    beside it, as the records came: {', '.join(arm['as_it_came'])}"
 
 
 def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
