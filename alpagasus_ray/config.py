@@ -284,7 +284,7 @@ class TestSet(Section):
     """Directory under `answers/<model>/`."""
     path: str
     """File, directory, glob or URI."""
-    format: Literal["auto", "vicuna", "koala", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"] = "auto"
+    format: Literal["auto", "vicuna", "koala", "arena_hard", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"] = "auto"
     """Layout of the file; `auto` tells it by the keys of the first record."""
     columns: dict[Literal["id", "instruction", "input", "category", "skill", "difficulty", "reference"], str] = {}
     """For any other layout: which key holds what, e.g. `{instruction: question}`."""

@@ -136,12 +136,14 @@ def _generate(call: Call) -> dict[str, Any]:
         for (model, test_set), manifest in zip(pairs, manifests, strict=True)
     ]
     failed = sum(manifest.counts.get("failed", 0) for manifest in manifests)
+    asked = [call.run.prompts(test_set.name).manifest() for test_set in config.test_sets]
+    left_out = [note for manifest in asked if manifest for note in manifest.details.get("notes", ())]
     return {
         "stage": "answers",
         "location": call.run.storage.path("answers"),
         "rows": sum(manifest.rows for manifest in manifests),
         "answers": answers,
-        "notes": [f"{failed:,} prompts have no answer; --retry-failed asks for them again"] if failed else [],
+        "notes": left_out + ([f"{failed:,} prompts have no answer; --retry-failed asks for them again"] if failed else []),
     }
 
 

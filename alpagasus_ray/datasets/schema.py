@@ -126,6 +126,9 @@ TOKENS = pa.schema(  # Arrow IPC files, so that they can be mapped into memory
     ]
 )
 
+MASKED = pa.field("masked", pa.list_(pa.int32()))
+"""Of TOKENS, where an example has several answers to learn: places behind the prompt without loss: from, up to, from, …"""
+
 CURVE = pa.schema(  # one row an update
     [
         pa.field("step", pa.int64(), nullable=False),  # from 1
