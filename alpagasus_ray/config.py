@@ -87,19 +87,35 @@ class Ingest(Section):
     """What to read: a path, a glob, a list of them, `s3://…`, or `hf:<hub id or saved directory>`."""
     name: Name | None = None
     """First part of every example_id; by default taken from the name of the source."""
-    format: Literal["auto", "alpaca", "dolly", "sharegpt", "messages", "oasst", "json", "jsonl", "csv", "parquet"] = "auto"
+    format: Literal[
+        "auto",
+        "alpaca",
+        "dolly",
+        "sharegpt",
+        "messages",
+        "oasst",
+        "preference",
+        "prompt_completion",
+        "json",
+        "jsonl",
+        "csv",
+        "parquet",
+    ] = "auto"
     """How records are laid out; `json`, `jsonl`, `csv` and `parquet` fix the kind of file and leave the layout to `columns`
     or to detection."""
     columns: dict[Literal["instruction", "input", "output", "category", "system"], str] = {}
     """For any other layout: which column holds what, e.g. `{instruction: question, output: answer}`."""
-    turns: Literal["first", "all"] = "first"
-    """Conversations of several turns: only the `first` becomes an example, or `all`, each with the turns before it."""
+    turns: Literal["conversation", "first", "all"] = "first"
+    """Conversations of several exchanges: only the `first` becomes an example; or `all`, each with those before it; or the
+    whole `conversation` is one example, judged by its last answer and trained on every answer that may be learned."""
+    reasoning: Literal["keep", "drop"] = "keep"
+    """The thinking in an answer, as between `<think>` and `</think>`: `keep` it as part of the answer, or `drop` it."""
     rows_per_shard: PositiveInt = 1000
     """Examples in one Parquet file: the unit of work, retry and commit."""
     max_rejected: Annotated[Share, OPERATIONAL] = 0.05
     """Fail when a larger share of the records cannot be examples."""
-    split: str = "train"
-    """Which split of a Hugging Face dataset to read."""
+    split: str | None = None
+    """Which split to read: of a dataset on the Hugging Face hub (`train` unless told), or of a directory that holds several."""
 
 
 class RecordedScale(Section):
@@ -236,6 +252,9 @@ class Pick(Section):
     tokenizer: str | None = None
     """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
     tokens, and lengths are measured in characters."""
+    duplicates: Literal["keep", "drop"] = "drop"
+    """Exact duplicates of an earlier example (same instruction, input, output, system and history): `drop` them from every arm
+    but `full`, which is everything, or `keep` them."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":
@@ -311,7 +330,7 @@ class TestSet(Section):
     """Directory under `answers/<model>/`."""
     path: str
     """File, directory, glob or URI."""
-    format: Literal["auto", "vicuna", "koala", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"] = "auto"
+    format: Literal["auto", "vicuna", "koala", "arena_hard", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"] = "auto"
     """Layout of the file; `auto` tells it by the keys of the first record."""
     columns: dict[Literal["id", "instruction", "input", "category", "skill", "difficulty", "reference"], str] = {}
     """For any other layout: which key holds what, e.g. `{instruction: question}`."""

@@ -30,7 +30,8 @@ def _ingest(call: Call) -> dict[str, Any]:
 
     with Progress("ingest", 0) as progress:
         manifest = ingest(call.recipe.ingest, call.run, progress.show)
-    return _summary(call.run.examples(), manifest)
+    told = {key: manifest.details[key] for key in ("not_used", "notes") if key in manifest.details}
+    return _summary(call.run.examples(), manifest) | told
 
 
 def _again(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -163,12 +164,15 @@ def _generate(call: Call) -> dict[str, Any]:
         for (model, test_set), manifest in zip(pairs, manifests, strict=True)
     ]
     failed = sum(manifest.rows - manifest.counts.get("answered", 0) for manifest in manifests)
+    asked = [call.run.prompts(test_set.name).manifest() for test_set in config.test_sets]
+    left_out = [note for manifest in asked if manifest for note in manifest.details.get("notes", ())]
     return {
         "stage": "answers",
         "location": call.run.storage.path("answers"),
         "rows": sum(manifest.rows for manifest in manifests),
         "answers": answers,
-        "notes": [f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else [],
+        "notes": left_out
+        + ([f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else []),
     }
 
 

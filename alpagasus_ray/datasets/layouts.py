@@ -1,130 +1,114 @@
 """From one record to the examples in it: what the fields of each known dataset layout mean.
 
-Policy for conversations: turns of one speaker in a row are joined by a blank line; what the assistant says before the
-first user turn is left out; a last user turn without a reply is left out. `first` makes one example of the first
-exchange, `all` makes one of every exchange, with those before it as its history. System turns are kept as `system`.
-In Open-Assistant trees the best ranked reply is followed. A number is text; anything else that is not text is refused.
-
-Pure functions; knows nothing of files or shards.
+Conversations go by the policy in `conversations.py`, trees by that in `trees.py`; which other fields are known is in
+`side_fields.py`. Of answers that somebody preferred to others the one under `chosen` is the output. A number is text as it was
+written; NaN is null; anything else that is not text is refused. Pure functions; knows nothing of files or shards.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from alpagasus_ray.datasets.sources import Record
+from alpagasus_ray.datasets import conversations, side_fields, thoughts, trees
+from alpagasus_ray.datasets.conversations import Draft, Turn
+from alpagasus_ray.datasets.fields import NoExample, empty, list_of, missing, optional, text
+from alpagasus_ray.datasets.side_fields import SYSTEM, Tally
+from alpagasus_ray.datasets.trees import grown
 
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
-
-
-class NoExample(Exception):
-    """A record that cannot be an example; the message is the reason."""
-
-
-class Draft(NamedTuple):
-    """An example before it has an id."""
-
-    instruction: str
-    input: str
-    output: str
-    category: str | None = None
-    system: str | None = None
-    history: tuple[tuple[str, str], ...] = ()
-
+__all__ = ["Draft", "Layout", "NoExample", "detect", "grown", "reader", "text"]
 
 Layout = Callable[[Mapping[str, Any]], list[Draft]]
+CONVERSATION = ("conversations", "messages", "conversation")
+"""Keys that a list of turns stands under."""
+PREFERRED = "records whose output is the answer under `chosen`; `rejected` is left out"
+SIGNS = (
+    ("dolly", {"instruction", "response"}),
+    ("alpaca", {"instruction", "output"}),
+    ("preference", {"prompt", "chosen"}),
+    ("preference", {"instruction", "chosen"}),
+    ("prompt_completion", {"prompt", "completion"}),
+)
+"""The fields that tell a layout of plain fields; the first that are all there count."""
+MAPPED = ("instruction", "input", "output", "category", "system", "history")
 
 
 def detect(record: Mapping[str, Any]) -> str | None:
     """Name of the layout that a record has, or None."""
-    if isinstance(record.get("conversations"), Sequence):
+    if _is_list(record.get("conversations")):
         return "sharegpt"
-    if isinstance(record.get("messages"), Sequence):
+    if _is_list(record.get("messages")) or _is_list(record.get("conversation")):
         return "messages"
     if {"message_id", "text", "role"} <= record.keys() or isinstance(record.get("prompt"), Mapping):
         return "oasst"
-    if {"instruction", "response"} <= record.keys():
-        return "dolly"
-    if {"instruction", "output"} <= record.keys():
-        return "alpaca"
-    return None
+    flat = next((name for name, fields in SIGNS if fields <= record.keys()), None)
+    return "preference" if flat is None and _is_list(record.get("chosen")) else flat
 
 
-def reader(layout: str, columns: Mapping[Any, str], turns: str) -> Layout:
-    """The function that reads records of a layout; `columns` (field -> column) takes the place of a layout."""
-    every = turns == "all"
-    if columns:
-        return lambda record: [_mapped(record, columns)]
-    if layout == "dolly":
-        renamed = {"input": "context", "output": "response"}
-        return lambda record: [_mapped(record, renamed if "context" in record else {"output": "response"})]
+def fits(named: str, found: str | None) -> bool:
+    """Whether a record of the layout `found` can be read as the one that `ingest.format` names."""
+    alike = {"dolly": {"alpaca"}, "sharegpt": {"messages"}, "messages": {"sharegpt"}}
+    return found == named or found in alike.get(named, ())
+
+
+def reader(layout: str, columns: Mapping[Any, str], turns: str, tally: Tally | None = None, reasoning: str = "keep") -> Layout:
+    """The function that reads records of a layout; `columns` (field -> column) takes the place of a layout. What is read
+    otherwise than as text of an example goes to the `tally`; `turns` and `reasoning` are those of `ingest`."""
+    tally = Tally() if tally is None else tally
+    read = _reader("columns" if columns else layout, columns, turns, tally)
+
+    def examples(record: Mapping[str, Any]) -> list[Draft]:
+        side_fields.check_mark(record)
+        return [thoughts.handled(draft, reasoning, tally) for draft in read(record)]
+
+    return examples
+
+
+def _reader(layout: str, columns: Mapping[Any, str], turns: str, tally: Tally) -> Layout:
+    def from_turns(of: Callable[[Mapping[str, Any], Tally], Iterable[Turn]]) -> Layout:
+        def read(record: Mapping[str, Any]) -> list[Draft]:
+            if layout != "oasst" or "message_id" not in record:
+                tally.fields(layout, record)
+            found = of(record, tally)
+            return conversations.drafts(found, turns, tally, optional(record, "category"), optional(record, *SYSTEM))
+
+        return read
+
+    if layout == "columns":
+        return lambda record: [_mapped(record, columns, layout, tally)]
     if layout == "alpaca":
-        return lambda record: [_mapped(record, {})]
-    read = {"sharegpt": _sharegpt, "messages": _messages, "oasst": _oasst}[layout]
-    return lambda record: _exchanges(read(record), every, _optional(record, "category"))
+        return lambda record: [_mapped(record, {}, layout, tally)]
+    if layout == "dolly":
+        return lambda record: [_mapped(record, _dolly_columns(record), layout, tally)]
+    if layout == "oasst":
+        return from_turns(lambda record, _: trees.turns(record))
+    if layout == "prompt_completion":
+        return from_turns(lambda record, _: _completion(record))
+    return from_turns(_preference if layout == "preference" else _conversation)
 
 
-def text(record: Mapping[str, Any], key: str) -> str:
-    """The text under a key; numbers are written out, anything else is no text."""
-    value = record.get(key)
-    if value is None:
-        raise NoExample(f"`{key}` is null" if key in record else f"no `{key}`")
-    return _checked(value, key)
+def _dolly_columns(record: Mapping[str, Any]) -> dict[str, str]:
+    return {"input": "context", "output": "response"} if "context" in record else {"output": "response"}
 
 
-def _checked(value: Any, key: str) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise NoExample(f"`{key}` is a {type(value).__name__}, not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise NoExample(f"`{key}` holds half of a character (an unpaired surrogate)") from None
-    return value
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
-    """The list under a key, empty where there is none."""
-    value = record.get(key)
-    if value is None:
-        return ()
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise NoExample(f"`{key}` is a {type(value).__name__}, not a list")
-    return value
-
-
-def _optional(record: Mapping[str, Any], key: str) -> str | None:
-    return None if record.get(key) in (None, "") else text(record, key)
-
-
-def _mapped(record: Mapping[str, Any], columns: Mapping[Any, str]) -> Draft:
+def _mapped(record: Mapping[str, Any], columns: Mapping[Any, str], layout: str, tally: Tally) -> Draft:
     def column(field: str) -> str:
         return columns.get(field, field)
 
+    tally.fields(layout, record, frozenset((*map(column, MAPPED), *SYSTEM, *side_fields.RECORD_MARKS)))
     instruction = text(record, column("instruction"))
-    extra = _optional(record, column("input")) or ""
+    extra = optional(record, column("input")) or ""
     if not (instruction.strip() or extra.strip()):
         raise NoExample(f"`{column('instruction')}` is empty")
     return Draft(
         instruction=instruction,
         input=extra,
         output=text(record, column("output")),
-        category=_optional(record, column("category")),
-        system=_optional(record, column("system")),
-        history=tuple(_pair(turn) for turn in _list(record, "history")),
+        category=optional(record, column("category")),
+        system=optional(record, *((columns["system"],) if "system" in columns else SYSTEM)),
+        history=tuple(_pair(turn) for turn in list_of(record, "history")),
     )
 
 
@@ -134,125 +118,63 @@ def _pair(turn: Any) -> tuple[str, str]:
     raise NoExample("`history` is not a list of [instruction, output] pairs")
 
 
-Turn = tuple[str, str]
-"""Speaker (`user`, `assistant`, `system`) and what is said."""
+def _conversation(record: Mapping[str, Any], tally: Tally) -> list[Turn]:
+    """The turns of a record; where a preferred answer stands beside them, it alone is to be learned."""
+    key = next((key for key in CONVERSATION if key in record), CONVERSATION[0])
+    turns = list_of(record, key)
+    if missing(record.get("chosen")):
+        return [Turn(turn) for turn in turns]
+    if turns and isinstance(turns[-1], Mapping) and Turn(turns[-1]).speaker() == "assistant":
+        raise NoExample(f"`chosen` stands beside `{key}` that has an answer already")
+    tally.told[PREFERRED] += 1
+    return _answered(turns, record["chosen"], "chosen")
 
 
-def _sharegpt(record: Mapping[str, Any]) -> list[Turn]:
-    return [_turn(turn, "from", "value") for turn in _list(record, "conversations")]
+def _preference(record: Mapping[str, Any], tally: Tally) -> list[Turn]:
+    tally.told[PREFERRED] += 1
+    chosen = record.get("chosen")
+    key = "prompt" if "prompt" in record else "instruction"
+    asked = [] if missing(record.get(key)) else _asked(record, key)
+    starts = _is_list(chosen) and chosen and isinstance(chosen[0], Mapping) and Turn(chosen[0]).speaker() != "assistant"
+    if starts or not asked:  # the whole conversation stands there
+        turns = list_of(record, "chosen")
+        answers = _last_answers(turns)
+        return [Turn(turn, is_context=place < len(turns) - answers) for place, turn in enumerate(turns)]
+    return _answered(asked, chosen, "chosen")
 
 
-def _messages(record: Mapping[str, Any]) -> list[Turn]:
-    return [_turn(turn, "role", "content") for turn in _list(record, "messages")]
+def _completion(record: Mapping[str, Any]) -> list[Turn]:
+    label = record.get("label")
+    if not missing(label) and label not in (True, 1):
+        raise NoExample(f"its `label` is {label!r}: the completion is not one that is wanted")
+    return _answered(_asked(record, "prompt"), record.get("completion"), "completion")
 
 
-def _turn(turn: Any, role_key: str, text_key: str) -> Turn:
-    if not isinstance(turn, Mapping):
-        raise NoExample(f"a turn is a {type(turn).__name__}, not an object")
-    role = str(turn.get(role_key))
-    if role.lower() not in SPEAKERS:
-        raise NoExample(f"a turn is by {role!r}, which is neither user, assistant nor system")
-    content = turn.get(text_key)
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        return SPEAKERS[role.lower()], "\n".join(_part(part) for part in content)
-    return SPEAKERS[role.lower()], text(turn, text_key)
+def _asked(record: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """The prompt as turns: a list of them, or a text, behind which an input may stand."""
+    if _is_list(record[key]):
+        return list_of(record, key)
+    extra = optional(record, "input")
+    asked = text(record, key)
+    return [{"role": "user", "content": f"{asked}\n\n{extra}" if extra else asked}]
 
 
-def _part(part: Any) -> str:
-    """Text of one part of a message: `{type: text, text: …}`, as some write it `{type: text, value: …}`."""
-    if isinstance(part, str):
-        return _checked(part, "content")
-    if not isinstance(part, Mapping) or part.get("type", "text") != "text":
-        raise NoExample("a message has a part that is not text")
-    return text(part, "text" if "text" in part else "value")
+def _answered(asked: Sequence[Any], answer: Any, key: str) -> list[Turn]:
+    """Turns, and the answer to them: a text, a turn, or a list of turns. Only the answer is to be learned."""
+    if _is_list(answer):
+        said = list(answer)
+    elif isinstance(answer, Mapping):
+        said = [answer]
+    else:
+        said = [{"role": "assistant", "content": text({key: answer}, key)}]
+    if empty(said):
+        raise NoExample(f"`{key}` is empty")
+    return [*(Turn(turn, is_context=True) for turn in asked), *map(Turn, said)]
 
 
-def _oasst(record: Mapping[str, Any]) -> list[Turn]:
-    """Follow the best ranked replies down a tree."""
-    turns = []
-    node: Any = record["prompt"] if isinstance(record.get("prompt"), Mapping) else record
-    while node is not None:
-        turns.append(_turn(node, "role", "text"))
-        replies = _list(node, "replies")
-        if not all(isinstance(reply, Mapping) for reply in replies):
-            raise NoExample("`replies` holds something that is no message")
-        replies = [reply for reply in replies if not reply.get("deleted")]
-        node = min(replies, key=_rank, default=None)
-    return turns
-
-
-def _rank(reply: Mapping[str, Any]) -> float:
-    rank = reply.get("rank")
-    if not isinstance(rank, int | float | None):
-        raise NoExample(f"`rank` is {rank!r}, not a number")
-    return float("inf") if rank is None else float(rank)
-
-
-def _exchanges(turns: Iterable[Turn], every: bool, category: str | None) -> list[Draft]:
-    system: list[str] = []
-    done: list[tuple[str, str]] = []
-    drafts: list[Draft] = []
-    asked: str | None = None
-    for speaker, said in _joined(turns):
-        if speaker == "system":
-            system.append(said)
-        elif speaker == "user":
-            asked = said if asked is None else f"{asked}\n\n{said}"
-        elif asked is not None:
-            if asked.strip():
-                drafts.append(Draft(asked, "", said, category, "\n\n".join(system) or None, tuple(done)))
-            done.append((asked, said))
-            asked = None
-            if not every:
-                break
-    if not drafts:
-        raise NoExample("no user turn with a reply")
-    return drafts
-
-
-def _joined(turns: Iterable[Turn]) -> Iterator[Turn]:
-    for speaker, run in itertools.groupby(turns, key=lambda turn: turn[0]):
-        yield speaker, "\n\n".join(said for _, said in run)
-
-
-def grown(stream: Iterable[Record]) -> Iterator[Record]:
-    """Open-Assistant messages as trees: nested ones pass as they are, flat ones (one message a record, with `parent_id`
-    and `message_tree_id`) are put together. Needs the messages of one tree to stand together, as they are published."""
-
-    def tree_of(record: Record) -> object:
-        data = record.data or {}
-        flat = "message_tree_id" in data and "replies" not in data and "prompt" not in data
-        return data["message_tree_id"] if flat else record.position
-
-    for _, group in itertools.groupby(stream, key=tree_of):
-        yield from _grow(list(group))
-
-
-def _grow(group: list[Record]) -> Iterator[Record]:
-    """The trees of a group of flat messages; what hangs on no root is a record with a problem, never lost."""
-    if len(group) == 1:
-        yield group[0]
-        return
-    nodes = {_message_id(record): {**(record.data or {}), "replies": []} for record in group}
-    children: dict[object, list[object]] = {}
-    for key, node in nodes.items():
-        children.setdefault(node.get("parent_id"), []).append(key)
-    reached: set[object] = set()
-    waiting = list(children.get(None, ()))
-    while waiting:
-        key = waiting.pop()
-        reached.add(key)
-        nodes[key]["replies"] = [nodes[child] for child in children.get(key, ())]
-        waiting += children.get(key, ())
-    for record in group:
-        key = _message_id(record)
-        if key not in reached:
-            parent = (record.data or {}).get("parent_id")
-            yield record._replace(data=None, problem=f"its parent {parent!r} does not stand in the same tree", raw=str(key))
-        elif nodes[key].get("parent_id") is None:
-            yield record._replace(data=nodes[key])
-
-
-def _message_id(record: Record) -> object:
-    """The id of a message; one without is known by its position, and nothing can hang on it."""
-    return (record.data or {}).get("message_id", ("position", record.position))
+def _last_answers(turns: Sequence[Any]) -> int:
+    """How many turns at the end are the assistant's."""
+    count = 0
+    while count < len(turns) and isinstance(turns[-1 - count], Mapping) and Turn(turns[-1 - count]).speaker() == "assistant":
+        count += 1
+    return count

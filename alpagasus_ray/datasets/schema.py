@@ -17,8 +17,11 @@ EXAMPLES = pa.schema(
         pa.field("source", pa.string(), nullable=False),  # <file>#<position in it, from 1>
         pa.field("row", pa.int64(), nullable=False),  # number of the record over all files of the source, from 0
         pa.field("duplicate_of", pa.string()),  # example_id of the first example with the same content
+        pa.field("learn", pa.list_(pa.bool_())),  # for each turn of history, whether it is trained on too; null: none is
+        pa.field("record", pa.string()),  # as it came, as JSON (`written.py`); null: the record before, or the triple is all
     ]
 )
+"""Runs of an earlier version have no `learn` and no `record`: `conformed` fills them in."""
 
 PROBABILITY = pa.struct([("score", pa.float64()), ("probability", pa.float64())])
 
@@ -134,6 +137,9 @@ TOKENS = pa.schema(  # Arrow IPC files, so that they can be mapped into memory
     ]
 )
 
+MASKED = pa.field("masked", pa.list_(pa.int32()))
+"""Of TOKENS, where an example has several answers to learn: places behind the prompt without loss: from, up to, from, …"""
+
 CURVE = pa.schema(  # one row an update
     [
         pa.field("step", pa.int64(), nullable=False),  # from 1
@@ -151,4 +157,16 @@ CURVE = pa.schema(  # one row an update
     ]
 )
 
-SUBSET = EXAMPLES.append(pa.field("score", pa.float64())).append(pa.field("expected_score", pa.float64()))
+SUBSET = pa.schema(
+    [
+        *(field for field in EXAMPLES if field.name != "record"),
+        pa.field("score", pa.float64()),
+        pa.field("expected_score", pa.float64()),
+    ]
+)
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, in its order; those that an earlier version did not write are null."""
+    columns = [table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type) for field in schema]
+    return pa.table(columns, names=schema.names).cast(schema)

@@ -18,7 +18,7 @@ from alpagasus_ray.datasets.sources import Record, SourceFile
 from alpagasus_ray.errors import InputError, UsageError
 from alpagasus_ray.evaluation import prompt_keys
 
-FORMATS = Literal["auto", "vicuna", "koala", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"]
+FORMATS = Literal["auto", "vicuna", "koala", "arena_hard", "wizardlm", "self_instruct", "alpaca_eval", "jsonl"]
 
 FIELDS = ("id", "instruction", "input", "category", "skill", "difficulty", "reference")
 PER_PROMPT = {"input", "reference"}
@@ -32,6 +32,7 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "reference": ("reference[0]",),
     },
     "koala": {"id": ("id",), "instruction": ("prompt",)},
+    "arena_hard": {"id": ("uid",), "instruction": ("prompt",), "category": ("category",)},
     "wizardlm": {"id": ("idx",), "instruction": ("Instruction",), "skill": ("Skill",), "difficulty": ("Difficulty",)},
     "self_instruct": {
         "id": ("id",),
@@ -50,6 +51,7 @@ SIGNS = (
     ("self_instruct", {"instruction", "instances"}),
     ("alpaca_eval", {"instruction", "output"}),
     ("jsonl", {"instruction"}),
+    ("arena_hard", {"uid", "prompt"}),
     ("koala", {"prompt"}),
 )
 """The keys that tell a layout; the first that are all there count."""
@@ -108,6 +110,12 @@ def load(name: str, path: str, form: str = "auto", columns: Mapping[str, str] | 
     if not found:
         raise InputError(path, "", f"there is no record in it; {_fix(name)}")
     return list(found.values())
+
+
+def turns_left_out(name: str, path: str) -> int:
+    """How many turns behind the first, which alone is asked, the records have under `turns`."""
+    lists = (record.data.get("turns") for _, record in _records(name, path) if record.data is not None)
+    return sum(max(0, len(turns) - 1) for turns in lists if isinstance(turns, list))
 
 
 def detect(fields: Mapping[str, Any]) -> str | None:

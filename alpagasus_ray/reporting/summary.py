@@ -89,7 +89,11 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
     yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']} {length['unit']} an output"
     yield from (f"    {note}" for note in arm.get("notes", ()))
+    if arm.get("duplicates"):
+        yield f"    {arm['duplicates']:,} exact duplicates dropped; pick.duplicates=keep keeps them"
     yield f"    {arm['file']}"
+    if arm.get("as_it_came"):
+        yield f"    beside it, as the records came: {', '.join(arm['as_it_came'])}"
 
 
 def _answers(answers: Mapping[str, Any]) -> Iterator[str]:

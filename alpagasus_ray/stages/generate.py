@@ -79,9 +79,16 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
         rows=len(found),
         seconds=time.monotonic() - started,
         versions=versions(),
+        details={"notes": _notes(test_set)},
     )
     stage.finish(manifest)
     return manifest
+
+
+def _notes(test_set: TestSet) -> list[str]:
+    """What of a test set is not asked, in words."""
+    turns = test_sets.turns_left_out(test_set.name, test_set.path)
+    return [f"{test_set.name}: only the first turn is asked; {turns:,} later turns left out"] if turns else []
 
 
 def _answer(

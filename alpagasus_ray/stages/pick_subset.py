@@ -13,14 +13,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm, Pick, digest, identity
+from alpagasus_ray.datasets import write_back
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
-from alpagasus_ray.datasets.schema import DROPPED, SUBSET
+from alpagasus_ray.datasets.schema import DROPPED, EXAMPLES, SUBSET, conformed
 from alpagasus_ray.datasets.storage import Storage, Written
+from alpagasus_ray.datasets.written import TRIPLE
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.figures import score_histogram
 from alpagasus_ray.selection.cuts import cut_problems
+from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
 from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
 from alpagasus_ray.stages import again
@@ -40,6 +43,10 @@ class Loaded(NamedTuple):
     status: list[str]
     tokens: Integers
     counted_by: CountedBy
+    duplicate_of: list[str | None]
+    """The earlier example that a row repeats, where it is to be dropped for that."""
+    scores: tuple[str, ...]
+    """The score columns that the ratings have."""
 
 
 def pick_subset(config: Pick, run: Run) -> list[Manifest]:
@@ -59,7 +66,7 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
         return manifests
     loaded = _load(run, config, examples, ratings)
     _check_unscored(config, loaded, ratings)
-    choices = _choices(config.arms, loaded.columns)
+    choices = _choices(config.arms, loaded)
     return [
         made[arm.name] or _write_arm(run, run.subset(arm.name), _settings(arm, config), inputs, loaded, choices[arm.name])
         for arm in config.arms
@@ -69,8 +76,10 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
 def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
     copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
-    return {"arm": _identity(arm), "tokenizer": config.tokenizer, again.VERSION: again.PRESENT} | (
-        {"size_of": _identity(leader)} if copies and leader else {}
+    return (
+        {"arm": _identity(arm), "tokenizer": config.tokenizer, again.VERSION: again.PRESENT}
+        | ({"size_of": _identity(leader)} if copies and leader else {})
+        | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
     )
 
 
@@ -106,10 +115,13 @@ def _load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) 
     count = _token_counter(config.tokenizer)
     ids: list[str] = []
     category: list[str] = []
+    repeats: list[str | None] = []
     lengths, tokens = [], []
     measure = _length_measure(config.tokenizer)
-    for table in run.examples().tables(examples, ["example_id", "instruction", "input", "output", "category"]):
+    fields = ["example_id", "instruction", "input", "output", "category", "duplicate_of"]
+    for table in run.examples().tables(examples, fields):
         ids += table["example_id"].to_pylist()
+        repeats += table["duplicate_of"].to_pylist()
         category += pc.fill_null(table["category"], "").to_pylist()
         lengths.append(measure(table["output"]))
         tokens.append(count(table))
@@ -119,7 +131,9 @@ def _load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) 
         config.tokenizer or f"estimate: {BYTES_PER_TOKEN} bytes of UTF-8 a token",
         "tokens" if config.tokenizer else "characters",
     )
-    return Loaded(columns, status, np.concatenate(tokens), how)
+    scores = () if ratings is None else ("score",) if np.isnan(expected).all() else write_back.SCORES
+    repeats = [None] * len(ids) if config.duplicates == "keep" else repeats
+    return Loaded(columns, status, np.concatenate(tokens), how, repeats, scores)
 
 
 def _length_measure(tokenizer: str | None) -> Callable[[pa.ChunkedArray], Integers]:
@@ -191,10 +205,17 @@ def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> N
     )
 
 
-def _choices(arms: Iterable[Arm], columns: Columns) -> dict[str, Choice]:
+def _choices(arms: Iterable[Arm], loaded: Loaded) -> dict[str, Choice]:
+    """What each arm keeps; duplicates that are to be dropped take part in none but `full`, which is everything."""
+    columns = loaded.columns
+    first = np.array([earlier is None for earlier in loaded.duplicate_of], dtype=bool)
+    once = only(columns, first)
     leader = _leader(arms)
-    size = int(choose(leader, columns, None).kept.sum()) if leader else None
-    choices = {arm.name: choose(arm, columns, size) for arm in arms}
+    size = int(choose(leader, once, None).kept.sum()) if leader else None
+    choices = {
+        arm.name: choose(arm, columns, size) if arm.policy == "full" else among_all(choose(arm, once, size), first)
+        for arm in arms
+    }
     for name, choice in choices.items():
         if not choice.kept.any():
             scored = columns.score[~np.isnan(columns.score)]
@@ -221,6 +242,8 @@ def _write_arm(
     }
     rows = int(choice.kept.sum())
     extra = [FileEntry(name=name, rows=rows if name == SUBSET_JSON else 0, **to._asdict()) for name, to in written.items()]
+    came = _write_back(run, stage.storage, loaded, choice)
+    extra += [FileEntry(name=name, rows=count, **to._asdict()) for name, (to, count) in came.items()]
     manifest = Manifest(
         stage=stage.name,
         settings=settings,
@@ -234,6 +257,8 @@ def _write_arm(
         details={
             **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
             **({"replaced": replaced} if replaced else {}),
+            "duplicates": dropped_for_that(loaded.duplicate_of, choice),
+            "as_it_came": list(came),
         },
     )
     stage.finish(manifest)
@@ -245,11 +270,30 @@ def _kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]
     examples = run.examples()
     start = 0
     for table in examples.tables(examples.finished("ingest")):
-        here, scored = slice(start, start + len(table)), table
+        here, scored = slice(start, start + len(table)), conformed(table, EXAMPLES)
         for field, values in (("score", loaded.columns.score), ("expected_score", loaded.columns.expected)):
             scored = scored.append_column(field, pa.array(values[here], from_pandas=True))
-        yield scored.filter(pa.array(choice.kept[here]))
+        yield scored.drop_columns("record").filter(pa.array(choice.kept[here]))
         start = here.stop
+
+
+def _write_back(run: Run, storage: Storage, loaded: Loaded, choice: Choice) -> dict[str, tuple[Written, int]]:
+    """The chosen records as they came, beside `subset.json`."""
+    made = run.examples().finished("ingest")
+    several = made.settings.get("turns") == "all"
+    rows = _examples(run, made, loaded, choice)
+    return write_back.write(storage, made.details, rows, loaded.scores, several=several)
+
+
+def _examples(run: Run, made: Manifest, loaded: Loaded, choice: Choice) -> Iterator[write_back.Example]:
+    number = 0
+    for table in run.examples().tables(made):
+        for row in conformed(table, EXAMPLES).select(["row", "example_id", *TRIPLE, "record"]).to_pylist():
+            found = {"score": loaded.columns.score[number], "expected_score": loaded.columns.expected[number]}
+            scores = {name: None if np.isnan(value) else float(value) for name, value in found.items()}
+            triple = (row["instruction"], row["input"], row["output"])
+            yield write_back.Example(row["row"], row["example_id"], triple, row["record"], bool(choice.kept[number]), scores)
+            number += 1
 
 
 def _dropped_tables(loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
@@ -258,9 +302,16 @@ def _dropped_tables(loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
     by_score = choice.reason.startswith(("score", "expected score", "not among"))
     for start in range(0, len(dropped), ROWS_PER_FILE * 10):
         rows = dropped[start : start + ROWS_PER_FILE * 10]
-        reasons = [f"no score: {loaded.status[row]}" if by_score and np.isnan(score[row]) else choice.reason for row in rows]
+        reasons = [_reason(loaded, choice.reason, by_score and bool(np.isnan(score[row])), row) for row in rows]
         ids = [loaded.columns.ids[row] for row in rows]
         yield pa.table({"example_id": ids, "score": pa.array(score[rows], from_pandas=True), "reason": reasons}, schema=DROPPED)
+
+
+def _reason(loaded: Loaded, reason: str, is_unscored: bool, row: int) -> str:
+    """Why a row was dropped."""
+    if loaded.duplicate_of[row]:
+        return f"an exact duplicate of {loaded.duplicate_of[row]}"
+    return f"no score: {loaded.status[row]}" if is_unscored else reason
 
 
 def _write_rows(storage: Storage, tables: Iterable[pa.Table], schema: pa.Schema, prefix: str) -> Iterator[FileEntry]:

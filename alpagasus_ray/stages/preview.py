@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.datasets.run import Manifest, Run, StageDir
+from alpagasus_ray.datasets.schema import conformed
 from alpagasus_ray.stages.finetune import finished_models, settings_of, subsets_of
 from alpagasus_ray.training import batches
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 from alpagasus_ray.training.forecast import Forecast, Volume
-from alpagasus_ray.training.token_files import CUT, READ, WHOLE
+from alpagasus_ray.training.token_files import CUT, ROW, WHOLE
 
 READ_WHOLE = 20_000
 """Rows of the largest arm that is encoded as a whole."""
@@ -44,6 +45,9 @@ class Read:
 
     def ids(self, index: int) -> NDArray[np.int32]:
         return np.array(self.examples[index].ids, dtype=np.int32)
+
+    def masked(self, index: int) -> list[int]:
+        return [place for part in self.examples[index].masked for place in part]
 
     def in_all(self, number: float) -> int:
         """What a number of the rows that were read is for all rows."""
@@ -94,7 +98,7 @@ def _rows(stage: StageDir, subset: Manifest, seed: int) -> list[dict[str, Any]]:
     """All rows of an arm, or those of a large one that are drawn by the seed, in order."""
     parts = subset.parts()
     if subset.rows <= READ_WHOLE:
-        return [row for table in stage.tables(subset, READ) for row in table.to_pylist()]
+        return [row for table in stage.tables(subset) for row in conformed(table, ROW).to_pylist()]
     dice = np.random.default_rng(seed)
     parts = [parts[place] for place in sorted(dice.permutation(len(parts))[:DRAWN_SHARDS].tolist())]
     ends = np.cumsum([part.rows for part in parts])
@@ -103,7 +107,7 @@ def _rows(stage: StageDir, subset: Manifest, seed: int) -> list[dict[str, Any]]:
     for part, end in zip(parts, ends.tolist(), strict=True):
         here = drawn[(drawn < end) & (drawn >= end - part.rows)] - (end - part.rows)
         if len(here):
-            rows += stage.storage.read_table(part.name, READ).take(here).to_pylist()
+            rows += conformed(stage.storage.read_table(part.name), ROW).take(here).to_pylist()
     return rows
 
 
@@ -133,7 +137,7 @@ def _arm(config: Finetune, forecast: Forecast, encoder: Encoder, known: Mapping[
 
 def _amounts(config: Finetune, forecast: Forecast, read: Read, order: batches.Order) -> dict[str, Any]:
     """Tokens, updates, micro-batches and time."""
-    total, labels = int(read.lengths.sum()), int((read.lengths - read.prompt_tokens).sum())
+    total, labels = int(read.lengths.sum()), sum(example.label_tokens for example in read.examples)
     each = order.seen / len(read.examples)
     seen = round(total * each)
     parts = _micro_batches(config, read, order, forecast.workers)
@@ -207,7 +211,7 @@ def _shown(encoder: Encoder, read: Read, at: int) -> dict[str, Any]:
     return {
         "example_id": read.rows[at]["example_id"],
         "tokens": len(example.ids),
-        "label_tokens": len(learned),
+        "label_tokens": example.label_tokens,
         "cut": example.cut,
         "masked": encoder.tokenizer.decode(masked),
         "trained": encoder.tokenizer.decode(learned),

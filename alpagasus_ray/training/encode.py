@@ -30,6 +30,14 @@ class Encoded(NamedTuple):
     """The first so many carry no loss: at least 1, and fewer than there are."""
     cut: bool
     """It was longer than `max_length` and lost its end."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Places behind the prompt that carry no loss either, from and up to: in a conversation of which several answers are
+    learned, what stands between them."""
+
+    @property
+    def label_tokens(self) -> int:
+        """How many carry loss."""
+        return len(self.ids) - self.prompt_tokens - sum(stop - start for start, stop in self.masked)
 
 
 class Left(NamedTuple):
@@ -78,11 +86,17 @@ class Encoder:
         written = [self._chat(row) if self._is_chat else self._alpaca(row) for row in rows]
         ids = self._ids([turn for turns in written if not isinstance(turns, Left) for turn in turns])
         return [
-            turns if isinstance(turns, Left) else self._example(list(itertools.islice(ids, len(turns)))) for turns in written
+            turns
+            if isinstance(turns, Left)
+            else self._example(list(itertools.islice(ids, len(turns))), row.get("learn"), row.get("history"))
+            for turns, row in zip(written, rows, strict=True)
         ]
 
-    def _example(self, turns: Sequence[_Ids]) -> Encoded | Left:
-        """The last turn's response is what is learned; all before it is its prompt."""
+    def _example(self, turns: Sequence[_Ids], learn: Sequence[bool] | None, history: Sequence[Any] | None) -> Encoded | Left:
+        """The last turn's response is what is learned, and of those before it what `learn` says; the rest is prompt."""
+        if learn and any(learn):
+            assert len(turns) == len(learn) + 1 == len(history or ()) + 1, "a turn for each exchange"
+            return self._conversation(turns, [*learn, True])
         *before, (prompt, response) = turns
         told = self._head + [token for turn in before for part in turn for token in part] + prompt
         total, most = len(told) + len(response), self._config.max_length
@@ -94,6 +108,23 @@ class Encoder:
             return Left(f"{NOTHING_TO_LEARN}: {len(told):,} tokens before the response", total)
         return Encoded((told + response)[:most], len(told), cut=True)
 
+    def _conversation(self, turns: Sequence[_Ids], learn: Sequence[bool]) -> Encoded | Left:
+        """Several responses are learned: what stands between them is masked."""
+        ids, most = list(self._head), self._config.max_length
+        learned: list[tuple[int, int]] = []
+        for turn, is_learned in zip(turns, learn, strict=True):
+            start = len(ids) + len(turn.prompt)
+            ids += [*turn.prompt, *turn.response]
+            learned += [(start, len(ids))] * is_learned
+        if len(ids) > most and self._config.too_long == "drop":
+            return Left(f"{TOO_LONG}: {len(ids):,} tokens", len(ids))
+        kept = [(start, min(stop, most)) for start, stop in learned if start < most]
+        if not kept:
+            return Left(f"{NOTHING_TO_LEARN}: {learned[0][0]:,} tokens before the response", len(ids))
+        # what is behind the last of them teaches nothing
+        masked = tuple((stop, start) for (_, stop), (start, _) in itertools.pairwise(kept) if start > stop)
+        return Encoded(ids[: kept[-1][1]], kept[0][0], len(ids) > most, masked)
+
     def _alpaca(self, row: Mapping[str, Any]) -> list[_Turn]:
         turns = [(alpaca_prompt(turn["instruction"], ""), turn["output"]) for turn in row["history"] or ()]
         turns.append((alpaca_prompt(row["instruction"], row["input"]), row["output"]))
@@ -103,6 +134,8 @@ class Encoder:
 
     def _chat(self, row: Mapping[str, Any]) -> list[_Turn] | Left:
         messages = self._messages(row)
+        if row.get("learn"):
+            return self._chat_turns(messages)
         try:
             prompt, whole = self._rendered(messages[:-1], asks=True), self._rendered(messages, asks=False)
         except jinja2.TemplateError as error:
@@ -112,6 +145,25 @@ class Encoder:
         response = whole[len(prompt) :]
         ended = self._end.search(response) if self._end else None
         return [_Turn(prompt, response[: ended.end(1)] if ended else response, ended is not None)]
+
+    def _chat_turns(self, messages: Sequence[Mapping[str, str]]) -> list[_Turn] | Left:
+        """Each answer with what is written between it and the one before."""
+        turns, through = [], ""
+        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        try:
+            for place in places:
+                prompt = self._rendered(messages[:place], asks=True)
+                whole = self._rendered(messages[: place + 1], asks=False)
+                if not prompt.startswith(through) or not whole.startswith(prompt):
+                    return Left(f"{TEMPLATE}: it writes an answer otherwise when the conversation goes on", 0)
+                response = whole[len(prompt) :]
+                ended = self._end.search(response) if self._end else None
+                response = response[: ended.end(1)] if ended else response
+                turns.append(_Turn(prompt[len(through) :], response, ended is not None))
+                through = prompt + response
+        except jinja2.TemplateError as error:
+            return Left(f"{TEMPLATE}: it refuses the example: {error}", 0)
+        return turns
 
     def _messages(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         """The conversation, its last message the response."""

@@ -58,10 +58,7 @@ def packed(tokens: Examples, examples: Integers) -> MicroBatch:
     borders = starts(tokens.lengths[examples])
     ids = torch.from_numpy(np.concatenate([tokens.ids(index) for index in examples.tolist()]).astype(np.int64))
     labels = np.concatenate(
-        [
-            np.arange(start + prompt, stop)
-            for start, stop, prompt in zip(borders[:-1], borders[1:], tokens.prompt_tokens[examples].tolist(), strict=True)
-        ]
+        [start + learned(tokens, index) for start, index in zip(borders[:-1], examples.tolist(), strict=True)]
     )
     where = torch.from_numpy(labels)
     return _packed(ids, borders, where - 1, ids[where][None])
@@ -95,10 +92,10 @@ def padded(tokens: Examples, examples: Integers, pad: int, to: int | None = None
     attended = torch.zeros_like(ids)
     labels = torch.full_like(ids, IGNORED)
     for row, index in enumerate(examples.tolist()):
-        length, prompt = int(tokens.lengths[index]), int(tokens.prompt_tokens[index])
+        length, places = int(tokens.lengths[index]), torch.from_numpy(learned(tokens, index))
         ids[row, :length] = torch.from_numpy(tokens.ids(index).astype(np.int64))
         attended[row, :length] = 1
-        labels[row, prompt:length] = ids[row, prompt:length]
+        labels[row, places] = ids[row, places]
     following = labels[:, 1:]
     keep = (following != IGNORED).any(dim=0).nonzero()[:, 0]
     return MicroBatch({"input_ids": ids, "attention_mask": attended}, keep, following[:, keep])
@@ -116,7 +113,16 @@ def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tens
 
 def label_tokens(tokens: Examples, examples: Integers) -> int:
     """Tokens that carry loss in these examples."""
-    return int((tokens.lengths[examples] - tokens.prompt_tokens[examples]).sum())
+    return sum(len(learned(tokens, index)) for index in examples.tolist())
+
+
+def learned(tokens: Examples, index: int) -> Integers:
+    """(label tokens,) places of the tokens of an example that carry loss."""
+    places = np.arange(int(tokens.prompt_tokens[index]), int(tokens.lengths[index]))
+    masked = tokens.masked(index) if hasattr(tokens, "masked") else []
+    for start, stop in zip(masked[::2], masked[1::2], strict=True):
+        places = places[(places < start) | (places >= stop)]
+    return places
 
 
 def built(tokens: Examples, parts: Sequence[Integers], pad: int | None, to: int | None) -> list[MicroBatch]:

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals, versions
-from alpagasus_ray.datasets.schema import DROPPED, TOKENS
+from alpagasus_ray.datasets.schema import DROPPED, MASKED, SUBSET, TOKENS, conformed
 from alpagasus_ray.datasets.storage import Storage, Written
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 
 WHOLE, CUT, LEFT = "whole", "cut", "left out"
 READ = ["example_id", "instruction", "input", "output", "system", "history", "score"]
+ROW = pa.schema([*(SUBSET.field(name) for name in READ), SUBSET.field("learn")])
 TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "chat_template*", "*.model", "*.tiktoken", "tekken.json", "*.py")
 TASKS_PER_CPU = 4
 COPIES_AT_ONCE = 16
@@ -167,7 +168,7 @@ def _encode_there(
 def encode_shard(config: Finetune, source: StageDir, target: StageDir, name: str, sha256: str | None = None) -> list[FileEntry]:
     """Encode one shard of an arm: entries of the file with its tokens, and of the one with what was left out, if any was.
     The `usage` of the first is `tokens`, `label_tokens` (sums) and `longest` (of the examples kept)."""
-    kept, left = encoded(config, source.table(name, sha256, READ).to_pylist())
+    kept, left = encoded(config, conformed(source.table(name, sha256), ROW).to_pylist())
     number = name.removeprefix("part-").removesuffix(".parquet")
     entries = [_write_kept(target.storage, f"part-{number}.arrow", kept)]
     if left:
@@ -193,22 +194,26 @@ def _encoder(config: str, _print: str | None) -> Encoder:
 
 def _write_kept(storage: Storage, name: str, kept: Sequence[tuple[str, Encoded]]) -> FileEntry:
     examples = [example for _, example in kept]
-    lengths, prompts = [len(example.ids) for example in examples], [example.prompt_tokens for example in examples]
+    lengths = [len(example.ids) for example in examples]
+    labels = sum(example.label_tokens for example in examples)
     cut = sum(example.cut for example in examples)
     return FileEntry(
         name=name,
         rows=len(kept),
         **_write_batch(storage, name, as_batch(kept))._asdict(),
         counts={WHOLE: len(kept) - cut, CUT: cut},
-        usage={"tokens": sum(lengths), "label_tokens": sum(lengths) - sum(prompts), "longest": max(lengths, default=0)},
+        usage={"tokens": sum(lengths), "label_tokens": labels, "longest": max(lengths, default=0)},
     )
 
 
 def as_batch(kept: Sequence[tuple[str, Encoded]]) -> pa.RecordBatch:
     """Examples by their ids, of schema TOKENS."""
     ids, prompts = [example.ids for _, example in kept], [example.prompt_tokens for _, example in kept]
+    masked = [[place for part in example.masked for place in part] or None for _, example in kept]
     columns = [[example_id for example_id, _ in kept], ids, prompts]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKENS, strict=True)]
+    if any(masked):
+        return pa.record_batch([*arrays, pa.array(masked, MASKED.type)], schema=TOKENS.append(MASKED))
     return pa.record_batch(arrays, schema=TOKENS)
 
 
@@ -250,7 +255,9 @@ class Tokens:
         nothing = np.zeros(0, dtype=np.int64)
         self.lengths = np.concatenate([nothing, *(np.diff(offsets) for offsets in self._offsets)])
         self.prompt_tokens = np.concatenate([nothing, *(batch.column("prompt_tokens").to_numpy() for batch in batches)])
-        self.label_tokens = self.lengths - self.prompt_tokens
+        self._masked = [batch.column("masked") if "masked" in batch.schema.names else None for batch in batches]
+        behind = [nothing, *(_masked_tokens(batch, column) for batch, column in zip(batches, self._masked, strict=True))]
+        self.label_tokens = self.lengths - self.prompt_tokens - np.concatenate(behind)
 
     @classmethod
     def open(cls, stage: StageDir, manifest: Manifest, cache: str | None = None) -> "Tokens":
@@ -269,6 +276,12 @@ class Tokens:
         offsets = self._offsets[shard]
         return self._values[shard][offsets[row] : offsets[row + 1]]
 
+    def masked(self, index: int) -> list[int]:
+        """Places of an example behind its prompt that carry no loss: from, up to, from, up to, …"""
+        shard, row = self._place(index)
+        column = self._masked[shard]
+        return [] if column is None else column[row].as_py() or []
+
     def example_id(self, index: int) -> str:
         shard, row = self._place(index)
         return str(self._example_ids[shard][row])
@@ -277,6 +290,16 @@ class Tokens:
         assert 0 <= index < len(self), f"example {index} of {len(self)}"
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, index - int(self._starts[shard])
+
+
+def _masked_tokens(batch: pa.RecordBatch, column: pa.Array | None) -> Integers:
+    """(rows,) how many tokens behind the prompt carry no loss."""
+    found = np.zeros(len(batch), dtype=np.int64)
+    if column is not None and column.null_count < len(column):
+        for row in np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            places = column[row].as_py()
+            found[row] = sum(places[1::2]) - sum(places[::2])
+    return found
 
 
 def _mapped(path: str) -> pa.RecordBatch:

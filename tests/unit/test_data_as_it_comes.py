@@ -1,0 +1,167 @@
+"""Records as people have them: what is marked, preferred, called or not a number, and the way back out."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
+from alpagasus_ray.datasets.run import Manifest, Run
+from alpagasus_ray.evaluation import test_sets
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.training.encode import Encoded, Encoder
+
+FULL = Arm(name="full", policy="full")
+
+
+def _made(source: Path | str, folder: Path, **settings: Any) -> tuple[Run, Manifest, list[dict[str, Any]]]:
+    run = Run.open(str(folder / "run"))
+    manifest = ingest(Ingest(source=str(source), **{"max_rejected": 1, **settings}), run)
+    return run, manifest, [row for table in run.examples().tables(manifest) for row in table.to_pylist()]
+
+
+def _lines(folder: Path, *records: Any) -> Path:
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return folder / "rows.jsonl"
+
+
+def _turns(*texts: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)], **more}
+
+
+GOOD = (
+    "conversations/alpaca_system_prompt conversations/role_content_under_conversations conversations/singular "
+    "conversations/system_field preference/columns preference/llamafactory_dpo_multi preference/trl_conversational "
+    "turn_weight/axolotl_train_flag turn_weight/openai_weight tool_calls/later_turn nan/lines"
+).split()
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_answer_that_is_meant_is_the_output_in_every_layout(tmp_path: Path, shared: Path, name: str) -> None:
+    _, manifest, rows = _made(shared / "cases" / "sources" / f"{name}.jsonl", tmp_path)
+    assert manifest.counts["rejected"] == 0
+    assert [row["output"] for row in rows[:5]] == ["Lima.", "5", "Glad", "Large", "Green"]
+
+
+@pytest.mark.parametrize("name", ["pandas_json/columns.json", "pandas_json/split.json", "nan/floats.parquet"])
+def test_tables_give_the_same_examples_and_what_is_no_number_is_no_input(tmp_path: Path, shared: Path, name: str) -> None:
+    _, _, rows = _made(shared / "cases" / "sources" / name, tmp_path)
+    assert [(row["input"], row["output"]) for row in rows[:3]] == [("", "Lima."), ("", "5"), ("", "Glad")]
+
+
+@pytest.mark.parametrize("name", ["conversations/alpaca_system_prompt", "conversations/system_field"])
+def test_a_system_text_beside_the_turns_is_the_system_turn(tmp_path: Path, shared: Path, name: str) -> None:
+    _, _, rows = _made(shared / "cases" / "sources" / f"{name}.jsonl", tmp_path)
+    assert {row["system"] for row in rows} == {"You answer in French."}
+
+
+def test_an_answer_that_calls_a_tool_is_rejected_by_that_reason_and_the_others_come_in(tmp_path: Path, shared: Path) -> None:
+    _, manifest, rows = _made(shared / "cases/sources/tool_calls/empty_content.jsonl", tmp_path)
+    assert manifest.details["reasons"] == {"`tool_calls`: the answer is a call of a tool": 10}
+    assert all(row["output"] for row in rows)
+
+
+def test_pictures_are_a_reason_to_reject(tmp_path: Path) -> None:
+    source = _lines(tmp_path, _turns("a", "b", images=["x.jpg"]), _turns("a", "b", images=[]))
+    _, manifest, rows = _made(source, tmp_path)
+    assert (len(rows), manifest.details["reasons"]) == (1, {"`images`: not all of it is text": 1})
+
+
+def test_what_is_not_used_is_told_once_with_its_count(tmp_path: Path) -> None:
+    records = [_turns("a", "b", "c", "d", id=n, lang="en", **({"source_url": "u"} if n else {})) for n in range(3)]
+    _, manifest, _ = _made(_lines(tmp_path, *records), tmp_path)
+    assert manifest.details["not_used"] == {"lang": 3, "source_url": 2}
+    assert manifest.details["notes"] == [
+        "not used: lang (3), source_url (2)",
+        "3 of 6 exchanges left out by ingest.turns=first",
+    ]
+
+
+def test_thinking_is_kept_and_told_or_dropped(tmp_path: Path, shared: Path) -> None:
+    source = shared / "cases/sources/reasoning/output_think.jsonl"
+    _, manifest, rows = _made(source, tmp_path / "kept")
+    assert rows[0]["output"].startswith("<think>")
+    assert manifest.details["notes"] == ["20 answers with thinking, which is kept; ingest.reasoning=drop takes it off"]
+    assert _made(source, tmp_path / "dropped", reasoning="drop")[2][0]["output"] == "Lima."
+
+
+def test_a_conversation_is_one_example_of_its_last_answer_and_says_which_others_are_learned(tmp_path: Path) -> None:
+    record = _turns("a", "b", "c", "d", "e", "f")
+    record["messages"][3]["weight"] = 0
+    _, _, (row,) = _made(_lines(tmp_path, record), tmp_path, turns="conversation")
+    assert (row["instruction"], row["output"], row["learn"]) == ("e", "f", [True, False])
+
+
+@pytest.mark.parametrize("settings", [{}, {"turns": "conversation"}])
+def test_sharegpt_records_come_out_as_the_same_objects(tmp_path: Path, shared: Path, settings: dict[str, Any]) -> None:
+    source = shared / "sources" / "sharegpt.json"
+    run, _, _ = _made(source, tmp_path, **settings)
+    pick_subset(Pick(arms=(FULL,)), run)
+    came = json.loads(run.subset("full").storage.read("subset.sharegpt.json"))
+    assert came == json.loads(source.read_text(encoding="utf-8"))
+
+
+def test_every_kind_of_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "instruction": f"a{n}", "output": "b", "note": "ü,\n"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        csv.DictWriter(stream, list(rows[0])).writerows([dict(zip(rows[0], rows[0], strict=True)), *rows])
+    for kind in ("parquet", "csv"):
+        run, _, _ = _made(tmp_path / f"rows.{kind}", tmp_path / kind)
+        pick_subset(Pick(arms=(FULL,)), run)
+        path = Path(run.subset("full").storage.path(f"subset.alpaca.{kind}"))
+        came = pq.read_table(path).to_pylist() if kind == "parquet" else list(csv.DictReader(path.open(newline="")))
+        assert came == rows
+
+
+def test_a_number_comes_out_as_it_was_written(tmp_path: Path) -> None:
+    line = '{"instruction": "a", "output": 1.50, "id": 1e5}'
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    run, _, (row,) = _made(tmp_path / "rows.jsonl", tmp_path)
+    pick_subset(Pick(arms=(FULL,)), run)
+    assert row["output"] == "1.50"
+    assert run.subset("full").storage.read("subset.alpaca.jsonl").decode() == line + "\n"
+
+
+@pytest.mark.parametrize(("duplicates", "kept"), [("drop", 2), ("keep", 3)])
+def test_exact_duplicates_take_no_part_in_an_arm_unless_they_are_to_be_kept(tmp_path: Path, duplicates: Any, kept: int) -> None:
+    row = {"instruction": "a", "input": "", "output": "b"}
+    run, _, _ = _made(_lines(tmp_path, row, row, {**row, "output": "c"}), tmp_path)
+    arms = (Arm(name="longest", policy="longest", k=kept),)
+    (manifest,) = pick_subset(Pick(arms=arms, duplicates=duplicates), run)
+    assert (manifest.rows, manifest.details["duplicates"]) == (kept, 3 - kept)
+
+
+def test_arena_hard_keeps_its_ids_and_categories_and_mt_bench_says_what_is_not_asked(shared: Path) -> None:
+    folder = shared / "cases" / "sources" / "test_sets"
+    arena = test_sets.load("arena", str(folder / "arena_hard_v2.jsonl"))
+    assert [(prompt.prompt_id, prompt.category) for prompt in arena[:2]] == [
+        ("ab00cd", "creative_writing"),
+        ("ab01cd", "hard_prompt"),
+    ]
+    assert test_sets.turns_left_out("mt", str(folder / "mt_bench.jsonl")) == 4
+    assert {prompt.reference for prompt in test_sets.load("mt", str(folder / "mt_bench.jsonl"))} == {"r1"}
+
+
+@pytest.mark.parametrize("template", ["alpaca", "chat"])
+def test_every_answer_of_a_conversation_that_may_be_learned_carries_the_loss(shared: Path, template: Any) -> None:
+    encoder = Encoder(Finetune(model=str(shared / "tiny_llama"), template=template))
+    history = [{"instruction": "Ask one", "output": "First."}, {"instruction": "Ask two", "output": "Second."}]
+    row = {"instruction": "Ask three", "input": "", "output": "Third.", "system": None, "history": history}
+    (plain,) = encoder.encode([row])
+    (found,) = encoder.encode([{**row, "learn": [True, False]}])
+    assert isinstance(found, Encoded)
+    assert isinstance(plain, Encoded)
+    ((start, stop),) = found.masked
+    learned = encoder.tokenizer.decode(found.ids[found.prompt_tokens : start] + found.ids[stop:], skip_special_tokens=True)
+    assert "First." in learned
+    assert "Third." in learned
+    assert "Second." not in learned
+    assert "Ask" not in learned
+    assert found.label_tokens == len(found.ids) - found.prompt_tokens - (stop - start)
+    assert found.ids[-10:] == plain.ids[-10:]
