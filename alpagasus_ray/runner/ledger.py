@@ -80,9 +80,10 @@ class Known(NamedTuple):
 class Ledger:
     """Collects what became of one shard's requests and writes it in segments."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, epoch: str = "") -> None:
+        """`epoch` is that of the run's lock; segments tell in whose they were written."""
         self._storage = storage
-        self._writer = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
+        self._writer = "-".join(filter(None, (epoch, f"{time.time_ns():020d}", uuid.uuid4().hex[:6])))
         self._segments = 0
         self._pending: list[bytes] = []
         # the flush on a timer and the last one of a shard run in different threads

@@ -120,7 +120,7 @@ def _under_way(stage: StageDir) -> UnderWay:
 def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None, away: UnderWay) -> list[Part]:
     """Every shard, with what is left to ask of the rows that the call is about."""
     stage = run.ratings(config.name)
-    committed = {} if done else {entry.name: entry for entry in shards.committed(stage)}
+    committed = {} if done else {entry.shard: entry for entry in shards.committed(stage)}
     left = 0 if done else config.limit or examples.rows
     jobs: list[tuple[str, int, frozenset[str]]] = []
     for entry in examples.parts():

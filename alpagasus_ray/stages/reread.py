@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from alpagasus_ray.datasets.lease import latest_parts
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.datasets.schema import RATINGS
 from alpagasus_ray.errors import UsageError
@@ -31,7 +32,8 @@ def reread(work: ScoreWork, stage: StageDir, settings: dict[str, Any], examples:
     begun = begun.model_copy(update={"settings": settings, "rescoring": True})
     stage.begin(begun)
     stage.reopen()
-    files = [_read_again(work, stage, entry.name) for entry in examples.parts()]
+    latest = latest_parts(stage.storage.names())
+    files = [_read_again(work, stage, latest[entry.shard]) for entry in examples.parts()]
     manifest = manifest_of(stage, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
     asking.check_rows(manifest, examples)
     stage.finish(manifest)

@@ -42,7 +42,7 @@ def score(config: Score, run: Run, mode: Mode = "score") -> Manifest:
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
         if mode == "score" or not done.counts.get(rating.FAILED):
-            stage.tidy()
+            stage.tidy(done)
             return done
         _check_retry(config, done)
         asking.reopen(stage, done, (rating.FAILED,), done.details["asked_scale"])
@@ -79,10 +79,11 @@ def _judge_all(
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, {rating.FAILED})
-    tasks = [shards.Task(name) for name in shards.missing(job, [entry.name for entry in examples.parts()])]
+    found = shards.recorded(stage)
+    tasks = [shards.Task(name) for name in shards.missing(job, [entry.shard for entry in examples.parts()])]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
-    manifest = manifest_of(stage, shards.committed(stage), begun)
+    manifest = manifest_of(stage, shards.committed(stage, found), begun)
     asking.check_rows(manifest, examples)
     failed = manifest.counts.get(rating.FAILED, 0)
     reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, manifest.details["reasons"])
