@@ -12,13 +12,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from alpagasus_ray import jobs
+from alpagasus_ray import interrupts, jobs
 from alpagasus_ray.cli import Call, JobSpec
 from alpagasus_ray.config import Answerer, Arm, Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.reporting import summary
 from alpagasus_ray.runner.progress import clock
+from alpagasus_ray.terminal import spelled
 
 STEPS: tuple[JobSpec, ...] = (jobs.INGEST, jobs.SCORE, jobs.PICK, jobs.FINETUNE, jobs.GENERATE, jobs.COMPARE, jobs.REPORT)
 
@@ -39,6 +41,8 @@ def run_all(call: Call) -> dict[str, Any]:
         before = time.monotonic()
         reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step)))
         summary.show(reports[step.name], sys.stderr)
+        if interrupts.seen():  # a library has swallowed it
+            raise KeyboardInterrupt
         lines[step.name] = (summary.in_a_line(reports[step.name]), time.monotonic() - before)
     console.print("\n", _overview(lines), sep="")
     return {
@@ -62,7 +66,7 @@ def _overview(lines: dict[str, tuple[str, float]]) -> Table:
     table.add_column("time", justify="right")
     table.add_column("what there is now", overflow="fold")
     for name, (line, seconds) in lines.items():
-        table.add_row(name, clock(seconds), line)
+        table.add_row(name, clock(seconds), Text(spelled(line)))
     return table
 
 
