@@ -93,7 +93,7 @@ def test_a_preview_of_hostile_rows_is_spelled_out_too() -> None:
         "arm": HOSTILE, "estimate": False, "left_out": {HOSTILE: 1}, **tokens, "mean_tokens": 1.0, "tokens_per_update": 1,
         "epochs": 1.0, "padding_share": {"to_longest": 0.0, "to_max_length": 0.0}, "micro_batches": 1.0, "minutes": None,
         "predicted_by": HOSTILE, "read": 1,
-        "shown": [{"example_id": HOSTILE, "tokens": 1, "label_tokens": 1, "cut": False, **dict.fromkeys(("masked", "trained"), HOSTILE),
+        "shown": [{"example_id": HOSTILE, "tokens": 1, "label_tokens": 1, "cut": False, "masked": HOSTILE, "trained": HOSTILE,
                    "end": ""}],
     }  # fmt: skip
     summary.show({"preview": True, "model": HOSTILE, "workers": 1, "workers_by": "", "arms": [arm], "packing": False}, out)
