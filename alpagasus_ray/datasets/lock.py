@@ -126,7 +126,7 @@ def _held_remote(storage: Storage, clock: Clock = SYSTEM) -> Iterator[Lease]:
         raise
     finally:
         ended.set()
-        for thread in threads:
+        for thread in threads if lease.lost() is None else ():
             thread.join(BEAT_S)  # a beat that is being written would bring the lock back
         lock.release()
 

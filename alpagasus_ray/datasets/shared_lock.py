@@ -192,9 +192,11 @@ class SharedLock:
 
     def release(self) -> None:
         """Take the lock away if it is still this one's; where that cannot be done, others wait until it is stale."""
+        if self.lease.lost() is not None:  # the store may hang, and the lock may be another's by now
+            return
         with suppress(OSError):
             entry = entry_of(self._storage, LOCK)
-            if entry is not None and entry.token == self._token and self.lease.lost() is None:
+            if entry is not None and entry.token == self._token:
                 self._storage.delete(LOCK)
 
     def _note(self, epoch: str) -> bytes:

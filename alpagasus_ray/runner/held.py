@@ -6,6 +6,7 @@ once its beat stands still, or the lock is another's (`datasets/lease.py`).
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from alpagasus_ray.datasets.lease import BEAT_S, Lease
 from alpagasus_ray.engines.base import Engine, Reply, Request
@@ -40,15 +41,17 @@ def while_held(engines: Sequence[Engine], lease: Lease | None) -> Sequence[Engin
 
 async def watch(lease: Lease, stop: Callable[[str], Awaitable[None]]) -> None:
     """Look at the lock for as long as the worker lives, and stop the work when it is lost."""
+    looking: asyncio.Task[None] | None = None
     while True:
-        lost = await asyncio.to_thread(_look, lease)
+        if looking is None or looking.done():
+            looking = asyncio.create_task(asyncio.to_thread(_look, lease))
+        await asyncio.wait([looking], timeout=LOOK_S)  # the store may hang; what was seen last tells enough
+        lost = lease.lost()
         if lost is not None:
             await stop(str(lease.error(lost)))
         await asyncio.sleep(LOOK_S)
 
 
-def _look(lease: Lease) -> str | None:
-    try:
-        return lease.look()
-    except OSError:  # a local lock that cannot be read: what is written will tell
-        return None
+def _look(lease: Lease) -> None:
+    with suppress(OSError):  # a local lock that cannot be read: what is written will tell
+        lease.look()
