@@ -9,7 +9,7 @@ import pytest
 
 from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
-from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets import lock, shared_lock
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import RunLocked, UsageError
@@ -29,7 +29,8 @@ def test_a_recipe_may_lie_on_s3(bucket: str) -> None:
 
 
 def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SETTLE_S", 0.1)
+    monkeypatch.setattr(shared_lock, "SETTLE_S", 0.1)
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
     source = Storage.open(f"{bucket}/source")
     for part in (2, 10):
         rows = [{"instruction": f"Say {part} {n}.", "input": "", "output": "Done."} for n in range(50)]

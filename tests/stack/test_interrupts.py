@@ -37,7 +37,7 @@ def recipe(shared: Path, folder: Path, judge: str, referee: str) -> dict[str, An
         "score": {"judge": asked, "concurrency": 8},
         "pick": {"arms": [{"name": "few", "policy": "random", "k": 64}]},
         "finetune": {"model": str(shared / "tiny_llama"), "steps": 12, "global_batch": 8, "precision": "float32", "gpu": False}
-        | {"workers": 1, "tensorboard": False, "max_length": 64},
+        | {"workers": 1, "tensorboard": False, "max_length": 256},
         "generate": {
             "test_sets": [{"name": "toy", "path": str(folder / "prompts.jsonl")}],
             "models": [{"name": name, "api": "toy", "base_url": judge, "seed": seed} for seed, name in enumerate(("a", "b"))],
