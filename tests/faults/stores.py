@@ -45,8 +45,8 @@ def away(arena: Arena, rows: int, seconds: float, *, killed: bool) -> Finding:
 
 
 def replaced(arena: Arena, rows: int) -> Finding:
-    """A driver is stopped in the middle of its work while its workers go on, another takes the run over, and the first one wakes
-    up: it and its workers send nothing once the second one's do, and it ends with a message."""
+    """A driver is stopped in the middle of its work while its workers go on, another takes the run over, and the first one
+    wakes up: it and its workers send nothing once the second one's do, and it ends with a message."""
     found, store = Finding("s3: a driver is stopped, replaced, and goes on"), ObjectStore(arena.folder / "store", "toy")
     arena.at_end(store.close)
     first, second = arena.judge("--latency", "0.3"), arena.judge("--latency", "0.3")
