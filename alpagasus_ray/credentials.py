@@ -18,7 +18,7 @@ _WORDS += r"|signature|private[_-]?key|account[_-]?key|subscription[_-]?key|clie
 NAME = re.compile(rf"(?:^|[_.-])(?:{_WORDS})$", re.IGNORECASE)
 """The last word of a name says what it is: `hf_token` is one, `max_tokens`, `tokenizer` and `api_key_env` are not."""
 _OF_TEXT = re.compile(r"(?:^|[_-])(?:bos|eos|pad|unk|sep|cls|mask|stop|start|end|image|video|audio|think|special)[_-]token$")
-_ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
+_ENVIRONMENT = re.compile(r"\$?[A-Z_][A-Z0-9_]*")
 _VARIABLES = frozenset({"headers", "query"})
 """Maps whose values may name environment variables."""
 FORMS = re.compile(

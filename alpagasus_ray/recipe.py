@@ -42,8 +42,9 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
         recipe = Recipe.model_validate(written)
     except ValidationError as error:
         problems = list(dict.fromkeys(_explain(problem) for problem in error.errors()))
+    told = [problem for problem in problems if "environment" in problem]
     found = credentials.found_in(written)
-    problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in problems)]
+    problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in told)]
     if problems:
         raise UsageError("\n".join(problems))
     return Loaded(recipe, written)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
+from alpagasus_ray.datasets.lease import epoch_of_file
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Reply
 
@@ -84,6 +85,7 @@ class Ledger:
         """`epoch` is that of the run's lock; segments tell in whose they were written."""
         self._storage = storage
         self._writer = "-".join(filter(None, (epoch, f"{time.time_ns():020d}", uuid.uuid4().hex[:6])))
+        self._epoch = epoch
         self._segments = 0
         self._pending: list[bytes] = []
         # the flush on a timer and the last one of a shard run in different threads
@@ -117,10 +119,16 @@ class Ledger:
                 del self._pending[: len(pending)]
 
     def delete(self) -> None:
-        """Remove the whole ledger of the shard."""
+        """Remove the ledger of the shard, but for what the driver of a later epoch has written there."""
         with self._writing:
             self._pending.clear()
-            self._storage.delete_tree()
+            names = self._storage.names() if self._epoch else []
+            if not any(epoch_of_file(name) > self._epoch for name in names):
+                self._storage.delete_tree()
+                return
+            for name in names:
+                if epoch_of_file(name) <= self._epoch:
+                    self._storage.delete(name)
 
 
 def known_in(output: pa.Table, again: Container[str] = ()) -> Known:

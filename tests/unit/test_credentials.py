@@ -73,7 +73,11 @@ def test_what_only_looks_a_little_like_a_credential_is_taken(override: str) -> N
 
 
 def test_a_map_of_headers_may_name_variables_and_holds_no_values() -> None:
-    assert not list(found_in({"judge": {"headers": {"api-key": "AZURE_KEY"}, "query": {"api-version": "2024-06-01"}}}))
+    assert not list(
+        found_in(
+            {"judge": {"headers": {"api-key": "AZURE_KEY", "x-token": "$MY_TOKEN"}, "query": {"api-version": "2024-06-01"}}}
+        )
+    )
     assert [key for key, _ in found_in({"judge": {"headers": {"api-key": "abc123"}}})] == ["judge.headers.api-key"]
 
 

@@ -201,6 +201,25 @@ def test_rows_that_are_asked_again_keep_what_an_earlier_epoch_has_of_the_others(
     )
 
 
+def test_a_ledger_that_goes_leaves_what_another_driver_has_written_since(drivers: Drivers) -> None:
+    old, _ = drivers.next()
+    paid = Outcome(Reply("paid"), None, 1, 0.1)
+    mine = old.ledger(SHARD)
+    mine.add("0", "toy:0", paid)
+    mine.flush()
+    new, _ = drivers.next()
+    theirs = new.ledger(SHARD)
+    theirs.add("1", "toy:1", paid)
+    theirs.flush()
+    mine.delete()
+    assert set(new.known(SHARD).replies) == {"1"}
+    assert all(job.lease and job.lease.epoch in name for job, name in zip([new], ledger_files(drivers), strict=True))
+    again = new.ledger(SHARD)
+    again.load()
+    again.delete()
+    assert ledger_files(drivers) == []
+
+
 def test_a_local_run_keeps_plain_names_and_is_checked_against_the_epoch_of_its_lock(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 2)
     with lock.held(run) as mine:
