@@ -84,7 +84,8 @@ class Ledger:
     def __init__(self, storage: Storage, epoch: str = "") -> None:
         """`epoch` is that of the run's lock; segments tell in whose they were written."""
         self._storage = storage
-        self._writer = "-".join(filter(None, (epoch, f"{time.time_ns():020d}", uuid.uuid4().hex[:6])))
+        # segments are read in the order of their names: those of an epoch come after older ones, which begin with the time
+        self._writer = "-".join(filter(None, (epoch and f"e{epoch}", f"{time.time_ns():020d}", uuid.uuid4().hex[:6])))
         self._epoch = epoch
         self._segments = 0
         self._pending: list[bytes] = []

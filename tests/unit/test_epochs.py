@@ -1,6 +1,7 @@
 """What a stage writes belongs to one hold of the run's lock: nothing of a driver that was replaced enters a manifest."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -214,6 +215,7 @@ def test_a_ledger_that_goes_leaves_what_another_driver_has_written_since(drivers
     mine.delete()
     assert set(new.known(SHARD).replies) == {"1"}
     assert all(job.lease and job.lease.epoch in name for job, name in zip([new], ledger_files(drivers), strict=True))
+    assert f"{time.time_ns():020d}-0a1b2c-00000.jsonl" < ledger_files(drivers)[0], "segments of older versions come first"
     again = new.ledger(SHARD)
     again.load()
     again.delete()
