@@ -5,9 +5,8 @@ or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only
 """
 
 import argparse
-import json
+import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
+from alpagasus_ray import interrupts
 from alpagasus_ray import recipe as recipes
 from alpagasus_ray.config import DEBUG, Recipe, Section, identity
 from alpagasus_ray.datasets import lock
 from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import summary
+from alpagasus_ray.terminal import Spelling, say, say_json
 
 ALL_STATUSES = "all"
 """What `--retry-failed` means without a status."""
@@ -62,16 +63,21 @@ class JobSpec(NamedTuple):
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a job and end the process with its exit code."""
     parsed = _parser(spec).parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Spelling())
     try:
         code = _run(spec, parsed)
     except AlpagasusError as error:
         _complain(str(error))
         if parsed.json and isinstance(error, BudgetReached):
-            print(json.dumps(error.report, ensure_ascii=False))
+            say_json(error.report)
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted")
+        code = 1
+    except SystemExit as error:  # of a library: no stage ends in that way, and whatever its code is, nothing is done
+        _complain(f"a library ended the job (exit code {error.code}); what is done is kept, and the same command goes on")
         code = 1
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
@@ -79,9 +85,12 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
         code = 1
     except Exception as error:  # the one place for what nobody foresaw: still one message, the traceback on request
         if os.environ.get(DEBUG):
-            traceback.print_exc()
+            say(traceback.format_exc())
         first = (str(error).splitlines() or [""])[0]
         _complain(f"unexpected {type(error).__name__}: {first}\nSet {DEBUG}=1 for the traceback.")
+        code = 1
+    if interrupts.seen() and code == 0:  # a library has swallowed it
+        _complain("interrupted")
         code = 1
     sys.stdout.flush()
     sys.exit(code)
@@ -98,13 +107,14 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
         report = _write(spec, loaded, Call(loaded.recipe, run, parsed))
     summary.show(report, sys.stderr)
     if parsed.json:
-        print(json.dumps(report, ensure_ascii=False))
+        say_json(report)
     return 0 if report.get("ok", True) else 1
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
     """The job's work under the run's lock; the run keeps the recipe that it was done with."""
-    with lock.held(call.run):
+    with lock.held(call.run) as run:
+        call = call._replace(run=run)
         _check_earlier(loaded, call.run, spec.section)
         try:
             report = spec.work(call)
@@ -117,16 +127,21 @@ def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
     return report
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    say(f"error: {message}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that spells out what it repeats of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell a wrong use and end with code 2."""
+        say(f"{self.format_usage()}{self.prog}: error: {message}")
+        sys.exit(2)
 
 
 def _parser(spec: JobSpec) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python jobs/{spec.name}.py",
         description=spec.doc,
         epilog=_knob_table(spec.section),
@@ -197,7 +212,7 @@ def _save_recipe(recipe: Recipe, run: Run, section: str) -> None:
     resolved = recipe.model_dump(mode="json")
     if section and run.storage.exists(RECIPE):
         resolved |= {name: kept for name, kept in yaml.safe_load(run.storage.read(RECIPE)).items() if name != section}
-    run.storage.write(RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
+    run.storage.write(RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode(), private=True)
 
 
 def no_flag_with(flags: argparse.Namespace, *names: str) -> None:

@@ -13,14 +13,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from alpagasus_ray import feasibility, jobs
+from alpagasus_ray import feasibility, interrupts, jobs
 from alpagasus_ray.cli import Call, JobSpec
 from alpagasus_ray.config import Answerer, Arm, Recipe
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.reporting import summary
 from alpagasus_ray.runner.progress import clock
+from alpagasus_ray.terminal import spelled
 
 STEPS: tuple[JobSpec, ...] = (jobs.INGEST, jobs.SCORE, jobs.PICK, jobs.FINETUNE, jobs.GENERATE, jobs.COMPARE, jobs.REPORT)
 
@@ -50,6 +52,8 @@ def run_all(call: Call) -> dict[str, Any]:
         if step is jobs.INGEST:  # before anything is paid for
             feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
         summary.show(reports[step.name], sys.stderr)
+        if interrupts.seen():  # a library has swallowed it
+            raise KeyboardInterrupt
         lines[step.name] = (summary.in_a_line(reports[step.name]), time.monotonic() - before)
     console.print("\n", _overview(lines), sep="")
     return {
@@ -91,7 +95,7 @@ def _overview(lines: dict[str, tuple[str, float]]) -> Table:
     table.add_column("time", justify="right")
     table.add_column("what there is now", overflow="fold")
     for name, (line, seconds) in lines.items():
-        table.add_row(name, clock(seconds), line)
+        table.add_row(name, clock(seconds), Text(spelled(line)))
     return table
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from alpagasus_ray import credentials
 from alpagasus_ray.config import Recipe, Section
 from alpagasus_ray.errors import UsageError
 
@@ -36,10 +37,17 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     written = _read_yaml(path) if path else {}
     for override in overrides:
         _apply(written, override)
+    problems: list[str] = []
     try:
-        return Loaded(Recipe.model_validate(written), written)
+        recipe = Recipe.model_validate(written)
     except ValidationError as error:
-        raise UsageError("\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))) from None
+        problems = list(dict.fromkeys(_explain(problem) for problem in error.errors()))
+    told = [problem for problem in problems if "environment" in problem]
+    found = credentials.found_in(written)
+    problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in told)]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Loaded(recipe, written)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -128,11 +136,12 @@ def _explain(problem: Any) -> str:
 
 def _shown(key: str, value: Any) -> str:
     """A value as an error shows it; one that may be a secret stays out of terminals and logs."""
-    return "(not shown)" if SECRET.search(key) else _without_login(repr(value))
+    hidden = SECRET.search(key) or any(True for _ in credentials.found_in(value))
+    return _without_login(repr(value)) if not hidden or (isinstance(value, str) and not SECRET.search(key)) else "(not shown)"
 
 
 def _without_login(text: str) -> str:
-    return LOGIN.sub("(not shown)@", text)
+    return credentials.without(LOGIN.sub("(not shown)@", text))
 
 
 def _known_path(where: list[str], kind: str) -> list[str]:

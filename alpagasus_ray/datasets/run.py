@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
+from alpagasus_ray.datasets.lease import shard_of
 from alpagasus_ray.datasets.storage import Storage, Written
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 
@@ -53,6 +54,11 @@ class FileEntry(BaseModel):
     """Sums over the rows of the fields in `USAGE`; absent where no row knows them."""
     models: dict[str, int] = {}
     """Rows per model that has answered, as far as servers name it; the most frequent `MODELS`."""
+
+    @property
+    def shard(self) -> str:
+        """The shard that it holds: its name, but for the epoch that an object store's parts have in theirs."""
+        return shard_of(self.name)
 
 
 MODELS = 20
@@ -177,14 +183,24 @@ class StageDir:
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
-        self.tidy()
+        self.tidy(manifest)
 
-    def tidy(self) -> None:
+    def tidy(self, manifest: Manifest | None = None) -> None:
         """Remove what a finished stage does not need; also where the call that finished it was killed before it could."""
         if self.storage.exists(STAGE):
+            if manifest is not None:
+                self._remove_other_epochs(manifest)
             for name in (DONE, LEDGER, TRIAL, STATE):
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
+
+    def _remove_other_epochs(self, manifest: Manifest) -> None:
+        """Parts that an earlier holder of the run's lock has left, in place of which a later one has made its own."""
+        listed = {entry.name for entry in manifest.files}
+        replaced = {entry.shard for entry in manifest.files if entry.shard != entry.name}
+        for name in self.storage.names() if replaced else ():
+            if name not in listed and shard_of(name) in replaced:
+                self.storage.delete(name)
 
     def sum_up(
         self, begun: Begun, files: list[FileEntry], statuses: Sequence[str], *, local_model: bool, details: dict[str, Any]

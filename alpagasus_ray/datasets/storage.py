@@ -13,10 +13,10 @@ import posixpath
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import IO, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -49,12 +49,21 @@ def resolve(location: str) -> tuple[pafs.FileSystem, str]:
         raise UsageError(f"cannot open {location}: {error}") from None
 
 
+class Guard(Protocol):
+    """Says whether a directory may still be written to."""
+
+    def check(self) -> None:
+        """Raise an error where it may not."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """A directory; it can be sent to workers."""
 
     fs: pafs.FileSystem
     root: str
+    guard: Guard | None = field(default=None, compare=False)
+    """Asked before every write and every removal, here and in the directories below."""
 
     @classmethod
     def open(cls, location: str) -> "Storage":
@@ -64,7 +73,15 @@ class Storage:
 
     def at(self, *names: str) -> "Storage":
         """A directory below this one."""
-        return Storage(self.fs, posixpath.join(self.root, *names))
+        return Storage(self.fs, posixpath.join(self.root, *names), self.guard)
+
+    def unguarded(self) -> "Storage":
+        """The same directory, for what is kept whoever wrote it."""
+        return replace(self, guard=None)
+
+    def _check(self) -> None:
+        if self.guard is not None:
+            self.guard.check()
 
     @property
     def is_local(self) -> bool:
@@ -92,8 +109,9 @@ class Storage:
         with self.fs.open_input_file(self.path(name)) as stream:
             return bytes(stream.read())
 
-    def write(self, name: str, content: bytes) -> Written:
-        with self.writing(name) as stream:
+    def write(self, name: str, content: bytes, *, private: bool = False) -> Written:
+        """`private`: on a disk, for its owner alone."""
+        with self.writing(name, private=private) as stream:
             stream.write(content)
         return Written(len(content), hashlib.sha256(content).hexdigest())
 
@@ -107,16 +125,18 @@ class Storage:
         return Written(os.path.getsize(file), digest.hexdigest())
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def writing(self, name: str, *, private: bool = False) -> Iterator[IO[bytes]]:
         """A stream whose content appears under `name` when the block ends well, and not at all when it does not."""
+        self._check()
         if self.is_local:
-            with _renamed_when_whole(self.path(name)) as stream:
+            with _renamed_when_whole(self.path(name), self._check, 0o600 if private else 0o666) as stream:
                 yield stream
             return
         with tempfile.NamedTemporaryFile(prefix="alpagasus-") as spool:
             yield spool
             spool.flush()
             _failpoint("before-rename", name)
+            self._check()
             # one call that Python cannot be interrupted in: a stream that an exception closes would be a whole upload
             pafs.copy_files(
                 spool.name, self.path(name), source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.fs
@@ -142,27 +162,30 @@ class Storage:
 
     def delete(self, name: str) -> None:
         _failpoint("before-delete", name)
+        self._check()
         if self.exists(name):
             self.fs.delete_file(self.path(name))
 
     def delete_tree(self) -> None:
         """Remove this directory and all in it, if there is one."""
         _failpoint("before-delete", posixpath.basename(self.root))
+        self._check()
         if self.fs.get_file_info(self.root).type == pafs.FileType.Directory:
             self.fs.delete_dir(self.root)
 
 
 @contextmanager
-def _renamed_when_whole(path: str) -> Iterator[IO[bytes]]:
+def _renamed_when_whole(path: str, check: Callable[[], None], mode: int) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     hidden = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(hidden, "wb") as stream:
+        with open(hidden, "wb", opener=lambda file, flags: os.open(file, flags, mode)) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         _failpoint("before-rename", name)
+        check()
         os.replace(hidden, path)
         _failpoint("after-rename", name)
     except BaseException:

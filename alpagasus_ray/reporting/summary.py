@@ -8,6 +8,7 @@ from alpagasus_ray.reporting.experiments import whole_plan_lines
 from alpagasus_ray.reporting.standing import status_lines
 from alpagasus_ray.reporting.text import harmless, money
 from alpagasus_ray.reporting.trainings import show_preview, trained_lines
+from alpagasus_ray.terminal import say
 
 BAR = 40
 TWICE = "maybe_billed_twice"
@@ -19,8 +20,7 @@ def show(report: Mapping[str, Any], stream: TextIO) -> None:
         show_preview(report, stream)
         return
     for line in _lines(report):
-        print(line, file=stream)
-    stream.flush()
+        say(line, stream)
 
 
 def in_a_line(report: Mapping[str, Any]) -> str:

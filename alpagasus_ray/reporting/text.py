@@ -1,13 +1,11 @@
 """Words and numbers that several reports share."""
 
-import re
-
-CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+from alpagasus_ray.terminal import spelled
 
 
 def harmless(text: str) -> str:
-    """A text of the dataset without codes that would command the terminal; they are spelled out."""
-    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", text)
+    """A text of the dataset without characters that would command the terminal or hide in it; they are spelled out."""
+    return spelled(text)
 
 
 def money(dollars: float | None) -> str:

@@ -26,7 +26,7 @@ def show_preview(report: Mapping[str, Any], stream: TextIO) -> None:
     console.print(Text(harmless(head)))
     for arm in report["arms"]:
         for line in _arm(arm, packing=report["packing"]):
-            console.print(Text(line))
+            console.print(Text(harmless(line)))
         for shown in arm["shown"]:
             console.print(_example(shown, is_plain=is_plain))
     console.print(Text("\n"), _legend(is_plain=is_plain), sep="")

@@ -4,7 +4,6 @@ The driver does this alone, without Ray, one step after the other. What is under
 outlives the driver. Shards are not committed here: the ordinary run does that afterwards, from the ledgers (`settled.py`).
 """
 
-import sys
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from alpagasus_ray.runner.progress import Progress
 from alpagasus_ray.runner.provider import Provider, QueueFull
 from alpagasus_ray.runner.settled import Collected, Settled
 from alpagasus_ray.runner.shards import Job, Task
+from alpagasus_ray.terminal import say
 
 PROGRESS_EVERY_S = 300.0
 """Between two lines of progress where there is no terminal."""
@@ -300,5 +300,4 @@ class Collector:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
 
     def _tell(self, text: str) -> None:
-        sys.stderr.write(f"score: {text}\n")
-        sys.stderr.flush()
+        say(f"score: {text}")

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.errors import RunLocked
 from alpagasus_ray.runner.budget import Budget, at_most_spent
 from alpagasus_ray.runner.limits import Bucket
 
@@ -182,6 +183,9 @@ class Board:
             lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
         except OSError as error:  # nothing is lent that is not on storage; the worker asks again
             return self._cannot_write(error)
+        except RunLocked as error:  # another driver spends now
+            self.stop(str(error))
+            return 0.0
         self._unwritable_since = None
         if lent is None and self._stop is None:
             self.stop("the budget is used up", "budget")

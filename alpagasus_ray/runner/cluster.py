@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 import ray
 import ray.exceptions
 
+from alpagasus_ray import interrupts
 from alpagasus_ray.config import DEBUG, Asking, EngineConfig
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.runner import nodes, placing
@@ -100,14 +100,12 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = address_given()
-    terminated = signal.getsignal(signal.SIGTERM)
-    with _quiet():
+    # Ray puts a handler of its own in place of ours, which ends a stage cleanly
+    with interrupts.kept(), _quiet():
         if address:
             _join(address)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    # Ray has put a handler of its own in place of ours, which ends a stage cleanly
-    signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
 
 
 def _join(address: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
+from alpagasus_ray.datasets.lease import epoch_of_file
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Reply
 
@@ -81,9 +82,12 @@ class Known(NamedTuple):
 class Ledger:
     """Collects what became of one shard's requests and writes it in segments."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, epoch: str = "") -> None:
+        """`epoch` is that of the run's lock; segments tell in whose they were written."""
         self._storage = storage
-        self._writer = f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
+        # segments are read in the order of their names: those of an epoch come after older ones, which begin with the time
+        self._writer = "-".join(filter(None, (epoch and f"e{epoch}", f"{time.time_ns():020d}", uuid.uuid4().hex[:6])))
+        self._epoch = epoch
         self._segments = 0
         self._pending: list[bytes] = []
         self._has_replies = False
@@ -130,10 +134,16 @@ class Ledger:
                 del self._pending[: len(pending)]
 
     def delete(self) -> None:
-        """Remove the whole ledger of the shard."""
+        """Remove the ledger of the shard, but for what the driver of a later epoch has written there."""
         with self._writing:
             self._pending.clear()
-            self._storage.delete_tree()
+            names = self._storage.names() if self._epoch else []
+            if not any(epoch_of_file(name) > self._epoch for name in names):
+                self._storage.delete_tree()
+                return
+            for name in names:
+                if epoch_of_file(name) <= self._epoch:
+                    self._storage.delete(name)
 
 
 def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome]]:

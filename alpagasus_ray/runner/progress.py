@@ -1,6 +1,5 @@
 """Progress of a stage on the terminal: one live line where there is a terminal, a plain line now and then where not."""
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Self
@@ -8,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from alpagasus_ray.terminal import say, spelled
 
 PLAIN_EVERY_S = 10.0
 RATE_WINDOW_S = 30.0
@@ -48,10 +49,10 @@ class Progress:
         """Show a line in place of the one before; without a terminal, where the last is old enough."""
         now = time.monotonic()
         if self._live:
-            self._live.update(Text(line))
+            self._live.update(Text(spelled(line)))
         elif now - self._printed >= self._plain_every_s:
             self._printed = now
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def _line(self, done: int, counts: Mapping[str, float]) -> str:
         parts = [f"{self._label}: {done:,} of {self._total:,} rows" if self._total else f"{self._label}: {done:,} rows"]

@@ -1,6 +1,7 @@
 """What is done to a stage's shards, in terms of files: which are missing, what a committed one leaves, who does them.
 
-A shard is committed whole or not at all: its output is written, then a commit record, and only then does it count. Which
+A shard is committed whole or not at all: its output is written, then a commit record, and only then does it count. Output,
+record and ledger are those of an epoch: the hold of the run's lock under which they are written (`datasets/lease.py`). Which
 rows are asked what, and what is made of a reply, is the `Work`'s business; how requests are sent is that of `worker.py`.
 """
 
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from alpagasus_ray import __version__
+from alpagasus_ray.datasets.lease import Lease, latest_parts, shard_of
 from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, StageDir, describe
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines.base import Engine, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.errors import UNREADABLE
+from alpagasus_ray.errors import UNREADABLE, RunLocked
 from alpagasus_ray.runner.first_look import Usable
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Known, Ledger, Outcome, known_in
@@ -103,6 +105,16 @@ class Job:
     def is_trial(self) -> bool:
         return self.output != self.home.storage
 
+    @property
+    def lease(self) -> Lease | None:
+        """The hold of the run's lock that the work is done under; None where there is no lock."""
+        guard = self.home.storage.guard
+        return guard if isinstance(guard, Lease) else None
+
+    def file_of(self, shard: str) -> str:
+        """The file that a shard's output goes to."""
+        return shard if self.lease is None or self.is_trial else self.lease.file_of(shard)
+
 
 class Task(NamedTuple):
     """One shard to do."""
@@ -135,8 +147,11 @@ def in_calls(tasks: Sequence[Task], slots: int) -> list[Sequence[Task]]:
 
 
 def ledger_of(home: StageDir, shard: str) -> Ledger:
-    """The ledger of one shard of a stage."""
-    return Ledger(home.storage.at(LEDGER, shard.removesuffix(".parquet")))
+    """The ledger of one shard of a stage. A reply is kept whoever received it, also by a worker of a driver that has lost the
+    run."""
+    guard = home.storage.guard
+    epoch = guard.epoch if isinstance(guard, Lease) else ""
+    return Ledger(home.storage.unguarded().at(LEDGER, shard.removesuffix(".parquet")), epoch)
 
 
 def known_of(home: StageDir, shard: str, again: Container[str] = ()) -> Known:
@@ -153,20 +168,40 @@ def known_of(home: StageDir, shard: str, again: Container[str] = ()) -> Known:
 
 def missing(job: Job, shards: Sequence[str]) -> list[str]:
     """The shards that have no commit record yet, in order."""
-    done = {name.removesuffix(".json") for name in job.home.storage.at(DONE).names()}
+    done = {_shard(name) for name in job.home.storage.at(DONE).names()}
     return [shard for shard in shards if shard not in done]
 
 
 def is_done(job: Job, shard: str) -> bool:
-    """Whether a shard has its commit record; one of a trial never has."""
-    return not job.is_trial and job.home.storage.at(DONE).exists(f"{shard}.json")
+    """Whether a shard that was missing has its commit record now, by this epoch; one of a trial never has."""
+    return not job.is_trial and job.home.storage.at(DONE).exists(f"{job.file_of(shard)}.json")
 
 
-def committed(home: StageDir) -> list[FileEntry]:
-    """The commit records of a stage, in the order of the shards."""
+def recorded(home: StageDir) -> frozenset[str]:
+    """Names of the commit records that a call finds when it begins: those that earlier calls have left."""
+    return frozenset(home.storage.at(DONE).names())
+
+
+def committed(home: StageDir, found: Collection[str] | None = None) -> list[FileEntry]:
+    """The commit records of a stage, one for each shard, in the order of the shards. With those that a call has `found` when it
+    began, a record that a driver of an earlier epoch has left since is not among them."""
     done = home.storage.at(DONE)
+    guard = home.storage.guard
+    names = [name for name in done.names() if found is None or name in found or not _of_another(name, guard)]
+    latest = latest_parts(name.removesuffix(".json") for name in names)
     with ThreadPoolExecutor(READERS) as pool:
-        return [FileEntry.model_validate_json(content) for content in pool.map(done.read, done.names())]
+        contents = pool.map(done.read, (f"{file}.json" for file in latest.values()))
+        return [FileEntry.model_validate_json(content) for content in contents]
+
+
+def _shard(record: str) -> str:
+    """The shard of a commit record."""
+    return shard_of(record.removesuffix(".json"))
+
+
+def _of_another(name: str, guard: Any) -> bool:
+    """Whether a commit record was left under another hold of the lock; a local one has no epoch in its name."""
+    return isinstance(guard, Lease) and guard.beats and guard.epoch not in name
 
 
 def record(home: StageDir, entry: FileEntry) -> None:
@@ -175,12 +210,29 @@ def record(home: StageDir, entry: FileEntry) -> None:
 
 
 def commit(job: Job, shard: str, results: list[dict[str, Any]], ledger: Ledger) -> None:
-    """Write the output, then the commit record that makes it count, then let go of the ledger."""
-    written = job.output.write_table(shard, _table_of(results, job.work.schema))
-    if not job.is_trial:
-        record(job.home, describe(shard, written, results))
-        if job.paid:
-            ledger.delete()
+    """Write the output, then the commit record that makes it count, then let go of the ledger. `RunLocked` where the driver has
+    lost the run's lock: then nothing of it counts."""
+    file = job.file_of(shard)
+    confirm(job)
+    written = job.output.write_table(file, _table_of(results, job.work.schema))
+    if job.is_trial:
+        return
+    confirm(job)
+    record(job.home, describe(file, written, results))
+    try:
+        confirm(job)  # the write may have taken longer than others wait
+    except RunLocked:
+        if file != shard:  # nobody else's record has this name
+            job.home.storage.unguarded().at(DONE).delete(f"{file}.json")
+        raise
+    if job.paid:
+        ledger.delete()
+
+
+def confirm(job: Job) -> None:
+    """Look whether the work is still done under the run's lock; `RunLocked` where it is not."""
+    if job.lease is not None:
+        job.lease.confirm()
 
 
 def unwritable(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> dict[int, str]:
@@ -207,6 +259,19 @@ def _table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def take_back(job: Job, statuses: Collection[str]) -> None:
     """Make the shards that hold rows of these statuses missing again; their other rows keep their replies."""
-    for entry in committed(job.home):
-        if any(entry.counts.get(status) for status in statuses):
-            job.home.storage.at(DONE).delete(f"{entry.name}.json")
+    done = job.home.storage.at(DONE)
+    shards = {entry.shard: entry for entry in committed(job.home) if any(entry.counts.get(status) for status in statuses)}
+    for shard, entry in shards.items():
+        if entry.name != shard and job.paid:
+            _into_ledger(job, entry)
+    for name in done.names() if shards else ():
+        if _shard(name) in shards:
+            done.delete(name)
+
+
+def _into_ledger(job: Job, entry: FileEntry) -> None:
+    """Keep what an output of an earlier epoch holds: the next one has another name, and is not looked for there."""
+    ledger = job.ledger(entry.shard)
+    for key, outcome in known_in(job.home.storage.read_table(entry.name), job.again).outcomes():
+        ledger.add(key, key, outcome)
+    ledger.flush()

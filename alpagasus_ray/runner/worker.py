@@ -24,8 +24,8 @@ import tenacity
 
 from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.model_names import is_same_model
-from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, StageFailed, UsageError
-from alpagasus_ray.runner import preflight, shards
+from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, RunLocked, StageFailed, UsageError
+from alpagasus_ray.runner import held, preflight, shards
 from alpagasus_ray.runner.ask import Books, ask
 from alpagasus_ray.runner.board import SAID, BoardLink, Loss, Word
 from alpagasus_ray.runner.cut_prompts import CutPrompts
@@ -129,12 +129,14 @@ class Worker:
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
             task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
+        if self._job.lease is not None:
+            self._background.append(asyncio.create_task(held.watch(self._job.lease, self._stop_all)))
 
     async def _open_engines(self) -> Sequence[Engine]:
         """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble."""
         for attempt in range(1, STARTS + 1):
             try:
-                return self._job.work.open_engines()
+                return held.while_held(self._job.work.open_engines(), self._job.lease)
             except AlpagasusError:
                 word: Word | None = await self._board.call("report", self._name, {}, {}, {})
                 if attempt == STARTS or word is None or word.stop is not None or not word.answered:
@@ -222,7 +224,7 @@ class Worker:
             if await asyncio.to_thread(shards.is_done, self._jobs[task.job], task.shard):
                 return Finished(task.shard, None)  # by a worker that has died since
             return await self._do_shard(await asyncio.to_thread(Shard.open, self._jobs[task.job], task))
-        except (OSError, StageFailed) as error:  # the second tells of a shard that is not as it was written
+        except (OSError, StageFailed, RunLocked) as error:  # the second tells of a shard that is not as it was written
             reason = f"{task.shard}: {error}"
             await self._stop_all(reason)
             return Finished(task.shard, reason)

@@ -397,7 +397,7 @@ def tell_other_models(asked: EngineConfig, manifest: Manifest) -> None:
 def check_rows(manifest: Manifest, examples: Manifest) -> None:
     """Rows in = rows out, shard by shard."""
     expected = {entry.name: entry.rows for entry in examples.parts()}
-    found = {entry.name: entry.rows for entry in manifest.parts()}
+    found = {entry.shard: entry.rows for entry in manifest.parts()}
     if found != expected:
         wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")

@@ -123,7 +123,7 @@ def _under_way(stage: StageDir) -> UnderWay:
 def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None, away: UnderWay) -> list[Part]:
     """Every shard, with what is left to ask of the rows that the call is about."""
     stage = run.ratings(config.name)
-    committed = {} if done else {entry.name: entry for entry in shards.committed(stage)}
+    committed = {} if done else {entry.shard: entry for entry in shards.committed(stage)}
     trial = None if config.limit is None else drawn(examples, config.limit)
     jobs: list[tuple[FileEntry, Sequence[int], frozenset[str]]] = []
     for entry in examples.parts():

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from alpagasus_ray.datasets.lease import latest_parts
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages import asking
@@ -50,7 +51,8 @@ def read_again(stored_: Stored, again: Callable[[str, Rows], Rows], summing: Sum
     begun = begun.model_copy(update={"settings": dict(stored_.settings), "rescoring": True})
     stage.begin(begun)
     stage.reopen()
-    files = [_file_again(stage, entry.name, again, stored_.schema) for entry in stored_.source.parts()]
+    latest = latest_parts(stage.storage.names())
+    files = [_file_again(stage, latest[entry.shard], again, stored_.schema) for entry in stored_.source.parts()]
     manifest = summing(stage, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
     asking.check_rows(manifest, stored_.source)
     stage.finish(manifest)

@@ -47,7 +47,7 @@ def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = 
         stage.same_or_refuse(done, settings, inputs)
         addresses.check(stage, done, config.judge)
         if not any(done.counts.get(status) for status in again):
-            stage.tidy()
+            stage.tidy(done)
             return done
         _check_retry(config, done)
         asking.reopen(stage, done, again, done.details["asked_scale"])
@@ -83,11 +83,12 @@ def _judge_all(
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
     shards.take_back(job, {rating.FAILED, *job.again})
-    sums = {entry.name: entry.sha256 for entry in examples.parts()}
+    found = shards.recorded(stage)
+    sums = {entry.shard: entry.sha256 for entry in examples.parts()}
     tasks = [shards.Task(name, sha256=sums[name]) for name in shards.missing(job, list(sums))]
     begun = begun.model_copy(update={"seconds": begun.seconds + _drive(config, job, tasks, examples)})
     stage.begin(begun)
-    manifest = manifest_of(stage, shards.committed(stage), begun)
+    manifest = manifest_of(stage, shards.committed(stage, found), begun)
     asking.check_rows(manifest, examples)
     asking.tell_other_models(config.judge, manifest)
     _check_results(config, stage, manifest, job.usable)

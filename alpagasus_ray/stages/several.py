@@ -4,7 +4,7 @@ Knows how such a stage goes on where an earlier call was; nothing of what is ask
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from alpagasus_ray.engines.longer import with_longer
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed
 from alpagasus_ray.runner.first_look import Usable
-from alpagasus_ray.runner.shards import Job, Task, Work, committed, missing, take_back
+from alpagasus_ray.runner.shards import Job, Task, Work, committed, missing, recorded, take_back
 from alpagasus_ray.stages import addresses, asking, usefulness
 
 FAILED = "failed"
@@ -56,9 +56,13 @@ class Several:
         done = [self._finished(target, again) for target in targets]
         left = [target for target, manifest in zip(targets, done, strict=True) if manifest is None]
         spent = sum(manifest.usage.get("cost_usd", 0.0) for manifest in done if manifest)
+        found = {target.home.name: recorded(target.home) for target in left}
         if left:
             self._ask(left, spent, again)
-        return [manifest or self._finish(target, summing) for target, manifest in zip(targets, done, strict=True)]
+        return [
+            manifest or self._finish(target, found[target.home.name], summing)
+            for target, manifest in zip(targets, done, strict=True)
+        ]
 
     def _finished(self, target: Target, again: Sequence[str]) -> Manifest | None:
         done = target.home.manifest()
@@ -67,7 +71,7 @@ class Several:
         target.home.same_or_refuse(done, self.settings, target.inputs)
         addresses.check(target.home, done, self.asked)
         if not any(done.counts.get(status) for status in again):
-            target.home.tidy()
+            target.home.tidy(done)
             return done
         asking.reopen(target.home, done, again)
         return None
@@ -139,10 +143,10 @@ class Several:
     def _usable(self) -> Usable | None:
         return usefulness.usable(self.config, self.asked, self.good) if self.good else None
 
-    def _finish(self, target: Target, summing: Summing) -> Manifest:
+    def _finish(self, target: Target, found: Collection[str], summing: Summing) -> Manifest:
         begun = target.home.begun()
         assert begun is not None, "it was begun in this call"
-        manifest = summing(target.home, committed(target.home), begun)
+        manifest = summing(target.home, committed(target.home, found), begun)
         asking.check_rows(manifest, target.listed)
         asking.tell_other_models(self.asked, manifest)
         failed = manifest.counts.get(FAILED, 0)

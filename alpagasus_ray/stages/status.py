@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from alpagasus_ray.datasets import lock
+from alpagasus_ray.datasets.lease import shard_of
 from alpagasus_ray.datasets.run import LEDGER, MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
 from alpagasus_ray.reporting.evidence import KINDS, kind_of
 from alpagasus_ray.runner import shards
@@ -89,7 +90,7 @@ def _finished(manifest: Manifest) -> dict[str, Any]:
 def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dict[str, Any]:
     """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
     entries = shards.committed(stage)
-    waiting = _open_shards(stage.name, names) - {entry.name for entry in entries}
+    waiting = _open_shards(stage.name, names) - {entry.shard for entry in entries}
     received = [outcome.reply for shard in sorted(waiting) for outcome in shards.known_of(stage, shard).replies.values()]
     costs = [reply.cost_usd for reply in received if reply is not None]
     done = totals(entries)
@@ -112,7 +113,7 @@ def _open_shards(stage: str, names: set[str]) -> set[str]:
     """Shards that have a ledger, or an output that may have been taken back."""
     here = [name.removeprefix(f"{stage}/").split("/") for name in names if name.startswith(f"{stage}/")]
     ledgers = {f"{parts[1]}.parquet" for parts in here if parts[0] == LEDGER and len(parts) == 3}
-    return ledgers | {parts[0] for parts in here if len(parts) == 1 and parts[0].startswith("part-")}
+    return ledgers | {shard_of(parts[0]) for parts in here if len(parts) == 1 and parts[0].startswith("part-")}
 
 
 def _rows_of(run: Run, inputs: Mapping[str, str]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.config import DEBUG, Finetune
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.interrupts import off_main_thread
 from alpagasus_ray.runner import placing
 from alpagasus_ray.runner.progress import clock
 from alpagasus_ray.runner.shards import Pool
@@ -63,7 +64,13 @@ def fit(training: Training, found: Crew) -> Trained:
     trainer = _trainer(training, found)
     with _shown(training.arm, training.teller):
         try:
-            returned: Trained | Stopped | None = trainer.fit().return_value
+            # off the main thread, where Ray Train cannot set its handler of Ctrl-C: that ends the process with code 0
+            returned: Trained | Stopped | None = off_main_thread(trainer.fit).return_value
+        except KeyboardInterrupt:
+            raise StageFailed(
+                f"interrupted while {training.arm} was trained; what is saved is kept, and the same command goes on from its "
+                "last state"
+            ) from None
         except TrainingFailedError as error:
             returned = training.teller.stopped()
             if returned is None:

@@ -123,6 +123,7 @@ MATRIX = (
         [{"rows": 100, "seconds": 2, "killed": True}],
         "s3: hangs, or is killed and started again, for 5 s and for 30 s",
     ),
+    Scenario("replaced", stores.replaced, [{"rows": 600}]),
     Scenario(
         "random",
         schedules.schedule,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 from alpagasus_ray.config import Ingest
@@ -40,6 +41,32 @@ def away(arena: Arena, rows: int, seconds: float, *, killed: bool) -> Finding:
         found.faults["same command again"] += stops
         found.ended(ended)
         found.count(run, server, bound=pace.bound(stops, CONCURRENCY))
+    return found
+
+
+def replaced(arena: Arena, rows: int) -> Finding:
+    """A driver is stopped in the middle of its work while its workers go on, another takes the run over, and the first one
+    wakes up: it and its workers send nothing once the second one's do, and it ends with a message."""
+    found, store = Finding("s3: a driver is stopped, replaced, and goes on"), ObjectStore(arena.folder / "store", "toy")
+    arena.at_end(store.close)
+    first, second = arena.judge("--latency", "0.3"), arena.judge("--latency", "0.3")
+    location, run = store.uri("run"), Run.open(store.uri("run"))
+    ingest(Ingest(source=f"{os.path.dirname(arena.toy(rows).storage.root)}/toy.json", rows_per_shard=50), run)
+    with Pace(first, second) as pace:
+        driver = arena.start(location, first, {"concurrency": 2})
+        found.expect(arena.wait(lambda: len(first.taken()) > rows // 10, driver), "the run ended early")
+        os.kill(driver.pid, signal.SIGSTOP)
+        other = arena.start(location, second, {"concurrency": CONCURRENCY})
+        found.expect(arena.wait(lambda: len(second.taken()) > 0, other), "the second driver did not begin")
+        before = len(first.taken())
+        os.kill(driver.pid, signal.SIGCONT)
+        ended, done = driver.wait(), other.wait()
+        found.faults["driver stopped and replaced"] += 1
+    found.ended(ended, 1)
+    found.expect("this driver has lost" in ended.message, f"the first one said: {ended.message}")
+    found.expect(len(first.taken()) == before, "the first one paid after the second had begun")
+    found.ended(done)
+    found.count(run, first, second, bound=pace.bound(1, CONCURRENCY))
     return found
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.datasets import lock, shared_lock
+from alpagasus_ray.datasets.run import Run, shard_name
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import RunLocked, UsageError
 from alpagasus_ray.stages.answers import _at_hand
@@ -29,25 +29,27 @@ def test_a_recipe_may_lie_on_s3(bucket: str) -> None:
 
 
 def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SETTLE_S", 0.1)
+    monkeypatch.setattr(shared_lock, "SETTLE_S", 0.1)
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
     source = Storage.open(f"{bucket}/source")
     for part in (2, 10):
         rows = [{"instruction": f"Say {part} {n}.", "input": "", "output": "Done."} for n in range(50)]
         source.write(f"rows-{part}.json", json.dumps(rows).encode())
     run = Run.open(f"{bucket}/run")
     server = judge()
-    with lock.held(run):
+    with lock.held(run) as mine:
         with pytest.raises(RunLocked), lock.held(Run.open(f"{bucket}/run")):
             pass
-        ingest(Ingest(source=f"{bucket}/source/rows-*.json", rows_per_shard=30), run)
-        score(Score(judge=api_judge(server.base_url), limit=40), run)
-        assert len(run.ratings("judge").storage.at("ledger", "part-00000").names()) >= 1
-        score(Score(judge=api_judge(server.base_url)), run)
-        (arm,) = pick_subset(Pick(arms=(Arm(name="best", policy="top", k=20),)), run)
+        ingest(Ingest(source=f"{bucket}/source/rows-*.json", rows_per_shard=30), mine)
+        score(Score(judge=api_judge(server.base_url), limit=40), mine)
+        assert len(mine.ratings("judge").storage.at("ledger", "part-00000").names()) >= 1
+        score(Score(judge=api_judge(server.base_url)), mine)
+        (arm,) = pick_subset(Pick(arms=(Arm(name="best", policy="top", k=20),)), mine)
     assert ratings(run)["example_id"].to_pylist() == ids(run)
     assert sorted(server.taken()) == sorted(prompt_hashes(run))
     assert arm.rows == len(json.loads(run.subset("best").storage.read("subset.json"))) == 20
     run.ratings("judge").verify(run.ratings("judge").finished("score"))
+    assert {entry.shard for entry in run.ratings("judge").finished("score").parts()} == {shard_name(n) for n in range(4)}
     assert run.storage.names() == []
 
 
