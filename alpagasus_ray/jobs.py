@@ -62,9 +62,9 @@ def _score(call: Call) -> dict[str, Any]:
     if call.flags.plan:
         from alpagasus_ray.stages.plan import plan
 
-        told = plan(config, call.run)
+        planned = plan(config, call.run)
         refuse(of_score(call.recipe, call.run, sends=False))
-        return told
+        return planned
     if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
         refuse(of_score(call.recipe, call.run))
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"

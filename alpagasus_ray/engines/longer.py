@@ -12,16 +12,11 @@ from alpagasus_ray.engine_config import EngineConfig
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 
 Asked = TypeVar("Asked", bound=EngineConfig)
-OTHER_NAMES = ("max_completion_tokens", "max_tokens")
-"""Fields of `extra` that bound a reply."""
 
 
 def with_longer(asked: Asked, longest: int | None) -> Asked:
-    """The same engine with this longest reply; by the field of `extra` where that is how the recipe bounds it."""
-    if longest is None:
-        return asked
-    named = {name: longest for name in OTHER_NAMES if name in asked.extra}
-    return asked.model_copy(update={"extra": {**asked.extra, **named}} if named else {"max_tokens": longest})
+    """The same engine with this longest reply."""
+    return asked if longest is None else asked.model_copy(update={"max_tokens": longest})
 
 
 def noting(engines: Sequence[Engine], longest: int | None) -> list[Engine]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.reporting.text import harmless, money
+from alpagasus_ray.reporting.text import money
+from alpagasus_ray.terminal import spelled
 
 
 def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -18,7 +19,7 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     low, high = (report["evaluation_dollars"][end] for end in ("low", "high"))
     tokens = report["tokens_a_game"]
     each = f"{tokens['low']:,} to {tokens['high']:,} tokens each, by the length of the answers"
-    yield f"  compare: {report['games']:,} games judged by {harmless(report['judge'])}, {each}; {_dollars(low, high)}"
+    yield f"  compare: {report['games']:,} games judged by {spelled(report['judge'])}, {each}; {_dollars(low, high)}"
     yield from _total(report["total_dollars"])
 
 
@@ -40,7 +41,7 @@ def _score(judged: Mapping[str, Any]) -> str:
 def _arm(arm: Mapping[str, Any]) -> str:
     size = {"picked": "", "known": "about ", "at most": "at most "}[arm["size"]]
     if arm["minutes"] is None:
-        return f"{size}{arm['rows']:,} examples, minutes unknown: {harmless(arm['predicted_by'])}"
+        return f"{size}{arm['rows']:,} examples, minutes unknown: {spelled(arm['predicted_by'])}"
     hours = f"{arm['minutes']:,.1f} minutes on {arm['workers']} workers"
     dollars = "" if arm["dollars"] is None else f", ${money(arm['dollars'])}"
     return f"{size}{arm['rows']:,} examples, {arm['steps']:,} updates, about {hours}{dollars}"

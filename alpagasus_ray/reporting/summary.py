@@ -6,9 +6,9 @@ from typing import Any, TextIO
 from alpagasus_ray.reporting.comparisons import compared_lines
 from alpagasus_ray.reporting.experiments import whole_plan_lines
 from alpagasus_ray.reporting.standing import status_lines
-from alpagasus_ray.reporting.text import harmless, money
+from alpagasus_ray.reporting.text import money
 from alpagasus_ray.reporting.trainings import show_preview, trained_lines
-from alpagasus_ray.terminal import say
+from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
 TWICE = "maybe_billed_twice"
@@ -57,7 +57,7 @@ def _stage(report: Mapping[str, Any]) -> Iterator[str]:
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
     if report.get("page"):
-        yield f"  {harmless(report['answer'])}"
+        yield f"  {spelled(report['answer'])}"
         yield f"  {report['page']}"
     for note in report.get("notes", ()):
         yield f"  {note}"
@@ -123,7 +123,7 @@ def _plan(report: Mapping[str, Any]) -> Iterator[str]:
     if report["prompt"]:
         yield f"\nThe first request to {report['model']}:"
     for message in report["prompt"] or ():
-        yield f"--- {message['role']} ---\n{harmless(message['content'])}"
+        yield f"--- {message['role']} ---\n{spelled(message['content'])}"
 
 
 def _load(report: Mapping[str, Any]) -> Iterator[str]:

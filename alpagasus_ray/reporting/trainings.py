@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from alpagasus_ray.reporting.arms import comparison
-from alpagasus_ray.reporting.text import harmless, money
+from alpagasus_ray.reporting.text import money
+from alpagasus_ray.terminal import spelled
 
 MASKED, TRAINED, END = "dim", "green", "green reverse"
 BEGINS, ENDS = "«", "»"
@@ -23,10 +24,10 @@ def show_preview(report: Mapping[str, Any], stream: TextIO) -> None:
     is_plain = console.color_system is None
     workers = "1 worker" if report["workers"] == 1 else f"{report['workers']:,} workers"
     head = f"preview of training {report['model']} on {workers} ({report['workers_by']}); nothing was trained or written"
-    console.print(Text(harmless(head)))
+    console.print(Text(spelled(head)))
     for arm in report["arms"]:
         for line in _arm(arm, packing=report["packing"]):
-            console.print(Text(harmless(line)))
+            console.print(Text(spelled(line)))
         for shown in arm["shown"]:
             console.print(_example(shown, is_plain=is_plain))
     console.print(Text("\n"), _legend(is_plain=is_plain), sep="")
@@ -60,7 +61,7 @@ def _arm(arm: Mapping[str, Any], *, packing: bool) -> Iterator[str]:
 
 
 def _minutes(arm: Mapping[str, Any]) -> str:
-    by = harmless(arm["predicted_by"])
+    by = spelled(arm["predicted_by"])
     if arm["minutes"] is None:
         return f"  minutes: unknown; {by}"
     dollars = "" if arm["dollars"] is None else f", about ${money(arm['dollars'])}"
@@ -70,11 +71,11 @@ def _minutes(arm: Mapping[str, Any]) -> str:
 def _example(shown: Mapping[str, Any], *, is_plain: bool) -> Text:
     cut = ", cut" if shown["cut"] else ""
     head = f"\n--- {shown['example_id']}: {shown['tokens']:,} tokens, {shown['label_tokens']:,} with loss{cut} ---\n"
-    masked, end = harmless(shown["masked"]), harmless(shown["end"])
-    learned = harmless(shown["trained"].removesuffix(shown["end"]))
+    masked, end = spelled(shown["masked"]), spelled(shown["end"])
+    learned = spelled(shown["trained"].removesuffix(shown["end"]))
     if is_plain:
-        return Text(f"{harmless(head)}{masked}{BEGINS}{learned}{end}{ENDS}")
-    return Text.assemble(harmless(head), (masked, MASKED), (learned, TRAINED), (end, END))
+        return Text(f"{spelled(head)}{masked}{BEGINS}{learned}{end}{ENDS}")
+    return Text.assemble(spelled(head), (masked, MASKED), (learned, TRAINED), (end, END))
 
 
 def _legend(*, is_plain: bool) -> Text:

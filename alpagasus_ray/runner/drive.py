@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +17,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
-from alpagasus_ray.reporting.text import harmless
 from alpagasus_ray.runner import cluster
 from alpagasus_ray.runner.board import Board, Cap, Snapshot
 from alpagasus_ray.runner.metrics import DriverMetrics
 from alpagasus_ray.runner.progress import Progress
 from alpagasus_ray.runner.shards import Job, Task, in_calls
 from alpagasus_ray.runner.worker import Finished, Worker
+from alpagasus_ray.terminal import say
 
 OVERLAP = 2
 """Shards that one actor works on at the same time."""
@@ -178,7 +177,7 @@ class Look:
         for note in seen.notes:
             if note not in self.told:
                 self.told.add(note)
-                sys.stderr.write(f"note: {harmless(note)}\n")
+                say(f"note: {note}")
         self.metrics.publish(self.progress.left(done), seen.spent_usd)
 
 

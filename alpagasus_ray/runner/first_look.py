@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from alpagasus_ray.reporting.text import harmless
+from alpagasus_ray.terminal import spelled
 
 FIRST = 50
 """Rows after which is looked, and from then on after every one."""
@@ -62,5 +62,5 @@ class FirstLook:
 
 def _shown(reply: str) -> str:
     """A reply between two lines, without codes that would command the terminal."""
-    text = harmless(reply[:SHOWN]) + ("…" if len(reply) > SHOWN else "")
+    text = spelled(reply[:SHOWN]) + ("…" if len(reply) > SHOWN else "")
     return f"---\n{text or '(nothing)'}\n---"

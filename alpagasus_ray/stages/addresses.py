@@ -4,14 +4,13 @@ Two servers may serve different models under one name.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
 from alpagasus_ray.engine_config import BASE_URL
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.reporting.text import harmless
+from alpagasus_ray.terminal import say
 
 KEY = "addresses"
 """Where a manifest's details hold them."""
@@ -38,7 +37,7 @@ def from_environment(asked: EngineConfig) -> bool:
 
 def tell(stage: str, asked: EngineConfig) -> None:
     """The first line of a stage."""
-    sys.stderr.write(f"{harmless(f'{stage}: asks {shown(asked)}')}\n")
+    say(f"{stage}: asks {shown(asked)}")
 
 
 def check(stage: StageDir, made: Manifest | Begun, asked: EngineConfig) -> None:

@@ -5,7 +5,6 @@ Knows the recipe's words for these; nothing of ratings or answers.
 
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from alpagasus_ray.runner.budget import at_most_spent
 from alpagasus_ray.runner.lane import Terms
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.shards import READERS, Job, Work, committed, missing, record
+from alpagasus_ray.terminal import say
 
 CONCURRENCY = 64
 """Most requests in flight from a worker to an endpoint, where the recipe does not say."""
@@ -388,9 +388,9 @@ def tell_other_models(asked: EngineConfig, manifest: Manifest) -> None:
         return
     for name, rows in manifest.details.get("models", {}).items():
         if not is_same_model(asked.model, name):
-            sys.stderr.write(
+            say(
                 f"{manifest.stage}: {rows:,} of {manifest.rows:,} rows were answered by {name}, where {asked.model} was "
-                f"asked for ({asked.where}.model)\n"
+                f"asked for ({asked.where}.model)"
             )
 
 

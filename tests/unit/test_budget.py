@@ -143,7 +143,7 @@ def test_the_bound_holds_over_processes_that_die_before_or_after_any_write(
         users = Honest(folder)
         for taken, writes, after in lives:
             try:
-                users.crash(Dying(folder.fs, folder.root, [writes], after))
+                users.crash(Dying(folder.fs, folder.root, writes_left=[writes], after=after))
                 for step in taken:
                     users.do(step)
             except Crash:
@@ -210,7 +210,7 @@ def test_a_borrower_that_is_gone_has_spent_what_it_had(storage: Storage) -> None
 
 
 def test_the_bound_is_not_written_for_every_request(storage: Storage) -> None:
-    counted = Dying(storage.fs, storage.root, [10**6])
+    counted = Dying(storage.fs, storage.root, writes_left=[10**6])
     budget = Budget(counted, CAP, 0.0)
     for _ in range(1000):
         budget.lend("a", 0.001, 0.001)

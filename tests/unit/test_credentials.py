@@ -58,7 +58,7 @@ def test_a_credential_is_refused_at_load_with_its_key_and_the_way_of_the_environ
     "override",
     [
         "score.judge.api_key_env=MY_KEY",
-        "score.judge.extra={max_completion_tokens: 9, reasoning_effort: low, stop_token_ids: [1], logit_bias: {'5': 1}}",
+        "score.judge.extra={top_k: 9, reasoning_effort: low, stop_token_ids: [1], logit_bias: {'5': 1}}",
         "score.judge.vllm.extra={hf_token: true, tokenizer: a/b, skip_tokenizer_init: false}",
         "score.judge.vllm.chat_template_kwargs={bos_token: '<s>', eos_token: '</s>', enable_thinking: false}",
         "score.judge.base_url=http://127.0.0.1:8000/v1/@team",

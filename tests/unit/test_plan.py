@@ -37,6 +37,7 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan import SAMPLE, evenly, plan
 from alpagasus_ray.stages.ratings import ScoreWork, settings_of
 from alpagasus_ray.stages.trial import drawn
+from alpagasus_ray.terminal import spelled
 from toy_runs import ROOT, toy_run
 
 MODEL = "gpt-4o-mini"
@@ -517,4 +518,4 @@ def test_a_person_reads_whether_the_cap_is_enough(low: int | None, high: int | N
 
 
 def test_codes_in_a_row_do_not_command_the_terminal() -> None:
-    assert summary.harmless("a\x1b[2Jb\r\n\tä\x9b") == "a\\x1b[2Jb\\x0d\n\tä\\x9b"
+    assert spelled("a\x1b[2Jb\r\n\tä\x9b") == "a\\x1b[2Jb\\x0d\n\tä\\x9b"

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from alpagasus_ray import jobs
-from alpagasus_ray.config import Answerer, Compare, EngineConfig, Generate, PairJudge, Score, TestSet
+from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, Score, TestSet
 from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
 from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
-from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.engines.longer import noting
 from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.judging import pairs, rating, rubric
 from alpagasus_ray.judging.form import reply_form
@@ -139,12 +139,6 @@ class _Says:
 
     async def complete(self, request: Request) -> Reply:
         return Reply(self._text)
-
-
-def test_a_reply_that_extra_bounds_gets_longer_by_the_same_field() -> None:
-    asked = EngineConfig(max_tokens=None, extra={"max_completion_tokens": 256})
-    assert with_longer(asked, 1024).extra == {"max_completion_tokens": 1024}
-    assert with_longer(asked, None) is asked
 
 
 def test_statuses_after_the_switch_are_those_of_the_stage_or_refused() -> None:

@@ -82,7 +82,10 @@ def test_ratings_are_joined_by_id_whatever_their_order(tmp_path: Path) -> None:
     rows = stage.storage.read_table("part-00000.parquet")
     order = list(range(50))
     random.Random(0).shuffle(order)
-    stage.storage.write_table("part-00000.parquet", rows.take(order))
+    written = stage.storage.write_table("part-00000.parquet", rows.take(order))
+    manifest = stage.finished("score")
+    files = [entry.model_copy(update=written._asdict()) for entry in manifest.files]
+    stage.finish(manifest.model_copy(update={"files": files}))
     blob = table_blob(evidence(run), SELECTED, 1 << 20)
     assert blob is not None
     assert blob["score"] == scores
