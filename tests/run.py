@@ -23,8 +23,9 @@ TOO_MUCH = 1.5
 STACK, RAY = "tests/stack/test_", "tests/ray/test_"
 GROUPS = {
     # the longest first; everything with a vLLM engine in one group, which looks for engines among all processes
-    "vllm": [f"{STACK}vllm_answers.py", f"{STACK}vllm_judge.py", f"{STACK}vllm_server.py", f"{STACK}experiment.py"],
-    "training": [f"{STACK}training{name}.py" for name in ("", "_goes_on", "_heldout", "_is_the_same", "_places", "_refusals")],
+    "vllm": [f"{STACK}{name}.py" for name in ("vllm_answers", "vllm_judge", "vllm_server", "experiment", "monitoring")],
+    "training": [f"{STACK}training{name}.py" for name in ("", "_goes_on", "_heldout", "_is_the_same", "_places", "_refusals")]
+    + [f"{STACK}interrupts.py"],
     "clusters": [
         *(f"tests/ray/test_{name}.py" for name in ("autoscaling", "nodes", "submit", "local_head")),
         f"{STACK}placing.py",
@@ -33,15 +34,13 @@ GROUPS = {
     "unit": ["tests/unit", "tests/services"],
 }
 """A directory stands for all its files that no other group names."""
-LONG_ONLY = {"vllm": [f"{STACK}monitoring.py"]}
 
 
-def paths_of(group: str, long: bool) -> list[str]:
+def paths_of(group: str) -> list[str]:
     """What a group runs, as arguments of pytest."""
     named = {path for paths in GROUPS.values() for path in paths if path.endswith(".py")}
-    given = [*GROUPS[group], *(LONG_ONLY.get(group, []) if long else [])]
-    others = [f"--ignore={path}" for path in sorted(named) if any(path.startswith(f"{folder}/") for folder in given)]
-    return [*given, *others]
+    others = [f"--ignore={path}" for path in sorted(named) if any(path.startswith(f"{folder}/") for folder in GROUPS[group])]
+    return [*GROUPS[group], *others]
 
 
 def over(budgets: Mapping[str, float], spent: Mapping[str, float]) -> list[str]:
@@ -61,7 +60,7 @@ def _work(groups: "queue.SimpleQueue[str]", folder: Path, long: bool, codes: dic
         except queue.Empty:
             return
         began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", *paths_of(group, long), "--durations=15", f"--times={folder / group}.json"]
+        command = [sys.executable, "-m", "pytest", *paths_of(group), "--durations=15", f"--times={folder / group}.json"]
         command += ["-m", ""] if long else []
         with (folder / f"{group}.log").open("w+") as log:
             codes[group] = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode

@@ -87,6 +87,7 @@ class Call:
 NOT_IGNORED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_ctrl_c_in_every_stage_ends_with_a_message_and_code_1_and_the_same_command_goes_on(
     judge: JudgeStarter, shared: Path, tmp_path: Path

@@ -4,6 +4,8 @@ The longer forms, each of one thing, are in the files beside this one.
 """
 
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ def test_transformers_opens_what_was_trained(killed: Path) -> None:
 
 
 def test_a_stopped_training_of_adapters_goes_on_with_fewer_workers(shared: Path, local_ray: None, tmp_path: Path) -> None:
-    """Padded rows with ZeRO-2 on two workers, stopped as `ray job stop` stops a job, and ended by one."""
+    """Padded rows with ZeRO-2 on two workers, stopped by Ctrl-C, and ended by one."""
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", ROWS, ("whole", "stopped"))
     adapters = {"zero_stage": 2, "lora": {"rank": 4, "dropout": 0.0}, "learning_rate": 1e-2}
     config = tiny(shared, steps=STEPS, packing=False, micro_batch=2, checkpoint={"every_steps": 4}, **adapters)
@@ -164,8 +166,9 @@ def test_a_stopped_training_of_adapters_goes_on_with_fewer_workers(shared: Path,
     arguments = ["--run", run.storage.root, "--recipe", str(recipe)]
     driver = drivers.start("finetune", arguments, tmp_path / "driver", drivers.ray_here())
     wait(lambda: saved(run, "stopped") >= 4 or not driver.is_alive)
-    driver.terminate()
-    assert driver.wait().code == 1
+    os.kill(driver.pid, signal.SIGINT)
+    ended = driver.wait()
+    assert (ended.code, "Traceback" in ended.message) == (1, False), ended.message
     with pytest.raises(SettingsChanged, match="learning_rate"):
         finetune(config.model_copy(update={"learning_rate": 2e-2}), run, ["stopped"])
     stopped = train(run, "stopped", config.model_copy(update={"workers": 1}))
