@@ -83,7 +83,7 @@ def _garbage(ledger: Storage) -> set[str]:
 
 def _missing(ledger: Storage) -> set[str]:
     """A whole segment is not there."""
-    name = ledger.names()[0]
+    name = _with_replies(ledger)
     gone = _examples(ledger.read(name))
     ledger.delete(name)
     return gone
@@ -91,7 +91,7 @@ def _missing(ledger: Storage) -> set[str]:
 
 def _cut(ledger: Storage) -> set[str]:
     """The disk lost the second half of a segment."""
-    name = ledger.names()[0]
+    name = _with_replies(ledger)
     content = ledger.read(name)
     half = content[: len(content) // 2 + 7]  # within a line
     Path(ledger.path(name)).write_bytes(half)
@@ -100,7 +100,7 @@ def _cut(ledger: Storage) -> set[str]:
 
 def _zeros(ledger: Storage) -> set[str]:
     """The disk lost a segment's blocks, as after a power cut: the size is right, and all is zero."""
-    name = ledger.names()[0]
+    name = _with_replies(ledger)
     content = ledger.read(name)
     Path(ledger.path(name)).write_bytes(bytes(len(content)))
     return _examples(content)
@@ -114,8 +114,15 @@ DAMAGE: dict[str, Callable[[Storage], set[str]]] = {
 }
 
 
+def _with_replies(ledger: Storage) -> str:
+    """The first segment that holds replies; others say which requests are under way."""
+    return next(name for name in ledger.names() if _examples(ledger.read(name)))
+
+
 def _examples(content: bytes) -> set[str]:
-    return {orjson.loads(line)["row_id"] for line in content.splitlines()}
+    """The examples whose replies are in a segment."""
+    lines = map(orjson.loads, content.splitlines())
+    return {line["row_id"] for line in lines if "text" in line}
 
 
 def _hashes(run: Run, examples: set[str]) -> set[str]:

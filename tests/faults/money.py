@@ -114,11 +114,11 @@ def spend_file(arena: Arena, rows: int, point: str) -> Finding:
 
 
 def wrong_key(arena: Arena, rows: int) -> Finding:
-    """A key that the server refuses stops the stage at once, with one message; nothing is tried again."""
+    """A key that the server refuses is told before anything is asked, with one message; nothing is tried again."""
     found, run, server = Finding("a wrong key"), arena.toy(rows), arena.judge("--key", "right", *JUDGE)
     ended = arena.score(run, server, {"concurrency": CONCURRENCY, "judge.api_key_env": "WRONG_KEY"})
     refused = server.stats()["wrong_key"]
-    found.ended(ended, 1)
+    found.ended(ended, 2)
     found.faults["401"] = refused
     found.expect(refused <= CONCURRENCY, f"{refused} requests were sent with a wrong key")
     found.expect(not server.taken(), f"{len(server.taken())} requests got through")

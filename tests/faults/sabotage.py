@@ -1,6 +1,7 @@
 """Works that end the worker they run in; a driver is made to use one by `prepare` of `Arena.start`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -77,7 +78,7 @@ def _use(kind: type[ScoreWork]) -> None:
     ray.cloudpickle.register_pickle_by_value(faults.sabotage)  # type: ignore[no-untyped-call]
     make = stage._job
 
-    def job(config: Score, work: ScoreWork, run: Run) -> Job:
-        return replace(make(config, work, run), work=kind(work.judge, work.rubric))
+    def job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) -> Job:
+        return replace(make(config, work, run, again), work=kind(work.judge, work.rubric))
 
     stage._job = job

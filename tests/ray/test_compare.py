@@ -104,7 +104,7 @@ def test_only_games_without_a_verdict_are_asked_again_and_their_first_replies_st
 def test_a_retry_that_was_killed_keeps_what_it_bought(judge: JudgeStarter, tmp_path: Path) -> None:
     run = answered(tmp_path, 40, long=None, short=None)
     server = judge()
-    assert compare(config(server), run)[BOUT].counts == {"unparsed": 80}
+    assert compare(config(server, max_unusable=1.0), run)[BOUT].counts == {"unparsed": 80}
     server.restart("--pairs", "--latency", "0.2")
     arguments = ["--set", "compare.pairs=[[long, short]]", "--set", "compare.judge.model=toy", "--set", "compare.concurrency=4"]
     arguments += ["--set", f"compare.judge.base_url={server.base_url}"]

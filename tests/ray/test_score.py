@@ -92,7 +92,7 @@ def test_failed_rows_keep_their_reason_and_are_the_only_ones_asked_again(tmp_pat
     failed = [row for row in ratings(run).to_pylist() if row["status"] == "failed"]
     assert {(row["error"], row["score"], row["reply"]) for row in failed} == {("http 500: broken", None, None)}
     sound = judge()
-    again = score(Score(judge=api_judge(sound.base_url)), run, "retry-failed")
+    again = score(Score(judge=api_judge(sound.base_url, other_address=True)), run, "retry-failed")
     assert again.counts == {"scored": 90}
     assert len(sound.taken()) == 9
     assert ratings(run)["example_id"].to_pylist() == ids(run)
