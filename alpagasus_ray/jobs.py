@@ -34,9 +34,9 @@ def _ingest(call: Call) -> dict[str, Any]:
     return _summary(call.run.examples(), manifest) | told
 
 
-def _again(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
+def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
     """The statuses after `--retry-failed`, separated by commas; without any all that have no result. Raises `UsageError`."""
-    if given in (None, ALL_STATUSES):
+    if given in (None, False, ALL_STATUSES):
         return tuple(known)
     asked = tuple(dict.fromkeys(part.strip() for part in str(given).split(",")))
     wrong = [status for status in asked if status not in known]

@@ -20,6 +20,7 @@ from alpagasus_ray.stages.score import score
 from toy_runs import api_judge, ids, ratings
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
+pytestmark = pytest.mark.timeout(240)  # engines start
 
 FEW = 100
 TOO_LONG = {"instruction": "Count.", "input": "", "output": " ".join(map(str, range(1000)))}
@@ -120,7 +121,7 @@ def test_an_api_explains_a_score_that_is_the_same_and_tells_how_probable_whole_p
     assert all(len(row["reply"].split("\n", 1)) == 2 for row in explained), "an explanation follows"
     assert sum(mine["score"] == their["score"] for mine, their in zip(judged, explained, strict=True)) >= 0.99 * len(judged)
     whole = api_judge(vllm_server, model="tiny", rubric="accuracy-integer", expected=True, explain=False, max_tokens=8)
-    score(Score(name="whole-by-server", judge=whole, concurrency=64, max_failed=1), short_run)
+    score(Score(name="whole-by-server", judge=whole, concurrency=64, max_failed=1, max_unusable=1), short_run)
     for row in ratings(short_run, "whole-by-server").to_pylist()[: len(judged)]:
         assert len(json.loads(row["logprobs"])[""]) >= 15, "the likeliest first tokens, whatever they are"
 
@@ -130,7 +131,7 @@ def test_an_api_explains_a_score_that_is_the_same_and_tells_how_probable_whole_p
 def test_an_api_tells_what_it_knows_of_expected_scores_in_whole_points(few_run: Run, vllm_server: str, shared: Path) -> None:
     common: dict[str, Any] = {"rubric": "accuracy-integer", "expected": True, "explain": False, "max_tokens": 8}
     score(Score(name="whole", judge=vllm_judge(shared / "tiny_llama", **common)), few_run)
-    score(Score(name="api", judge=api_judge(vllm_server, model="tiny", **common), max_failed=1), few_run)
+    score(Score(name="api", judge=api_judge(vllm_server, model="tiny", **common), max_failed=1, max_unusable=1), few_run)
     mine, theirs = ratings(few_run, "whole").to_pylist(), ratings(few_run, "api").to_pylist()
     for rows in (mine, theirs):
         assert (rows[FEW]["status"], rows[FEW]["error"].partition(":")[0]) == ("failed", "too long")

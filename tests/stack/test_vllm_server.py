@@ -12,6 +12,7 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
 from toy_runs import api_judge, ids, ratings
 
+pytestmark = pytest.mark.timeout(240)  # engines start
 ROWS, LONGEST = 128, 40
 MAX_TOKENS = 32
 CONTEXT = 2048
@@ -42,7 +43,7 @@ def _prompt_tokens(run: Run, model: str) -> list[int]:
 
 def test_rows_over_the_context_get_a_reason_and_all_others_a_reply(mixed_run: Run, vllm_server: str, shared: Path) -> None:
     judge = api_judge(vllm_server, model="tiny", max_tokens=MAX_TOKENS)
-    manifest = score(Score(judge=judge, concurrency=32, max_failed=1), mixed_run)
+    manifest = score(Score(judge=judge, concurrency=32, max_failed=1, max_unusable=1), mixed_run)
     assert manifest.rows == ROWS
     rows = ratings(mixed_run).to_pylist()
     assert [row["example_id"] for row in rows] == ids(mixed_run)

@@ -142,7 +142,8 @@ class _Says:
 
 
 def test_statuses_after_the_switch_are_those_of_the_stage_or_refused() -> None:
-    assert jobs._again("all", rating.UNSCORED) == rating.UNSCORED
+    for not_given in (None, False, "all"):
+        assert jobs._again(not_given, rating.UNSCORED) == rating.UNSCORED
     assert jobs._again("truncated, failed", rating.UNSCORED) == ("truncated", "failed")
     for wrong in ("scored", "truncatd", ""):
         with pytest.raises(UsageError, match="there are unparsed, refused, truncated, failed"):
