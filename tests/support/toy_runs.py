@@ -69,7 +69,7 @@ def job(name: str, run: Path | str, *options: str, **environment: str) -> subpro
 def own_job(name: str, run: Path | str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a job as a user does: in an interpreter of its own, with a Ray of its own unless the environment says otherwise."""
     command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "--run", str(run), *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=220, check=False)
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
