@@ -15,7 +15,7 @@ from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
 from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
 from alpagasus_ray.engines.longer import noting
-from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.judging import pairs, rating, rubric
 from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.reporting.doubts import doubts
@@ -307,3 +307,25 @@ def test_ratings_that_are_nearly_all_alike_are_told(tmp_path: Path) -> None:
     manifest = score(config, run, "rescore")
     assert manifest.details["one_score"] == {"score": 4.0, "share": pytest.approx(55 / 60)}
     assert "91.7% of the scored rows have one score, 4" in next(doubts(manifest.details))
+
+
+def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: Path) -> None:
+    run, path = Run.open(str(tmp_path / "run")), tmp_path / "toy.jsonl"
+    path.write_text('{"id": "a", "instruction": "Say a."}\n')
+    config = Generate(
+        models=(Answerer(name="model", api="toy", base_url=NOWHERE),), test_sets=(TestSet(name="toys", path=str(path)),)
+    )
+    with pytest.raises(UsageError, match="not finished in this run"):
+        generate(config, run, "rescore")
+    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    stage, listed = run.answers("model", "toys"), run.prompts("toys").finished("generate")
+    row = run.prompts("toys").storage.read_table(PART).to_pylist()[0]
+    made = work.result(row, work.request(row), Outcome(Reply("An answer."), None, 1, 1.0))
+    entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist([made], schema=ANSWERS)), [made])
+    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
+    done = answers_manifest(stage, [entry], begun)
+    stage.finish(done)
+    stage.storage.write_table(PART, pa.Table.from_pylist([made | {"reply": "Another one."}], schema=ANSWERS))
+    with pytest.raises(StageFailed, match="is not the file its manifest lists"):
+        generate(config, run, "rescore")
+    assert stage.manifest() == done, "nothing was written"
