@@ -19,6 +19,7 @@ from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.judging import pairs, rating, rubric
 from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.reporting.doubts import doubts
+from alpagasus_ray.reporting.text import mean_answer_length
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Task, take_back
@@ -258,7 +259,7 @@ def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp
     stage.finish(answers_manifest(stage, [entry], begun))
     [manifest] = generate(config, run, "rescore")
     assert manifest.counts == {"answered": 1, "empty": 1}
-    assert manifest.details["mean_answer_words"] == 2
+    assert manifest.details["mean_answer_length"] == {"value": len("An answer."), "unit": "characters"}
     exported = json.loads(stage.storage.read("answers.json"))
     assert [one["output"] for one in exported] == ["An answer.", ""]
     [manifest] = generate(config.model_copy(update={"thoughts": "keep"}), run, "rescore")
@@ -329,3 +330,15 @@ def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: P
     with pytest.raises(StageFailed, match="is not the file its manifest lists"):
         generate(config, run, "rescore")
     assert stage.manifest() == done, "nothing was written"
+
+
+def test_answers_without_blanks_are_measured_by_their_characters_and_older_runs_say_words(tmp_path: Path) -> None:
+    stage = Run.open(str(tmp_path / "run")).answers("model", "toys")
+    texts = ("春天来了，花都开了。", "水在零度结冰。", "")
+    empty = dict.fromkeys(ANSWERS.names)
+    rows = [empty | {"prompt_id": str(n), "status": "answered", "reply": text} for n, text in enumerate(texts)]
+    schema = pa.schema([field.with_nullable(True) for field in ANSWERS])
+    entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist(rows, schema=schema)), rows)
+    made = answers_manifest(stage, [entry], Begun(settings=settings_of_answers(Answerer(name="model", api="toy")), inputs={}))
+    assert mean_answer_length(made.details) == {"value": (10 + 7) / 2, "unit": "characters"}
+    assert mean_answer_length({"mean_answer_words": 3.0}) == {"value": 3.0, "unit": "words"}
