@@ -141,6 +141,7 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 
 def _generate(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.reporting.text import mean_answer_length
     from alpagasus_ray.stages.answers import UNANSWERED
     from alpagasus_ray.stages.generate import ANSWERS_JSON, Mode, generate
 
@@ -158,7 +159,7 @@ def _generate(call: Call) -> dict[str, Any]:
             "reasons": manifest.details["reasons"],
             "usage": manifest.usage,
             "seconds": round(manifest.seconds, 2),
-            "mean_answer_words": manifest.details["mean_answer_words"],
+            "mean_answer_length": mean_answer_length(manifest.details),
             "file": call.run.answers(model, test_set).storage.path(ANSWERS_JSON),
         }
         for (model, test_set), manifest in zip(pairs, manifests, strict=True)

@@ -84,7 +84,7 @@ def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> I
     """Rows that an arm left out, with their reasons."""
     for entry in manifest.files:
         if entry.name.startswith("dropped-"):
-            yield stage.storage.read_table(entry.name, columns)
+            yield stage.table(entry.name, entry.sha256, columns)
 
 
 def answer_rows(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:

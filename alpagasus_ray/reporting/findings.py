@@ -10,7 +10,7 @@
 | `ratings`, `arms`, `selection` | what was rated and chosen (`selected.py`) |
 | `examples` | `rows`, `rejected`, `duplicates`, `source`, `reasons` of what was rejected; null without any |
 | `table` | `shown` and `of`: how many examples the page holds, of how many |
-| `answers` | `model`, `test_set`, `rows`, `counts`, `reasons`, `words` (mean length) |
+| `answers` | `model`, `test_set`, `rows`, `counts`, `reasons`, `mean_length` (`value`, `unit`) |
 | `sides` | `shown` and `of`: how many prompts are shown side by side, over all pairs |
 | `trainings` | what trainings took, and their curves (`trained.py`) |
 | `costs`, `kinds`, `total`, `chain`, `versions`, `stale` | what stages took and came from (`chain.py`) |
@@ -28,6 +28,7 @@ from alpagasus_ray.reporting import answer, questions
 from alpagasus_ray.reporting.answer import Sides
 from alpagasus_ray.reporting.arms import HELDOUT
 from alpagasus_ray.reporting.controls import Controls
+from alpagasus_ray.reporting.text import mean_answer_length
 
 Answered = tuple[str, str, str | None, Sequence[Mapping[str, Any]]]
 """Model, test set, arm of the model, rows with `prompt_id`, `reply`, `reference`."""
@@ -183,7 +184,7 @@ def answers(manifests: Mapping[tuple[str, str], Manifest]) -> list[dict[str, Any
             "rows": manifest.rows,
             "counts": manifest.counts,
             "reasons": manifest.details.get("reasons", {}),
-            "words": manifest.details.get("mean_answer_words"),
+            "mean_length": mean_answer_length(manifest.details),
         }
         for (model, test_set), manifest in manifests.items()
     ]

@@ -147,7 +147,7 @@ def _taken(stage: StageDir, manifest: Manifest, columns: Sequence[str], places: 
     for entry in manifest.parts():
         inside = ordered[(ordered >= start) & (ordered < start + entry.rows)] - start
         if len(inside):
-            pieces.append(stage.storage.read_table(entry.name, list(columns)).take(pa.array(inside)))
+            pieces.append(stage.table(entry.name, entry.sha256, list(columns)).take(pa.array(inside)))
         start += entry.rows
     read = pa.concat_tables(pieces) if pieces else _empty(columns)
     missing = int((places < 0).sum())

@@ -98,8 +98,8 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
 
 def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{count:,} {name}" for name, count in answers["counts"].items())
-    words = answers["mean_answer_words"]
-    length = "" if words is None else f", {words:,.0f} words an answer"
+    mean = answers["mean_answer_length"]
+    length = "" if mean["value"] is None else f", {mean['value']:,.0f} {mean['unit']} an answer"
     yield f"  {answers['model']} on {answers['test_set']}: {counts}{length}, {answers['seconds']:,.1f} s"
     for reason, count in answers["reasons"].items():
         yield f"    {count:,} x {reason}"

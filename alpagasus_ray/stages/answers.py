@@ -186,10 +186,12 @@ def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manife
 def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     """Prompts by finish reason, category, skill and difficulty, and the mean length of the answers."""
     names = ["finish_reason", "category", "skill", "difficulty", "reply"]
-    table = pa.concat_tables(stage.storage.read_table(entry.name, names) for entry in files)
+    table = pa.concat_tables(stage.table(entry.name, entry.sha256, names) for entry in files)
     counted = {name: Counter(str(value) for value in table[name].to_pylist() if value is not None) for name in names[:-1]}
-    words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(table["reply"].filter(_says(table["reply"]))))).as_py()
-    return {**{name: dict(found.most_common()) for name, found in counted.items()}, "mean_answer_words": words}
+    # characters, for not every script has blanks between its words
+    mean = pc.mean(pc.utf8_length(table["reply"].filter(_says(table["reply"])))).as_py()
+    length = {"value": mean, "unit": "characters"}
+    return {**{name: dict(found.most_common()) for name, found in counted.items()}, "mean_answer_length": length}
 
 
 def _says(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from alpagasus_ray.config import Asking, EngineConfig, Vllm, digest, identity
-from alpagasus_ray.datasets.run import Begun, Manifest, StageDir
+from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir
 from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import Message, Rate, ReplyForm
@@ -206,9 +206,11 @@ def account(bill: Bill) -> Account:
     """Look through commit records, ledgers and the rows of shards that have some replies."""
     left, found = 0, []
     for part in bill.parts:
-        rows = {entry.name: entry.rows for entry in part.source.parts()}
+        listed = {entry.name: entry for entry in part.source.parts()}
         replies = _replies(part)
-        left += sum(_rows_left(part.job, name, known) if known else rows[name] for name, known in replies.items())
+        left += sum(
+            _rows_left(part.job, listed[name], known) if known else listed[name].rows for name, known in replies.items()
+        )
         found.append(replies)
     return Account(left, _spent(bill, found))
 
@@ -220,8 +222,8 @@ def _replies(part: Part) -> dict[str, dict[str, Outcome]]:
         return {name: known.replies for name, known in zip(open_shards, pool.map(part.job.known, open_shards), strict=True)}
 
 
-def _rows_left(job: Job, shard: str, replies: Mapping[str, Outcome]) -> int:
-    return sum(job.work.request(row).key not in replies for row in job.source.storage.read_table(shard).to_pylist())
+def _rows_left(job: Job, shard: FileEntry, replies: Mapping[str, Outcome]) -> int:
+    return sum(job.work.request(row).key not in replies for row in job.source.table(shard.name, shard.sha256).to_pylist())
 
 
 def _spent(bill: Bill, found: Sequence[Mapping[str, Mapping[str, Outcome]]]) -> float:
@@ -298,7 +300,7 @@ def sentences(stage: StageDir, manifest: Manifest) -> Counter[str]:
     found: Counter[str] = Counter()
     for entry in manifest.parts():
         if entry.counts.get("failed"):
-            rows = stage.storage.read_table(entry.name, ["status", "error"]).to_pylist()
+            rows = stage.table(entry.name, entry.sha256, ["status", "error"]).to_pylist()
             found.update(f"{SAID}{row['error']}" for row in rows if row["status"] == "failed" and row["error"])
     return found
 
@@ -375,7 +377,7 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
     found = Counter(done.details.get("discarded", {}))
     for entry in done.parts():
         if any(entry.counts.get(status) for status in again):
-            rows = stage.storage.read_table(entry.name).to_pylist()
+            rows = stage.table(entry.name, entry.sha256).to_pylist()
             for row in rows:
                 if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
                     found.update({field: row[field] for field in BOUGHT if row[field] is not None})

@@ -65,7 +65,7 @@ def compare(config: Compare, run: Run, mode: Mode = "compare", again: Sequence[s
 
 def _read_again(work: PairWork, target: Target, summing: Summing) -> Manifest:
     kept = Stored(target.home, "compare", _settings(work), target.inputs, target.listed, work.schema)
-    return read_again(kept, games_again(work, target.source), summing)
+    return read_again(kept, games_again(work, target.source, target.listed), summing)
 
 
 def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _summed_up(model: str, stage: StageDir, files: list[FileEntry], begun: Begun
 def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
     """The answers as AlpacaEval's outputs, with what else a test set says of a prompt."""
     for entry in files:
-        for row in stage.storage.read_table(entry.name).to_pylist():
+        for row in stage.table(entry.name, entry.sha256).to_pylist():
             kept = {key: row[key] for key in ("prompt_id", "category", "skill", "difficulty") if row[key] is not None}
             yield {
                 "dataset": row["test_set"],

@@ -107,7 +107,7 @@ def _rows(stage: StageDir, subset: Manifest, seed: int) -> list[dict[str, Any]]:
     for part, end in zip(parts, ends.tolist(), strict=True):
         here = drawn[(drawn < end) & (drawn >= end - part.rows)] - (end - part.rows)
         if len(here):
-            rows += conformed(stage.storage.read_table(part.name), ROW).take(here).to_pylist()
+            rows += conformed(stage.table(part.name, part.sha256), ROW).take(here).to_pylist()
     return rows
 
 

@@ -190,7 +190,7 @@ def _outside(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     rows that tell it, and how many of these have an expected score."""
     if not files:
         return {}
-    told = pa.concat_tables(stage.storage.read_table(entry.name, ["outside", "expected_score"]) for entry in files)
+    told = pa.concat_tables(stage.table(entry.name, entry.sha256, ["outside", "expected_score"]) for entry in files)
     told = told.filter(pc.is_valid(told["outside"]))
     if not told.num_rows:
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.datasets.lease import latest_parts
+from alpagasus_ray.datasets.lease import latest_parts, shard_of
 from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages import asking
@@ -47,6 +47,9 @@ def read_again(stored_: Stored, again: Callable[[str, Rows], Rows], summing: Sum
             f"{stage.name}/ is not finished in this run, so there is nothing to read again; run jobs/{stored_.job}.py first"
         )
     stage.same_or_refuse(begun, _read_as(begun.settings, stored_.settings), stored_.inputs)
+    if done is not None:
+        # all of them before the first is written anew: from then on there is no manifest
+        stage.verify(done.model_copy(update={"files": done.parts()}))
     started = time.monotonic()
     begun = begun.model_copy(update={"settings": dict(stored_.settings), "rescoring": True})
     stage.begin(begun)
@@ -83,6 +86,8 @@ def _read_as(made: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _file_again(stage: StageDir, name: str, again: Callable[[str, Rows], Rows], schema: pa.Schema) -> FileEntry:
+    # without its checksum: it was compared before the first was written, and after a crash some are new already, of which no
+    # manifest tells
     rows = again(name, stage.storage.read_table(name).to_pylist())
     written = stage.storage.write_table(name, pa.Table.from_pylist(rows, schema=schema))
     return describe(name, written, rows)
@@ -114,11 +119,13 @@ def answers_again(work: GenerateWork) -> Callable[[str, Rows], Rows]:
     return again
 
 
-def games_again(work: PairWork, pairs: StageDir) -> Callable[[str, Rows], Rows]:
-    """Reads games again; `pairs` holds the answers that the judge saw."""
+def games_again(work: PairWork, pairs: StageDir, listed: Manifest) -> Callable[[str, Rows], Rows]:
+    """Reads games again; `pairs` holds the answers that the judge saw, as `listed` says."""
+    files = {entry.shard: entry for entry in listed.parts()}
 
     def again(name: str, rows: Rows) -> Rows:
-        shown = pairs.storage.read_table(name).to_pylist()
+        file = files[shard_of(name)]
+        shown = pairs.table(file.name, file.sha256).to_pylist()
         found = [(pair["prompt_id"], pair["order"]) for pair in shown]
         assert found == [(row["prompt_id"], row["order"]) for row in rows], "games are kept in the order of their pairs"
         return [row | work.reading(pair, stored(row), row["error"]) for pair, row in zip(shown, rows, strict=True)]

@@ -26,7 +26,7 @@ def check(stage: StageDir, manifest: Manifest, wanted: Usable | None) -> None:
         return
     look, reason = FirstLook(wanted), None
     for entry in manifest.parts():
-        for row in stage.storage.read_table(entry.name, ["status", "reply"]).to_pylist():
+        for row in stage.table(entry.name, entry.sha256, ["status", "reply"]).to_pylist():
             reason = look.saw(row) or reason
     if reason is not None:
         raise StageFailed(f"{stage.name}: {reason}")

@@ -7,7 +7,7 @@ import pytest
 from alpagasus_ray.config import Price, Score
 from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.base import Reply
-from alpagasus_ray.errors import UsageError
+from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.stages import asking
@@ -46,3 +46,12 @@ def test_the_address_of_the_job_api_is_refused_before_anything_is_done(tmp_path:
     with pytest.raises(UsageError, match="address of the job API"):
         score(Score(judge=api_judge("http://127.0.0.1:9/v1", mode="batch")), run)
     assert run.ratings("judge").storage.names() == []
+
+
+def test_an_example_changed_on_disk_is_found_when_a_stage_reads_what_is_left(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, ROWS)
+    storage = run.examples().storage
+    table = storage.read_table("part-00000.parquet")
+    storage.write_table("part-00000.parquet", table.take(list(reversed(range(ROWS)))))
+    with pytest.raises(StageFailed, match=r"part-00000\.parquet is not the file its manifest lists"):
+        _account(run, 7, None)

@@ -15,10 +15,11 @@ from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
 from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
 from alpagasus_ray.engines.longer import noting
-from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.judging import pairs, rating, rubric
 from alpagasus_ray.judging.form import reply_form
 from alpagasus_ray.reporting.doubts import doubts
+from alpagasus_ray.reporting.text import mean_answer_length
 from alpagasus_ray.runner.ledger import Outcome
 from alpagasus_ray.runner.open_shard import Shard
 from alpagasus_ray.runner.shards import Task, take_back
@@ -259,7 +260,7 @@ def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp
     stage.finish(answers_manifest(stage, [entry], begun))
     [manifest] = generate(config, run, "rescore")
     assert manifest.counts == {"answered": 1, "empty": 1}
-    assert manifest.details["mean_answer_words"] == 2
+    assert manifest.details["mean_answer_length"] == {"value": len("An answer."), "unit": "characters"}
     exported = json.loads(stage.storage.read("answers.json"))
     assert [one["output"] for one in exported] == ["An answer.", ""]
     [manifest] = generate(config.model_copy(update={"thoughts": "keep"}), run, "rescore")
@@ -308,3 +309,37 @@ def test_ratings_that_are_nearly_all_alike_are_told(tmp_path: Path) -> None:
     manifest = score(config, run, "rescore")
     assert manifest.details["one_score"] == {"score": 4.0, "share": pytest.approx(55 / 60)}
     assert "91.7% of the scored rows have one score, 4" in next(doubts(manifest.details))
+
+
+def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: Path) -> None:
+    run, path = Run.open(str(tmp_path / "run")), tmp_path / "toy.jsonl"
+    path.write_text('{"id": "a", "instruction": "Say a."}\n')
+    config = Generate(
+        models=(Answerer(name="model", api="toy", base_url=NOWHERE),), test_sets=(TestSet(name="toys", path=str(path)),)
+    )
+    with pytest.raises(UsageError, match="not finished in this run"):
+        generate(config, run, "rescore")
+    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    stage, listed = run.answers("model", "toys"), run.prompts("toys").finished("generate")
+    row = run.prompts("toys").storage.read_table(PART).to_pylist()[0]
+    made = work.result(row, work.request(row), Outcome(Reply("An answer."), None, 1, 1.0))
+    entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist([made], schema=ANSWERS)), [made])
+    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
+    done = answers_manifest(stage, [entry], begun)
+    stage.finish(done)
+    stage.storage.write_table(PART, pa.Table.from_pylist([made | {"reply": "Another one."}], schema=ANSWERS))
+    with pytest.raises(StageFailed, match="is not the file its manifest lists"):
+        generate(config, run, "rescore")
+    assert stage.manifest() == done, "nothing was written"
+
+
+def test_answers_without_blanks_are_measured_by_their_characters_and_older_runs_say_words(tmp_path: Path) -> None:
+    stage = Run.open(str(tmp_path / "run")).answers("model", "toys")
+    texts = ("春天来了，花都开了。", "水在零度结冰。", "")
+    empty = dict.fromkeys(ANSWERS.names)
+    rows = [empty | {"prompt_id": str(n), "status": "answered", "reply": text} for n, text in enumerate(texts)]
+    schema = pa.schema([field.with_nullable(True) for field in ANSWERS])
+    entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist(rows, schema=schema)), rows)
+    made = answers_manifest(stage, [entry], Begun(settings=settings_of_answers(Answerer(name="model", api="toy")), inputs={}))
+    assert mean_answer_length(made.details) == {"value": (10 + 7) / 2, "unit": "characters"}
+    assert mean_answer_length({"mean_answer_words": 3.0}) == {"value": 3.0, "unit": "words"}

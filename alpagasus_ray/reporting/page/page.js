@@ -20,8 +20,8 @@ function each(column) {
   return column ? column.names.map((name) => [name, name]) : [];
 }
 
-function words(text) {
-  return (text.match(/\S+/g) || []).length;
+function characters(text) {
+  return Array.from(text).length;
 }
 
 function scoreOptions(scores) {
@@ -83,7 +83,7 @@ function exampleList(table) {
 function fullExample(table, row, query) {
   const others = Object.entries(table.other).filter(([, scores]) => scores && scores[row] !== null)
     .map(([name, scores]) => `${name} ${scores[row]}`);
-  const facts = [table.id[row], decoded(table.category, row), `${count(words(table.output[row]))} words in the output`,
+  const facts = [table.id[row], decoded(table.category, row), `${count(characters(table.output[row]))} characters in the output`,
     table.kept[row] ? "in the arm" : decoded(table.reason, row), table.duplicate && table.duplicate[row] && `a copy of ${table.duplicate[row]}`,
     decoded(table.status, row), ...others].filter(Boolean);
   return [
