@@ -30,7 +30,8 @@ GROUPS = {
         *(f"tests/ray/test_{name}.py" for name in ("autoscaling", "nodes", "submit", "local_head")),
         f"{STACK}placing.py",
     ],
-    "jobs": ["tests/ray", "tests/faults"],
+    "jobs": ["tests/ray"],
+    "faults": ["tests/faults"],
     "unit": ["tests/unit", "tests/services"],
 }
 """A directory stands for all its files that no other group names."""

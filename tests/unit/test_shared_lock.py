@@ -298,8 +298,20 @@ def test_who_only_looks_believes_a_beat_and_not_a_clock(store: Store, monkeypatc
     assert lock.holder(run) is None
     leave(store, 0, HOUR)
     assert lock.holder(run) is None
-    threading.Timer(0.03, leave, (store, 1, HOUR)).start()
+    monkeypatch.setattr(lock, "BEAT_S", 10.0)  # it looks until it sees one
+    over = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not over.wait(0.01):
+            number += 1
+            leave(store, number, HOUR)
+
+    holder = threading.Thread(target=beat)
+    holder.start()
     assert lock.holder(run) == "process 7 on far"
+    over.set()
+    holder.join()
 
 
 def test_a_watch_counts_from_the_last_beat_that_it_saw_change() -> None:
