@@ -12,7 +12,6 @@ install: .venv/installed-$(EXTRA)
 # What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
 # not among those for CPUs: its CPU build is taken from the default index where that has it, else from the index that PyTorch
 # publishes (uv knows its address).
-BUILD_OP := from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()
 LOCK-cpu := requirements.lock
 LOCK-gpu := requirements-gpu.lock
 LOCK := $(LOCK-$(EXTRA))
@@ -25,11 +24,6 @@ ifeq ($(EXTRA),cpu)
 	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH)
 endif
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-ifeq ($(EXTRA),cpu)
-	@echo "building what DeepSpeed's workers on CPUs talk through (half a minute, once)"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -c "$(BUILD_OP)" > .venv/deepspeed.log 2>&1 || \
-	  echo "it could not be built, see .venv/deepspeed.log: a training on CPUs needs a C++ compiler (g++)"
-endif
 	rm -f .venv/installed-*
 	touch $@
 

@@ -11,7 +11,7 @@ import pytest
 from ray_head import free_ports
 from servers import wait_until_it_answers
 
-START_LIMIT_S = 100
+START_LIMIT_S = 240
 
 
 @pytest.fixture(autouse=True)

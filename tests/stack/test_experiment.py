@@ -19,7 +19,7 @@ from loopback import JudgeStarter
 from toy_runs import ROOT, job, summary
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
-pytestmark = pytest.mark.timeout(240)  # engines start
+pytestmark = pytest.mark.timeout(600)  # engines start
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (make install)")
 
 SIZE, STEPS = 2_022, 8

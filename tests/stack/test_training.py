@@ -39,7 +39,7 @@ from trainings import (
     workers,
 )
 
-pytestmark = pytest.mark.timeout(240)  # trainings take half a minute to start, and twice that on a busy machine
+pytestmark = pytest.mark.timeout(600)  # trainings take half a minute to start, and twice that on a busy machine
 STEPS, ROWS, IN_ARM, HELDOUT = 12, 120, 4, 24
 CLOSE = 1e-4
 """Of losses and weights in float32, added up in another order."""

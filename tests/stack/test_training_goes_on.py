@@ -90,6 +90,7 @@ def test_a_stopped_job_goes_on_with_one_worker_and_then_with_two(
     assert not [process for process in workers() if process.is_running()]
 
 
+@pytest.mark.timeout(600)
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_state(run: Run, shared: Path) -> None:
     wild = tiny(shared, steps=20, learning_rate=1e18, warmup=0.0, max_grad_norm=None, checkpoint={"every_steps": 1})
     with pytest.raises(StageFailed, match=r"loss is nan at step \d+ of 20.*state after step \d+ is kept"):

@@ -86,7 +86,7 @@ def test_a_killed_node_changes_nothing_though_one_worker_is_left(
     assert gap(losses(curve(run, "node")), losses(train(run, "whole", sixty(shared)))) < CLOSE
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_notice_that_a_node_will_be_taken_away_saves_a_state(run: Run, shared: Path, tmp_path: Path) -> None:
     config = tiny(shared, steps=2000, workers=(1, 2), checkpoint={"every_minutes": 60}, tensorboard=True)
     events = run.model("noticed").storage.at("tensorboard")

@@ -49,6 +49,7 @@ def test_examples_without_a_trainable_token_are_told_with_the_knob(run: Run, sha
     assert "max_length" in told
 
 
+@pytest.mark.timeout(600)
 def test_a_model_that_cannot_fit_is_told_with_what_it_needs_and_what_helps(
     run: Run, shared: Path, tmp_path: Path, local_ray: None
 ) -> None:
@@ -73,6 +74,7 @@ def test_offload_without_a_gpu_is_refused(run: Run, shared: Path, local_ray: Non
     assert "the workers have no GPU" in refused(run, "full", tiny(shared, offload="optimizer"))
 
 
+@pytest.mark.timeout(600)
 def test_after_all_refusals_the_arm_can_be_trained_on(run: Run, shared: Path, local_ray: None) -> None:
     """None of the calls above has bound the next one to its settings."""
     assert run.model("full").manifest() is None

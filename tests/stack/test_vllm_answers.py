@@ -27,7 +27,7 @@ from alpagasus_ray.stages.score import score
 from toy_runs import ROOT, job, toy_run
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
-pytestmark = pytest.mark.timeout(240)  # an engine takes half a minute to start, and twice that on a busy machine
+pytestmark = pytest.mark.timeout(600)  # an engine takes half a minute to start, and twice that on a busy machine
 
 PROMPTS = 16
 GONE_S = 60

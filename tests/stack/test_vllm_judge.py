@@ -20,7 +20,7 @@ from alpagasus_ray.stages.score import score
 from toy_runs import api_judge, ids, ratings
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
-pytestmark = pytest.mark.timeout(240)  # engines start
+pytestmark = pytest.mark.timeout(600)  # engines start
 
 FEW = 100
 TOO_LONG = {"instruction": "Count.", "input": "", "output": " ".join(map(str, range(1000)))}

@@ -12,7 +12,7 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
 from toy_runs import api_judge, ids, ratings
 
-pytestmark = pytest.mark.timeout(240)  # engines start
+pytestmark = pytest.mark.timeout(600)  # engines start
 ROWS, LONGEST = 128, 40
 MAX_TOKENS = 32
 CONTEXT = 2048

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-PATIENCE_S = 200.0
+PATIENCE_S = 280.0
 _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(
     ["fresh_ids"]

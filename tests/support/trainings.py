@@ -24,7 +24,7 @@ from alpagasus_ray.training.job import order_of
 from alpagasus_ray.training.states import newest
 from alpagasus_ray.training.token_files import Tokens
 
-LIMIT_S = 100
+LIMIT_S = 280
 State = dict[str, torch.Tensor]
 
 
