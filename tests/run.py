@@ -25,7 +25,7 @@ GROUPS = {
     # the longest first; everything with a vLLM engine in one group, which looks for engines among all processes
     "vllm": [f"{STACK}{name}.py" for name in ("vllm_answers", "vllm_judge", "vllm_server", "experiment", "monitoring")],
     "training": [f"{STACK}training{name}.py" for name in ("", "_goes_on", "_heldout", "_is_the_same", "_places", "_refusals")]
-    + [f"{STACK}interrupts.py"],
+    + [f"{STACK}ctrl_c.py"],
     "clusters": [
         *(f"tests/ray/test_{name}.py" for name in ("autoscaling", "nodes", "submit", "local_head")),
         f"{STACK}placing.py",
