@@ -24,6 +24,9 @@ ifeq ($(EXTRA),cpu)
 	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH)
 endif
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+ifeq ($(EXTRA),cpu)
+	-$(BIN)/python -m alpagasus_ray.training.native_ops
+endif
 	rm -f .venv/installed-*
 	touch $@
 

@@ -158,6 +158,8 @@ def _shown(arm: str, teller: Teller) -> Iterator[None]:
 
 
 def _line(arm: str, news: Mapping[str, Any]) -> str:
+    if "note" in news:
+        return f"finetune {arm}: {news['note']}"
     left = (news["steps"] - news["step"]) * news["seconds"]
     mfu = f", MFU {news['mfu']:.0%}" if news["mfu"] is not None else ""
     return (

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from alpagasus_ray.engines.tokens import load_tokenizer
-from alpagasus_ray.training import behaviour, devices, model, settings, shapes
+from alpagasus_ray.training import behaviour, devices, model, native_ops, settings, shapes
 from alpagasus_ray.training.batches import Order
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.job import Training
@@ -36,6 +36,7 @@ def prepare(training: Training, place: Place) -> Ready:
     """Load everything. A `UsageError` tells what of it cannot be."""
     config = training.config
     devices.choose_accelerator(place)
+    native_ops.load(config, on_gpu=place.on_gpu, tell=lambda said: training.teller.tell({"note": said}))
     its_shape = model.shape(config)
     known = model.census(config, its_shape)
     if known is not None:

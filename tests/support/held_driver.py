@@ -40,6 +40,7 @@ SECONDS = {
     "LOOK_S": 0.1,
 }
 ROW_S = 0.05
+STARTS = 5
 
 
 class Paying:
@@ -116,7 +117,9 @@ def _drive(location: str, log: str) -> None:
         with tempfile.NamedTemporaryFile() as told:
             pickle.dump(job, told)
             told.flush()
-            subprocess.run([sys.executable, __file__, "--worker", told.name], check=False)
+            for _ in range(STARTS):  # a worker that was kept from its lock for too long stops; another goes on
+                if subprocess.run([sys.executable, __file__, "--worker", told.name], check=False).returncode == 0:
+                    break
         files = shards.committed(home, found)
         home.finish(home.sum_up(Begun(settings={}, inputs={}), files, ["scored"], local_model=False, details={}))
 
