@@ -1,8 +1,8 @@
 """DeepSpeed's compiled operations: built once for each environment and machine, by one process at a time.
 
-DeepSpeed compiles them when they are first needed, through `torch.utils.cpp_extension`, whose lock is a file that nobody removes
-when the process that made it is killed: every later training would then wait for it for ever. Here the lock is the kernel's,
-which ends with its process, and the folder is this environment's own, so a lock file that is found in it is a dead one's.
+DeepSpeed compiles them when they are first needed, through `torch.utils.cpp_extension`, whose lock is a file. Nobody removes it
+when the process that made it is killed, and every later training would wait for it for ever. Here the lock is the kernel's,
+which ends with its process, and the folder is used by this environment alone, so a lock file found in it is a dead one's.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from typing import Any
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.terminal import say
 
 FOLDER = "TORCH_EXTENSIONS_DIR"
 """The variable by which PyTorch is told where compiled operations lie."""
@@ -59,7 +60,7 @@ def _build(wanted: list[str], tell: Callable[[str], None]) -> None:
 
 
 def _home() -> Path:
-    """This environment's folder below the one that PyTorch is told of, or below the user's cache."""
+    """The folder of this environment, below the one that PyTorch is told of, or below the user's cache."""
     given = os.environ.get(FOLDER)
     mine = "alpagasus-" + hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
     if given and Path(given).name == mine:
@@ -70,7 +71,7 @@ def _home() -> Path:
 def main() -> None:
     """Build what a training on CPUs needs, so that the first one does not wait for it: `make install` calls this."""
     os.environ["DS_ACCELERATOR"] = "cpu"
-    load(Finetune(), on_gpu=False, tell=lambda said: print(said, file=sys.stderr))
+    load(Finetune(), on_gpu=False, tell=say)
 
 
 if __name__ == "__main__":
