@@ -18,10 +18,10 @@ import yaml
 from alpagasus_ray import interrupts
 from alpagasus_ray import recipe as recipes
 from alpagasus_ray.config import DEBUG, Recipe, Section, identity
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
-from alpagasus_ray.reporting import summary
+from alpagasus_ray.reporting import terminal
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.terminal import Spelling, say, say_json
 
 ALL_STATUSES = "all"
@@ -105,7 +105,7 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
         report = spec.work(Call(loaded.recipe, run, parsed))
     else:
         report = _write(spec, loaded, Call(loaded.recipe, run, parsed))
-    summary.show(report, sys.stderr)
+    terminal.show(report, sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Manifest, Run, versus
+from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
-from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.judging import pairs, rubric
+from alpagasus_ray.inference import asking
+from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.policies import LEADING
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.ratings import check_model, scale_of
+from alpagasus_ray.stages.rating_task import check_model, scale_of
+from alpagasus_ray.store.run import Manifest, Run, versus
 
 GPU_DEVICES = "/proc/driver/nvidia/gpus", "/dev/kfd"
 """What a Linux machine with NVIDIA's or AMD's driver has."""
@@ -50,7 +49,7 @@ def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     nothing is asked: it needs neither its server nor its files any more."""
     yield from _told(lambda: check_model(recipe.score.judge, "score"))
     yield from _told(lambda: rubric.load(recipe.score.judge.rubric))
-    yield from _told(lambda: pairs.load(recipe.compare.judge.rubric))
+    yield from _told(lambda: pair_rubric.load(recipe.compare.judge.rubric))
     if recipe.pick.ratings != recipe.score.name:
         yield (
             f"pick.ratings is {recipe.pick.ratings!r}, and score.name is {recipe.score.name!r}: the arms would be chosen by "
@@ -60,7 +59,7 @@ def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     yield from _cuts(recipe)
     yield from _test_sets(recipe, run)
     if recipe.finetune.heldout is not None and not _trained(recipe, run):
-        yield from _told(lambda: sources.expand(str(recipe.finetune.heldout), "finetune.heldout"))
+        yield from _told(lambda: readers.expand(str(recipe.finetune.heldout), "finetune.heldout"))
     if sends:
         left = _left(recipe, run)
         for engine in left:
@@ -142,7 +141,7 @@ def _test_sets(recipe: Recipe, run: Run) -> Iterator[str]:
             continue
         columns = {str(field): key for field, key in one.columns.items()}
         try:
-            test_sets.load(one.name, one.path, one.format, columns)
+            prompt_sets.load(one.name, one.path, one.format, columns)
         except (AlpagasusError, OSError) as error:
             yield f"generate.test_sets: {one.name!r} cannot be read: {error}"
 

@@ -70,7 +70,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _text(path: str) -> str:
     if "://" not in path:
         return Path(path).read_text(encoding="utf-8")
-    from alpagasus_ray.datasets.storage import resolve
+    from alpagasus_ray.store.storage import resolve
 
     fs, inside = resolve(path)
     with fs.open_input_stream(inside) as stream:

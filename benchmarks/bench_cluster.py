@@ -19,11 +19,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from alpagasus_ray.config import Judge, Score, digest
-from alpagasus_ray.datasets.run import DONE, FileEntry, Manifest, Run
 from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.runner import cluster, shards
-from alpagasus_ray.runner.board import Board
+from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.coordinator import Board
+from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import DONE, FileEntry, Manifest, Run
 from bench_limits import ingested
 from measure import Table, server
 
@@ -80,7 +81,7 @@ def _nodes(count: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         made.shutdown()  # type: ignore[no-untyped-call]
-        cluster.connect()
+        connect.connect()
 
 
 def bench_planner(_: Run, work: Path) -> Table:
@@ -145,7 +146,7 @@ def _apart(does: Callable[..., Any], run: Run, *given: Any) -> tuple[str, str]:
 
 def _measured(answer: Any, does: Callable[..., Any], root: str, given: tuple[Any, ...]) -> None:
     if does is _plan:
-        cluster.connect()
+        connect.connect()
     started = time.monotonic()
     does(Run.open(root), *given)
     seconds = time.monotonic() - started

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, TestSet
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.evaluation.games import Game, Match
+from alpagasus_ray.evaluation.match_rules import Game, Match
 from alpagasus_ray.evaluation.statistics import summarize
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
+from alpagasus_ray.store.run import Run
 from measure import ROOT, Table, server
 
 LATENCY_S, IN_FLIGHT, PROMPTS = 0.2, 64, 730

@@ -13,10 +13,10 @@ from typing import Any
 import ray
 
 from alpagasus_ray.config import Ingest, Judge, Score
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.runner import cluster
+from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from measure import ALPACA, Table, copy_examples, server
 
 ACTORS = 20
@@ -96,4 +96,4 @@ def _many_cpus(count: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        cluster.connect()
+        connect.connect()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import browser
 from alpagasus_ray.config import Arm, Compare, Judge, PairJudge, Pick, Report, Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from bench_compare import answered
 from measure import RATINGS, Table, copy_examples, timed
 

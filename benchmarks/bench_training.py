@@ -14,10 +14,10 @@ from typing import Any
 from training_sample import ARM, EXAMPLES, THREADS, TRAINER, VOCABULARY, OutOfMemory, Sample, drawn, process, write_shape
 
 from alpagasus_ray.config import Arm, Finetune, Pick
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.training.job import order_of
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.training.spec import order_of
 from bench_vllm import TINY, has_gpu
 from measure import ROOT, Table
 from published_arms import CONTROL, LARGE, SELECTED, published_arms

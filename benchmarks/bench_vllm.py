@@ -19,15 +19,15 @@ from typing import Any
 from unittest import mock
 
 from alpagasus_ray.config import Answerer, Generate, Judge, Score, TestSet, Vllm
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.engines.scores import pattern
+from alpagasus_ray.engines.score_grammar import pattern
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.judging.form import reply_form
-from alpagasus_ray.runner.progress import Progress
+from alpagasus_ray.judging.reply_format import reply_form
+from alpagasus_ray.progress import Progress
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from measure import ROOT, Table
 
 TINY = ROOT.parent / "shared/data/tiny_llama"

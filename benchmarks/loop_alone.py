@@ -22,14 +22,14 @@ import torch
 import torch.distributed as dist
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.training import loop, micro_batches
-from alpagasus_ray.training.batches import Order
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.training import collate, loop
 from alpagasus_ray.training.devices import Place, choose_accelerator, name_of
-from alpagasus_ray.training.job import Training
 from alpagasus_ray.training.loop import Loop, Spent
+from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.setup import prepare
-from alpagasus_ray.training.teller import Teller
+from alpagasus_ray.training.spec import Training
+from alpagasus_ray.training.status import Teller
 
 
 class Silent(Teller):
@@ -84,8 +84,8 @@ def _world(place: Place) -> None:
 def _parts(watch: Watch) -> list[Any]:
     """Patches that time the parts of an update."""
     watched = (
-        (micro_batches, "loss_sum", "forward"),
-        (micro_batches, "built", "building micro-batches"),
+        (collate, "loss_sum", "forward"),
+        (collate, "built", "building micro-batches"),
         (loop, "_parts", "packing"),
         (Order, "batch", "choosing examples"),
         (Loop, "_agree", "agreeing"),

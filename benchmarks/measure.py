@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psutil
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 
 ROOT = Path(__file__).parents[1]
 ALPACA = ROOT.parent / "shared/data/alpaca52k"

@@ -32,15 +32,15 @@ from bench_report import bench_report
 from bench_training import bench_arms, bench_gpu, bench_packing, bench_trainer
 
 from alpagasus_ray.config import Ingest, Judge, Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.runner import cluster
+from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.rating_task import ScoreWork
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from bench_cluster import bench_board, bench_nodes, bench_planner
 from bench_compare import bench_compare
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
@@ -319,7 +319,7 @@ def _measure(names: Sequence[str]) -> list[Table]:
         work = Path(folder)
         run = Run.open(str(work / "alpaca"))
         ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca"), run)
-        cluster.connect()
+        connect.connect()
         return [BENCHES[name](run, work) for name in names]
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alpagasus_ray.config import Arm, Finetune, Pick
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Run
 from alpagasus_ray.training.token_files import Tokens, encode_arm
 from measure import ROOT, copy_examples
 

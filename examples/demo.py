@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs/demo"

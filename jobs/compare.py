@@ -5,7 +5,7 @@ python jobs/compare.py --run runs/cherry --set 'compare.import={format: cherry, 
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import COMPARE
+from alpagasus_ray.commands import COMPARE
 
 if __name__ == "__main__":
     main(COMPARE)

@@ -5,7 +5,7 @@ python jobs/finetune.py --run runs/mine --set finetune.model=meta-llama/Llama-2-
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import FINETUNE
+from alpagasus_ray.commands import FINETUNE
 
 if __name__ == "__main__":
     main(FINETUNE)

@@ -6,7 +6,7 @@ python jobs/generate.py --run runs/mine --recipe recipes/alpagasus-7b.yaml
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import GENERATE
+from alpagasus_ray.commands import GENERATE
 
 if __name__ == "__main__":
     main(GENERATE)

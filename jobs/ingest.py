@@ -5,7 +5,7 @@ python jobs/ingest.py --run runs/mine --set 'ingest.source=hf:tatsu-lab/alpaca'
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import INGEST
+from alpagasus_ray.commands import INGEST
 
 if __name__ == "__main__":
     main(INGEST)

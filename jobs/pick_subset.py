@@ -5,7 +5,7 @@ python jobs/pick_subset.py --run runs/mine --set 'pick.arms=[{name: best, policy
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import PICK
+from alpagasus_ray.commands import PICK
 
 if __name__ == "__main__":
     main(PICK)

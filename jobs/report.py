@@ -5,7 +5,7 @@ python jobs/report.py --run runs/mine --set report.arm=selected --set report.bas
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import REPORT
+from alpagasus_ray.commands import REPORT
 
 if __name__ == "__main__":
     main(REPORT)

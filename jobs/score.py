@@ -5,7 +5,7 @@ python jobs/score.py --run runs/mine --set score.judge.kind=rules
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import SCORE
+from alpagasus_ray.commands import SCORE
 
 if __name__ == "__main__":
     main(SCORE)

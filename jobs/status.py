@@ -4,7 +4,7 @@ python jobs/status.py --run s3://bucket/mine
 """
 
 from alpagasus_ray.cli import main
-from alpagasus_ray.jobs import STATUS
+from alpagasus_ray.commands import STATUS
 
 if __name__ == "__main__":
     main(STATUS)

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.sources import SourceFile
+from alpagasus_ray.data import readers
+from alpagasus_ray.data.readers import SourceFile
 from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.errors import InputError, RowRefused
 
@@ -27,7 +27,7 @@ def files_of(path: str, test_sets: Iterable[str]) -> dict[str, str]:
 
 def found_files(location: str) -> list[SourceFile]:
     """The files at a location; a `UsageError` speaks of the key that names it."""
-    return sources.expand(location, "generate.models, answers")
+    return readers.expand(location, "generate.models, answers")
 
 
 class ImportedEngine:
@@ -45,7 +45,7 @@ class ImportedEngine:
         answers: dict[tuple[str, str], str] = {}
         for name, location in files_of(path, test_sets).items():
             for file in found_files(location):
-                for record in sources.records(file):
+                for record in readers.records(file):
                     place = f"record at {record.position}"
                     if record.data is None:
                         raise InputError(file.path, place, record.problem)

@@ -17,14 +17,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
-from alpagasus_ray.engines import bounded
-from alpagasus_ray.engines import scores as scores_of
+from alpagasus_ray.engines import bounded_read
+from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
 from alpagasus_ray.engines.base import ANY_FORM, CONTENT_FILTER, EMPTY, REFUSAL, Message, Rate, Reply, ReplyForm, Request, Tree
-from alpagasus_ray.engines.endings import ERROR, finish_reason
-from alpagasus_ray.engines.headers import retry_after, stated_rate
-from alpagasus_ray.engines.messages import merged
-from alpagasus_ray.engines.said_errors import (
+from alpagasus_ray.engines.error_messages import (
     SaidError,
     is_daily,
     is_filtered,
@@ -32,6 +29,9 @@ from alpagasus_ray.engines.said_errors import (
     said_error,
     was_turned_away,
 )
+from alpagasus_ray.engines.finish_reasons import ERROR, finish_reason
+from alpagasus_ray.engines.messages import merged
+from alpagasus_ray.engines.rate_headers import retry_after, stated_rate
 from alpagasus_ray.engines.usage import read_usage
 from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.extra_fields import collision
@@ -105,8 +105,8 @@ class OpenAIEngine:
             timeout=timeouts(judge),
             http_client=DefaultAioHttpClient(
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-                headers={"Accept-Encoding": bounded.ACCEPTED},
-                event_hooks={"request": [self._access.cleared_later], "response": [bounded.bound]},
+                headers={"Accept-Encoding": bounded_read.ACCEPTED},
+                event_hooks={"request": [self._access.cleared_later], "response": [bounded_read.bound]},
             ),
         )
         self.address = shown_address(self._client.base_url)

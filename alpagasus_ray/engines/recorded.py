@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.sources import Record
+from alpagasus_ray.data import readers
+from alpagasus_ray.data.readers import Record
 from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.errors import InputError, RowRefused, UsageError
 
@@ -34,8 +34,8 @@ class RecordedEngine:
         replies: dict[str, str] = {}
         scores: dict[float, str] = {}
         by = ""
-        for file in sources.expand(path):
-            for record in sources.records(file):
+        for file in readers.expand(path):
+            for record in readers.records(file):
                 by = by or _key_kind(file.path, record, columns)
                 key, reply = _entry(file.path, record, by, columns)
                 if (score := _number(record, reply, by, columns)) is not None:

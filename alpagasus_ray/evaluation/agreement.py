@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from alpagasus_ray.errors import InputError, UsageError
-from alpagasus_ray.evaluation.games import Winner
 from alpagasus_ray.evaluation.intervals import rounded, share
+from alpagasus_ray.evaluation.match_rules import Winner
 
 VOTES: tuple[Winner, ...] = get_args(Winner)
 MEANINGS: Mapping[str, Winner] = {"a": "a", "win": "a", "b": "b", "lose": "b", "tie": "tie"}

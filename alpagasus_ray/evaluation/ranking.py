@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alpagasus_ray.evaluation.games import Outcome
 from alpagasus_ray.evaluation.intervals import rounded, tails
-from alpagasus_ray.evaluation.lengths import POINTS
+from alpagasus_ray.evaluation.length_control import POINTS
+from alpagasus_ray.evaluation.match_rules import Outcome
 
 ELO = 400 / np.log(10)
 """Elo points of one unit on the logit scale."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alpagasus_ray.evaluation.games import Match, Outcome, Rule, decide
 from alpagasus_ray.evaluation.intervals import Interval, interval, rounded, sign_test, tails
+from alpagasus_ray.evaluation.match_rules import Match, Outcome, Rule, decide
 
 POINTS: dict[Outcome, int] = {"win": 1, "tie": 0, "lose": -1}
 DRAWS_AT_ONCE = 500

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from alpagasus_ray.evaluation.games import SIGNS, Games, Match, Outcome, Rule, decide, played
 from alpagasus_ray.evaluation.intervals import Counts, rounded, scores, share, sign_test
-from alpagasus_ray.evaluation.lengths import length_report
+from alpagasus_ray.evaluation.length_control import length_report
+from alpagasus_ray.evaluation.match_rules import SIGNS, Games, Match, Outcome, Rule, decide, played
 
 GROUP_RESAMPLES = 2_000
 """Draws for a group, where fewer prompts make the interval wide anyway."""

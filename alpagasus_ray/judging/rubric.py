@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.engines.base import Message
-from alpagasus_ray.judging import prompts
+from alpagasus_ray.judging import templates
 
 SHIPPED = "rubrics"
 
@@ -81,12 +81,12 @@ class Rubric(BaseModel):
     def messages(self, example: Mapping[str, Any]) -> list[Message]:
         """The chat messages that ask for the rating of one example (a row of `schema.EXAMPLES`)."""
         fields = _blocks(example) | {"dimension": self.dimension, "scale": self.scale}
-        return prompts.messages(self.system, self.user, fields)
+        return templates.messages(self.system, self.user, fields)
 
 
 def load(name: str) -> Rubric:
     """A shipped rubric by name, or any rubric by the path of its file. Raises `UsageError`."""
-    return prompts.load(name, SHIPPED, Rubric.model_validate, _try)
+    return templates.load(name, SHIPPED, Rubric.model_validate, _try)
 
 
 def _try(rubric: Rubric) -> None:
@@ -104,4 +104,4 @@ def _blocks(example: Mapping[str, Any]) -> dict[str, str]:
         "system_turn": example.get("system") or "",
         "history": history,
     }
-    return prompts.blocks(parts)
+    return templates.blocks(parts)

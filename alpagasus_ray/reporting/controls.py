@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alpagasus_ray.evaluation.seeds import combined
-from alpagasus_ray.reporting.judged import Judged, Settings, voters
+from alpagasus_ray.reporting.comparisons_data import Judged, Settings, voters
 
 RANDOM = "random"
 NO_CHOICE = (RANDOM, "full")

@@ -15,7 +15,7 @@ import orjson
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from alpagasus_ray.reporting.drawn import drawings
+from alpagasus_ray.reporting.chart_list import drawings
 from alpagasus_ray.reporting.text import money
 
 PAGE = files("alpagasus_ray.reporting") / "page"

@@ -8,9 +8,9 @@ A list of one or two entries: `key` (`baseline`, `random`), `against` (whom, in 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alpagasus_ray.reporting import answer
-from alpagasus_ray.reporting.answer import Sides
+from alpagasus_ray.reporting import headline
 from alpagasus_ray.reporting.controls import Controls
+from alpagasus_ray.reporting.headline import Sides
 
 FULL = "full"
 
@@ -38,8 +38,8 @@ def against_one(sides: Sides, found: Compared | None, about: About) -> dict[str,
     return {
         "key": "baseline",
         "against": whom,
-        "question": answer.question(sides, about.sizes),
-        **_answered(answer.sentence(sides, pooled, about.sizes), found),
+        "question": headline.question(sides, about.sizes),
+        **_answered(headline.sentence(sides, pooled, about.sizes), found),
         "baseline": {"name": name, "arms": [name] if name else [], "rows": rows},
         **_behind(sides.arm, name, [name] if name else [], found, about),
     }
@@ -60,7 +60,7 @@ def against_random(arm: str, controls: Controls, found: Mapping[str, Any] | None
     }
 
 
-def headline(told: Sequence[Mapping[str, Any]]) -> str:
+def badge_question(told: Sequence[Mapping[str, Any]]) -> str:
     """What the badge answers."""
     question = str(told[0]["question"])
     if len(told) == 1 or not told[0]["baseline"]["arms"]:
@@ -71,11 +71,11 @@ def headline(told: Sequence[Mapping[str, Any]]) -> str:
 def weakest(told: Sequence[Mapping[str, Any]]) -> str:
     """What all answers together allow to say: no more than the weakest of them, and an answer that is missing shows nothing."""
     found = {entry["verdict"] for entry in told}
-    if answer.REVERSED in found:
-        return answer.REVERSED
-    if found <= {answer.NO_DATA}:
-        return answer.NO_DATA
-    return answer.SHOWN if found == {answer.SHOWN} else answer.NOT_SHOWN
+    if headline.REVERSED in found:
+        return headline.REVERSED
+    if found <= {headline.NO_DATA}:
+        return headline.NO_DATA
+    return headline.SHOWN if found == {headline.SHOWN} else headline.NOT_SHOWN
 
 
 def summary(told: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -89,10 +89,10 @@ def summary(told: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _answered(sentence: str, found: Compared | None) -> dict[str, Any]:
-    verdict = answer.verdict(found and found.pooled)
+    verdict = headline.verdict(found and found.pooled)
     return {
         "verdict": verdict,
-        "word": answer.WORDS[verdict],
+        "word": headline.WORDS[verdict],
         "sentence": sentence,
         "judge": found.voter if found else None,
         "pooled": found and found.pooled,
@@ -107,10 +107,10 @@ def _sentence(arm: str, controls: Controls, found: Compared | None, about: About
             f"known. `pick.arms` with {{name: random, policy: random}} draws one."
         )
     if found is None:
-        return answer.sentence(Sides(arm, " or ".join(controls.names)), None, about.sizes)
+        return headline.sentence(Sides(arm, " or ".join(controls.names)), None, about.sizes)
     if found.pooled["seeds"] == 1 or not found.pooled["judged"]:
-        return answer.sentence(Sides(arm, name), found.pooled, about.sizes)
-    return answer.of_seeds(arm, found.pooled)
+        return headline.sentence(Sides(arm, name), found.pooled, about.sizes)
+    return headline.of_seeds(arm, found.pooled)
 
 
 def _behind(

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from alpagasus_ray.config import Compare
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.judging import pairs as rubrics
-from alpagasus_ray.judging.verdict import JUDGED
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.games import AGAIN, GOOD, PairWork, label_of, manifest_of, settings_of
-from alpagasus_ray.stages.imported_games import import_games
-from alpagasus_ray.stages.pairing import Bout, bouts, check_told_one_way, pair_up
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.stage import Several, Summing, Target
+from alpagasus_ray.judging import pair_rubric as rubrics
+from alpagasus_ray.judging.parse_verdict import JUDGED
+from alpagasus_ray.reporting.verdicts import matches_of
+from alpagasus_ray.stages.import_verdicts import import_games
+from alpagasus_ray.stages.pair_task import AGAIN, GOOD, PairWork, label_of, manifest_of, settings_of
+from alpagasus_ray.stages.pairs import Bout, bouts, check_told_one_way, pair_up
 from alpagasus_ray.stages.reread import Stored, games_again, read_again
-from alpagasus_ray.stages.several import Several, Summing, Target
-from alpagasus_ray.stages.verdicts import matches_of
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 Mode = Literal["compare", "rescore", "retry-failed"]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from alpagasus_ray.config import Finetune, digest, identity
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import MANIFEST, STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.data import readers
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.finetune_config import LEARNING_RATE
-from alpagasus_ray.reporting.arms import comparison
-from alpagasus_ray.stages.asking import checkpoint_print
+from alpagasus_ray.inference.asking import checkpoint_print
+from alpagasus_ray.reporting.arms_table import comparison
+from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 
 if TYPE_CHECKING:
-    from alpagasus_ray.training.job import Trained, Training
+    from alpagasus_ray.training.spec import Trained, Training
 
 log = logging.getLogger(__name__)
 COMPARISON = "models/comparison.json"
@@ -88,7 +88,7 @@ def heldout_print(config: Finetune) -> dict[str, str]:
     """What tells held-out files that were changed; empty where nothing is held out."""
     if config.heldout is None:
         return {}
-    return {f"heldout {file.name}": file.fingerprint() for file in sources.expand(config.heldout, "finetune.heldout")}
+    return {f"heldout {file.name}": file.fingerprint() for file in readers.expand(config.heldout, "finetune.heldout")}
 
 
 class _Arm:
@@ -109,17 +109,17 @@ class _Arm:
             self._home.tidy()
             return done
         # imported here: to look at finished models no Ray is needed
-        from alpagasus_ray.runner import cluster, preflight
+        from alpagasus_ray.raycluster import connect, preflight
         from alpagasus_ray.training import driver, heldout, token_files
-        from alpagasus_ray.training.job import Training
         from alpagasus_ray.training.settings import check_rates
-        from alpagasus_ray.training.teller import Teller
+        from alpagasus_ray.training.spec import Training
+        from alpagasus_ray.training.status import Teller
 
-        cluster.address_given()
+        connect.address_given()
         held = heldout.read(self._config)
         told = held.told(self._run.subset(self._arm), self._subset) if held else {}
         begun = self._begin()
-        cluster.connect()
+        connect.connect()
         crew = driver.crew_here(self._config)
         preflight.check(self._run.subset(self._arm), crew.each.labels)
         tokens = self._run.tokens(self._arm)
@@ -149,10 +149,10 @@ class _Arm:
 
     def _begin(self) -> Begun:
         """Begin, or go on from a state that an earlier call has left; where it left none, it binds nobody."""
-        from alpagasus_ray.training import states
+        from alpagasus_ray.training import checkpoints
 
         begun = self._home.begun()
-        mark = states.newest(self._home.storage.at(STATE)) if begun else None
+        mark = checkpoints.newest(self._home.storage.at(STATE)) if begun else None
         if begun is None or mark is None:
             same = begun is not None and (begun.settings, begun.inputs) == (self._settings, self._inputs)
             begun = Begun(settings=self._settings, inputs=self._inputs, seconds=begun.seconds if begun and same else 0.0)

@@ -9,13 +9,12 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from alpagasus_ray.config import Answerer, Generate, TestSet, digest, identity
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
-from alpagasus_ray.datasets.schema import PROMPTS
+from alpagasus_ray.data import prompt_sets, readers
+from alpagasus_ray.data.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.answers import (
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.stage import Several, Target
+from alpagasus_ray.stages.answer_task import (
     GOOD,
     UNANSWERED,
     GenerateWork,
@@ -26,7 +25,7 @@ from alpagasus_ray.stages.answers import (
     weights_of,
 )
 from alpagasus_ray.stages.reread import Stored, answers_again, read_again
-from alpagasus_ray.stages.several import Several, Target
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
 
 Mode = Literal["generate", "rescore", "retry-failed"]
 ROWS_PER_SHARD = 128
@@ -55,10 +54,10 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     """Make `prompts/<test set>/`, the test set as all models are asked it."""
     # its files are known by what they hold, wherever they lie
     settings = {"test_set": {key: value for key, value in identity(test_set).items() if key != "path"}}
-    found = test_sets.load(
+    found = prompt_sets.load(
         test_set.name, test_set.path, test_set.format, {str(field): key for field, key in test_set.columns.items()}
     )
-    inputs = {file.name: file.fingerprint() for file in sources.expand(test_set.path)}
+    inputs = {file.name: file.fingerprint() for file in readers.expand(test_set.path)}
     done = stage.manifest()
     if done is not None:
         stage.same_or_refuse(done, settings, inputs)
@@ -87,7 +86,7 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
 
 def _notes(test_set: TestSet) -> list[str]:
     """What of a test set is not asked, in words."""
-    turns = test_sets.turns_left_out(test_set.name, test_set.path)
+    turns = prompt_sets.turns_left_out(test_set.name, test_set.path)
     return [f"{test_set.name}: only the first turn is asked; {turns:,} later turns left out"] if turns else []
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Ingest, digest, identity
-from alpagasus_ray.datasets import layouts, sources, write_back
-from alpagasus_ray.datasets.example_writer import ExampleWriter
-from alpagasus_ray.datasets.records import Form, Record
-from alpagasus_ray.datasets.run import Begun, Manifest, Run, StageDir, shard_name, versions
-from alpagasus_ray.datasets.side_fields import Tally
+from alpagasus_ray.data import formats, readers, write_back
+from alpagasus_ray.data.example_writer import ExampleWriter
+from alpagasus_ray.data.records import Form, Record
+from alpagasus_ray.data.side_fields import Tally
 from alpagasus_ray.errors import InputError, StageFailed, UsageError
+from alpagasus_ray.store.run import Begun, Manifest, Run, StageDir, shard_name, versions
 
 KINDS = ("json", "jsonl", "csv", "parquet")
 HUB_FORM = Form("jsonl")
@@ -76,13 +76,13 @@ def _settings(config: Ingest) -> dict[str, Any]:
 def _default_name(source: str | tuple[str, ...]) -> str:
     """A name from the first location: its file name, or for a glob the directory it is in."""
     first = source if isinstance(source, str) else source[0]
-    parts = [part for part in first.removeprefix(sources.HUGGING_FACE).split("/") if part and not sources.glob_like(part)]
+    parts = [part for part in first.removeprefix(readers.HUGGING_FACE).split("/") if part and not readers.glob_like(part)]
     stem = (parts or ["data"])[-1].split(".")[0]
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)[:64] or "data"
 
 
 def _is_hub(source: str | tuple[str, ...]) -> bool:
-    return isinstance(source, str) and source.startswith(sources.HUGGING_FACE)
+    return isinstance(source, str) and source.startswith(readers.HUGGING_FACE)
 
 
 def _fingerprint(config: Ingest) -> dict[str, str]:
@@ -91,7 +91,7 @@ def _fingerprint(config: Ingest) -> dict[str, str]:
     if _is_hub(config.source):
         return {}
     try:
-        return {file.name: file.fingerprint() for file in sources.expand(config.source, split=config.split)}
+        return {file.name: file.fingerprint() for file in readers.expand(config.source, split=config.split)}
     except UsageError:
         return {}
 
@@ -113,13 +113,13 @@ class _Reading:
         self._forms: list[write_back.Origin] = []
         self._passed_over: list[str] = []
 
-    def drafts(self) -> Iterator[tuple[Record, list[layouts.Draft] | str]]:
+    def drafts(self) -> Iterator[tuple[Record, list[formats.Draft] | str]]:
         """Each record with its examples, or with the reason why it has none."""
         row = 0
         for stream in self._streams():
-            read: layouts.Layout | None = None
+            read: formats.Layout | None = None
             start = row
-            for record in layouts.grown(stream.records):
+            for record in formats.grown(stream.records):
                 row += 1
                 if record.data is None:
                     yield record, record.problem
@@ -127,7 +127,7 @@ class _Reading:
                 read = read or self._reader(stream, record, start)
                 try:
                     yield record, read(record.data)
-                except layouts.NoExample as reason:
+                except formats.NoExample as reason:
                     yield record, str(reason)
 
     def details(self) -> dict[str, Any]:
@@ -143,28 +143,28 @@ class _Reading:
         assert config.source is not None
         if _is_hub(config.source):
             assert isinstance(config.source, str)
-            records = sources.hub_records(config.source, config.split or "train")
+            records = readers.hub_records(config.source, config.split or "train")
             yield _Stream(config.source, records, lambda: HUB_FORM, lambda: None)
             return
         kind = config.format if config.format in KINDS else "auto"
-        for file in sources.expand(config.source, split=config.split):
+        for file in readers.expand(config.source, split=config.split):
             yield _Stream(
                 file.path,
-                sources.records(file, kind),
-                lambda file=file: sources.form(file, kind),  # type: ignore[misc]
-                lambda file=file: sources.passed_over(file, kind),  # type: ignore[misc]
+                readers.records(file, kind),
+                lambda file=file: readers.form(file, kind),  # type: ignore[misc]
+                lambda file=file: readers.passed_over(file, kind),  # type: ignore[misc]
             )
 
-    def _reader(self, stream: _Stream, record: Record, row: int) -> layouts.Layout:
+    def _reader(self, stream: _Stream, record: Record, row: int) -> formats.Layout:
         """How the records of a file are read, told by the first of them; `row` is that of the file's first record."""
         config = self._config
         assert record.data is not None
-        name = config.format if config.format not in (*KINDS, "auto") else layouts.detect(record.data)
+        name = config.format if config.format not in (*KINDS, "auto") else formats.detect(record.data)
         _check_layout(name, record, stream.path, config.columns)
         self._forms = write_back.joined(self._forms, write_back.Origin(row, name or "columns", stream.form()))
         passed_over = stream.passed_over()
         self._passed_over += [passed_over] if passed_over else []
-        return layouts.reader(name or "", config.columns, config.turns, self._tally, config.reasoning)
+        return formats.reader(name or "", config.columns, config.turns, self._tally, config.reasoning)
 
 
 def _check_layout(name: str | None, record: Record, path: str, columns: Mapping[Any, str]) -> None:
@@ -178,7 +178,7 @@ def _check_layout(name: str | None, record: Record, path: str, columns: Mapping[
     elif name is None:
         fix = "name its columns, e.g. --set ingest.columns='{instruction: question, output: answer}'"
         raise InputError(path, place, f"no known layout has the fields {keys}; {fix}")
-    elif not layouts.fits(name, layouts.detect(fields)):
+    elif not formats.fits(name, formats.detect(fields)):
         raise InputError(path, place, f"not the {name} layout that ingest.format names; its fields are {keys}")
 
 

@@ -13,11 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm, Pick, digest, identity
-from alpagasus_ray.datasets import write_back
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
-from alpagasus_ray.datasets.schema import DROPPED, EXAMPLES, SUBSET, conformed
-from alpagasus_ray.datasets.storage import Storage, Written
-from alpagasus_ray.datasets.written import TRIPLE
+from alpagasus_ray.data import write_back
+from alpagasus_ray.data.originals import TRIPLE
+from alpagasus_ray.data.schema import DROPPED, EXAMPLES, SUBSET, conformed
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
@@ -26,8 +24,10 @@ from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
 from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
-from alpagasus_ray.stages import again
-from alpagasus_ray.stages.again import Wanted
+from alpagasus_ray.stages import existing_arms
+from alpagasus_ray.stages.existing_arms import Wanted
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
+from alpagasus_ray.store.storage import Storage, Written
 
 BY_SCORE = ("threshold", "top", "lowest")
 ROWS_PER_FILE = 1000
@@ -60,7 +60,7 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
         _check_cuts(config, ratings)
     wanted = {arm.name: Wanted(_settings(arm, config), inputs) for arm in config.arms}
-    made = again.made(run, wanted)
+    made = existing_arms.made(run, wanted)
     manifests = [manifest for manifest in made.values() if manifest]
     if len(manifests) == len(config.arms):
         return manifests
@@ -77,7 +77,7 @@ def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
     copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
     return (
-        {"arm": _identity(arm), "tokenizer": config.tokenizer, again.VERSION: again.PRESENT}
+        {"arm": _identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
         | ({"size_of": _identity(leader)} if copies and leader else {})
         | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
     )
@@ -228,7 +228,7 @@ def _write_arm(
     run: Run, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str], loaded: Loaded, choice: Choice
 ) -> Manifest:
     started = time.monotonic()
-    replaced = again.changed(stage.manifest(), Wanted(settings, inputs))
+    replaced = existing_arms.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
     stage.begin(Begun(settings=settings, inputs=inputs))
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import Manifest, Run, StageDir
-from alpagasus_ray.datasets.schema import conformed
+from alpagasus_ray.data.schema import conformed
 from alpagasus_ray.stages.finetune import finished_models, settings_of, subsets_of
-from alpagasus_ray.training import batches
+from alpagasus_ray.store.run import Manifest, Run, StageDir
+from alpagasus_ray.training import schedule
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 from alpagasus_ray.training.forecast import Forecast, Volume
 from alpagasus_ray.training.token_files import CUT, ROW, WHOLE
@@ -38,8 +38,8 @@ class Read:
     """One for each of `rows`, which can be trained on."""
     left: Counter[str]
     """Reasons of those that cannot."""
-    lengths: batches.Integers
-    prompt_tokens: batches.Integers
+    lengths: schedule.Integers
+    prompt_tokens: schedule.Integers
     share: float
     """Of the arm's rows, those that were read."""
 
@@ -131,11 +131,11 @@ def _arm(config: Finetune, forecast: Forecast, encoder: Encoder, known: Mapping[
             "dollars": None,
             "shown": [],
         }
-    order = batches.Order.of(examples, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
+    order = schedule.Order.of(examples, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
     return {**told, **_amounts(config, forecast, read, order), "shown": [_shown(encoder, read, at) for at in _telling(read)]}
 
 
-def _amounts(config: Finetune, forecast: Forecast, read: Read, order: batches.Order) -> dict[str, Any]:
+def _amounts(config: Finetune, forecast: Forecast, read: Read, order: schedule.Order) -> dict[str, Any]:
     """Tokens, updates, micro-batches and time."""
     total, labels = int(read.lengths.sum()), sum(example.label_tokens for example in read.examples)
     each = order.seen / len(read.examples)
@@ -173,26 +173,26 @@ def _form(config: Finetune) -> str:
     return "packed" if config.packing else "to_max_length" if config.pad_to_max else "to_longest"
 
 
-def _updates(read: Read, order: batches.Order) -> list[batches.Integers]:
+def _updates(read: Read, order: schedule.Order) -> list[schedule.Integers]:
     """The examples of the first updates, by their place among those that were read."""
-    small = batches.Order(len(read.examples), order.global_batch, order.seed, order.seen)
+    small = schedule.Order(len(read.examples), order.global_batch, order.seed, order.seen)
     return [small.batch(step) for step in range(min(small.steps, LOOKED_AT))]
 
 
-def _micro_batches(config: Finetune, read: Read, order: batches.Order, workers: int) -> list[list[list[batches.Integers]]]:
+def _micro_batches(config: Finetune, read: Read, order: schedule.Order, workers: int) -> list[list[list[schedule.Integers]]]:
     """Those of the first updates, by worker."""
     if config.packing:
-        return [batches.packs(batch, read.lengths, config.pack_tokens, workers) for batch in _updates(read, order)]
-    return [batches.rows(batch, config.micro_batch, workers) for batch in _updates(read, order)]
+        return [schedule.packs(batch, read.lengths, config.pack_tokens, workers) for batch in _updates(read, order)]
+    return [schedule.rows(batch, config.micro_batch, workers) for batch in _updates(read, order)]
 
 
-def _padding(config: Finetune, read: Read, order: batches.Order) -> dict[str, float]:
+def _padding(config: Finetune, read: Read, order: schedule.Order) -> dict[str, float]:
     """The share of padding in what is computed: of packs, of rows padded to the longest of a micro-batch, to `max_length`."""
     updates = _updates(read, order)
     held = sum(int(read.lengths[batch].sum()) for batch in updates)
-    rows = [part for batch in updates for part in batches.rows(batch, config.micro_batch, 1)[0]]
+    rows = [part for batch in updates for part in schedule.rows(batch, config.micro_batch, 1)[0]]
     places = {"to_longest": None, "to_max_length": config.max_length}
-    return {"packed": 0.0} | {form: 1 - held / batches.occupied(rows, read.lengths, to) for form, to in places.items()}
+    return {"packed": 0.0} | {form: 1 - held / schedule.occupied(rows, read.lengths, to) for form, to in places.items()}
 
 
 def _telling(read: Read) -> list[int]:

@@ -13,28 +13,28 @@ import orjson
 import pyarrow.compute as pc
 
 from alpagasus_ray.config import Report, digest, identity
-from alpagasus_ray.datasets import sources
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, versions
-from alpagasus_ray.datasets.schema import DROPPED
+from alpagasus_ray.data import readers
+from alpagasus_ray.data.schema import DROPPED
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.reporting import (
-    answer,
-    card,
-    chain,
+    comparisons_data,
     controls,
-    findings,
+    dataset_card,
+    examples,
+    headline,
     html,
-    judged,
+    provenance,
     questions,
-    rows,
-    selected,
-    sides,
-    trained,
+    report_data,
+    selection_data,
+    side_by_side,
+    training_data,
+    verdicts,
 )
-from alpagasus_ray.reporting.answer import Known, Sides
-from alpagasus_ray.reporting.evidence import Evidence, answer_rows, curve_of, dropped_tables, evidence, read_json
-from alpagasus_ray.reporting.judged import Judged
-from alpagasus_ray.stages import verdicts
+from alpagasus_ray.reporting.comparisons_data import Judged
+from alpagasus_ray.reporting.headline import Known, Sides
+from alpagasus_ray.reporting.run_reader import Evidence, answer_rows, curve_of, dropped_tables, evidence, read_json
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, versions
 
 PAGE, JSON, CARD = "index.html", "report.json", "dataset_card.md"
 LEADING = ("threshold", "top")
@@ -79,7 +79,7 @@ def _settings(config: Report, order: Sequence[str]) -> dict[str, Any]:
 def _votes_print(config: Report) -> dict[str, str]:
     if not config.votes:
         return {}
-    return {f"votes {file.name}": file.fingerprint() for file in sources.expand(config.votes, "report.votes")}
+    return {f"votes {file.name}": file.fingerprint() for file in readers.expand(config.votes, "report.votes")}
 
 
 def _summary(run: Run, done: Manifest) -> dict[str, Any]:
@@ -113,48 +113,48 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
     about = _about(config, seen, list(subsets), compared)
     mine = {model for model, arm in arm_of.items() if arm == about.arm} | {about.arm or ""}
     as_told = [_judged(seen.run, one) for one in compared]
-    games = [judged.from_the_side_of(mine, one) for one in as_told]
+    games = [comparisons_data.from_the_side_of(mine, one) for one in as_told]
     ratings = _ratings(seen, about.arm)
-    links = chain.chain(seen.manifests)
+    links = provenance.chain(seen.manifests)
     sizes = {name: manifest.rows for name, manifest in subsets.items()}
     random = controls.controls(
         about.arm, {name: manifest.settings["arm"]["policy"] for name, manifest in subsets.items()}, sizes
     )
-    parts = findings.Parts(
-        verdicts=judged.verdicts(games, _statistics(config)),
+    parts = report_data.Parts(
+        verdicts=comparisons_data.verdicts(games, _statistics(config)),
         trainings=_trainings(seen, subsets),
         ratings=ratings,
         answered=_answered(seen, arm_of),
         arm_of=arm_of,
         sizes=sizes,
-        stale=chain.stale(links),
+        stale=provenance.stale(links),
         controls=random,
         against_controls=controls.against(about.arm, random, games, arm_of, _statistics(config)),
     )
     chosen = _selection(seen, about.arm, ratings)
     limit = config.table_mib << 20
-    table = rows.table_blob(seen, _shown(about, chosen, ratings), limit)
-    both = sides.side_by_side(games, config.rule, limit // 4)
+    table = examples.table_blob(seen, _shown(about, chosen, ratings), limit)
+    both = side_by_side.side_by_side(games, config.rule, limit // 4)
     found = {
         "title": config.title or _title(about),
         "settings": _statistics(config)._asdict(),
-        "first": findings.first(about, parts, config.claim),
+        "first": report_data.first(about, parts, config.claim),
         "verdicts": parts.verdicts,
-        "radars": judged.radars(parts.verdicts),
-        "ranking": judged.ranking(games, _statistics(config)),
-        "agreement": judged.agreement(as_told, _statistics(config), _votes(config)),
-        "objective": findings.objective(parts.answered),
+        "radars": comparisons_data.radars(parts.verdicts),
+        "ranking": comparisons_data.ranking(games, _statistics(config)),
+        "agreement": comparisons_data.agreement(as_told, _statistics(config), _votes(config)),
+        "objective": report_data.objective(parts.answered),
         "ratings": ratings,
-        "arms": selected.arms(subsets, subsets),
+        "arms": selection_data.arms(subsets, subsets),
         "selection": chosen,
-        "examples": findings.examples(seen.manifests.get("examples")),
+        "examples": report_data.examples(seen.manifests.get("examples")),
         "table": table and _held(table),
-        "answers": findings.answers(seen.answers()),
+        "answers": report_data.answers(seen.answers()),
         "sides": _held(both),
         "trainings": parts.trainings,
-        **chain.taken(seen.manifests),
+        **provenance.taken(seen.manifests),
         "chain": links,
-        "versions": chain.versions(seen.manifests),
+        "versions": provenance.versions(seen.manifests),
         "stale": parts.stale,
     }
     return Told(found, table, both)
@@ -163,7 +163,7 @@ def figures(config: Report, seen: Evidence, order: Sequence[str] = ()) -> Told:
 def _contents(told: Told) -> dict[str, bytes]:
     return {
         JSON: orjson.dumps(told.found, option=orjson.OPT_INDENT_2),
-        CARD: card.dataset_card(told.found).encode(),
+        CARD: dataset_card.dataset_card(told.found).encode(),
         PAGE: html.page(told.found, told.table, told.sides).encode(),
     }
 
@@ -178,8 +178,8 @@ def _held(blob: Mapping[str, Any]) -> dict[str, int]:
     return {name: blob[name] for name in ("shown", "of")}
 
 
-def _statistics(config: Report) -> judged.Settings:
-    return judged.Settings(config.rule, config.resamples, config.seed)
+def _statistics(config: Report) -> comparisons_data.Settings:
+    return comparisons_data.Settings(config.rule, config.resamples, config.seed)
 
 
 def _about(config: Report, seen: Evidence, arms: Sequence[str], compared: Sequence[verdicts.Comparison]) -> Sides:
@@ -187,19 +187,21 @@ def _about(config: Report, seen: Evidence, arms: Sequence[str], compared: Sequen
     sizes = {arm: seen.manifests[f"subsets/{arm}"].rows for arm in arms}
     models = [*seen.named("models"), *(model for model, _ in seen.answers())]
     pairs = [(arm_of.get(one.a, one.a), arm_of.get(one.b, one.b)) for one in compared]
-    return answer.sides(config.arm, config.baseline, Known(sizes, models, pairs))
+    return headline.sides(config.arm, config.baseline, Known(sizes, models, pairs))
 
 
 def _trainings(seen: Evidence, order: Mapping[str, Any]) -> list[dict[str, Any]]:
     models = _ordered(seen.named("models"), order)
-    return [trained.trained(arm, made.details, curve_of(seen.stage(f"{MODEL}{arm}"), made)) for arm, made in models.items()]
+    return [
+        training_data.trained(arm, made.details, curve_of(seen.stage(f"{MODEL}{arm}"), made)) for arm, made in models.items()
+    ]
 
 
-def _shown(about: Sides, chosen: Mapping[str, Any] | None, ratings: Sequence[Mapping[str, Any]]) -> rows.Arm:
+def _shown(about: Sides, chosen: Mapping[str, Any] | None, ratings: Sequence[Mapping[str, Any]]) -> examples.Arm:
     main = next((entry["name"] for entry in ratings if entry["main"]), None)
     if chosen is None:
-        return rows.Arm(about.arm, main, by_score=False, by_expected=False)
-    return rows.Arm(chosen["arm"], main, by_score=chosen["by_score"], by_expected=chosen["by"] == "expected")
+        return examples.Arm(about.arm, main, by_score=False, by_expected=False)
+    return examples.Arm(chosen["arm"], main, by_score=chosen["by_score"], by_expected=chosen["by"] == "expected")
 
 
 def _title(about: Sides) -> str:
@@ -242,9 +244,9 @@ def _votes(config: Report) -> list[tuple[str, list[dict[str, Any]]]]:
     if not config.votes:
         return []
     found = []
-    for file in sources.expand(config.votes, "report.votes"):
+    for file in readers.expand(config.votes, "report.votes"):
         listed = []
-        for record in sources.records(file):
+        for record in readers.records(file):
             if record.data is None:
                 raise InputError(file.path, f"record at {record.position}", record.problem)
             listed.append(record.data)
@@ -254,7 +256,7 @@ def _votes(config: Report) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def _ratings(seen: Evidence, arm: str | None) -> list[dict[str, Any]]:
     found = seen.named("ratings")
-    return selected.rated(found, selected.ratings_of(seen.manifests.get(f"subsets/{arm}"), found))
+    return selection_data.rated(found, selection_data.ratings_of(seen.manifests.get(f"subsets/{arm}"), found))
 
 
 def _selection(seen: Evidence, arm: str | None, ratings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -267,13 +269,13 @@ def _selection(seen: Evidence, arm: str | None, ratings: Sequence[Mapping[str, A
     for table in dropped_tables(stage, manifest, [DROPPED.field("reason").name]):
         for entry in pc.value_counts(table["reason"]).to_pylist():
             counted[entry["values"]] += entry["counts"]
-    found = selected.selection(arm, manifest, read_json(stage, manifest, "selection.json"), counted)
+    found = selection_data.selection(arm, manifest, read_json(stage, manifest, "selection.json"), counted)
     main = next((entry for entry in ratings if entry["main"]), None)
-    reasons = rows.judge_reasons(seen, arm, main["name"]) if main and main["kind"] == "rules" else {}
+    reasons = examples.judge_reasons(seen, arm, main["name"]) if main and main["kind"] == "rules" else {}
     return found | {"judge_reasons": reasons}
 
 
-def _answered(seen: Evidence, arm_of: Mapping[str, str]) -> list[findings.Answered]:
+def _answered(seen: Evidence, arm_of: Mapping[str, str]) -> list[report_data.Answered]:
     return [
         (model, test_set, arm_of.get(model), answer_rows(seen.stage(f"answers/{model}/{test_set}"), manifest))
         for (model, test_set), manifest in seen.answers().items()

@@ -8,15 +8,15 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.datasets.lease import latest_parts, shard_of
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.answers import GenerateWork
-from alpagasus_ray.stages.games import PairWork
-from alpagasus_ray.stages.ratings import ScoreWork
-from alpagasus_ray.stages.replies import stored
-from alpagasus_ray.stages.several import Summing
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.reply_columns import stored
+from alpagasus_ray.inference.stage import Summing
+from alpagasus_ray.stages.answer_task import GenerateWork
+from alpagasus_ray.stages.pair_task import PairWork
+from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.store.lease import latest_parts, shard_of
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, describe
 
 Rows = list[dict[str, Any]]
 HOW_IT_IS_READ = (("rubric", "scale"), ("rubric", "reply"), ("judge", "max_outside"), ("", "thoughts"))

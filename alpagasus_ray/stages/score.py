@@ -6,24 +6,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import Score
-from alpagasus_ray.datasets.run import TRIAL, Begun, Manifest, Run, StageDir, describe
-from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
-from alpagasus_ray.judging import rating, rubric
-from alpagasus_ray.judging.form import reply_form
-from alpagasus_ray.stages import addresses, asking, usefulness
-from alpagasus_ray.stages.ratings import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
+from alpagasus_ray.inference import addresses, asking, usefulness
+from alpagasus_ray.inference.trial import drawn
+from alpagasus_ray.judging import parse_rating, rubric
+from alpagasus_ray.judging.reply_format import reply_form
+from alpagasus_ray.stages.rating_task import Mode, ScoreWork, check_model, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.reread import Stored, ratings_again, read_again
-from alpagasus_ray.stages.trial import drawn
+from alpagasus_ray.store.run import TRIAL, Begun, Manifest, Run, StageDir, describe
+from alpagasus_ray.store.storage import Written
 
 if TYPE_CHECKING:
-    from alpagasus_ray.runner import shards
-    from alpagasus_ray.runner.first_look import Usable
-    from alpagasus_ray.runner.settled import Collected
+    from alpagasus_ray.batch_api.replay import Collected
+    from alpagasus_ray.inference import shards
+    from alpagasus_ray.inference.first_replies import Usable
 
 
-def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = rating.UNSCORED) -> Manifest:
+def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = parse_rating.UNSCORED) -> Manifest:
     """Make `ratings/<name>/` of the run, or return at once when it is made.
 
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
@@ -69,9 +69,10 @@ def _judge_all(
     config: Score, job: "shards.Job", examples: Manifest, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
     # imported here: reading again and looking at a finished stage need no Ray
-    from alpagasus_ray.runner import cluster, shards
+    from alpagasus_ray.inference import shards
+    from alpagasus_ray.raycluster import connect
 
-    cluster.address_given()
+    connect.address_given()
     asking.check_engine(config.judge, job.work)
     stage = job.home
     asking.check_cap(config, config.judge, job.tariff)
@@ -82,7 +83,7 @@ def _judge_all(
         seconds = _drive(config, trial, tasks, examples)
         return _trial(trial, tasks, begun.model_copy(update={"seconds": seconds}))
     # rows that failed in an earlier call of an unfinished stage get another chance
-    shards.take_back(job, {rating.FAILED, *job.again})
+    shards.take_back(job, {parse_rating.FAILED, *job.again})
     found = shards.recorded(stage)
     sums = {entry.shard: entry.sha256 for entry in examples.parts()}
     tasks = [shards.Task(name, sha256=sums[name]) for name in shards.missing(job, list(sums))]
@@ -97,7 +98,7 @@ def _judge_all(
 
 
 def _check_results(config: Score, stage: StageDir, manifest: Manifest, usable: "Usable | None") -> None:
-    failed = manifest.counts.get(rating.FAILED, 0)
+    failed = manifest.counts.get(parse_rating.FAILED, 0)
     if asking.too_many_failed(config, config.judge, manifest.rows, failed, {}) is not None:
         reasons = {**manifest.details["reasons"], **asking.sentences(stage, manifest)}
         reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, reasons)
@@ -107,7 +108,7 @@ def _check_results(config: Score, stage: StageDir, manifest: Manifest, usable: "
 
 
 def _job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) -> "shards.Job":
-    from alpagasus_ray.runner import shards
+    from alpagasus_ray.inference import shards
 
     home = run.ratings(config.name)
     return shards.Job(
@@ -120,23 +121,24 @@ def _job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) ->
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
         again=frozenset(again),
-        usable=usefulness.usable(config, config.judge, {rating.SCORED}),
+        usable=usefulness.usable(config, config.judge, {parse_rating.SCORED}),
         model=config.judge.model if config.judge.is_remote else None,
     )
 
 
 def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest) -> float:
     """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
-    from alpagasus_ray.runner import cluster, drive, preflight
-    from alpagasus_ray.runner.progress import Progress
+    from alpagasus_ray.inference import driver
+    from alpagasus_ray.progress import Progress
+    from alpagasus_ray.raycluster import connect, preflight
 
     if not tasks:
         return 0.0
     hopeless = asking.hopeless(config, config.judge, examples.rows)
     addresses.tell("score", config.judge)
     # before a batch is paid for as well
-    cluster.connect()
-    pool = cluster.pool(config, config.judge)
+    connect.connect()
+    pool = connect.pool(config, config.judge)
     preflight.check(job.source, pool.labels)
     before = time.monotonic()
     job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
@@ -148,7 +150,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     try:
         if tasks:
             with usefulness.advising(config.judge), Progress("score", _rows(tasks, examples)) as progress:
-                drive.drive([job], tasks, cap, progress, hopeless)
+                driver.drive([job], tasks, cap, progress, hopeless)
     except BudgetReached:
         at_cap = True
     if at_cap:
@@ -164,12 +166,12 @@ def _by_batches(
     config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: asking.Verdict
 ) -> "Collected":
     """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
-    from alpagasus_ray.runner.journal import under_way
-    from alpagasus_ray.runner.settled import Collected
+    from alpagasus_ray.batch_api.journal import under_way
+    from alpagasus_ray.batch_api.replay import Collected
 
     if not config.judge.is_remote or (config.judge.mode == "live" and not under_way(job.home.storage)):
         return Collected(job, tasks, at_cap=False)
-    from alpagasus_ray.runner import batches
+    from alpagasus_ray.batch_api import batches
 
     return batches.collect(config.judge, job, tasks, _rows(tasks, examples), asking.cap(config, _bill(job, examples)), hopeless)
 
@@ -180,7 +182,7 @@ def _rows(tasks: "Sequence[shards.Task]", examples: Manifest) -> int:
 
 
 def _trial_tasks(examples: Manifest, limit: int) -> "list[shards.Task]":
-    from alpagasus_ray.runner.shards import Task
+    from alpagasus_ray.inference.shards import Task
 
     sums = {entry.name: entry.sha256 for entry in examples.parts()}
     return [Task(name, places, sha256=sums[name]) for name, places in drawn(examples, limit).items()]

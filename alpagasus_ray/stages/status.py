@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.lease import shard_of
-from alpagasus_ray.datasets.run import LEDGER, MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
-from alpagasus_ray.reporting.evidence import KINDS, kind_of
-from alpagasus_ray.runner import shards
-from alpagasus_ray.training.batches import Order
-from alpagasus_ray.training.states import newest
+from alpagasus_ray.inference import shards
+from alpagasus_ray.reporting.run_reader import KINDS, kind_of
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.lease import shard_of
+from alpagasus_ray.store.run import LEDGER, MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
+from alpagasus_ray.training.checkpoints import newest
+from alpagasus_ray.training.schedule import Order
 
 READERS = 16
 ROWS_COME_FROM = ("examples", "prompts", "pairs")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import micro_batches
+from alpagasus_ray.training import collate
 from alpagasus_ray.training.model import Loaded
 
 CLOSE = {"float32": 1e-4, "bf16": 1e-2}
@@ -86,7 +86,7 @@ def _packed_losses(
     logits: Callable[[dict[str, Any]], torch.Tensor], ids: Sequence[Ids], device: torch.device
 ) -> list[torch.Tensor]:
     """The losses of each example of one pack of all."""
-    batch = micro_batches.packed(_Bare(ids), np.arange(len(ids))).to(device)
+    batch = collate.packed(_Bare(ids), np.arange(len(ids))).to(device)
     rows = logits(batch.inputs)[0]
     ends = np.cumsum([len(each) for each in ids])
     return [_losses(rows[None, end - len(each) : end], each) for each, end in zip(ids, ends.tolist(), strict=True)]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.util.metrics import Gauge
 
-from alpagasus_ray.datasets.schema import CURVE
-from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.data.schema import CURVE
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.store.storage import Storage
 
 SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu")
 EVENTS = "tensorboard"

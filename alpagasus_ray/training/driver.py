@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.config import DEBUG, Finetune
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.interrupts import off_main_thread
-from alpagasus_ray.runner import placing
-from alpagasus_ray.runner.progress import clock
-from alpagasus_ray.runner.shards import Pool
-from alpagasus_ray.training.job import Stopped, Trained, Training
-from alpagasus_ray.training.teller import Teller
+from alpagasus_ray.progress import clock
+from alpagasus_ray.raycluster import placement
+from alpagasus_ray.training.spec import Stopped, Trained, Training
+from alpagasus_ray.training.status import Teller
 
 RAY_TRAIN = "ray-train"
 """Ray Train's own notes on a run, beside the states."""
@@ -41,9 +41,9 @@ def crew_here(config: Finetune) -> Crew:
     """The workers on this cluster. `UsageError` or `StageFailed` tell of those that it can never hold."""
     on_gpu = config.gpu
     if on_gpu is None:
-        on_gpu = placing.may_hold(Pool(gpus=1, labels=placing.labels_of(config.labels, placing.TRAIN)))
-    labels = placing.labels_of(config.labels, placing.TRAIN if on_gpu else placing.CPU)
-    usual = max(1, int(placing.total(labels)["GPU"])) if on_gpu else 1
+        on_gpu = placement.may_hold(Pool(gpus=1, labels=placement.labels_of(config.labels, placement.TRAIN)))
+    labels = placement.labels_of(config.labels, placement.TRAIN if on_gpu else placement.CPU)
+    usual = max(1, int(placement.total(labels)["GPU"])) if on_gpu else 1
     number = config.workers or usual
     least, most = (number, number) if isinstance(number, int) else number
     found = Crew(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu), labels=labels))
@@ -52,7 +52,7 @@ def crew_here(config: Finetune) -> Crew:
             f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "
             "set it to none"
         )
-    placing.check(found.each, KNOBS, found.least)
+    placement.check(found.each, KNOBS, found.least)
     return found
 
 
@@ -137,7 +137,7 @@ def _lost(training: Training, error: Exception) -> str:
 @contextmanager
 def _shown(arm: str, teller: Teller) -> Iterator[None]:
     """Progress on the terminal while the block runs."""
-    from alpagasus_ray.runner.progress import Progress
+    from alpagasus_ray.progress import Progress
 
     ended = threading.Event()
 

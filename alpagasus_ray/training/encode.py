@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.engines.tokens import control_marks, disarmed, load_tokenizer
 from alpagasus_ray.errors import UsageError
 

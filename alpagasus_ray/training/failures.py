@@ -13,8 +13,8 @@ import torch.distributed as dist
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.training import devices
-from alpagasus_ray.training.job import Stopped
-from alpagasus_ray.training.teller import Teller
+from alpagasus_ray.training.spec import Stopped
+from alpagasus_ray.training.status import Teller
 
 LOST = (dist.DistError, ConnectionError, TimeoutError, EOFError)
 """What is raised where another process, or the way to it, is gone."""

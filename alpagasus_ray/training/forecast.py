@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.training.batches import Integers
+from alpagasus_ray.training.schedule import Integers
 
 if TYPE_CHECKING:
-    from alpagasus_ray.training.micro_batches import Examples
+    from alpagasus_ray.training.collate import Examples
     from alpagasus_ray.training.model import Census, Loaded
     from alpagasus_ray.training.shapes import Flops
 
@@ -181,16 +181,16 @@ def _tried(config: Finetune, loaded: "Loaded", examples: "Examples", parts: Sequ
     """Seconds that a micro-batch takes forward and backward on this CPU."""
     import torch
 
-    from alpagasus_ray.training import micro_batches
+    from alpagasus_ray.training import collate
 
     torch.set_num_threads(config.cpus)
     loaded.model.train()
     pad = None if config.packing else loaded.tokenizer.pad_token_id
-    some = micro_batches.built(examples, parts[:TRIED], pad, config.max_length if config.pad_to_max else None)
+    some = collate.built(examples, parts[:TRIED], pad, config.max_length if config.pad_to_max else None)
     seconds: list[float] = []
     for micro_batch in [some[0], *some]:
         if sum(seconds) < TRIAL_S:
             started = time.monotonic()
-            micro_batches.loss_sum(loaded.model, micro_batch, slices=loaded.slices).backward()  # type: ignore[no-untyped-call]
+            collate.loss_sum(loaded.model, micro_batch, slices=loaded.slices).backward()  # type: ignore[no-untyped-call]
             seconds.append(time.monotonic() - started)
     return statistics.fmean(seconds[1:] or seconds)

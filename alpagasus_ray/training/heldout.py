@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets import layouts, sources
-from alpagasus_ray.datasets.layouts import Draft, NoExample
-from alpagasus_ray.datasets.run import Manifest, StageDir
-from alpagasus_ray.datasets.sources import Record
+from alpagasus_ray.data import formats, readers
+from alpagasus_ray.data.formats import Draft, NoExample
+from alpagasus_ray.data.readers import Record
 from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.store.run import Manifest, StageDir
 from alpagasus_ray.training.token_files import as_batch, encoded
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,9 @@ def read(config: Finetune) -> HeldOut | None:
 
 def _drafts(place: str) -> Iterator[Draft]:
     """The examples of files in any layout that is known; of a conversation its first exchange."""
-    for file in sources.expand(place, KEY):
-        reader: layouts.Layout | None = None
-        for record in layouts.grown(sources.records(file)):
+    for file in readers.expand(place, KEY):
+        reader: formats.Layout | None = None
+        for record in formats.grown(readers.records(file)):
             try:
                 fields = _fields(record)
                 reader = reader or _reader(fields)
@@ -91,12 +91,12 @@ def _fields(record: Record) -> dict[str, Any]:
     return record.data
 
 
-def _reader(fields: dict[str, Any]) -> layouts.Layout:
-    layout = layouts.detect(fields)
+def _reader(fields: dict[str, Any]) -> formats.Layout:
+    layout = formats.detect(fields)
     if layout is None:
         names = ", ".join(map(str, fields))
         raise NoExample(f"no known layout has the fields {names}; name them instruction, input and output")
-    return layouts.reader(layout, {}, "first")
+    return formats.reader(layout, {}, "first")
 
 
 def _row(number: int, draft: Draft) -> dict[str, Any]:

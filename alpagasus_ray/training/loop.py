@@ -17,16 +17,16 @@ import torch
 import torch.distributed as dist
 
 from alpagasus_ray.config import digest, identity
-from alpagasus_ray.datasets.run import FileEntry
-from alpagasus_ray.runner import preflight
-from alpagasus_ray.training import batches, devices, measure, micro_batches, settings, written
+from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.store.run import FileEntry
+from alpagasus_ray.training import collate, devices, finished_model, measure, schedule, settings
+from alpagasus_ray.training.checkpoints import CURVE, Mark, newest
 from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.failures import Telling
-from alpagasus_ray.training.job import KINDS, Stopped, Trained, Training
 from alpagasus_ray.training.measure import Best, Keeper, Measured
 from alpagasus_ray.training.setup import Ready, prepare
-from alpagasus_ray.training.states import CURVE, Mark, newest
+from alpagasus_ray.training.spec import KINDS, Stopped, Trained, Training
 
 LOOK_S = 5.0
 """Seconds between two looks for a notice that a node will be taken away: each is a call to another process."""
@@ -113,7 +113,7 @@ class Loop:
             group["lr"] = rate
         # what dropout leaves out is the same on every way to this update
         torch.manual_seed(hash((config.seed, step, self._place.rank)) % 2**63)
-        labels = micro_batches.label_tokens(self._ready.tokens, batch)
+        labels = collate.label_tokens(self._ready.tokens, batch)
         loss, padding = self._agree(step, *self._gradients(batch, labels))
         if not math.isfinite(loss):
             return f"the loss is {loss}"
@@ -126,21 +126,21 @@ class Loop:
         self._record(batch, numbers | {"epoch": order.epoch(step), "padding": padding}, time.monotonic() - started)
         return None
 
-    def _gradients(self, batch: micro_batches.Integers, labels: int) -> tuple[torch.Tensor, int]:
+    def _gradients(self, batch: collate.Integers, labels: int) -> tuple[torch.Tensor, int]:
         """Forward and backward over this worker's part of a batch; the answer is its part of the loss, and its padding."""
         tokens, config, place = self._ready.tokens, self._config, self._place
         parts = measure.parts_of(config, batch, tokens.lengths, place)
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
         loaded = self._ready.loaded
         for micro_batch in measure.built(config, loaded, tokens, parts):
-            loss_sum = micro_batches.loss_sum(self._ready.engine, micro_batch.to(place.device), slices=loaded.slices)
+            loss_sum = collate.loss_sum(self._ready.engine, micro_batch.to(place.device), slices=loaded.slices)
             part = loss_sum * (1 / labels)
             self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
             loss += part.detach()
         if config.packing:
             return loss, 0
         held = sum(int(tokens.lengths[part].sum()) for part in parts)
-        return loss, batches.occupied(parts, tokens.lengths, measure.width(config)) - held
+        return loss, schedule.occupied(parts, tokens.lengths, measure.width(config)) - held
 
     def _agree(self, step: int, loss: torch.Tensor, padding: int) -> tuple[float, int]:
         """Sums over all workers, and with them what the first decides for all: whether to save after this update."""
@@ -168,7 +168,7 @@ class Loop:
         self._leaving |= news
         return bool(news)
 
-    def _record(self, batch: micro_batches.Integers, numbers: Mapping[str, Any], seconds: float) -> None:
+    def _record(self, batch: collate.Integers, numbers: Mapping[str, Any], seconds: float) -> None:
         if self._place.rank:
             return
         lengths = self._ready.tokens.lengths[batch]
@@ -226,7 +226,7 @@ class Loop:
         if self._best is not None and self._best.loss <= now.loss:
             return
         self._best = now
-        weights = written.weights_of(self._ready.engine, self._config)
+        weights = finished_model.weights_of(self._ready.engine, self._config)
         if weights is not None and self._place.rank == 0:
             self._keeper.keep(now, weights)
         dist.barrier()
@@ -236,7 +236,7 @@ class Loop:
         with self._spent.on("save"):
             best = self._best
             is_last = best is None or best.step == self._ready.order.steps
-            weights = written.weights_of(self._ready.engine, self._config) if is_last else None
+            weights = finished_model.weights_of(self._ready.engine, self._config) if is_last else None
             files: list[FileEntry] = []
             if self._place.rank == 0:
                 if not is_last:
@@ -253,7 +253,7 @@ class Loop:
         parquet = self._curve.parquet()
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
-            written.write(self._config, self._ready.loaded, weights, self._ends(), folder)
+            finished_model.write(self._config, self._ready.loaded, weights, self._ends(), folder)
             files += [
                 FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
                 for name in sorted(os.path.relpath(path, folder) for path in _files(folder))

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.training import batches, micro_batches
+from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.training import collate, schedule
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.model import Loaded
 from alpagasus_ray.training.token_files import Tokens
@@ -93,7 +93,7 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
             batch = np.arange(start, min(start + AT_ONCE, len(tokens)))
             parts = parts_of(config, batch, tokens.lengths, place)
             for micro_batch in built(config, loaded, tokens, parts):
-                sums[0] += micro_batches.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices).double()
+                sums[0] += collate.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices).double()
             sums[1:] += torch.tensor([sum(map(len, parts)), sum(int(tokens.label_tokens[part].sum()) for part in parts)])
     engine.train()
     dist.all_reduce(sums)
@@ -102,17 +102,17 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
     return Measured(loss / labels, int(examples), int(labels))
 
 
-def parts_of(config: Finetune, batch: micro_batches.Integers, lengths: micro_batches.Integers, place: Place) -> list[Any]:
+def parts_of(config: Finetune, batch: collate.Integers, lengths: collate.Integers, place: Place) -> list[Any]:
     """A worker's micro-batches of an update."""
     if config.packing:
-        return batches.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
-    return batches.rows(batch, config.micro_batch, place.workers)[place.rank]
+        return schedule.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
+    return schedule.rows(batch, config.micro_batch, place.workers)[place.rank]
 
 
-def built(config: Finetune, loaded: Loaded, tokens: Tokens, parts: list[Any]) -> list[micro_batches.MicroBatch]:
+def built(config: Finetune, loaded: Loaded, tokens: Tokens, parts: list[Any]) -> list[collate.MicroBatch]:
     """They as tensors, on the host."""
     pad = None if config.packing else loaded.tokenizer.pad_token_id
-    return micro_batches.built(tokens, parts, pad, width(config))
+    return collate.built(tokens, parts, pad, width(config))
 
 
 def width(config: Finetune) -> int | None:

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.training import behaviour, devices, model, native_ops, settings, shapes
-from alpagasus_ray.training.batches import Order
+from alpagasus_ray.training.checkpoints import Mark, States, newest
 from alpagasus_ray.training.devices import Place
-from alpagasus_ray.training.job import Training
+from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.shapes import Flops
-from alpagasus_ray.training.states import Mark, States, newest
+from alpagasus_ray.training.spec import Training
 from alpagasus_ray.training.token_files import Tokens
 
 LOOKED_AT = 16

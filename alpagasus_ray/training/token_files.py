@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune, digest
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, StageDir, totals, versions
-from alpagasus_ray.datasets.schema import DROPPED, MASKED, SUBSET, TOKENS, conformed
-from alpagasus_ray.datasets.storage import Storage, Written
+from alpagasus_ray.data.schema import DROPPED, MASKED, SUBSET, TOKENS, conformed
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, totals, versions
+from alpagasus_ray.store.storage import Storage, Written
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 
 WHOLE, CUT, LEFT = "whole", "cut", "left out"
@@ -99,18 +99,18 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, parts:
     import ray
     import ray.exceptions
 
-    from alpagasus_ray.runner import placing, preflight
-    from alpagasus_ray.runner.shards import ONE
+    from alpagasus_ray.inference.shards import ONE
+    from alpagasus_ray.raycluster import placement, preflight
 
-    pool = ONE._replace(labels=placing.labels_of(None, placing.CPU))
-    placing.check(pool, "examples are made tokens of by a process a shard")
+    pool = ONE._replace(labels=placement.labels_of(None, placement.CPU))
+    placement.check(pool, "examples are made tokens of by a process a shard")
     preflight.check(source, pool.labels)
     task = ray.remote(num_cpus=1, label_selector=dict(pool.labels))(_encode_there)
     waiting = iter(parts)
     running: list[Any] = []
     while True:
         # looked at again and again, for nodes may come; a few more than fit ask the autoscaler for the next
-        most = TASKS_PER_CPU * max(1, int(placing.total(pool.labels)["CPU"]))
+        most = TASKS_PER_CPU * max(1, int(placement.total(pool.labels)["CPU"]))
         parts_now = itertools.islice(waiting, max(0, most - len(running)))
         running += [task.remote(config, source, target, (part.name, part.sha256), __version__) for part in parts_now]
         if not running:
@@ -159,7 +159,7 @@ def _encode_there(
     config: Finetune, source: StageDir, target: StageDir, shard: tuple[str, str], version: str
 ) -> list[FileEntry]:
     """The same on a node that may have come since the others were asked what they see."""
-    from alpagasus_ray.runner import preflight
+    from alpagasus_ray.raycluster import preflight
 
     preflight.take_part(source, version)
     return encode_shard(config, source, target, *shard)

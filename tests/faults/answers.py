@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from drivers import Ended
 from faults.arena import Arena
 from faults.findings import Finding

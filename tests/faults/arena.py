@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 
 import drivers
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from drivers import PATIENCE_S, Driver, Ended, below
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import toy_run

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alpagasus_ray.datasets.storage import FAILPOINT
+from alpagasus_ray.store.storage import FAILPOINT
 from faults import sabotage
 from faults.arena import BOARD, WORKER, Arena
 from faults.findings import Finding, Pace, torn

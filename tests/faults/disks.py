@@ -7,8 +7,8 @@ from pathlib import Path
 
 import orjson
 
-from alpagasus_ray.datasets.run import LEDGER, Run
-from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.store.run import LEDGER, Run
+from alpagasus_ray.store.storage import Storage
 from faults.arena import Arena, Ended, NotHere
 from faults.findings import Finding, Pace, torn
 from toy_runs import ids, prompt_hashes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from alpagasus_ray.datasets.run import DONE, LEDGER, FileEntry, Run, StageDir
+from alpagasus_ray.store.run import DONE, LEDGER, FileEntry, Run, StageDir
 from drivers import Ended
 from faults.arena import POLL_S
 from loopback import LoopbackJudge

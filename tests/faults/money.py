@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from alpagasus_ray.datasets.storage import FAILPOINT
+from alpagasus_ray.store.storage import FAILPOINT
 from faults.answers import rule
 from faults.arena import BOARD, WORKER, Arena
 from faults.crashes import moments

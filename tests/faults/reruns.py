@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.storage import FAILPOINT
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import FAILPOINT
 from drivers import Ended
 from faults.arena import Arena
 from faults.findings import Finding

@@ -9,12 +9,12 @@ from typing import ClassVar
 import ray.cloudpickle
 
 from alpagasus_ray.config import Score
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.storage import FAILPOINT
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
-from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.inference.shards import Job
 from alpagasus_ray.stages import score as stage
-from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import FAILPOINT
 
 DEADLY, IN_WORKERS, MOST, DEATHS = "FAULTS_DEADLY", "FAULTS_FAILPOINT_IN_WORKERS", "FAULTS_MOST", "FAULTS_DEATHS"
 """Environment variables of the driver: a text, a failpoint, how many workers have it, a file with a line for each death."""

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from drivers import Driver
 from faults.answers import ODD, TURNED_AWAY, UNKNOWN, Rule, rule
 from faults.arena import BOARD, WORKER, Arena

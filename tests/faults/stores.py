@@ -6,9 +6,9 @@ import signal
 import time
 
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import LOCK, Run
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import LOCK, Run
 from faults.arena import Arena
 from faults.findings import Finding, Pace
 from faults.object_store import ObjectStore

@@ -3,8 +3,8 @@
 import pytest
 
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
 
 
 @pytest.fixture(autouse=True)

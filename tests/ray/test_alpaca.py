@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.sources import natural
+from alpagasus_ray.data.readers import natural
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from toy_runs import ids, ratings
 
 ROWS, SOME = 52_002, 5_000

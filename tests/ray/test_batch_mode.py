@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import drivers
+from alpagasus_ray.batch_api.journal import BATCHES, JOURNAL, Page
 from alpagasus_ray.config import Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import BudgetReached
-from alpagasus_ray.runner.budget import at_most_spent
-from alpagasus_ray.runner.journal import BATCHES, JOURNAL, Page
+from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import api_judge, ids, prompt_hashes, ratings, toy_run
 

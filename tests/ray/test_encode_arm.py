@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from alpagasus_ray.config import Arm, Finetune, Pick
-from alpagasus_ray.datasets.run import Manifest, Run, StageDir
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Manifest, Run, StageDir
 from alpagasus_ray.training.token_files import Tokens, encode_arm, encode_shard
 from toy_runs import ids, toy_run
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from alpagasus_ray.config import Answerer, Generate, TestSet
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import BudgetReached, InputError, SettingsChanged, UsageError
 from alpagasus_ray.stages.generate import generate
+from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import ROOT, job
 

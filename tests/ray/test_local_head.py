@@ -15,8 +15,8 @@ import pytest
 
 import browser
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter
 from ray_head import RAY, ROOT, free_ports
 from toy_runs import job, summary

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from alpagasus_ray.config import Price, Score
-from alpagasus_ray.runner.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
+from alpagasus_ray.inference.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.training.curve import GAUGES
 from loopback import JudgeStarter

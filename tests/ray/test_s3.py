@@ -9,14 +9,14 @@ import pytest
 
 from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
-from alpagasus_ray.datasets import lock, shared_lock
-from alpagasus_ray.datasets.run import Run, shard_name
-from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import RunLocked, UsageError
-from alpagasus_ray.stages.answers import _at_hand
+from alpagasus_ray.stages.answer_task import _at_hand
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store import lock, object_lock
+from alpagasus_ray.store.run import Run, shard_name
+from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter
 from toy_runs import api_judge, ids, prompt_hashes, ratings
 
@@ -29,7 +29,7 @@ def test_a_recipe_may_lie_on_s3(bucket: str) -> None:
 
 
 def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_lock, "SETTLE_S", 0.1)
+    monkeypatch.setattr(object_lock, "SETTLE_S", 0.1)
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     source = Storage.open(f"{bucket}/source")
     for part in (2, 10):

@@ -12,7 +12,7 @@ import pytest
 import drivers
 from alpagasus_ray.config import Score
 from alpagasus_ray.errors import SettingsChanged, StageFailed
-from alpagasus_ray.runner.ledger import FLUSH_S
+from alpagasus_ray.inference.ledger import FLUSH_S
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.stages.status import status
 from loopback import JudgeStarter

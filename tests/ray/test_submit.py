@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
 from ray_head import COMMAND_S, Head
 from toy_runs import ids, ratings, toy_run

@@ -11,10 +11,10 @@ import toy_engines
 from alpagasus_ray.config import Score
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.runner import drive, shards
-from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.progress import Progress
-from alpagasus_ray.runner.shards import Job, Pool, Task
+from alpagasus_ray.inference import driver, shards
+from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.shards import Job, Pool, Task
+from alpagasus_ray.progress import Progress
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
 from toy_engines import MortalWork
@@ -36,7 +36,7 @@ def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_los
     job = Job(MortalWork("70"), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True, pool=Pool())
     tasks = [Task(f"part-{number:05d}.parquet") for number in range(4)]
     with Progress("toy", ROWS) as progress:
-        drive.drive([job], tasks, None, progress, lambda _: None)
+        driver.drive([job], tasks, None, progress, lambda _: None)
     assert shards.missing(job, [task.shard for task in tasks]) == []
     rows = pa.concat_tables(home.storage.read_table(task.shard) for task in tasks).to_pylist()
     failed = {row["request_hash"]: row["error"] for row in rows if row["status"] == "failed"}
@@ -69,7 +69,7 @@ def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
         jobs.append(Job(MortalWork("none"), run.examples(), home, home.storage, terms, tariff, 3, paid=True, pool=Pool(1, 2)))
     tasks = [Task(f"part-{number:05d}.parquet", job=place) for place in (0, 1) for number in range(3)]
     with Progress("toy", 60) as progress:
-        drive.drive(jobs, tasks, None, progress, lambda _: None)
+        driver.drive(jobs, tasks, None, progress, lambda _: None)
     for job in jobs:
         shares = [entry.counts for entry in shards.committed(job.home)]
         assert shares == [{"scored": 10}] * 3

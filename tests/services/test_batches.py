@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 
+from alpagasus_ray.batch_api import batches, provider
+from alpagasus_ray.batch_api.journal import Entry, Item, Journal, under_way
+from alpagasus_ray.batch_api.openai_batches import BatchClient
+from alpagasus_ray.batch_api.provider import Provider
+from alpagasus_ray.batch_api.replay import Collected
 from alpagasus_ray.config import Ingest, Score
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.engines.openai_batches import BatchClient
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.budget import at_most_spent
+from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.ledger import Ledger, Outcome
+from alpagasus_ray.inference.shards import Task
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.runner import batches, provider
-from alpagasus_ray.runner.board import Cap
-from alpagasus_ray.runner.budget import at_most_spent
-from alpagasus_ray.runner.journal import Entry, Item, Journal, under_way
-from alpagasus_ray.runner.ledger import Ledger, Outcome
-from alpagasus_ray.runner.provider import Provider
-from alpagasus_ray.runner.settled import Collected
-from alpagasus_ray.runner.shards import Task
-from alpagasus_ray.stages import asking
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.rating_task import ScoreWork
 from alpagasus_ray.stages.score import _bill, _job
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import api_judge, prompt_hashes, toy_run
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Judge, Price, Score, Vllm
-from alpagasus_ray.datasets import probe
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.runner import nodes
-from alpagasus_ray.runner.shards import Pool
-from alpagasus_ray.stages.doctor import Check, examine
+from alpagasus_ray.doctor import storage_probe
+from alpagasus_ray.doctor.checks import Check, examine
+from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster import nodes
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter
 from toy_runs import api_judge, job
 
@@ -233,8 +233,8 @@ def test_storage_that_denies_everything_is_told_by_the_check_of_the_storage(serv
 def test_an_object_store_is_tried_and_left_as_it_was(bucket: str) -> None:
     storage = Storage.open(f"{bucket}/doctor")
     storage.write("kept", b"1")
-    with probe.placed(storage) as name:
-        assert probe.faults(storage, name) == []
+    with storage_probe.placed(storage) as name:
+        assert storage_probe.faults(storage, name) == []
     assert storage.names() == ["kept"]
 
 
@@ -254,8 +254,8 @@ def test_a_writer_that_is_not_whole_or_absent_is_found(tmp_path: Path) -> None:
 
     plain = Storage.open(str(tmp_path / "run"))
     storage = InPieces(plain.fs, plain.root)
-    with probe.placed(storage) as name:
-        assert probe.faults(storage, name) == ["a reader sees half of a file while it is replaced"]
+    with storage_probe.placed(storage) as name:
+        assert storage_probe.faults(storage, name) == ["a reader sees half of a file while it is replaced"]
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def test_network_file_systems_are_told_by_the_innermost_mount(
 ) -> None:
     parent = tmp_path / "with space"
     (tmp_path / "mounts").write_text(mounts.format(parent=str(parent).replace(" ", "\\040")))
-    monkeypatch.setattr(probe, "MOUNTS", str(tmp_path / "mounts"))
-    assert probe.network_kind(Storage.open(str(parent / "run"))) == kind
+    monkeypatch.setattr(storage_probe, "MOUNTS", str(tmp_path / "mounts"))
+    assert storage_probe.network_kind(Storage.open(str(parent / "run"))) == kind
 
 
 def test_more_actors_than_cpus_are_a_problem_without_starting_ray(run: Run) -> None:
@@ -376,8 +376,8 @@ def test_the_job_prints_a_line_for_each_check_and_its_exit_code_says_whether_the
 def test_a_run_that_a_driver_is_working_on_may_be_looked_at(tmp_path: Path, folder: Path) -> None:
     program = f"""
 import sys
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import Run
 with lock.held(Run.open({str(tmp_path / "run")!r})):
     print("held", flush=True)
     sys.stdin.read()

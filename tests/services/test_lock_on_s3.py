@@ -12,8 +12,8 @@ import held_driver
 import pytest
 
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
 from toy_runs import ratings
 
 ROWS = 120

@@ -15,10 +15,10 @@ import pytest
 
 import browser
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import report
+from alpagasus_ray.store.run import Run
 from browser import Seen, opened, shown
 from report_runs import LOSE, NONE, TIE, WIN, judge, rate, train
 

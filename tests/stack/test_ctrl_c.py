@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import ROOT, ratings
 

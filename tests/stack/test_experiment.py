@@ -12,8 +12,8 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.stages.verdicts import comparisons
+from alpagasus_ray.reporting.verdicts import comparisons
+from alpagasus_ray.store.run import Run
 from browser import chromium, installed, opened, shown
 from loopback import JudgeStarter
 from toy_runs import ROOT, job, summary

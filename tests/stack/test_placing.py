@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.runner import placing
+from alpagasus_ray.raycluster import placement
 from autoscaled import autoscaled_head, nodes_alive
 from ray_head import Head
 from toy_runs import job
 from trainings import run_with_arms
 
 POOLS = {
-    name: {"resources": {"CPU": 2}, "labels": {placing.POOL: name}, "min_workers": 0, "max_workers": 1}
-    for name in (placing.CPU, placing.TRAIN)
+    name: {"resources": {"CPU": 2}, "labels": {placement.POOL: name}, "min_workers": 0, "max_workers": 1}
+    for name in (placement.CPU, placement.TRAIN)
 }
 # how many CPUs such a node has is not told, as where a cloud knows it alone
-POOLS["odd"] = {"resources": {"memory": 1 << 30}, "labels": {placing.POOL: "odd"}, "min_workers": 0, "max_workers": 1}
+POOLS["odd"] = {"resources": {"memory": 1 << 30}, "labels": {placement.POOL: "odd"}, "min_workers": 0, "max_workers": 1}
 RULES = ("--set", "score.judge.kind=rules")
 MINUTE = 60
 
@@ -28,7 +28,7 @@ MINUTE = 60
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A head that runs no work; nodes without any go after 6 s."""
-    folder, labels = tmp_path_factory.mktemp("pools"), f"{placing.POOL}={placing.HEAD}"
+    folder, labels = tmp_path_factory.mktemp("pools"), f"{placement.POOL}={placement.HEAD}"
     started = autoscaled_head(folder, POOLS, head_cpus=0, idle_minutes=0.1, environment={}, labels=labels)
     try:
         started.wait_for_start()
@@ -40,7 +40,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 def there(head: Head) -> set[str]:
     """The pools that nodes are there of."""
-    return {node["labels"][placing.POOL] for node in nodes_alive(head)}
+    return {node["labels"][placement.POOL] for node in nodes_alive(head)}
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def driver(head: Head, name: str, run: Path | str, settings: Sequence[str]) -> A
 
 def until_alone(head: Head) -> None:
     deadline = time.monotonic() + MINUTE
-    while there(head) != {placing.HEAD}:
+    while there(head) != {placement.HEAD}:
         assert time.monotonic() < deadline, there(head)
         time.sleep(0.5)
 
@@ -86,20 +86,20 @@ def test_every_stage_has_nodes_of_its_own_pool_from_zero_and_back(head: Head, sh
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", 32, ("full",)).storage.root
     _scored_on_nodes_of_its_own(head, run)
     trained = {"model": shared / "tiny_llama", "steps": 2, "workers": 2, "gpu": False, "precision": "float32", "arms": "[full]"}
-    placed = {**trained, "max_length": 128, "labels": f"{{{placing.POOL}: {placing.TRAIN}}}"}
+    placed = {**trained, "max_length": 128, "labels": f"{{{placement.POOL}: {placement.TRAIN}}}"}
     with watched(head) as seen:
         done = driver(head, "finetune", run, [part for key in placed for part in ("--set", f"finetune.{key}={placed[key]}")])
     assert done.returncode == 0, done.stderr
-    assert seen == {placing.HEAD, placing.CPU, placing.TRAIN}, "examples are made tokens of in the pool without GPUs"
+    assert seen == {placement.HEAD, placement.CPU, placement.TRAIN}, "examples are made tokens of in the pool without GPUs"
     until_alone(head)
 
 
 def _scored_on_nodes_of_its_own(head: Head, run: str) -> None:
-    assert there(head) == {placing.HEAD}
+    assert there(head) == {placement.HEAD}
     with watched(head) as seen:
         done = driver(head, "score", run, [*RULES, "--set", "score.actors=[1, 2]"])
     assert done.returncode == 0, done.stderr
-    assert seen == {placing.HEAD, placing.CPU}
+    assert seen == {placement.HEAD, placement.CPU}
     until_alone(head)
 
 

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import drivers
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import STATE, Run
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import SettingsChanged
 from alpagasus_ray.stages.finetune import COMPARISON, finetune
+from alpagasus_ray.store.run import STATE, Run
 from trainings import (
     State,
     curve,

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import STATE, Run
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.stages.finetune import finetune
+from alpagasus_ray.store.run import STATE, Run
 from toy_runs import ROOT
 from trainings import LIMIT_S, curve, gap, in_the_background, losses, run_with_arms, saved, tiny, train, wait, workers
 

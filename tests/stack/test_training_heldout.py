@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import STATE, Run
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.stages.finetune import COMPARISON, finetune
-from alpagasus_ray.training.states import newest
+from alpagasus_ray.store.run import STATE, Run
+from alpagasus_ray.training.checkpoints import newest
 from trainings import plain_heldout, run_with_arms, tiny
 
 pytestmark = pytest.mark.long

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store.run import Run
 from trainings import differences, gap, losses, plain_training, run_with_arms, tiny, train, weights
 
 ARMS = ("zero0", "zero2", "zero3", "packed", "padded", "alone", "bf16-0", "bf16-2")

@@ -19,12 +19,12 @@ from test_training_goes_on import CLOSE, STEPS, job, sixty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpagasus_ray.config import Answerer, Arm, Finetune, Generate, Ingest, Pick, TestSet, Vllm
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Run
 from toy_runs import ROOT
 from trainings import LIMIT_S, curve, gap, in_the_background, losses, run_with_arms, saved, tiny, train, wait, workers
 

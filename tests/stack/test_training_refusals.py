@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Arm, Pick
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Run
 from toy_runs import ROOT, job
 from trainings import run_with_arms, tiny
 

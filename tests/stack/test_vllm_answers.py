@@ -19,11 +19,11 @@ import pytest
 import ray
 
 from alpagasus_ray.config import Answerer, Generate, Judge, Score, TestSet, Vllm
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from toy_runs import ROOT, job, toy_run
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
@@ -341,7 +341,7 @@ from alpagasus_ray.engines.base import ANY_FORM
 from alpagasus_ray.engines.vllm_engine import VllmEngine
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.ratings import NOTHING
+from alpagasus_ray.stages.rating_task import NOTHING
 
 async def refused(judge):
     try:

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pytest
 
 from alpagasus_ray.config import Answerer, Compare, Generate, Ingest, Judge, PairJudge, Score, TestSet, Vllm
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.vllm_model import Prompts
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.reporting.doubts import doubts
+from alpagasus_ray.reporting.judge_doubts import doubts
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from toy_runs import api_judge, ids, ratings
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")

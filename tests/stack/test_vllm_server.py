@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from alpagasus_ray.config import Ingest, Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 from toy_runs import api_judge, ids, ratings
 
 pytestmark = pytest.mark.timeout(600)  # engines start

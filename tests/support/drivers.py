@@ -19,7 +19,10 @@ PATIENCE_S = 280.0
 _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(
     ["fresh_ids"]
-    + [f"alpagasus_ray.{name}" for name in ("jobs", "runner.drive", "engines.openai_api", "stages.ingest", "stages.score")]
+    + [
+        f"alpagasus_ray.{name}"
+        for name in ("commands", "inference.driver", "engines.openai_api", "stages.ingest", "stages.score")
+    ]
     + [f"alpagasus_ray.stages.{name}" for name in ("generate", "compare", "finetune", "pick_subset", "report")]
     + ["faults.sabotage"]
 )
@@ -40,7 +43,7 @@ class Ended(NamedTuple):
 def _be_a_driver(
     job: str, arguments: list[str], environment: dict[str, str], output: str, prepare: Callable[[], None] | None
 ) -> None:
-    from alpagasus_ray import cli, experiment, jobs
+    from alpagasus_ray import cli, commands, run_all
 
     os.environ.clear()
     os.environ.update(environment)
@@ -49,7 +52,7 @@ def _be_a_driver(
     os.setsid()
     if prepare is not None:
         prepare()
-    known = [*vars(jobs).values(), *vars(experiment).values()]
+    known = [*vars(commands).values(), *vars(run_all).values()]
     cli.main(next(spec for spec in known if isinstance(spec, cli.JobSpec) and spec.name == job), arguments)
 
 

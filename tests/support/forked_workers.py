@@ -23,7 +23,12 @@ from pathlib import Path
 from typing import Any
 
 ANY = ["ray._private.workers.default_worker", "ray.data._internal.execution.operators.actor_pool_map_operator", "pandas"]
-ANY += ["alpagasus_ray.stages.score", "alpagasus_ray.engines.openai_api", "alpagasus_ray.runner.worker", "alpagasus_ray.jobs"]
+ANY += [
+    "alpagasus_ray.stages.score",
+    "alpagasus_ray.engines.openai_api",
+    "alpagasus_ray.inference.worker",
+    "alpagasus_ray.commands",
+]
 TRAINING = ["torch", "transformers.models.llama.modeling_llama", "deepspeed", "ray.train.torch", "alpagasus_ray.training.loop"]
 
 

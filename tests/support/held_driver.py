@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alpagasus_ray.datasets import lease, lock, shared_lock
-from alpagasus_ray.datasets.run import Begun, Run
-from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import AlpagasusError
-from alpagasus_ray.runner import held, shards
-from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.inference import lock_guard, shards
+from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.shards import Job
+from alpagasus_ray.store import lease, lock, object_lock
+from alpagasus_ray.store.run import Begun, Run
 from alpagasus_ray.terminal import say
 
 SECONDS = {
@@ -83,14 +83,14 @@ class Work:
 
 def in_a_hurry() -> None:
     """Make the lock's seconds short."""
-    for module in (lease, lock, shared_lock, held):
+    for module in (lease, lock, object_lock, lock_guard):
         for name, seconds in SECONDS.items():
             if hasattr(module, name):
                 setattr(module, name, seconds)
 
 
 async def _work(job: Job) -> None:
-    (engine,) = held.while_held(job.work.open_engines(), job.lease)
+    (engine,) = lock_guard.while_held(job.work.open_engines(), job.lease)
     assert job.lease is not None
     threading.Thread(target=_look, args=(job.lease,), daemon=True).start()
     for shard in shards.missing(job, [entry.shard for entry in job.source.finished("ingest").parts()]):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.store.run import Run
 
 SELECTED, CONTROL, LARGE = "helpfulness_t45", "random_2k", "random_9k"
 """The published selection (2,022 records), as many drawn at random, the published random control (9,229 records)."""

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alpagasus_ray.config import digest
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
-from alpagasus_ray.datasets.schema import ANSWERS, CURVE, RATINGS, VERDICTS
-from alpagasus_ray.reporting.arms import TOLD
-from alpagasus_ray.stages.games import both_orders, manifest_of
-from alpagasus_ray.stages.pairing import write_pairs
+from alpagasus_ray.data.schema import ANSWERS, CURVE, RATINGS, VERDICTS
+from alpagasus_ray.reporting.arms_table import TOLD
+from alpagasus_ray.stages.pair_task import both_orders, manifest_of
+from alpagasus_ray.stages.pairs import write_pairs
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
 from toy_runs import ids
 
 Outcomes = Sequence[tuple[str | None, str | None]]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.errors import EngineDied
-from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.inference.ledger import Outcome
 
 LATENCY_S = 0.02
 

@@ -13,9 +13,9 @@ import ray
 
 import drivers
 from alpagasus_ray.config import Ingest, Judge
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
 from judge_server import message_hash
 
 ROOT = Path(__file__).parents[2]

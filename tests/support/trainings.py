@@ -15,13 +15,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
-from alpagasus_ray.datasets.run import STATE, Run
 from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import STATE, Run
 from alpagasus_ray.training import heldout, settings
-from alpagasus_ray.training.job import order_of
-from alpagasus_ray.training.states import newest
+from alpagasus_ray.training.checkpoints import newest
+from alpagasus_ray.training.spec import order_of
 from alpagasus_ray.training.token_files import Tokens
 
 LIMIT_S = 280

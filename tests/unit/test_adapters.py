@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import AutoModelForCausalLM
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.training import model, written
+from alpagasus_ray.training import finished_model, model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks for it
 EXPERTS = ("q_proj", "w1", "w2", "w3")
@@ -62,7 +62,7 @@ def test_adapters_of_experts_are_merged_too(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = found.model(**told).logits
         weights = {name: weight.detach().clone() for name, weight in found.model.state_dict().items()}
-        merged, together = written.merged_with(config, found.model, weights)
+        merged, together = finished_model.merged_with(config, found.model, weights)
         merged.save_pretrained(tmp_path, state_dict=together)
         opened = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
         torch.testing.assert_close(opened(input_ids=told["input_ids"]).logits, expected, rtol=1e-4, atol=1e-4)
@@ -88,7 +88,7 @@ def test_adapters_are_merged_in_float32() -> None:
     base, down, up = (weights[f"{stem}.{part}.weight"].float() for part in ("base_layer", "lora_A.default", "lora_B.default"))
     assert weights[f"{stem}.base_layer.weight"].dtype == torch.bfloat16
     expected = (base + 3 * (up @ down)).bfloat16()
-    _, merged = written.merged_with(config, found.model, weights)
+    _, merged = finished_model.merged_with(config, found.model, weights)
     assert torch.equal(merged["model.layers.0.self_attn.q_proj.weight"], expected)
     rounded = base.bfloat16() + (up.bfloat16() @ down.bfloat16()) * 3
     assert not torch.equal(rounded, expected)

@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from alpagasus_ray.config import Endpoint, Judge, Recipe, Score, digest, identity
-from alpagasus_ray.datasets.run import Begun
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.model_list import ask_models
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
-from alpagasus_ray.stages import addresses, asking
+from alpagasus_ray.inference import addresses, asking
+from alpagasus_ray.store.run import Begun
 from toy_runs import toy_run
 
 KEY = "azure-canary-77"

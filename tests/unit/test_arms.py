@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.reporting.arms import COMPARED, TOLD, comparison
+from alpagasus_ray.reporting.arms_table import COMPARED, TOLD, comparison
 
 
 def took(examples: int, **changes: Any) -> dict[str, Any]:

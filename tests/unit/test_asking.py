@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from alpagasus_ray.config import Price, Score
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.rating_task import ScoreWork
 from alpagasus_ray.stages.score import _bill, _job, score
+from alpagasus_ray.store.run import Run
 from toy_runs import api_judge, toy_run
 
 ROWS = 20

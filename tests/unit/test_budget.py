@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.datasets.storage import Storage, Written
-from alpagasus_ray.runner.budget import ROUNDING, SPEND, STEP, Budget, at_most_spent
+from alpagasus_ray.inference.budget import ROUNDING, SPEND, STEP, Budget, at_most_spent
+from alpagasus_ray.store.storage import Storage, Written
 
 unhurried = settings(deadline=None, max_examples=40)
 """On a busy machine an example may take its time."""

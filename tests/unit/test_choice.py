@@ -11,16 +11,16 @@ import pytest
 from scipy.stats import hypergeom
 
 from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
-from alpagasus_ray.datasets.run import STATE, Begun, Run
 from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.policies import Columns, choose
-from alpagasus_ray.stages import again
+from alpagasus_ray.stages import existing_arms
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.ratings import ScoreWork, settings_of
+from alpagasus_ray.stages.rating_task import ScoreWork, settings_of
+from alpagasus_ray.store.run import STATE, Begun, Run
 from report_runs import rate, train
 from toy_runs import toy_run
 
@@ -197,7 +197,7 @@ def test_another_cut_is_free_as_long_as_nothing_was_trained_on_it(tmp_path: Path
     selected, random = pick_subset(cut(4.0), run)
     assert (selected.rows, random.rows) == (5, 5)
     assert any("threshold: 4.5 there, 4.0 now" in line for line in selected.details["replaced"])
-    assert "in place of another" in again.notes(selected)[0]
+    assert "in place of another" in existing_arms.notes(selected)[0]
     assert pick_subset(cut(4.0), run) == [selected, random], "and a second call leaves them"
 
 
@@ -230,8 +230,8 @@ def test_an_arm_of_an_earlier_version_is_read_as_it_is_and_not_drawn_anew(tmp_pa
     pick_subset(cut(4.5), run)
     stage = run.subset("random")
     made = stage.finished("pick_subset")
-    older = {key: value for key, value in made.settings.items() if key != again.VERSION}
+    older = {key: value for key, value in made.settings.items() if key != existing_arms.VERSION}
     written = made.model_copy(update={"settings": older, "details": {"tokens": made.details["tokens"]}})
     stage.finish(written)
     assert pick_subset(cut(4.5), run)[1] == written
-    assert "earlier version" in again.notes(written)[0]
+    assert "earlier version" in existing_arms.notes(written)[0]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from alpagasus_ray import cli, jobs
+from alpagasus_ray import cli, commands
 from alpagasus_ray.config import Ingest, Recipe
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.recipe import knobs, load
 from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
 
 ROOT = Path(__file__).parents[2]
 ROWS = '{"instruction": "a", "output": "b"}\n{"instruction": "ä", "output": "c"}\n'
@@ -112,7 +112,7 @@ def _raise(error: BaseException) -> Any:
 def test_a_file_that_cannot_be_read_ends_with_code_2_and_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.json").touch()
     source = f"ingest.source={tmp_path / 'empty.json'}"
-    assert _main(jobs.INGEST, "--run", str(tmp_path / "run"), "--set", source) == 2
+    assert _main(commands.INGEST, "--run", str(tmp_path / "run"), "--set", source) == 2
     assert capfd.readouterr().err.startswith(f"error: {tmp_path / 'empty.json'}, byte 0")
 
 
@@ -165,23 +165,23 @@ def test_the_check_of_earlier_stages_leaves_the_jobs_own_stage_to_the_job(made: 
 
 
 def test_a_later_job_is_refused_on_the_command_line_too(made: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    assert _main(jobs.SCORE, "--run", made.storage.root, "--set", "ingest.format=csv") == 2
+    assert _main(commands.SCORE, "--run", made.storage.root, "--set", "ingest.format=csv") == 2
     assert "ingest.format: 'auto' there, 'csv' now" in capfd.readouterr().err
     assert not made.storage.exists("recipe.yaml")
 
 
 def test_the_recipe_that_a_run_keeps_can_be_used_for_its_later_jobs(tmp_path: Path, source: str) -> None:
     run = Run.open(str(tmp_path / "run"))
-    assert _main(jobs.INGEST, "--run", run.storage.root, "--set", f"ingest.source={source}") == 0
+    assert _main(commands.INGEST, "--run", run.storage.root, "--set", f"ingest.source={source}") == 0
     cli._check_earlier(load(run.storage.path("recipe.yaml"), []), run, "score")
 
 
 def test_a_refused_call_leaves_the_recipe_that_the_run_keeps(tmp_path: Path, source: str) -> None:
     run = Run.open(str(tmp_path / "run"))
     arguments = ["--run", run.storage.root, "--set", f"ingest.source={source}"]
-    assert _main(jobs.INGEST, *arguments) == 0
+    assert _main(commands.INGEST, *arguments) == 0
     kept = run.storage.read("recipe.yaml")
-    assert _main(jobs.INGEST, *arguments, "--set", "ingest.turns=all") == 2
+    assert _main(commands.INGEST, *arguments, "--set", "ingest.turns=all") == 2
     assert run.storage.read("recipe.yaml") == kept
 
 

@@ -16,7 +16,7 @@ import yaml
 from ray._private.label_utils import validate_node_label_syntax
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from alpagasus_ray.runner import placing
+from alpagasus_ray.raycluster import placement
 from toy_runs import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -25,7 +25,7 @@ MANIFESTS = ("kuberay/raycluster.yaml", "kuberay/rayjob-score.yaml", "kuberay/ra
 LAUNCHERS = (*CLOUDS, *MANIFESTS, "Dockerfile", "local.sh")
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 CRD = json.loads((ROOT / "tests/data/kuberay-crd.json").read_text())
-POOLS = {placing.CPU, placing.GPU, placing.TRAIN}
+POOLS = {placement.CPU, placement.GPU, placement.TRAIN}
 KEYS = re.compile(
     r"sk-[\w-]{16,}|AKIA\w{16}|AIza[\w-]{30,}|gh[pousr]_\w{20,}|hf_\w{20,}|PRIVATE KEY"
     r"|\b[0-9a-f]{32,}\b|[A-Za-z0-9+/]{40,}={0,2}(?![\w/.-])"
@@ -144,10 +144,10 @@ def test_pools_are_labelled_alike_everywhere(name: str) -> None:
     assert set(pools) <= POOLS
     assert name == "kuberay/rayjob-score.yaml" or set(pools) == POOLS
     for pool, described in pools.items():
-        assert described["labels"] == {placing.POOL: pool}
+        assert described["labels"] == {placement.POOL: pool}
         validate_node_label_syntax(described["labels"])
     head = load(name)["available_node_types"]["head"] if name in CLOUDS else cluster_spec(name)["headGroupSpec"]
-    assert head["labels"] == {placing.POOL: placing.HEAD}
+    assert head["labels"] == {placement.POOL: placement.HEAD}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

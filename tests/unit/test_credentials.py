@@ -8,9 +8,9 @@ import pytest
 
 from alpagasus_ray import cli
 from alpagasus_ray.credentials import FORMS, found_in, is_name, without
-from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import load
+from alpagasus_ray.store.storage import Storage
 
 SECRET = "my-own-51"
 KEY = "sk-" + "Ab12" * 8

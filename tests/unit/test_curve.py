@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.store.storage import Storage
 
 pytest.importorskip("tensorboardX", reason="tensorboardX is not installed (make install)")
 

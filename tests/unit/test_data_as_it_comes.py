@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
-from alpagasus_ray.datasets.run import Manifest, Run
-from alpagasus_ray.evaluation import test_sets
+from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Manifest, Run
 from alpagasus_ray.training.encode import Encoded, Encoder
 
 FULL = Arm(name="full", policy="full")
@@ -139,13 +139,13 @@ def test_exact_duplicates_take_no_part_in_an_arm_unless_they_are_to_be_kept(tmp_
 
 def test_arena_hard_keeps_its_ids_and_categories_and_mt_bench_says_what_is_not_asked(shared: Path) -> None:
     folder = shared / "cases" / "sources" / "test_sets"
-    arena = test_sets.load("arena", str(folder / "arena_hard_v2.jsonl"))
+    arena = prompt_sets.load("arena", str(folder / "arena_hard_v2.jsonl"))
     assert [(prompt.prompt_id, prompt.category) for prompt in arena[:2]] == [
         ("ab00cd", "creative_writing"),
         ("ab01cd", "hard_prompt"),
     ]
-    assert test_sets.turns_left_out("mt", str(folder / "mt_bench.jsonl")) == 4
-    assert {prompt.reference for prompt in test_sets.load("mt", str(folder / "mt_bench.jsonl"))} == {"r1"}
+    assert prompt_sets.turns_left_out("mt", str(folder / "mt_bench.jsonl")) == 4
+    assert {prompt.reference for prompt in prompt_sets.load("mt", str(folder / "mt_bench.jsonl"))} == {"r1"}
 
 
 @pytest.mark.parametrize("template", ["alpaca", "chat"])

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import STATE, Begun, Manifest, Run
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.reporting import arms
-from alpagasus_ray.stages.asking import checkpoint_print
+from alpagasus_ray.inference.asking import checkpoint_print
+from alpagasus_ray.reporting import arms_table
 from alpagasus_ray.stages.finetune import FORM, finetune, former_settings, settings_of
-from alpagasus_ray.training.states import WHOLE, Mark, name_of
+from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
+from alpagasus_ray.training.checkpoints import WHOLE, Mark, name_of
 from trainings import run_with_arms, tiny
 
 ARM = "arm"
@@ -29,7 +29,7 @@ def inputs_of(run: Run, config: Finetune) -> dict[str, str]:
 
 
 def finish(run: Run, config: Finetune, settings: dict[str, Any]) -> Manifest:
-    told = dict.fromkeys((*arms.TOLD, *arms.COMPARED, "examples"), 1)
+    told = dict.fromkeys((*arms_table.TOLD, *arms_table.COMPARED, "examples"), 1)
     manifest = Manifest(
         stage=f"models/{ARM}",
         settings=settings,

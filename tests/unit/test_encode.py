@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.training.encode import Encoded, Encoder, Left

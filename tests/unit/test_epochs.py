@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_shared_lock import Hand
+from test_object_lock import Hand
 
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.lease import Lease, shard_of
-from alpagasus_ray.datasets.run import DONE, LEDGER, LOCK, Begun, Manifest, Run, StageDir, describe
-from alpagasus_ray.datasets.schema import RATINGS
-from alpagasus_ray.datasets.shared_lock import SharedLock
-from alpagasus_ray.datasets.storage import Written
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineUnusable, RunLocked
-from alpagasus_ray.runner import held, shards
-from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.runner.shards import Job
+from alpagasus_ray.inference import lock_guard, shards
+from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.shards import Job
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.lease import Lease, shard_of
+from alpagasus_ray.store.object_lock import SharedLock
+from alpagasus_ray.store.run import DONE, LEDGER, LOCK, Begun, Manifest, Run, StageDir, describe
+from alpagasus_ray.store.storage import Written
 from toy_runs import toy_run
 
 SHARD = "part-00000.parquet"
@@ -238,7 +238,7 @@ def test_a_local_run_keeps_plain_names_and_is_checked_against_the_epoch_of_its_l
 def test_an_engine_is_asked_nothing_once_the_run_is_lost(drivers: Drivers) -> None:
     job, mine = drivers.next()
     engine = Asked()
-    (guarded,) = held.while_held([engine], job.lease)
+    (guarded,) = lock_guard.while_held([engine], job.lease)
     request = Request("k", [], {})
     assert asyncio.run(guarded.complete(request)).text == "4"
     drivers.next()
@@ -259,7 +259,7 @@ def test_a_worker_looks_at_the_lock_for_itself_and_stops(drivers: Drivers, monke
 
     with suppress(asyncio.CancelledError):
         assert job.lease is not None
-        asyncio.run(held.watch(job.lease, stop))
+        asyncio.run(lock_guard.watch(job.lease, stop))
     assert "another driver has taken its lock" in told[0]
 
 

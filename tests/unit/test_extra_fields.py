@@ -10,8 +10,8 @@ from alpagasus_ray.engines.base import ReplyForm
 from alpagasus_ray.engines.openai_api import request_body
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.extra_fields import FIXED, KNOBS
+from alpagasus_ray.inference import asking
 from alpagasus_ray.recipe import load
-from alpagasus_ray.stages import asking
 
 LIMITS = ("max_tokens", "max_new_tokens", "max_output_tokens", "maxOutputTokens", "max_length", "num_predict")
 KINDS: list[tuple[type[EngineConfig], dict[str, Any]]] = [

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import attention, behaviour, micro_batches, model, shapes
+from alpagasus_ray.training import attention, behaviour, collate, model, shapes
 
 CPU = torch.device("cpu")
 EXAMPLES = [example(40, seed=1), example(30, seed=2)]
@@ -52,8 +52,8 @@ def look(config: Finetune, its_shape: Any) -> model.Loaded:
     assert found.model.training
     tokens = behaviour._Bare(EXAMPLES)
     pad = None if config.packing else 0
-    (batch,) = micro_batches.built(tokens, [torch.arange(2).numpy()], pad, None)
-    loss = micro_batches.loss_sum(found.model, batch, slices=found.slices)
+    (batch,) = collate.built(tokens, [torch.arange(2).numpy()], pad, None)
+    loss = collate.loss_sum(found.model, batch, slices=found.slices)
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
     assert any(weight.grad is not None and weight.grad.any() for weight in found.model.parameters())

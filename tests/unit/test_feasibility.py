@@ -10,13 +10,13 @@ from test_whole_experiment import toy
 
 from alpagasus_ray.cli import Call
 from alpagasus_ray.config import Recipe
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.experiment import completed, run_all
 from alpagasus_ray.feasibility import before, of_score, refuse
 from alpagasus_ray.recipe import load
-from alpagasus_ray.reporting.experiments import whole_plan_lines
-from alpagasus_ray.training import rough
+from alpagasus_ray.reporting.terminal_plan import whole_plan_lines
+from alpagasus_ray.run_all import completed, run_all
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.training import gpu_estimates
 from loopback import JudgeStarter
 from report_runs import rate
 from toy_runs import ROOT, job, toy_run
@@ -172,7 +172,7 @@ def test_what_a_plan_cannot_tell_is_named_and_not_taken_for_nothing(tmp_path: Pa
 
 def test_a_quicker_gpu_takes_less_time_and_a_stated_price_is_the_price(tmp_path: Path) -> None:
     config = without_hub(tmp_path, price_per_gpu_hour=2.0).finetune
-    slow, quick = (rough.estimate(config, 10**9, 4, gpu) for gpu in ("a100", "h100"))
+    slow, quick = (gpu_estimates.estimate(config, 10**9, 4, gpu) for gpu in ("a100", "h100"))
     assert slow.minutes is not None
     assert quick.minutes is not None
     assert slow.minutes[0] > quick.minutes[0]
@@ -204,4 +204,4 @@ def test_a_plan_tells_what_stands_in_the_way(tmp_path: Path) -> None:
     ],
 )
 def test_the_size_of_a_model_is_what_its_name_says_or_unknown(name: str, size: float | None) -> None:
-    assert rough.parameters(name) == size
+    assert gpu_estimates.parameters(name) == size

@@ -14,14 +14,14 @@ import pytest
 
 import fast_clock
 from alpagasus_ray.config import Judge
-from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Reply, ReplyForm, Request
-from alpagasus_ray.engines.bounded import LARGEST
+from alpagasus_ray.engines.bounded_read import LARGEST
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineError, TryAgain
+from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.runner.ledger import Ledger, Outcome
-from alpagasus_ray.stages.ratings import ScoreWork
+from alpagasus_ray.stages.rating_task import ScoreWork
 
 BODIES = 2000
 SOUND: dict[str, Any] = {
@@ -139,7 +139,7 @@ def _http(status: int, body: bytes, *headers: str) -> bytes:
 
 
 def test_whatever_a_server_answers_costs_its_row_at_most(tmp_path: Path) -> None:
-    from alpagasus_ray.datasets.storage import Storage
+    from alpagasus_ray.store.storage import Storage
 
     draw = random.Random(7)
     answers = (

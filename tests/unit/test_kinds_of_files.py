@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.datasets import json_text, sources
-from alpagasus_ray.datasets.records import Record
+from alpagasus_ray.data import json_text, readers
+from alpagasus_ray.data.records import Record
 from alpagasus_ray.errors import InputError, UsageError
 
 ROWS = [{"instruction": f"Say “{number}” 你好", "output": "\u2028é" * number} for number in range(5)]
@@ -31,7 +31,7 @@ def _zip(*names: str) -> bytes:
 
 
 def _read(path: Path | str, kind: str = "auto", split: str | None = None) -> list[Record]:
-    return [record for file in sources.expand(str(path), split=split) for record in sources.records(file, kind)]
+    return [record for file in readers.expand(str(path), split=split) for record in readers.records(file, kind)]
 
 
 def _data(path: Path | str, kind: str = "auto", split: str | None = None) -> list[dict[str, Any] | None]:
@@ -134,10 +134,10 @@ def test_a_saved_hugging_face_directory_is_read_by_its_plain_path(saved: Path) -
 
 def test_a_saved_directory_of_several_splits_asks_which_and_reads_the_one_that_is_named(saved: Path) -> None:
     with pytest.raises(UsageError, match=r"several splits: train, test; say which to read: --set ingest\.split=train"):
-        sources.expand(str(saved / "splits"))
+        readers.expand(str(saved / "splits"))
     assert _data(saved / "splits", split="test") == ROWS[3:]
     with pytest.raises(UsageError, match="no split 'dev'; it has train, test"):
-        sources.expand(str(saved / "splits"), split="dev")
+        readers.expand(str(saved / "splits"), split="dev")
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,15 @@ def test_a_directory_whose_files_are_splits_asks_which(tmp_path: Path, names: tu
     for name in names:
         (tmp_path / name).write_bytes(LINES)
     with pytest.raises(UsageError, match="holds several splits"):
-        sources.expand(str(tmp_path))
-    (file,) = sources.expand(str(tmp_path), split=split)
+        readers.expand(str(tmp_path))
+    (file,) = readers.expand(str(tmp_path), split=split)
     assert split in file.name
 
 
 def test_a_directory_of_one_split_or_of_none_is_read_whole(tmp_path: Path) -> None:
     for name in ("training-1.jsonl", "trained.jsonl", "more.jsonl"):
         (tmp_path / name).write_bytes(LINES)
-    assert len(sources.expand(str(tmp_path))) == 3
+    assert len(readers.expand(str(tmp_path))) == 3
 
 
 LISTED = {"version": 1, "tags": ["a"], "extra": [{"x": 1}], "data": ROWS}
@@ -171,8 +171,8 @@ def test_a_list_under_a_known_name_wins_over_other_lists_and_those_are_told(tmp_
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(LISTED, indent=indent), encoding="utf-8")
     assert _data(path) == ROWS
-    (file,) = sources.expand(str(path))
-    assert sources.passed_over(file) == "rows.json holds other lists of records, which are left out: `extra` (1 records)"
+    (file,) = readers.expand(str(path))
+    assert readers.passed_over(file) == "rows.json holds other lists of records, which are left out: `extra` (1 records)"
 
 
 def test_several_lists_of_unknown_names_are_refused_with_their_names(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.runner.limits import CUT, FIRST, STREAK, STREAK_ROWS, Breaker, Bucket, Window
+from alpagasus_ray.inference.limits import CUT, FIRST, STREAK, STREAK_ROWS, Breaker, Bucket, Window
 
 unhurried = settings(deadline=None, max_examples=60)
 """On a busy machine an example may take its time."""

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from alpagasus_ray.config import Answerer, Arm, Generate, Judge, Score, Vllm
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.engines.base import ANY_FORM
 from alpagasus_ray.engines.vllm_model import _merged, start_failure
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.judging.form import reply_form
-from alpagasus_ray.runner import cluster, nodes
-from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.judging.reply_format import reply_form
+from alpagasus_ray.raycluster import connect, nodes
 from alpagasus_ray.selection.policies import Columns, choose
-from alpagasus_ray.stages import asking
-from alpagasus_ray.stages.answers import GenerateWork, resolved, settings_of
-from alpagasus_ray.stages.ratings import ScoreWork
-from alpagasus_ray.stages.ratings import settings_of as settings_of_ratings
+from alpagasus_ray.stages.answer_task import GenerateWork, resolved, settings_of
+from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.stages.rating_task import settings_of as settings_of_ratings
+from alpagasus_ray.store.run import Run
 
 LOCAL = Judge(kind="vllm", model="m")
 
@@ -44,7 +44,7 @@ LOCAL = Judge(kind="vllm", model="m")
 def test_one_engine_for_each_gpu_unless_the_recipe_says_otherwise(
     judge: Judge, score: dict[str, Any], resources: dict[str, float], pool: Pool
 ) -> None:
-    assert cluster.demand(Score(judge=judge, **score), judge, resources) == pool
+    assert connect.demand(Score(judge=judge, **score), judge, resources) == pool
 
 
 @pytest.mark.parametrize(("gpus", "count", "most"), [(0, 2, 1 + 2 * 8), (1, 2, 2 * 4), (4, 2, 2), (8, 2, 0), (1, 0, 0)])

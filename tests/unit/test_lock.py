@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.datasets import lock, shared_lock
-from alpagasus_ray.datasets.run import LOCK, Run
-from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.errors import RunLocked
+from alpagasus_ray.store import lock, object_lock
+from alpagasus_ray.store.run import LOCK, Run
+from alpagasus_ray.store.storage import Storage
 
 HOLDER = """
 import sys
-from alpagasus_ray.datasets import lock, shared_lock
-from alpagasus_ray.datasets.run import Run
+from alpagasus_ray.store import lock, object_lock
+from alpagasus_ray.store.run import Run
 with lock.held(Run.open(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -92,8 +92,8 @@ def test_who_looks_in_the_moment_in_which_a_driver_starts_is_not_taken_for_one(r
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A directory that stands for an object store, with a lock that settles, and beats, at once."""
-    monkeypatch.setattr(shared_lock, "SETTLE_S", 0.01)
-    monkeypatch.setattr(shared_lock, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(object_lock, "SETTLE_S", 0.01)
+    monkeypatch.setattr(object_lock, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(lock, "BEAT_S", 0.01)
     return Storage.open(str(tmp_path / "bucket"))
 

@@ -14,11 +14,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.templates import alpaca_prompt
+from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.training import attention, devices, driver, model, settings, shapes
-from alpagasus_ray.training import written as saved
+from alpagasus_ray.training import finished_model as saved
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.encode import Encoded, Encoder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.runner.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
+from alpagasus_ray.inference.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
 from alpagasus_ray.training.curve import GAUGES
 from toy_runs import ROOT
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from alpagasus_ray.batch_api.openai_batches import BatchClient, read_results, refusal, refusal_of
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.engines.openai_api import failure, short
-from alpagasus_ray.engines.openai_batches import BatchClient, read_results, refusal, refusal_of
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 
 

@@ -18,25 +18,25 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpagasus_ray import cli, jobs
+from alpagasus_ray import cli, commands
+from alpagasus_ray.batch_api.journal import Entry, Item, Journal
 from alpagasus_ray.config import Endpoint, Ingest, Judge, Price, Score, digest
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import DONE, LEDGER, Begun, Manifest, Run, StageDir, describe
-from alpagasus_ray.datasets.storage import Storage
 from alpagasus_ray.engines import tokens
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.inference.budget import Budget
+from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.ledger import Ledger, Outcome
+from alpagasus_ray.inference.shards import known_of
+from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.reporting import summary
-from alpagasus_ray.runner.board import Cap
-from alpagasus_ray.runner.budget import Budget
-from alpagasus_ray.runner.journal import Entry, Item, Journal
-from alpagasus_ray.runner.ledger import Ledger, Outcome
-from alpagasus_ray.runner.shards import known_of
+from alpagasus_ray.reporting import terminal
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.plan import SAMPLE, evenly, plan
-from alpagasus_ray.stages.ratings import ScoreWork, settings_of
-from alpagasus_ray.stages.trial import drawn
+from alpagasus_ray.stages.plan_score import SAMPLE, evenly, plan
+from alpagasus_ray.stages.rating_task import ScoreWork, settings_of
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import DONE, LEDGER, Begun, Manifest, Run, StageDir, describe
+from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.terminal import spelled
 from toy_runs import ROOT, toy_run
 
@@ -433,12 +433,12 @@ def test_a_plan_writes_nothing_and_looks_at_a_run_that_a_driver_works_on(
     arguments = ["--run", run.storage.root, "--set", f"score.judge.model={MODEL}", "--plan", "--json", "--limit", "7"]
     before = _tree(tmp_path)
     with pytest.raises(SystemExit) as end:
-        cli.main(jobs.SCORE, arguments)
+        cli.main(commands.SCORE, arguments)
     assert (end.value.code, _tree(tmp_path)) == (0, before)
     with lock.held(run):
         before = _tree(tmp_path)
         with pytest.raises(SystemExit) as end:
-            cli.main(jobs.SCORE, arguments)
+            cli.main(commands.SCORE, arguments)
         assert (end.value.code, _tree(tmp_path)) == (0, before)
     told = capfd.readouterr()
     assert [json.loads(line)["left"] for line in told.out.splitlines()] == [7, 7]
@@ -449,7 +449,7 @@ def test_a_plan_writes_nothing_and_looks_at_a_run_that_a_driver_works_on(
 @pytest.mark.parametrize("other", ["rescore", "retry-failed"])
 def test_a_plan_is_of_an_ordinary_call(tmp_path: Path, capfd: pytest.CaptureFixture[str], other: str) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(jobs.SCORE, ["--run", str(tmp_path), "--plan", f"--{other}"])
+        cli.main(commands.SCORE, ["--run", str(tmp_path), "--plan", f"--{other}"])
     assert end.value.code == 2
     assert f"--{other} and --plan exclude each other" in capfd.readouterr().err
 
@@ -478,7 +478,7 @@ print([name for name in ("ray", "transformers", "torch", "datasets") if name in 
 
 
 def _told(found: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> list[str]:
-    summary.show(found, sys.stderr)
+    terminal.show(found, sys.stderr)
     return capfd.readouterr().err.splitlines()
 
 
@@ -514,7 +514,7 @@ def test_a_person_reads_what_the_replies_so_far_were_like(tmp_path: Path, capfd:
     ],
 )
 def test_a_person_reads_whether_the_cap_is_enough(low: int | None, high: int | None, words: str) -> None:
-    assert summary._cap({"cap_reached_after": {"low": low, "high": high}}, 100) == words
+    assert terminal._cap({"cap_reached_after": {"low": low, "high": high}}, 100) == words
 
 
 def test_codes_in_a_row_do_not_command_the_terminal() -> None:

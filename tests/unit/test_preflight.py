@@ -6,10 +6,10 @@ import pytest
 import tenacity
 
 import alpagasus_ray
-from alpagasus_ray.datasets.run import Run, versions
-from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.runner import preflight
-from alpagasus_ray.runner.nodes import Facts, Silent
+from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster.nodes import Facts, Silent
+from alpagasus_ray.store.run import Run, versions
+from alpagasus_ray.store.storage import Storage
 from toy_runs import toy_run
 
 HERE = versions() | {"alpagasus-ray": alpagasus_ray.__version__}

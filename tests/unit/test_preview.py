@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
-from alpagasus_ray.datasets.run import Manifest, Run
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.reporting import summary
+from alpagasus_ray.reporting import terminal
 from alpagasus_ray.stages import preview as stage
 from alpagasus_ray.stages.finetune import settings_of
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.preview import preview
+from alpagasus_ray.store.run import Manifest, Run
 from alpagasus_ray.training import devices, forecast
-from alpagasus_ray.training.batches import Order
+from alpagasus_ray.training.schedule import Order
 from toy_runs import job
 from trainings import run_with_arms, tiny
 
@@ -50,7 +50,7 @@ def arm_of(run: Run, config: Finetune) -> dict[str, Any]:
 
 def shown(report: Mapping[str, Any]) -> str:
     stream = io.StringIO()
-    summary.show(report, stream)
+    terminal.show(report, stream)
     return stream.getvalue()
 
 
@@ -323,7 +323,7 @@ def test_a_preview_does_not_load_ray(run: Run, shared: Path) -> None:
     code = (
         "import sys\n"
         "from alpagasus_ray.config import Finetune\n"
-        "from alpagasus_ray.datasets.run import Run\n"
+        "from alpagasus_ray.store.run import Run\n"
         "from alpagasus_ray.stages.preview import preview\n"
         "assert 'torch' not in sys.modules\n"
         f"config = Finetune(model={str(shared / 'tiny_llama')!r}, peak_tflops=1, steps=1)\n"

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from alpagasus_ray.config import Arm, Pick, Report
-from alpagasus_ray.datasets.run import Run
-from alpagasus_ray.evaluation.games import Game, Match
+from alpagasus_ray.evaluation.match_rules import Game, Match
 from alpagasus_ray.evaluation.seeds import combined
 from alpagasus_ray.evaluation.statistics import summarize
-from alpagasus_ray.reporting.answer import doubts, verdict
 from alpagasus_ray.reporting.controls import controls
-from alpagasus_ray.reporting.evidence import evidence
+from alpagasus_ray.reporting.headline import doubts, verdict
 from alpagasus_ray.reporting.questions import weakest
+from alpagasus_ray.reporting.run_reader import evidence
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import figures, report
+from alpagasus_ray.store.run import Run
 from report_runs import LOSE, NONE, TIE, WIN, Outcomes, judge, rate, train
 from toy_runs import toy_run
 

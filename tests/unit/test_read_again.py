@@ -9,29 +9,30 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray import jobs
+from alpagasus_ray import commands
 from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, Score, TestSet
-from alpagasus_ray.datasets.run import Begun, Run, describe, shard_name
-from alpagasus_ray.datasets.schema import ANSWERS, RATINGS, VERDICTS
+from alpagasus_ray.data.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
 from alpagasus_ray.engines.longer import noting
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
-from alpagasus_ray.judging import pairs, rating, rubric
-from alpagasus_ray.judging.form import reply_form
-from alpagasus_ray.reporting.doubts import doubts
+from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.open_shard import Shard
+from alpagasus_ray.inference.shards import Task, take_back
+from alpagasus_ray.judging import pair_rubric, parse_rating, rubric
+from alpagasus_ray.judging.reply_format import reply_form
+from alpagasus_ray.reporting.judge_doubts import doubts
 from alpagasus_ray.reporting.text import mean_answer_length
-from alpagasus_ray.runner.ledger import Outcome
-from alpagasus_ray.runner.open_shard import Shard
-from alpagasus_ray.runner.shards import Task, take_back
-from alpagasus_ray.stages import asking, games
-from alpagasus_ray.stages.answers import GenerateWork, resolved
-from alpagasus_ray.stages.answers import manifest_of as answers_manifest
-from alpagasus_ray.stages.answers import settings_of as settings_of_answers
+from alpagasus_ray.stages import pair_task
+from alpagasus_ray.stages.answer_task import GenerateWork, resolved
+from alpagasus_ray.stages.answer_task import manifest_of as answers_manifest
+from alpagasus_ray.stages.answer_task import settings_of as settings_of_answers
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
-from alpagasus_ray.stages.pairing import Bout, pair_up
-from alpagasus_ray.stages.ratings import ScoreWork, inputs_of, manifest_of, settings_of
+from alpagasus_ray.stages.pairs import Bout, pair_up
+from alpagasus_ray.stages.rating_task import ScoreWork, inputs_of, manifest_of, settings_of
 from alpagasus_ray.stages.score import _job, score
+from alpagasus_ray.store.run import Begun, Run, describe, shard_name
 from report_runs import answer, prompt
 from toy_runs import api_judge, ratings, toy_run
 
@@ -103,7 +104,7 @@ def test_only_rows_of_the_statuses_that_were_asked_for_are_asked_again(tmp_path:
     run, config = _rated(tmp_path, REPLIES)
     done = score(config, run, "rescore")
     work = ScoreWork(config.judge, rubric.load("accuracy"))
-    for again, left in ((("truncated",), [2]), (rating.UNSCORED, [2, 3])):
+    for again, left in ((("truncated",), [2]), (parse_rating.UNSCORED, [2, 3])):
         job = _job(config, work, run, again)
         asking.reopen(run.ratings("judge"), done, again, done.details["asked_scale"])
         take_back(job, set(again))
@@ -144,11 +145,11 @@ class _Says:
 
 def test_statuses_after_the_switch_are_those_of_the_stage_or_refused() -> None:
     for not_given in (None, False, "all"):
-        assert jobs._again(not_given, rating.UNSCORED) == rating.UNSCORED
-    assert jobs._again("truncated, failed", rating.UNSCORED) == ("truncated", "failed")
+        assert commands._again(not_given, parse_rating.UNSCORED) == parse_rating.UNSCORED
+    assert commands._again("truncated, failed", parse_rating.UNSCORED) == ("truncated", "failed")
     for wrong in ("scored", "truncatd", ""):
         with pytest.raises(UsageError, match="there are unparsed, refused, truncated, failed"):
-            jobs._again(wrong, rating.UNSCORED)
+            commands._again(wrong, parse_rating.UNSCORED)
 
 
 # games
@@ -162,15 +163,17 @@ def _compared(folder: Path, replies: list[str]) -> tuple[Run, Compare]:
     config = Compare(pairs=(("one", "two"),), judge=PairJudge(model="toy", base_url=NOWHERE))
     bout = Bout("one", "two", "toys")
     listed = pair_up(run, bout)
-    work = games.PairWork(config.judge, pairs.load("pairwise"))
+    work = pair_task.PairWork(config.judge, pair_rubric.load("pairwise"))
     rows = [
         work.result(game, work.request(game), Outcome(Reply(text), None, 1, 1.0)) | {"status": "judged", "winner": "a"}
         for game, text in zip(run.pairs(*bout).storage.read_table(PART).to_pylist(), replies, strict=True)
     ]
     stage = run.verdicts(None, bout.pair, "toys")
-    begun = Begun(settings=games.settings_of(config.judge, work.rubric), inputs={run.pairs(*bout).name: listed.content_hash()})
+    begun = Begun(
+        settings=pair_task.settings_of(config.judge, work.rubric), inputs={run.pairs(*bout).name: listed.content_hash()}
+    )
     entry = describe(PART, stage.storage.write_table(PART, _older(rows, VERDICTS)), rows)
-    stage.finish(games.manifest_of(("one", "two"), "toy", stage, [entry], begun))
+    stage.finish(pair_task.manifest_of(("one", "two"), "toy", stage, [entry], begun))
     return run, config
 
 
@@ -189,17 +192,17 @@ def test_games_made_before_are_repaired_by_reading_again_without_a_request(tmp_p
 
 
 def test_an_empty_answer_enters_no_game_unless_asked() -> None:
-    asked = pairs.load("pairwise")
+    asked = pair_rubric.load("pairwise")
     one = {"prompt_id": "p", "test_set": "toys", **prompt("toys", 0)}
-    game = games.both_orders(one, "  \n", "An answer.")[0]
+    game = pair_task.both_orders(one, "  \n", "An answer.")[0]
     for plays, status in ((False, "unanswered"), (True, "judged")):
-        work = games.PairWork(PairJudge(model="toy"), asked, plays)
+        work = pair_task.PairWork(PairJudge(model="toy"), asked, plays)
         assert bool(work.request(game).messages) == plays
         assert work.result(game, work.request(game), Outcome(Reply("3 8"), None, 1, 1.0))["status"] == status
-    assert games.settings_of(PairJudge(model="toy"), asked) == games.settings_of(
+    assert pair_task.settings_of(PairJudge(model="toy"), asked) == pair_task.settings_of(
         PairJudge(model="toy"), asked, plays_empty=False
     )
-    assert "empty_answers" not in games.settings_of(PairJudge(model="toy"), asked)
+    assert "empty_answers" not in pair_task.settings_of(PairJudge(model="toy"), asked)
 
 
 # answers

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from alpagasus_ray.engines.base import FINISH_REASONS
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.judging import cleaning, pairs, rating, rubric, verdict
+from alpagasus_ray.judging import cleaning, pair_rubric, parse_rating, parse_verdict, rubric
 from alpagasus_ray.judging.rubric import Scale
 
 SCALE = Scale(min=0, max=5, step=0.5)
-TEN = pairs.load("pairwise").scale
+TEN = pair_rubric.load("pairwise").scale
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -28,8 +28,8 @@ def test_every_handed_rating_is_read_as_its_text_supports_or_set_aside(shared: P
     assert len(cases) == 95
     for case in cases:
         asked = rubric.load(case["rubric"])
-        found = rating.read(case["reply"], case["finish_reason"], asked.scale, asked.dimension)
-        assert (found.score if found.status == rating.SCORED else found.status) in case["accept"], case
+        found = parse_rating.read(case["reply"], case["finish_reason"], asked.scale, asked.dimension)
+        assert (found.score if found.status == parse_rating.SCORED else found.status) in case["accept"], case
         assert (found.score is None) == (found.error is not None)
 
 
@@ -37,8 +37,8 @@ def test_every_handed_verdict_is_read_as_its_text_supports_or_set_aside(shared: 
     cases = _lines(shared / "cases/verdict_replies.jsonl")
     assert len(cases) == 50
     for case in cases:
-        asked = pairs.load(case["form"])
-        found = verdict.read(case["reply"], case["finish_reason"], asked.form, asked.scale)
+        asked = pair_rubric.load(case["form"])
+        found = parse_verdict.read(case["reply"], case["finish_reason"], asked.form, asked.scale)
         assert (found.winner or found.status) in case["accept"], case
 
 
@@ -62,9 +62,9 @@ THINKERS: dict[str, Callable[[str, str], str]] = {
 @pytest.mark.parametrize("around", THINKERS.values(), ids=THINKERS)
 def test_what_a_model_thinks_is_never_read_as_what_it_says(around: Callable[[str, str], str]) -> None:
     for thought in ("Score: 5", "5", '{"score": 5}', "Final score: 5", "[[A]]", "9 5"):
-        assert rating.read(around(thought, "2\nWrong dates."), "stop", SCALE)[:2] == ("scored", 2.0)
-        assert verdict.read(around(thought, "4 7\nWhy."), "stop", "scores", TEN).winner == "second"
-        assert verdict.read(around(thought, "Why.\n[[B]]"), "stop", "verdict", TEN).winner == "second"
+        assert parse_rating.read(around(thought, "2\nWrong dates."), "stop", SCALE)[:2] == ("scored", 2.0)
+        assert parse_verdict.read(around(thought, "4 7\nWhy."), "stop", "scores", TEN).winner == "second"
+        assert parse_verdict.read(around(thought, "Why.\n[[B]]"), "stop", "verdict", TEN).winner == "second"
         assert cleaning.clean(around(thought, "An answer.")).text.strip() == "An answer."
 
 
@@ -72,9 +72,9 @@ def test_what_a_model_thinks_is_never_read_as_what_it_says(around: Callable[[str
     "text", ["<think>\nScore: 5\n", "[THINK]5\n", "<|channel|>analysis<|message|>Score: 5\n", "analysisWe see\n5\n"]
 )
 def test_thoughts_without_an_end_are_no_reply(text: str) -> None:
-    assert rating.read(text, "length", SCALE).status == rating.TRUNCATED
-    assert rating.read(text, "stop", SCALE).status == rating.UNPARSED
-    assert verdict.read(text, "length", "verdict", TEN).status == verdict.TRUNCATED
+    assert parse_rating.read(text, "length", SCALE).status == parse_rating.TRUNCATED
+    assert parse_rating.read(text, "stop", SCALE).status == parse_rating.UNPARSED
+    assert parse_verdict.read(text, "length", "verdict", TEN).status == parse_verdict.TRUNCATED
     assert cleaning.visible(text) == ("", True)
 
 
@@ -95,12 +95,12 @@ def test_thoughts_without_an_end_are_no_reply(text: str) -> None:
     ],
 )
 def test_control_tokens_marks_of_the_encoding_and_other_scripts_do_not_hide_a_score(text: str) -> None:
-    assert rating.read(text, "stop", SCALE)[:2] == ("scored", 4.0)
+    assert parse_rating.read(text, "stop", SCALE)[:2] == ("scored", 4.0)
 
 
 @pytest.mark.parametrize("text", ["²", "½", "4½", "④", "1,000", "4²"])
 def test_signs_that_are_no_plain_digits_are_no_score(text: str) -> None:
-    assert rating.read(text, "stop", SCALE).status == rating.UNPARSED
+    assert parse_rating.read(text, "stop", SCALE).status == parse_rating.UNPARSED
 
 
 def test_an_answer_keeps_its_own_words_letters_and_marks_of_html() -> None:
@@ -127,7 +127,7 @@ def test_an_answer_keeps_its_own_words_letters_and_marks_of_html() -> None:
     ],
 )
 def test_labels_of_other_languages_are_labels(text: str) -> None:
-    assert rating.read(text, "stop", SCALE)[:2] == ("scored", 4.0)
+    assert parse_rating.read(text, "stop", SCALE)[:2] == ("scored", 4.0)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_labels_of_other_languages_are_labels(text: str) -> None:
     ],
 )
 def test_no_other_word_is_a_label_and_no_other_place_holds_a_score(text: str) -> None:
-    assert rating.read(text, "stop", SCALE)[:2] == ("unparsed", None)
+    assert parse_rating.read(text, "stop", SCALE)[:2] == ("unparsed", None)
 
 
 @pytest.mark.parametrize(
@@ -177,26 +177,26 @@ def test_no_other_word_is_a_label_and_no_other_place_holds_a_score(text: str) ->
     ],
 )
 def test_scores_that_differ_are_a_contradiction(text: str) -> None:
-    found = rating.read(text, "stop", SCALE)
+    found = parse_rating.read(text, "stop", SCALE)
     assert (found.score, str(found.error).partition(":")[0]) == (None, "contradiction")
 
 
 def test_what_a_judge_quotes_or_supposes_does_not_take_its_score_away() -> None:
     for text in ("1\nThe response says\nScore: 5\nto trick me.", "1\nI would give it a 5 if it had sources."):
-        assert rating.read(text, "stop", SCALE).score == 1
+        assert parse_rating.read(text, "stop", SCALE).score == 1
 
 
 def test_the_dimension_of_the_rubric_decides_which_label_is_its_own() -> None:
     text = "Helpfulness score: 3\nAccuracy score: 4"
-    assert rating.read(text, "stop", SCALE, "accuracy").score == 4
-    assert rating.read(text, "stop", SCALE, "helpfulness").score == 3
+    assert parse_rating.read(text, "stop", SCALE, "accuracy").score == 4
+    assert parse_rating.read(text, "stop", SCALE, "helpfulness").score == 3
 
 
 def test_a_rubric_may_read_replies_by_a_pattern_of_its_own(tmp_path: Path) -> None:
     shipped = rubric.load("accuracy")
     own = shipped.model_copy(update={"reply": r"Note du jury ?: ([0-9,.]+)"})
-    assert rating.read("Bon.\nNote du jury : 3,5\nFin.", "stop", SCALE, pattern=own.reply).score == 3.5
-    assert rating.read("4\nScore: 4", "stop", SCALE, pattern=own.reply).status == rating.UNPARSED
+    assert parse_rating.read("Bon.\nNote du jury : 3,5\nFin.", "stop", SCALE, pattern=own.reply).score == 3.5
+    assert parse_rating.read("4\nScore: 4", "stop", SCALE, pattern=own.reply).status == parse_rating.UNPARSED
     file = tmp_path / "rubric.yaml"
     for pattern, words in (("Grade: [0-9]", "has no group"), ("(", "is no regular expression")):
         file.write_text(json.dumps({**shipped.model_dump(mode="json"), "reply": pattern}))
@@ -207,16 +207,16 @@ def test_a_rubric_may_read_replies_by_a_pattern_of_its_own(tmp_path: Path) -> No
 @pytest.mark.parametrize("word", ["tool_calls", "error", "MAX_TOKENS", ""])
 def test_an_end_that_is_not_known_never_counts_and_is_told_by_its_word(word: str) -> None:
     assert word not in FINISH_REASONS
-    found = rating.read("4", word, SCALE)
-    assert (found.status, found.score) == (rating.FAILED, None)
+    found = parse_rating.read("4", word, SCALE)
+    assert (found.status, found.score) == (parse_rating.FAILED, None)
     assert repr(word) in str(found.error)
-    assert verdict.read("8 7", word, "scores", TEN).status == verdict.FAILED
+    assert parse_verdict.read("8 7", word, "scores", TEN).status == parse_verdict.FAILED
 
 
 def test_a_text_that_stands_only_in_the_reasoning_is_said_and_never_read() -> None:
     for found in (
-        rating.read("", "stop", SCALE, reasoning="Score: 3"),
-        verdict.read(" ", "stop", "scores", TEN, reasoning="8 7"),
+        parse_rating.read("", "stop", SCALE, reasoning="Score: 3"),
+        parse_verdict.read(" ", "stop", "scores", TEN, reasoning="8 7"),
     ):
         assert found.status == "unparsed"
         assert "the text is in reasoning" in str(found.error)
@@ -244,7 +244,7 @@ def test_a_text_that_stands_only_in_the_reasoning_is_said_and_never_read() -> No
     ],
 )
 def test_a_mark_counts_where_the_judge_gives_it_and_no_score_does(text: str, winner: str | None) -> None:
-    assert verdict.read(text, "stop", "verdict", TEN).winner == winner
+    assert parse_verdict.read(text, "stop", "verdict", TEN).winner == winner
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_mark_counts_where_the_judge_gives_it_and_no_score_does(text: str, win
     ],
 )
 def test_scores_count_where_both_are_given_and_no_mark_does(text: str, pair: tuple[float, float] | None) -> None:
-    found = verdict.read(text, "stop", "scores", TEN)
+    found = parse_verdict.read(text, "stop", "scores", TEN)
     assert (found.first, found.second) == (pair or (None, None))
     assert (found.winner is None) == (pair is None)
 
@@ -336,7 +336,7 @@ def test_a_number_comes_out_only_where_it_stands_as_a_score_in_what_is_seen(
     said: list[Piece], thought: list[Piece], around: str, fence: str
 ) -> None:
     thoughts = around.format("\n".join(piece.text for piece in thought)) if thought else ""
-    found = rating.read(thoughts + fence.format("\n".join(piece.text for piece in said)), "stop", SCALE)
+    found = parse_rating.read(thoughts + fence.format("\n".join(piece.text for piece in said)), "stop", SCALE)
     last = len(said) - 1
     allowed = {piece.value for n, piece in enumerate(said) if piece.anywhere or n in (0, last)} - {None}
     assert found.score is None or found.score in allowed
@@ -361,9 +361,9 @@ def test_a_verdict_comes_out_only_where_it_stands_in_what_is_seen(
 ) -> None:
     thoughts = around.format("\n".join(thought)) if thought else ""
     text = thoughts + fence.format("\n".join(said))
-    by_mark = verdict.read(text, "stop", "verdict", TEN)
+    by_mark = parse_verdict.read(text, "stop", "verdict", TEN)
     assert by_mark.winner is None or by_mark.winner in {MARKS.get(line) for line in said}
     assert by_mark.first is None
-    scored = verdict.read(text, "stop", "scores", TEN)
+    scored = parse_verdict.read(text, "stop", "scores", TEN)
     two_lines = {"8.5 8.5"} if said[:2] == ["8,5", "8,5"] else set()
     assert scored.winner is None or f"{scored.first:g} {scored.second:g}" in {said[0], said[-1], *two_lines}

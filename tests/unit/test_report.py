@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import InputError, UsageError
-from alpagasus_ray.reporting.evidence import evidence
+from alpagasus_ray.reporting.run_reader import evidence
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import figures, report
+from alpagasus_ray.store.run import Run
 from report_runs import LOSE, NONE, TIE, WIN, answer, judge, prompt, rate, train
 from toy_runs import toy_run
 
@@ -290,7 +290,7 @@ def test_the_card_has_the_header_of_the_hub_and_leaves_the_license_to_its_maker(
 def test_a_report_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
     judge(run := rated(tmp_path), ("selected", "full"), [WIN] * 9 + [LOSE] * 3)
     code = (
-        "import sys; from alpagasus_ray.config import Report; from alpagasus_ray.datasets.run import Run; "
+        "import sys; from alpagasus_ray.config import Report; from alpagasus_ray.store.run import Run; "
         f"from alpagasus_ray.stages.report import report; report(Report(), Run.open({run.storage.root!r})); "
         "print(sorted({'ray', 'torch', 'transformers', 'vllm'} & set(sys.modules)))"
     )

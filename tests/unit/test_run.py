@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray.datasets.run import Begun, FileEntry, Manifest, Run, StageDir, describe, differences, shard_name
-from alpagasus_ray.datasets.storage import Written
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, differences, shard_name
+from alpagasus_ray.store.storage import Written
 
 
 @pytest.fixture

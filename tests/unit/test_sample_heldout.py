@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.evaluation import test_sets
-from alpagasus_ray.evaluation.objective import exact_match
+from alpagasus_ray.data import prompt_sets
+from alpagasus_ray.evaluation.exact_match import exact_match
 from alpagasus_ray.training import heldout
 from alpagasus_ray.training.heldout import HeldOut
 from toy_runs import ROOT
@@ -68,7 +68,7 @@ def test_every_line_is_an_example_to_hold_out_and_none_is_cut(held: HeldOut) -> 
 
 @pytest.mark.parametrize("form", ["jsonl", "auto"])
 def test_every_line_is_a_prompt_of_a_test_set_with_its_reference(form: str) -> None:
-    prompts = test_sets.load("heldout", PLACE, form)
+    prompts = prompt_sets.load("heldout", PLACE, form)
     assert [prompt.prompt_id for prompt in prompts] == [row["id"] for row in ROWS]
     for prompt, row in zip(prompts, ROWS, strict=True):
         assert {key: getattr(prompt, key) for key in KEYS[1:] if key != "output"} == {

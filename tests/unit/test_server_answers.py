@@ -8,7 +8,7 @@ import pytest
 from fixed_server import answering, ask
 
 from alpagasus_ray.engines.base import CONTENT_FILTER, FINISH_REASONS, LENGTH, REFUSAL, STOP, Reply
-from alpagasus_ray.engines.endings import MISSING, WORDS, finish_reason
+from alpagasus_ray.engines.finish_reasons import MISSING, WORDS, finish_reason
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
 
 GOOD = {"content": "4\nGood."}

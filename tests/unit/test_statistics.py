@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.evaluation.games import Game, Match, Rule, Winner, winner_of
 from alpagasus_ray.evaluation.intervals import Counts, scores, sign_test
-from alpagasus_ray.evaluation.lengths import length_controlled
+from alpagasus_ray.evaluation.length_control import length_controlled
+from alpagasus_ray.evaluation.match_rules import Game, Match, Rule, Winner, winner_of
 from alpagasus_ray.evaluation.statistics import grouped, summarize
 
 RULES: list[Rule] = ["alpagasus", "fastchat", "mean", "truncated"]

@@ -5,14 +5,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray.datasets import lock
-from alpagasus_ray.datasets.run import STATE, Begun, FileEntry, Manifest, Run, describe, shard_name
-from alpagasus_ray.datasets.schema import RATINGS
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Reply
-from alpagasus_ray.runner import shards
-from alpagasus_ray.runner.ledger import Outcome
+from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.stages.status import status
-from alpagasus_ray.training.states import WHOLE, Mark, name_of
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import STATE, Begun, FileEntry, Manifest, Run, describe, shard_name
+from alpagasus_ray.training.checkpoints import WHOLE, Mark, name_of
 from report_runs import rate, train
 from toy_runs import ids, job, summary, toy_run
 

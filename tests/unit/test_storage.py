@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray.datasets.storage import Storage, Written
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.store.storage import Storage, Written
 
 
 @pytest.fixture

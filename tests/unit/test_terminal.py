@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from alpagasus_ray import cli
-from alpagasus_ray.reporting import summary
-from alpagasus_ray.runner.progress import Progress
+from alpagasus_ray.progress import Progress
+from alpagasus_ray.reporting import terminal
 from alpagasus_ray.terminal import is_plain, say, say_json, spelled
 from toy_runs import ROOT
 
@@ -72,7 +72,7 @@ def test_messages_progress_summaries_and_logs_take_that_way(
     say(HOSTILE)
     with Progress("score", 3, plain_every_s=0.0) as progress:
         progress.show(1, {f"reason {HOSTILE}": 1})
-    summary.show({"stage": HOSTILE, "rows": 1, "location": HOSTILE, "reasons": {HOSTILE: 1}, "notes": [HOSTILE]}, sys.stderr)
+    terminal.show({"stage": HOSTILE, "rows": 1, "location": HOSTILE, "reasons": {HOSTILE: 1}, "notes": [HOSTILE]}, sys.stderr)
     monkeypatch.setenv(cli.DEBUG, "1")
 
     def work(call: Any) -> Any:
@@ -96,15 +96,15 @@ def test_a_preview_of_hostile_rows_is_spelled_out_too() -> None:
         "shown": [{"example_id": HOSTILE, "tokens": 1, "label_tokens": 1, "cut": False, "masked": HOSTILE, "trained": HOSTILE,
                    "end": ""}],
     }  # fmt: skip
-    summary.show({"preview": True, "model": HOSTILE, "workers": 1, "workers_by": "", "arms": [arm], "packing": False}, out)
+    terminal.show({"preview": True, "model": HOSTILE, "workers": 1, "workers_by": "", "arms": [arm], "packing": False}, out)
     assert not set(out.getvalue()) & set(BAD)
 
 
 WRITERS = {
     "terminal.py": "the writer itself",
-    "experiment.py": "a rich table of spelled texts",
-    "reporting/trainings.py": "rich texts of spelled lines, in colour",
-    "runner/progress.py": "rich's live line of a spelled text",
+    "run_all.py": "a rich table of spelled texts",
+    "reporting/terminal_training.py": "rich texts of spelled lines, in colour",
+    "progress.py": "rich's live line of a spelled text",
 }
 
 

@@ -15,11 +15,11 @@ import pyarrow.fs as pafs
 import pytest
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
-from alpagasus_ray.datasets.run import Manifest, Run, StageDir
-from alpagasus_ray.datasets.schema import DROPPED, TOKENS
-from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.data.schema import DROPPED, TOKENS
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.store.run import Manifest, Run, StageDir
+from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import token_files
 from alpagasus_ray.training.encode import Encoded, Encoder
 from alpagasus_ray.training.token_files import Tokens, encode_shard, token_settings

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.storage import Storage
-from alpagasus_ray.runner.shards import Pool
+from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import driver
 
 HOUR = 3600

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.datasets.run import STATE, Run
+from alpagasus_ray.store.run import STATE, Run
 from alpagasus_ray.training import heldout, measure, model, settings
+from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.failures import why_stopped
-from alpagasus_ray.training.job import Stopped, Trained, Training
-from alpagasus_ray.training.states import newest
+from alpagasus_ray.training.spec import Stopped, Trained, Training
 from alpagasus_ray.training.token_files import Tokens
 from trainings import run_with_arms, tiny
 

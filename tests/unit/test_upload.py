@@ -7,7 +7,7 @@ from pathlib import Path
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from alpagasus_ray.runner import upload
+from alpagasus_ray.doctor import upload
 from toy_runs import ROOT
 
 KEY = "sk-canary-0123456789abcdef"

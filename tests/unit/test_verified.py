@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from alpagasus_ray.config import Judge, Pick, Score
-from alpagasus_ray.datasets.run import Run, StageDir
 from alpagasus_ray.errors import StageFailed
-from alpagasus_ray.runner.shards import Task
+from alpagasus_ray.inference.shards import Task
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.plan import plan
+from alpagasus_ray.stages.plan_score import plan
 from alpagasus_ray.stages.status import status
+from alpagasus_ray.store.run import Run, StageDir
 from report_runs import rate
 from toy_runs import job, toy_run
 

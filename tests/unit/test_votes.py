@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Report
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.evaluation.agreement import Comparison, in_one_order, read_votes
-from alpagasus_ray.evaluation.games import OUTCOMES, decide
-from alpagasus_ray.reporting.evidence import evidence
+from alpagasus_ray.evaluation.match_rules import OUTCOMES, decide
+from alpagasus_ray.reporting.run_reader import evidence
+from alpagasus_ray.reporting.verdicts import comparisons, matches
 from alpagasus_ray.stages.report import figures
-from alpagasus_ray.stages.verdicts import comparisons, matches
+from alpagasus_ray.store.run import Run
 from report_runs import LOSE, TIE, WIN, judge
 
 OUTCOME = [WIN] * 9 + [LOSE] * 3 + [TIE] * 4

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Recipe
-from alpagasus_ray.datasets.run import Run
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.experiment import check, completed
-from alpagasus_ray.experiment_plan import plan
+from alpagasus_ray.plan_all import plan
 from alpagasus_ray.recipe import load
-from alpagasus_ray.reporting.experiments import whole_plan_lines
+from alpagasus_ray.reporting.terminal_plan import whole_plan_lines
+from alpagasus_ray.run_all import check, completed
+from alpagasus_ray.store.run import Run
 from toy_runs import ROOT
 
 

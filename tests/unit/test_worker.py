@@ -17,20 +17,20 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.datasets.run import DONE, LEDGER, Run
-from alpagasus_ray.datasets.schema import RATINGS
-from alpagasus_ray.datasets.storage import Storage
+from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
-from alpagasus_ray.runner import shards
-from alpagasus_ray.runner.board import Board
-from alpagasus_ray.runner.first_look import Usable
-from alpagasus_ray.runner.lane import Terms
-from alpagasus_ray.runner.ledger import Ledger, Outcome, known_in
-from alpagasus_ray.runner.open_shard import Shard
-from alpagasus_ray.runner.shards import Job, Task
-from alpagasus_ray.runner.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
+from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.coordinator import Board
+from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.first_replies import Usable
+from alpagasus_ray.inference.ledger import Ledger, Outcome, known_in
+from alpagasus_ray.inference.open_shard import Shard
+from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
+from alpagasus_ray.store.run import DONE, LEDGER, Run
+from alpagasus_ray.store.storage import Storage
 from fast_clock import LeapingLoop
 from toy_runs import toy_run
 
@@ -752,7 +752,7 @@ def test_an_engine_that_dies_takes_its_process_with_it_and_leaves_what_it_had_un
         raise Ended(code)
 
     work = _asking(lambda key: EngineDied("engine died") if int(key) >= 8 else None)
-    monkeypatch.setattr("alpagasus_ray.runner.worker.os._exit", leave)
+    monkeypatch.setattr("alpagasus_ray.inference.worker.os._exit", leave)
     with pytest.raises(Ended):
         _do(stage.worker(work), SHARDS[0])
     answered = {key for key in work.engine.asked if int(key) < 8}
@@ -786,7 +786,7 @@ def test_a_shard_that_is_being_opened_when_the_engine_dies_does_not_keep_the_wor
         raise Ended(code)
 
     monkeypatch.setattr(Shard, "open", classmethod(slowly))
-    monkeypatch.setattr("alpagasus_ray.runner.worker.os._exit", leave)
+    monkeypatch.setattr("alpagasus_ray.inference.worker.os._exit", leave)
     worker = stage.worker(_asking(behave))
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(_do, worker, shard) for shard in SHARDS]

@@ -1,0 +1,303 @@
+"""Replies through a provider's batch API: batches are packed, created, watched, and what comes back goes into the ledgers.
+
+The driver does this alone, without Ray, one step after the other. What is under way stands in the journal, so that it
+outlives the driver. Shards are not committed here: the ordinary run does that afterwards, from the ledgers (`settled.py`).
+"""
+
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from openai.types import Batch
+
+from alpagasus_ray.batch_api.builder import Limits, Pack, Packer
+from alpagasus_ray.batch_api.journal import Entry, Item, Journal
+from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of
+from alpagasus_ray.batch_api.provider import Provider, QueueFull
+from alpagasus_ray.batch_api.replay import Collected, Settled
+from alpagasus_ray.config import Judge
+from alpagasus_ray.engines.base import Rate, Reply
+from alpagasus_ray.engines.prices import Need, tariff
+from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
+from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.progress import Progress
+from alpagasus_ray.terminal import say
+
+PROGRESS_EVERY_S = 300.0
+"""Between two lines of progress where there is no terminal."""
+NO_RESULT = TryAgain("no result", "the batch says nothing of this request")
+Verdict = Callable[[Mapping[str, int]], str | None]
+
+
+@dataclass
+class Flight:
+    """A batch at the provider."""
+
+    entry: Entry
+    items: dict[str, Item]
+    seen: bool
+    """Whether it was under way in this call; if not, what ended it did so before the user called again."""
+    accepted: bool = False
+    done: int = 0
+
+
+def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: Verdict) -> Collected:
+    """Ask for the `rows` rows of the tasks by batches, or in `live` mode only wait for the batches of an earlier call. Takes up
+    to a day and more. Raises `StageFailed` where it cannot go on; the next call collects what is under way then."""
+    # what went out as a batch is billed as one, whatever the mode is now
+    billed = replace(job, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
+    collector = Collector(judge, billed, tasks, cap)
+    try:
+        with Progress("score", rows, plain_every_s=PROGRESS_EVERY_S) as progress:
+            end = collector.run(progress, hopeless)
+    except KeyboardInterrupt:
+        raise StageFailed(f"interrupted. {collector.left_behind()}") from None
+    except EngineError as error:
+        raise StageFailed(f"stopped: {error}. {collector.left_behind()}") from None
+    finally:
+        collector.provider.client.close()
+    if judge.mode == "live":
+        return Collected(job, tasks, at_cap=False)
+    packer = collector.packer
+    terms = job.terms._replace(rates=(Rate(),), capped=False, adaptive=False)
+    after = replace(billed, work=Settled(job.work, packer.failed), terms=terms)
+    return Collected(after, packer.complete() if end == "money" else tasks, at_cap=end == "money")
+
+
+class Collector:
+    """Has batches made and collects them, until no row is without an outcome or no dollar is left."""
+
+    def __init__(self, judge: Judge, job: Job, tasks: Sequence[Task], cap: Cap | None) -> None:
+        self._judge, self._job = judge, job
+        self.provider = Provider(judge, job.work.form)
+        self._journal = Journal(job.home.storage, cap)
+        self.packer = Packer(job, tasks, self.provider.client.line, judge.batch.max_bytes)
+        self._flights: list[Flight] = []
+        self._rows_settled = 0
+        self._most = self._largest = judge.batch.max_requests
+        """Requests in the next batch; and in any, as far as the provider takes them."""
+        self._full = QueueFull(judge.batch.poll_s)
+
+    def run(self, progress: Progress, hopeless: Verdict) -> Literal["end", "money"]:
+        """Why nothing more is to be sent, once nothing is under way."""
+        if len(self._judge.endpoints) > 1:
+            self._tell(f"batches go to the first of the endpoints only, {self.provider.address}")
+        self._resume()
+        while True:
+            for flight in list(self._flights):
+                self._look(flight)
+            self._show(progress, hopeless)
+            state = self._send()
+            if state != "wait" and not self._flights:
+                self._journal.end()
+                return state
+            time.sleep(self._judge.batch.poll_s)
+
+    def left_behind(self) -> str:
+        """What a message says about going on."""
+        away = [entry for entry in self._journal.entries if entry.input_file_id]
+        if not away:
+            return "What is done is kept, and the same command goes on from here"
+        requests = sum(entry.requests for entry in away)
+        return (
+            f"Batches that go on at {self.provider.address}: {len(away)}, with {requests:,} requests. The same command "
+            "collects them; what has come back is kept"
+        )
+
+    # what earlier calls have left
+
+    def _resume(self) -> None:
+        for entry in self._journal.entries:
+            # without a file no batch can have been created
+            if entry.address != self.provider.address and entry.input_file_id:
+                raise UsageError(
+                    f"`score.judge.base_url` is {self.provider.address} now, and a batch of this run is under way at "
+                    f"{entry.address}; go back to that until it is collected, or take its entry out of "
+                    f"{self._journal.path} to give it up: then its rows are asked, and paid, again"
+                )
+            self._take_over(entry)
+        if self._flights:
+            self._tell(f"collecting what earlier calls have left under way, batches: {len(self._flights)}")
+
+    def _take_over(self, entry: Entry) -> None:
+        if entry.batch_id is None:
+            batch = self.provider.find(entry.token, entry.input_file_id) if entry.input_file_id else None
+            if batch is None:  # it was not created; its rows are packed anew
+                self._journal.close(entry, 0.0)
+                return
+            entry = self._journal.note(entry, batch_id=batch.id)
+        flight = Flight(entry, self._journal.items(entry), seen=False)
+        self.packer.adopt(flight.items.values())
+        self._flights.append(flight)
+
+    # to the provider
+
+    def _send(self) -> Literal["wait", "end", "money"]:
+        """Create batches as long as there are rows, dollars and room for them."""
+        if self._judge.mode == "live":
+            return "end"
+        while True:
+            undecided = any(not flight.accepted for flight in self._flights)
+            if len(self._flights) >= self._judge.batch.in_flight or self._full.holds(undecided):
+                return "wait"
+            why = self.packer.fill(Limits(self._most, self._judge.batch.max_bytes, self._journal.free))
+            if why == "money" and self._flights:
+                return "wait"  # for what comes back from those: better than a few requests now
+            if why == "money" and self.packer.pack.usd < self._journal.least:
+                return "money"
+            if not self.packer.pack.items:
+                return "end"
+            if why == "money":
+                self._tell("the most that a batch can cost is reserved: all that fits under score.max_cost_usd goes now")
+            self._launch(self.packer.take())
+
+    def _launch(self, pack: Pack) -> None:
+        entry = Entry(
+            number=self._journal.next_number,
+            token=uuid.uuid4().hex,
+            address=self.provider.address,
+            requests=len(pack.items),
+            usd=pack.usd,
+        )
+        entry = self._journal.open(entry, pack.items)
+        flight = Flight(entry, pack.items, seen=True)
+        name = f"{self._job.home.name.replace('/', '-')}-{entry.number:05d}.jsonl"
+        about = {"stage": self._job.home.name, "batch": str(entry.number)}
+        try:
+            with pack.file as file:
+                file_id = self.provider.upload(file, name)
+            flight.entry = self._journal.note(entry, input_file_id=file_id)
+            batch = self.provider.create(entry.token, file_id, about)
+        except RowRefused as error:
+            self._refused(flight, refusal_of(str(error)))
+            return
+        flight.entry = self._journal.note(flight.entry, batch_id=batch.id)
+        self._flights.append(flight)
+        self._tell(f"batch {batch.id} created, requests: {entry.requests:,}")
+
+    def _refused(self, flight: Flight, why: Refusal) -> None:
+        """The provider does not take a batch, and it cost nothing: its rows go into smaller or later ones."""
+        self._journal.close(flight.entry, 0.0)
+        alone, requests = not self._flights, flight.entry.requests
+        self._tell(f"batch not taken, requests: {requests:,}: {why.message}")
+        if self._judge.mode == "live":
+            return
+        if why.kind == "other" or (why.kind == "size" and requests == 1):
+            raise StageFailed(f"the provider does not take a batch: {why.message}. {self.left_behind()}")
+        if why.kind == "size":
+            self._largest = max(1, requests // 2)
+        elif self._full.refused() > self._judge.max_outage_s and alone:
+            raise StageFailed(f"the provider takes no batch: {why.message}. {self.left_behind()}")
+        if why.kind == "size" or alone:
+            self._most = max(1, requests // 2)
+        self.packer.again(flight.items.values())
+
+    # from the provider
+
+    def _look(self, flight: Flight) -> None:
+        batch = self._ask_about(flight.entry)
+        if batch.request_counts:
+            flight.done = batch.request_counts.completed + batch.request_counts.failed
+        if batch.status not in (*ENDED, "validating") and not flight.accepted:
+            flight.accepted = True
+            self._full.over()
+        if batch.status not in ENDED:
+            flight.seen = True
+            return
+        self._flights.remove(flight)
+        if batch.status == "failed" and not batch.output_file_id:
+            self._refused(flight, refusal(batch))
+            return
+        self._full.over()
+        self._most = min(self._largest, 2 * self._most)
+        self._settle(flight, self.provider.results(batch))
+        self._tell(f"batch {batch.id} {batch.status}, requests done: {flight.done:,} of {flight.entry.requests:,}")
+        if batch.status == "cancelled" and flight.seen:
+            raise StageFailed(f"batch {batch.id} was cancelled at {self.provider.address}. {self.left_behind()}")
+
+    def _ask_about(self, entry: Entry) -> Batch:
+        try:
+            return self.provider.look(str(entry.batch_id))
+        except EngineUnusable as error:
+            if error.category != "http 404":
+                raise
+            raise StageFailed(
+                f"{error}. Take the key of the account that created it, or take its entry out of {self._journal.path} to give "
+                "it up: then its rows are asked, and paid, again"
+            ) from None
+
+    def _settle(self, flight: Flight, results: Mapping[str, Reply | EngineError]) -> None:
+        """Keep what a batch brought: first in the ledgers; then its entry goes, then its loan."""
+        kept: defaultdict[str, list[tuple[str, str, Outcome]]] = defaultdict(list)
+        again: list[Item] = []
+        cost_usd, unusable = 0.0, None
+        for item in flight.items.values():
+            got = results.get(item.key, NO_RESULT)
+            if isinstance(got, EngineUnusable):
+                unusable = got
+                again.append(item)
+                continue
+            cost_usd += self._cost(item, got)
+            after = self._outcome(item, got)
+            if isinstance(after, Item):
+                again.append(after)
+                if after.maybe_billed_twice:
+                    kept[item.shard].append((item.key, item.example_id, after.without_reply()))
+                continue
+            rows = self.packer.settle(item.key, after if after.reply is None else None)
+            self._rows_settled += 1 + len(rows)
+            if after.reply is not None or after.maybe_billed_twice:
+                kept[item.shard].append((item.key, item.example_id, after))
+            if after.reply is not None:
+                for row in rows:
+                    kept[row.shard].append((item.key, row.example_id, after.shared().after(row.before)))
+        for shard, outcomes in kept.items():
+            self._keep(shard, outcomes)
+        self._journal.close(flight.entry, cost_usd)
+        self.packer.again(again)
+        if unusable is not None and flight.seen:
+            raise unusable
+
+    def _outcome(self, item: Item, got: Reply | EngineError) -> Outcome | Item:
+        """What became of a request; an item where it is to be asked again."""
+        attempts = item.attempts + 1
+        if isinstance(got, Reply):
+            priced = got._replace(cost_usd=self._job.tariff.charge(got, Need(0, item.usd)))
+            return Outcome(priced, None, attempts, None, item.maybe_billed_twice)
+        maybe = item.maybe_billed_twice + (isinstance(got, TryAgain) and got.cause == "unknown")
+        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.max_attempts:
+            return item._replace(attempts=attempts, maybe_billed_twice=maybe)
+        return Outcome(None, str(got), attempts, None, maybe)
+
+    def _cost(self, item: Item, got: Reply | EngineError) -> float:
+        """Dollars that a request cost, or may have cost at most."""
+        if isinstance(got, Reply):
+            cost = self._job.tariff.cost(got)
+            return item.usd if cost is None else cost
+        return item.usd if isinstance(got, TryAgain) and got.cause == "unknown" else 0.0
+
+    def _keep(self, shard: str, outcomes: Sequence[tuple[str, str, Outcome]]) -> None:
+        ledger = self._job.ledger(shard)
+        known = ledger.load()  # an earlier call may have been killed between this and the end of the entry
+        for key, example_id, outcome in outcomes:
+            if key not in known.replies:
+                ledger.add(key, example_id, outcome)
+        ledger.flush()
+
+    def _show(self, progress: Progress, hopeless: Verdict) -> None:
+        packer = self.packer
+        reasons = Counter(str(outcome.error).partition(":")[0] for outcome in packer.failed.values())
+        counts = {"from ledger": packer.rows_known, "status failed": len(packer.failed)}
+        counts |= {f"reason {reason}": count for reason, count in reasons.items()}
+        progress.show(packer.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
+        reason = hopeless(counts) if self._judge.mode == "batch" else None
+        if reason is not None:
+            raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
+
+    def _tell(self, text: str) -> None:
+        say(f"score: {text}")

@@ -1,0 +1,294 @@
+"""The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
+from alpagasus_ray.config import Compare
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.store.run import Manifest, StageDir
+
+
+def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "location": stage.storage.root,
+        "rows": manifest.rows,
+        "counts": manifest.counts,
+        "reasons": manifest.details["reasons"],
+        "usage": manifest.usage,
+        "seconds": round(manifest.seconds, 2),
+        "settings_hash": manifest.settings_hash,
+    }
+
+
+def _ingest(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.progress import Progress
+    from alpagasus_ray.stages.ingest import ingest
+
+    with Progress("ingest", 0) as progress:
+        manifest = ingest(call.recipe.ingest, call.run, progress.show)
+    told = {key: manifest.details[key] for key in ("not_used", "notes") if key in manifest.details}
+    return _summary(call.run.examples(), manifest) | told
+
+
+def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The statuses after `--retry-failed`, separated by commas; without any all that have no result. Raises `UsageError`."""
+    if given in (None, False, ALL_STATUSES):
+        return tuple(known)
+    asked = tuple(dict.fromkeys(part.strip() for part in str(given).split(",")))
+    wrong = [status for status in asked if status not in known]
+    if wrong:
+        raise UsageError(f"--retry-failed {given}: {wrong[0]!r} is no status to ask again for; there are {', '.join(known)}")
+    return asked
+
+
+def _score(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.feasibility import of_score, refuse
+    from alpagasus_ray.judging import parse_rating
+    from alpagasus_ray.reporting.judge_doubts import doubts
+    from alpagasus_ray.stages.rating_task import Mode
+    from alpagasus_ray.stages.score import score
+
+    no_flag_with(call.flags, "rescore", "retry-failed", "limit")
+    no_flag_with(call.flags, "rescore", "retry-failed", "plan")
+    config = call.recipe.score
+    if call.flags.limit is not None:
+        if call.flags.limit < 1:
+            raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
+        config = config.model_copy(update={"limit": call.flags.limit})
+    if call.flags.plan:
+        from alpagasus_ray.stages.plan_score import plan
+
+        planned = plan(config, call.run)
+        refuse(of_score(call.recipe, call.run, sends=False))
+        return planned
+    if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
+        refuse(of_score(call.recipe, call.run))
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
+    started = time.monotonic()
+    manifest = score(config, call.run, mode, _again(call.flags.retry_failed, parse_rating.UNSCORED))
+    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
+    report["call_seconds"] = round(time.monotonic() - started, 2)
+    judge = config.judge
+    told = doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
+    report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
+    return report
+
+
+def _score_notes(manifest: Manifest, kind: str) -> list[str]:
+    notes = []
+    if kind == "rules":
+        notes.append("rated by mechanical rules, a baseline: no language model read the examples")
+    without = manifest.rows - manifest.counts.get("scored", 0)
+    if without and kind != "recorded":
+        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
+        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
+    if manifest.stage.endswith("/trial"):
+        notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
+    return notes
+
+
+def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.existing_arms import notes
+    from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
+
+    manifests = pick_subset(call.recipe.pick, call.run)
+    arms = [
+        {
+            "name": arm.name,
+            "rows": manifest.rows,
+            "dropped": manifest.counts["dropped"],
+            "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
+            **manifest.details,
+            "notes": notes(manifest),
+        }
+        for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
+    ]
+    return {
+        "stage": "subsets",
+        "location": call.run.storage.path("subsets"),
+        "rows": sum(arm["rows"] for arm in arms),
+        "arms": arms,
+    }
+
+
+def _finetune(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.finetune import COMPARISON, finetune
+
+    config = call.recipe.finetune
+    arms = config.arms or tuple(arm.name for arm in call.recipe.pick.arms)
+    if call.flags.preview:
+        from alpagasus_ray.stages.preview import preview
+
+        return preview(config, call.run, arms)
+    manifests = finetune(config, call.run, arms)
+    models = [
+        {"name": arm, "counts": manifest.counts, "location": call.run.model(arm).storage.root, **manifest.details}
+        for arm, manifest in zip(arms, manifests, strict=True)
+    ]
+    return {
+        "stage": "models",
+        "location": call.run.storage.path("models"),
+        "rows": sum(manifest.rows for manifest in manifests),
+        "models": models,
+        "comparison": call.run.storage.path(COMPARISON),
+    }
+
+
+def _generate(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.reporting.text import mean_answer_length
+    from alpagasus_ray.stages.answer_task import UNANSWERED
+    from alpagasus_ray.stages.generate import ANSWERS_JSON, Mode, generate
+
+    config = call.recipe.generate
+    no_flag_with(call.flags, "rescore", "retry-failed")
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "generate"
+    manifests = generate(config, call.run, mode, _again(call.flags.retry_failed, UNANSWERED))
+    pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
+    answers = [
+        {
+            "model": model,
+            "test_set": test_set,
+            "rows": manifest.rows,
+            "counts": manifest.counts,
+            "reasons": manifest.details["reasons"],
+            "usage": manifest.usage,
+            "seconds": round(manifest.seconds, 2),
+            "mean_answer_length": mean_answer_length(manifest.details),
+            "file": call.run.answers(model, test_set).storage.path(ANSWERS_JSON),
+        }
+        for (model, test_set), manifest in zip(pairs, manifests, strict=True)
+    ]
+    failed = sum(manifest.rows - manifest.counts.get("answered", 0) for manifest in manifests)
+    asked = [call.run.prompts(test_set.name).manifest() for test_set in config.test_sets]
+    left_out = [note for manifest in asked if manifest for note in manifest.details.get("notes", ())]
+    return {
+        "stage": "answers",
+        "location": call.run.storage.path("answers"),
+        "rows": sum(manifest.rows for manifest in manifests),
+        "answers": answers,
+        "notes": left_out
+        + ([f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else []),
+    }
+
+
+def _compare(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.compare import Mode, compare, outcomes
+    from alpagasus_ray.stages.pair_task import AGAIN
+
+    no_flag_with(call.flags, "rescore", "retry-failed")
+    config = call.recipe.compare
+    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "compare"
+    made = compare(config, call.run, mode, _again(call.flags.retry_failed, AGAIN))
+    comparisons = [
+        {**outcomes(config, call.run, bout), "counts": manifest.counts, "reasons": manifest.details["reasons"]}
+        for bout, manifest in made.items()
+    ]
+    return {
+        "stage": "verdicts",
+        "location": call.run.verdicts(config.name).storage.root,
+        "rows": sum(manifest.rows for manifest in made.values()),
+        "rule": config.rule,
+        "comparisons": comparisons,
+        "usage": dict(sum((Counter(manifest.usage) for manifest in made.values()), Counter())),
+        "seconds": round(sum(manifest.seconds for manifest in made.values()), 2),
+        "notes": list(_compare_notes(config, comparisons)),
+    }
+
+
+def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    without = sum(comparison["games"] - comparison["judged_games"] for comparison in comparisons)
+    if without and config.imported is None:
+        yield f"{without:,} games have no verdict, and count for nobody; --retry-failed asks for them again"
+    if config.judge.kind == "rules" and config.imported is None:
+        yield "judged by mechanical rules, a baseline: no language model read the answers"
+    for a, b in {(comparison["a"], comparison["b"]) for comparison in comparisons}:
+        if a == b:
+            yield f"{a} is compared with itself: what differs from a tie is the judge's doing"
+
+
+def _report(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.report import report
+
+    return report(call.recipe.report, call.run, [arm.name for arm in call.recipe.pick.arms])
+
+
+def _doctor(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.doctor.checks import examine
+
+    checks = examine(call.recipe.score, call.run)
+    return {"checks": [check._asdict() for check in checks], "ok": all(check.status != "problem" for check in checks)}
+
+
+def _status(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.status import status
+
+    return status(call.run, verify=call.flags.verify)
+
+
+INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
+SCORE = JobSpec(
+    "score",
+    "score",
+    "Rate every example with a judge. A call that was stopped goes on where it was; a finished one returns at once.",
+    _score,
+    {
+        "limit": "a trial: rate only N examples, drawn from all of them; replies are kept for the full run",
+        "rescore": "read the stored replies again with the present scale and parser; sends nothing",
+        "retry-failed": "ask again for rows without a score, or those of some statuses: unparsed, refused, truncated, failed",
+        "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
+    },
+    reading=("plan",),
+)
+PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
+FINETUNE = JobSpec(
+    "finetune",
+    "finetune",
+    "Train a model on every arm with Ray Train and DeepSpeed. A call that was stopped goes on from its last state.",
+    _finetune,
+    {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
+    reading=("preview",),
+)
+GENERATE = JobSpec(
+    "generate",
+    "generate",
+    "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
+    _generate,
+    {
+        "rescore": "read the stored replies again, as `generate.thoughts` says now; sends nothing",
+        "retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed",
+    },
+)
+COMPARE = JobSpec(
+    "compare",
+    "compare",
+    "Let a judge compare models' answers, every pair in both orders. A call that was stopped goes on where it was.",
+    _compare,
+    {
+        "rescore": "read the stored reviews again with the present scale and parser; sends nothing",
+        "retry-failed": "ask again for games without a verdict, or of some statuses: unparsed, refused, truncated, failed",
+    },
+)
+REPORT = JobSpec(
+    "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report
+)
+DOCTOR = JobSpec(
+    "doctor",
+    "score",
+    "Look, before any money is spent, whether `score` can do its work here. Exit code 1 where there is a problem.",
+    _doctor,
+    only_reads=True,
+)
+STATUS = JobSpec(
+    "status",
+    "",
+    "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
+    _status,
+    {"verify": "compare every file with its checksum and name those that were changed; exit code 1 where there is one"},
+    only_reads=True,
+)

@@ -1,0 +1,68 @@
+"""The addresses at which a stage asks: part of its record, shown before it begins, and not changed by accident.
+
+Two servers may serve different models under one name.
+"""
+
+import os
+from collections.abc import Sequence
+
+from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engine_config import BASE_URL
+from alpagasus_ray.errors import SettingsChanged
+from alpagasus_ray.store.run import Begun, Manifest, StageDir
+from alpagasus_ray.terminal import say
+
+KEY = "addresses"
+"""Where a manifest's details hold them."""
+
+
+def addresses_of(asked: EngineConfig) -> list[str]:
+    """The addresses of a server that is asked, in order; none for a model in the job."""
+    places = asked.at_each_endpoint() if asked.is_remote else ()
+    return list(dict.fromkeys(place.base_url.rstrip("/") for place in places))
+
+
+def shown(asked: EngineConfig) -> str:
+    """Who is asked and where, in words."""
+    if not asked.is_remote:
+        return f"{asked.model or asked.kind}, in the job" if asked.is_model else f"the `{asked.kind}` judge"
+    origin = f" (from {BASE_URL})" if from_environment(asked) else ""
+    return f"{asked.model} at {', '.join(addresses_of(asked))}{origin}"
+
+
+def from_environment(asked: EngineConfig) -> bool:
+    """Whether the address is the environment's and not the recipe's."""
+    return bool(os.environ.get(BASE_URL, "").strip()) and "base_url" not in asked.model_fields_set and not asked.endpoints
+
+
+def tell(stage: str, asked: EngineConfig) -> None:
+    """The first line of a stage."""
+    say(f"{stage}: asks {shown(asked)}")
+
+
+def check(stage: StageDir, made: Manifest | Begun, asked: EngineConfig) -> None:
+    """Refuse another address than the stage has on record, unless the recipe allows it. Older stages have none."""
+    before = recorded(made)
+    strangers = [address for address in addresses_of(asked) if address not in before]
+    if before and strangers and not asked.other_address:
+        raise SettingsChanged(
+            f"{stage.name}/ in this run was asked for at {', '.join(before)}, and the recipe says {', '.join(strangers)} now, "
+            "where another model may answer to the same name. Go back to that address, or allow it: "
+            f"{asked.where}.other_address=true"
+        )
+
+
+def recorded(made: Manifest | Begun) -> Sequence[str]:
+    """The addresses on record."""
+    return made.addresses if isinstance(made, Begun) else made.details.get(KEY, [])
+
+
+def record(stage: StageDir, begun: Begun, asked: EngineConfig) -> Begun:
+    """Check the addresses of a stage that goes on, and put them on record."""
+    check(stage, begun, asked)
+    known = list(dict.fromkeys([*begun.addresses, *addresses_of(asked)]))
+    if known == begun.addresses:
+        return begun
+    begun = begun.model_copy(update={"addresses": known})
+    stage.begin(begun)
+    return begun

@@ -1,0 +1,241 @@
+"""Where the workers of one stage and its driver meet: counts go up, the word to stop comes down, and what the whole cluster
+shares is handed out: permits under the rate limits, dollars under the cap, and the memory of which rows killed a worker.
+
+It lives in one actor, on the driver's own node (`drive.py`). Workers ask it for what they need in the next half second, not
+for single requests. If it dies it comes back empty: the budget goes on from its bound on storage, and meanwhile each worker
+keeps to its share of the rates.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.errors import RunLocked
+from alpagasus_ray.inference.budget import Budget, at_most_spent
+from alpagasus_ray.inference.limits import Bucket
+from alpagasus_ray.store.storage import Storage
+
+SILENT_S = 60.0
+"""A worker that has not been heard of for so long is taken for dead; what it had borrowed counts as spent."""
+LONGEST_WAIT_S = 5.0
+REQUESTS = 0
+"""Place of the limit in requests in a `Rate`."""
+IN_VAIN = 20
+"""So often a shard may be begun anew with no reply more than before."""
+SAID = "said "
+"""Begin of the counts of what failures say."""
+NOTES = 20
+"""Most notes for the user."""
+UNWRITABLE_S = 10.0
+"""How long storage may refuse the bound on spending before the stage stops."""
+
+
+StopKind = Literal["failed", "budget", "usage"]
+"""Why a stage stops: it cannot go on, the cap is reached, or the recipe is wrong."""
+
+
+class Permits(NamedTuple):
+    """What may be sent to an endpoint now, and after how many seconds to ask again for more."""
+
+    requests: float
+    tokens: float
+    wait_s: float
+
+
+class Word(NamedTuple):
+    """What a worker learns when it reports."""
+
+    stop: str | None
+    """Why to stop, or None to go on."""
+    answered: bool
+    """Whether any worker has had an answer in this call."""
+    pauses: dict[int, float]
+    """Seconds for which endpoints are to be left alone."""
+
+
+class Snapshot(NamedTuple):
+    """What the driver sees."""
+
+    counts: dict[str, float]
+    stop: str | None
+    kind: StopKind
+    spent_usd: float | None
+    """Of the cap, over all calls; None without one."""
+    notes: tuple[str, ...] = ()
+    """What workers found that the user has to be told, each once."""
+
+
+class Loss(NamedTuple):
+    """What an earlier worker of a shard left when it died: by place in the shard, how often a worker died over that row."""
+
+    deaths: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A spending cap: where its bound is kept, dollars, and what earlier calls have cost."""
+
+    storage: Storage
+    usd: float
+    spent: float
+
+
+class Board:
+    """The shared state; a plain object, so that it can be looked at without Ray."""
+
+    def __init__(self, rates: Sequence[Rate] = (), cap: Cap | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._shards: dict[str, Counter[str]] = {}
+        self._counts: Counter[str] = Counter()
+        self._stop: str | None = None
+        self._kind: StopKind = "failed"
+        self._noted: dict[str, str] = {}
+        self._given = tuple(rates)
+        self._stated = [Rate() for _ in rates]
+        self._buckets: dict[tuple[int, int], Bucket] = {}
+        self._cap = cap
+        self._budget: Budget | None = None
+        self._heard: dict[str, float] = {}
+        self._unwritable_since: float | None = None
+        self._pauses: dict[int, float] = {}
+        self._under_way: dict[str, set[int]] = {}
+        self._deaths: dict[str, Counter[int]] = {}
+        self._begun: dict[str, tuple[int, int]] = {}
+        """By shard: most replies that a worker found there, and how often one has begun since with no more than these."""
+
+    # counts and the word to stop
+
+    def report(
+        self, worker: str, news: Mapping[str, float], shards: Mapping[str, Mapping[str, int]], pauses: Mapping[int, float]
+    ) -> Word:
+        """Take a worker's news: what happened since its last report, counts of the shards it works on since their begin,
+        seconds for which endpoints asked to be left alone."""
+        now = self._now()
+        self._heard[worker] = now
+        self._forget_silent(now)
+        self._counts.update(news)
+        for shard, counts in shards.items():
+            # a shard that is done again after a death replaces what its first worker said
+            self._counts.subtract(self._shards.get(shard, Counter()))
+            self._shards[shard] = Counter(counts)
+            self._counts.update(counts)
+        for lane, seconds in pauses.items():
+            self._pauses[lane] = max(self._pauses.get(lane, 0.0), now + seconds)
+        left = {lane: until - now for lane, until in self._pauses.items() if until > now}
+        return Word(self._stop, self._counts["requests answered"] > 0, left)
+
+    def stop(self, reason: str, kind: StopKind = "failed") -> None:
+        """Let every worker end after the requests it has in flight; the first reason stays."""
+        if self._stop is None:
+            self._stop, self._kind = reason, kind
+
+    def note(self, key: str, text: str) -> None:
+        """Something that the user has to be told; of several with one key the first."""
+        if key not in self._noted and len(self._noted) < NOTES:
+            self._noted[key] = text
+
+    def snapshot(self) -> Snapshot:
+        """Counts so far, and why the stage is stopping if it is."""
+        counts: dict[str, float] = {key: count for key, count in self._counts.items() if count}
+        spent = None if self._cap is None else self._cap.spent if self._budget is None else self._budget.spent
+        return Snapshot(counts, self._stop, self._kind, spent, tuple(self._noted.values()))
+
+    # rates
+
+    def permits(self, lane: int, requests: float, tokens: float, stated: Rate) -> Permits:
+        """Hand out what there is, at most as much as is wanted; `stated` is what the server says its limits are."""
+        self._limit(lane, stated)
+        now = self._now()
+        granted, wait_s = [], 0.0
+        for kind, wanted in enumerate((requests, tokens)):
+            bucket = self._buckets.get((lane, kind))
+            granted.append(bucket.take(wanted, now) if bucket else wanted)
+            if bucket and granted[-1] < wanted:
+                wait_s = max(wait_s, bucket.wait(wanted - granted[-1], now))
+        return Permits(granted[0], granted[1], min(wait_s, LONGEST_WAIT_S))
+
+    def _limit(self, lane: int, stated: Rate) -> None:
+        # a worker that has had no answer yet does not know what another was told
+        self._stated[lane] = Rate(*(new or old for new, old in zip(stated, self._stated[lane], strict=True)))
+        for kind, limit in enumerate(self._given[lane].lower(self._stated[lane])):
+            bucket = self._buckets.get((lane, kind))
+            if limit is not None and bucket is None:
+                self._buckets[lane, kind] = Bucket(limit, self._now(), whole=kind == REQUESTS)
+            elif limit is not None and bucket is not None and bucket.per_minute != limit:
+                bucket.set(limit)
+
+    # dollars
+
+    def borrow(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
+        """Dollars for a worker's next requests, `least` or more or none yet; it gives back what it had at hand and says
+        what it settled. Where even one request will never fit under the cap again, the stage stops."""
+        assert self._cap is not None, "only a judge with a cap borrows"
+        self._heard[worker] = self._now()
+        try:
+            if self._budget is None:
+                # after a death of this actor the bound on storage is above what the driver knew
+                spent = max(self._cap.spent, at_most_spent(self._cap.storage))
+                self._budget = Budget(self._cap.storage, self._cap.usd, spent)
+            self._budget.report(worker, settled, 0.0, under_way)
+            lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
+        except OSError as error:  # nothing is lent that is not on storage; the worker asks again
+            return self._cannot_write(error)
+        except RunLocked as error:  # another driver spends now
+            self.stop(str(error))
+            return 0.0
+        self._unwritable_since = None
+        if lent is None and self._stop is None:
+            self.stop("the budget is used up", "budget")
+        return lent or 0.0
+
+    def _cannot_write(self, error: OSError) -> float:
+        self._unwritable_since = self._unwritable_since or self._now()
+        if self._now() - self._unwritable_since > UNWRITABLE_S:
+            self.stop(f"what is spent cannot be written down: {error}")
+        return 0.0
+
+    def close_budget(self) -> None:
+        """Write down what was spent."""
+        if self._budget is not None:
+            self._budget.close()
+
+    def _forget_silent(self, now: float) -> None:
+        for worker in [name for name, at in self._heard.items() if now - at > SILENT_S]:
+            del self._heard[worker]
+            if self._budget is not None:
+                self._budget.forget(worker)
+
+    # rows under way, so that one that kills its worker is found
+
+    def begin(self, shard: str, replies: int) -> Loss:
+        """A worker starts on a shard that has so many replies. Rows that are still marked as under way there saw an earlier
+        worker die. Where one after the other dies and no reply is won, the stage stops."""
+        best, died = self._begun.get(shard, (-1, 0))
+        self._begun[shard] = (replies, 0) if replies > best else (best, died + 1)
+        if self._begun[shard][1] >= IN_VAIN:
+            self.stop(
+                f"{shard}: {IN_VAIN} workers died over it one after the other, and no reply came in between; Ray's logs say why"
+            )
+        deaths = self._deaths.setdefault(shard, Counter())
+        deaths.update(self._under_way.pop(shard, set()))
+        return Loss(dict(deaths))
+
+    def under_way(self, shard: str, places: Sequence[int], done: Sequence[int]) -> None:
+        """Mark the rows that are sent next, and unmark those that are done."""
+        self._under_way.setdefault(shard, set()).update(places)
+        self._under_way[shard].difference_update(done)
+
+    def end(self, shard: str) -> None:
+        """A worker is through with a shard, or has stopped in good order."""
+        self._under_way.pop(shard, None)
+        self._deaths.pop(shard, None)
+        self._begun.pop(shard, None)
+
+
+class BoardLink(Protocol):
+    """How a worker reaches the board; None where it cannot be reached for now."""
+
+    async def call(self, method: str, *arguments: Any) -> Any: ...

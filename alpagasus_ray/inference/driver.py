@@ -1,0 +1,194 @@
+"""The driver's side of work on shards: start the workers, show how it goes, stop cleanly when asked or when it is hopeless."""
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.inference.coordinator import Board, Cap, Snapshot
+from alpagasus_ray.inference.metrics import DriverMetrics
+from alpagasus_ray.inference.shards import Job, Task, in_calls
+from alpagasus_ray.inference.worker import Finished, Worker
+from alpagasus_ray.progress import Progress
+from alpagasus_ray.raycluster import connect
+from alpagasus_ray.terminal import say
+
+OVERLAP = 2
+"""Shards that one actor works on at the same time."""
+POLL_S = 0.5
+GRACE_S = 2.5
+"""How long an interrupted driver waits for its workers to write down what they have; Ray gives a stopped job 3 s."""
+
+Results = queue.Queue[Finished | BaseException | None]
+Verdict = Callable[[Mapping[str, int]], str | None]
+"""Looks at the counts so far and says why to stop, or None."""
+
+
+@dataclass(frozen=True)
+class RayBoard:
+    """The board in its actor."""
+
+    actor: Any
+
+    @classmethod
+    def start(cls, rates: Sequence[Rate], cap: Cap | None) -> "RayBoard":
+        """Start the actor beside the driver, whose end is the stage's end anyway."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(rates, cap)
+        return cls(actor)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self.actor, method).remote(*arguments)
+        except ray.exceptions.RayActorError:
+            return None
+
+    def ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """The same for the driver's threads; `RayError` where it cannot be reached."""
+        return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
+
+
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
+    """Do all tasks of jobs that have all but their places in common, on one pool of workers. What is done stays done where
+    they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
+    the workers find that what they are to work with is wrong."""
+    free = connect.free()
+    board = RayBoard.start(jobs[0].terms.rates, cap)
+    look = Look(board, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
+    results: queue.Queue[Finished | BaseException | None] = queue.Queue()
+    threading.Thread(target=_consume, args=(jobs, tasks, board, results), daemon=True).start()
+    try:
+        reason = _watch(results, look)
+        seen: Snapshot = board.ask("snapshot")
+        look.show(seen)
+    except KeyboardInterrupt:
+        _wind_up(board, results)
+        raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
+    except BaseException:
+        _wind_up(board, results)
+        raise
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            board.ask("close_budget", timeout_s=GRACE_S)
+    if jobs[0].pool.gpus:
+        connect.wait_until(free)
+    if seen.kind == "budget" and reason is not None:
+        raise BudgetReached(reason)
+    if seen.kind == "usage" and reason is not None:
+        raise UsageError(reason)
+    if reason is not None:
+        raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
+
+
+def _consume(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard, results: Results) -> None:
+    """Feed results to the driver's thread, and at the end None or what ended it."""
+    try:
+        for finished in _run(jobs, tasks, board):
+            results.put(finished)
+        results.put(None)
+    except BaseException as error:  # noqa: BLE001 - handed to the driver's thread, which raises it
+        results.put(error)
+
+
+def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
+    """Do the tasks on a pool of workers; results come as they finish."""
+    context, pool = ray.data.DataContext.get_current(), jobs[0].pool
+    # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    # a worker is busy with as many shards as overlap, so a pool that may grow grows when all are: by default Ray Data waits for
+    # more calls than a worker takes. One that was just added, and has none yet, is not to be taken away for that.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.4
+    # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
+    context.execution_no_progress_timeout_s = -1
+    # by its own label of pools, Ray Data asks the autoscaler for nodes of that pool alone
+    context.execution_options.label_selector = dict(pool.labels) or None
+    calls = in_calls(tasks, OVERLAP * pool.most)
+    dataset = ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls)).map_batches(
+        Worker,
+        fn_constructor_args=(jobs, board),
+        batch_size=1,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(pool.least, len(calls)),
+            max_size=min(pool.most, len(calls)),
+            max_tasks_in_flight_per_actor=OVERLAP,
+            max_concurrent_calls_per_actor=OVERLAP,
+            enable_true_multi_threading=True,
+        ),
+    )
+    for row in dataset.iter_rows():
+        yield Finished(row["shard"], row["stopped"] or None)
+
+
+def _watch(results: Results, look: "Look") -> str | None:
+    """Show progress until all results are in; the answer is why some are missing, or None."""
+    stopped: str | None = None
+    looked = 0.0
+    while True:
+        with contextlib.suppress(queue.Empty):
+            result = results.get(timeout=POLL_S)
+            if result is None:
+                return stopped
+            if isinstance(result, BaseException):
+                raise result
+            stopped = stopped or result.stopped
+        if time.monotonic() - looked >= POLL_S:
+            looked = time.monotonic()
+            # the board may be away for a moment; it comes back
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                look.once()
+
+
+@dataclass(frozen=True)
+class Look:
+    """Looks at the board, and tells the terminal, Ray's metrics, and the workers if there is no hope."""
+
+    board: RayBoard
+    progress: Progress
+    hopeless: Verdict
+    metrics: DriverMetrics
+    told: set[str] = field(default_factory=set)
+
+    def once(self) -> None:
+        seen = self.board.ask("snapshot")
+        self.show(seen)
+        reason = self.hopeless(seen.counts)
+        if reason is not None:
+            self.board.ask("stop", reason)
+
+    def show(self, seen: Snapshot) -> None:
+        done = int(seen.counts.get("rows", 0))
+        self.progress.show(done, seen.counts)
+        for note in seen.notes:
+            if note not in self.told:
+                self.told.add(note)
+                say(f"note: {note}")
+        self.metrics.publish(self.progress.left(done), seen.spent_usd)
+
+
+def _wind_up(board: RayBoard, results: Results) -> None:
+    with contextlib.suppress(ray.exceptions.RayError):
+        board.ask("stop", "interrupted", timeout_s=GRACE_S)
+    deadline = time.monotonic() + GRACE_S
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            result = results.get(timeout=left)
+        except queue.Empty:
+            return
+        if result is None or isinstance(result, BaseException):
+            return

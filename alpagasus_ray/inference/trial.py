@@ -1,0 +1,36 @@
+"""Which rows a trial (`--limit N`) is about: a seeded draw over the whole dataset, so that it tells of all of it.
+
+The first rows of a file are often of one kind. A larger trial holds the rows of every smaller one, whose replies are there.
+"""
+
+import hashlib
+from collections import defaultdict
+
+import numpy as np
+
+from alpagasus_ray.store.run import Manifest
+
+AT_A_TIME = 4096
+
+
+def drawn(examples: Manifest, limit: int) -> dict[str, tuple[int, ...]]:
+    """Places of the drawn rows in each shard, in order; shards of which none was drawn are left out."""
+    parts = examples.parts()
+    ends = np.cumsum([part.rows for part in parts])
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row in sorted(_numbers(int(ends[-1]) if parts else 0, limit)):
+        at = int(np.searchsorted(ends, row, side="right"))
+        found[parts[at].name].append(row - int(ends[at]) + parts[at].rows)
+    return {name: tuple(places) for name, places in found.items()}
+
+
+def _numbers(rows: int, limit: int) -> list[int]:
+    """So many different numbers below `rows`, the same ones for the same number of rows, those of a smaller limit first."""
+    if limit >= rows:
+        return list(range(rows))
+    seed = int.from_bytes(hashlib.blake2b(b"trial:0", digest_size=8).digest(), "big")
+    dice = np.random.Generator(np.random.PCG64(seed))
+    found: dict[int, None] = {}
+    while len(found) < limit:
+        found.update(dict.fromkeys(dice.integers(0, rows, AT_A_TIME).tolist()))
+    return list(found)[:limit]

@@ -1,0 +1,185 @@
+"""What a whole experiment would ask, train and cost, before any of it is done.
+
+What is not there yet is made up in a scratch directory that is deleted again: the examples are read as ingest reads them, and
+an arm whose size is known is drawn at random. Nothing is sent, and nothing of the run is written.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
+from alpagasus_ray.data import prompt_sets
+from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.feasibility import on_examples, refuse
+from alpagasus_ray.judging import pair_rubric as rubrics
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.pair_task import both_orders
+from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.stages.plan_score import plan as score_plan
+from alpagasus_ray.stages.preview import preview
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.training import gpu_estimates
+from alpagasus_ray.training.schedule import Order
+
+SHORTEST_REVIEW = 4
+"""Tokens of a reply that is two scores and nothing else."""
+
+
+def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[str] = ()) -> dict[str, Any]:
+    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of `rough.GPUS`, for
+    the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the examples cannot give."""
+    if gpu is not None and gpu not in gpu_estimates.GPUS:
+        raise UsageError(f"--gpu {gpu}: not known; one of {', '.join(gpu_estimates.GPUS)}")
+    folder = tempfile.mkdtemp(prefix="alpagasus-plan-")
+    try:
+        scratch = Run(Storage.open(folder))
+        held = run if run.examples().manifest() else scratch
+        refuse([*found, *_on_examples(recipe, held, scratch, _is_picked(recipe, run))])
+        judged = score_plan(recipe.score, held)
+        arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
+        return {
+            "plan_of_all": True,
+            "stage": "experiment",
+            "location": run.storage.root,
+            "rows": judged["rows"],
+            "score": judged,
+            "arms": arms,
+            **answers,
+            "total_dollars": _total(recipe, judged, arms, answers["evaluation_dollars"]),
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_picked(recipe: Recipe, run: Run) -> bool:
+    """Whether all is there that the plan reads of the run."""
+    return all(run.subset(arm).manifest() for arm in recipe.finetune.arms) and run.examples().manifest() is not None
+
+
+def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[str]:
+    """Read the examples if the plan needs them; the answer is what they cannot give."""
+    try:
+        if not picked:
+            ingest(recipe.ingest, scratch)
+        return list(on_examples(recipe, held, held.examples().finished("ingest")))
+    except UsageError as error:
+        return [str(error)]
+
+
+def _total(
+    recipe: Recipe, judged: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], evaluation: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """All dollars together, least to most; `not_counted` names what nobody can tell, `high` is None where nothing bounds it."""
+    free = {"low": 0.0, "high": 0.0}
+    parts: dict[str, Mapping[str, float | None]] = {"score": judged.get("dollars", free), "compare": evaluation}
+    for arm in arms:
+        given = dict.fromkeys(free, arm["dollars"])
+        parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given
+    unknown = [name for name, part in parts.items() if part["low"] is None]
+    asked = [f"generate {model.name} (its answers)" for model in recipe.generate.models if model.is_model]
+    highs = [part["high"] for name, part in parts.items() if name not in unknown]
+    return {
+        "low": round(sum(part["low"] or 0.0 for part in parts.values()), 6),
+        "high": None if None in highs else round(sum(high or 0.0 for high in highs), 6),
+        "not_counted": unknown + asked,
+    }
+
+
+def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """What each training takes: by the arm itself where it is picked, else by one of its size, at most by all examples."""
+    leader = next((arm for arm in recipe.pick.arms if arm.policy in ("threshold", "top")), None)
+    for arm in (arm for arm in recipe.pick.arms if arm.name in recipe.finetune.arms):
+        if run.subset(arm.name).manifest() is not None:
+            source, size = run, "picked"
+        else:
+            source, size = scratch, _stand_in(arm, leader, scratch)
+        if gpu is not None or not _at_hand(recipe.finetune):
+            yield _estimated(recipe.finetune, source, arm.name, size, gpu)
+            continue
+        told = preview(recipe.finetune, source, [arm.name])
+        (found,) = told["arms"]
+        hours = None if found["minutes"] is None else found["minutes"] * told["workers"] / 60
+        kept = {key: found.get(key) for key in ("rows", "steps", "tokens_seen", "minutes", "dollars", "predicted_by")}
+        yield {"arm": arm.name, "size": size, "workers": told["workers"], "worker_hours": hours, "dollars_range": None, **kept}
+
+
+def _at_hand(config: Finetune) -> bool:
+    """Whether configuration and tokenizer of the model lie on this machine, so that no hub is needed."""
+    if config.model is None or os.path.isdir(config.model):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = [try_to_load_from_cache(config.model, name) for name in ("config.json", "tokenizer_config.json")]
+    return all(isinstance(path, str) for path in cached)
+
+
+def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | None) -> dict[str, Any]:
+    """The training of an arm without its model: tokens by bytes, time by the GPU."""
+    stage = source.subset(arm)
+    fields = ["instruction", "input", "output"]
+    tables = stage.tables(stage.finished("pick_subset"), fields)
+    rows, held = gpu_estimates.tokens((row for table in tables for row in table.to_pylist()), config.max_length)
+    order = Order.of(rows, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
+    seen = round(held * order.seen / rows)
+    workers = config.workers if isinstance(config.workers, int) else (config.workers or (1, 1))[1]
+    found = gpu_estimates.estimate(config, seen, workers, gpu)
+    middle = None if found.minutes is None else sum(found.minutes) / 2
+    return {
+        "arm": arm,
+        "size": size,
+        "workers": workers,
+        "worker_hours": None if middle is None else middle * workers / 60,
+        "dollars_range": None if found.dollars is None else dict(zip(("low", "high"), found.dollars, strict=True)),
+        "rows": rows,
+        "steps": order.steps,
+        "tokens_seen": seen,
+        "minutes": middle,
+        "dollars": None if found.dollars is None else sum(found.dollars) / 2,
+        "predicted_by": found.by,
+    }
+
+
+def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
+    """Pick as many examples at random as the arm will have, as far as that is known."""
+    known = arm.k or (leader.k if leader and arm.policy in ("random", "longest", "lowest") else None)
+    policy: Literal["full", "random"] = "full" if known is None else "random"
+    pick_subset(Pick(arms=(Arm(name=arm.name, policy=policy, k=known),)), scratch)
+    if known is not None:
+        return "known"
+    return "known" if arm.policy == "full" else "at most"
+
+
+def _answers(config: Generate, compared: Compare) -> dict[str, Any]:
+    """Prompts, games, and what the games cost: from answers of no length to the longest."""
+    prompts = [
+        prompt._asdict()
+        for one in config.test_sets
+        for prompt in prompt_sets.load(one.name, one.path, one.format, {str(key): name for key, name in one.columns.items()})
+    ]
+    judge, rubric = compared.judge, rubrics.load(compared.judge.rubric)
+    games = 2 * len(prompts) * len(compared.pairs)
+    asked = (rubric.messages(both_orders(prompt, "?", "?")[0]) for prompt in prompts)
+    size = sum(len(message["content"].encode()) for messages in asked for message in messages)
+    least = size / BYTES_PER_TOKEN / max(1, len(prompts)) + OVERHEAD_TOKENS
+    costs, most = tariff(judge), least + 2 * config.max_new_tokens
+    is_free = not judge.is_remote
+    return {
+        "prompts": len(prompts),
+        "models": [model.name for model in config.models],
+        "games": games,
+        "judge": judge.model or judge.kind,
+        "tokens_a_game": {"low": round(least), "high": round(most)},
+        "evaluation_dollars": {
+            "low": 0.0 if is_free else costs.dollars(games * least, games * SHORTEST_REVIEW),
+            "high": 0.0 if is_free else _most(games, most, judge.max_tokens, costs),
+        },
+    }
+
+
+def _most(games: int, tokens_in: float, tokens_out: int | None, costs: Any) -> float | None:
+    return None if tokens_out is None else costs.dollars(games * tokens_in, games * tokens_out)

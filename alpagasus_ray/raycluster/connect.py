@@ -1,0 +1,146 @@
+"""The Ray cluster a job runs on: the one it was submitted to, or one of its own on this machine."""
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+import ray.exceptions
+
+from alpagasus_ray import interrupts
+from alpagasus_ray.config import DEBUG, Asking, EngineConfig
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster import nodes, placement
+
+CONNECT_S = 5.0
+FREE_S = 60.0
+"""How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""
+
+
+def demand(config: Asking, asked: EngineConfig, resources: Mapping[str, float]) -> Pool:
+    """The processes that do a job on a cluster with these resources."""
+    each = Pool()
+    if not asked.is_model:
+        usual = max(1, nodes.fitting(resources, each))
+    elif asked.is_remote:
+        usual = 1
+    else:
+        on_gpus = resources.get("GPU", 0) > 0 if asked.vllm.gpu is None else asked.vllm.gpu
+        each = Pool(cpus=asked.vllm.cpus, gpus=asked.vllm.tensor_parallel if on_gpus else 0)
+        usual = max(1, nodes.fitting(resources, each)) if on_gpus else 1
+    number = config.actors or usual
+    least, most = (number, number) if isinstance(number, int) else number
+    return each._replace(least=least, most=most)
+
+
+def pool(config: Asking, asked: EngineConfig) -> Pool:
+    """The processes that do a job on this cluster. `UsageError` or `StageFailed` tell of those for which it can never have a
+    node."""
+    found = wanted(config, asked)
+    each = f" and {asked.where}.vllm (cpus, gpu, tensor_parallel)" if asked.kind == "vllm" else ""
+    placement.check(found, f"{config.section}.labels{each}")
+    return found
+
+
+def wanted(config: Asking, asked: EngineConfig) -> Pool:
+    """The same, whether or not there can be nodes for them."""
+    if asked.kind == "vllm":
+        asked = _on_gpus_or_not(config, asked)
+    labels = placement.labels_of(config.labels, _pool_of(asked))
+    return demand(config, asked, placement.total(labels))._replace(labels=labels)
+
+
+def _on_gpus_or_not(config: Asking, asked: EngineConfig) -> EngineConfig:
+    """The same with `vllm.gpu` settled."""
+    if asked.vllm.gpu is not None:
+        return asked
+    gpu = placement.may_hold(Pool(gpus=1, labels=placement.labels_of(config.labels, placement.GPU)))
+    return asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": gpu})})
+
+
+def _pool_of(asked: EngineConfig) -> str:
+    return placement.GPU if asked.kind == "vllm" and asked.vllm.gpu else placement.CPU
+
+
+def free() -> dict[str, float]:
+    """What of the cluster nobody uses."""
+    resources: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+def wait_until(before: Mapping[str, float]) -> None:
+    """Wait until as many GPUs are free as there were, and with them their memory: processes take a moment to end."""
+    deadline = time.monotonic() + FREE_S
+    while free().get("GPU", 0) < before.get("GPU", 0) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def address_given() -> str:
+    """`RAY_ADDRESS`, or nothing; `UsageError` where it is none that a driver can join."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        raise UsageError(
+            f"RAY_ADDRESS = {address} is the address of the job API, for `ray job submit` only; to run the job here, unset it "
+            "or name the cluster's own address, host:6379"
+        )
+    return address
+
+
+def connect() -> None:
+    """Join the cluster that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our own.
+
+    Never joins a cluster merely because one happens to run on this machine. `UsageError` where the one that is named cannot be
+    joined.
+    """
+    if ray.is_initialized():
+        return
+    address = address_given()
+    # Ray puts a handler of its own in place of ours, which ends a stage cleanly
+    with interrupts.kept(), _quiet():
+        if address:
+            _join(address)
+        else:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _join(address: str) -> None:
+    try:
+        knock(address)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = re.split(r"\n|\. ", str(error).strip())[0] or type(error).__name__
+        raise UsageError(
+            f"RAY_ADDRESS = {address}: {reason}; see that the cluster runs, with this version of Ray, and that RAY_AUTH_MODE "
+            "and the token (RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH) are those of its nodes"
+        ) from None
+
+
+def knock(address: str) -> None:
+    """`OSError` where nobody listens at a cluster's address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray's C++ part from writing to the terminal: it warns, at the level of an error, of how Ray Data starts every
+    actor pool (ray-project/ray#53727), and tells on start that it was told to be quiet. Python's errors still come through."""
+    if os.environ.get(DEBUG):
+        yield
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)

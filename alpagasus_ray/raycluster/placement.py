@@ -1,0 +1,147 @@
+"""Where the processes of a stage are put: on which nodes, and whether the cluster has, or can get, a place for one.
+
+Clusters of several pools label their nodes `ray-subcluster`: by that label Ray Data too keeps to a pool, and asks the
+autoscaler for nodes of that pool alone. Where the head has it (`ray-subcluster: head`, as in `cluster/`), a stage is put on its
+own pool; on other clusters, wherever there is room.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from alpagasus_ray.errors import StageFailed, UsageError
+from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster import nodes
+
+log = logging.getLogger(__name__)
+POOL, HEAD = "ray-subcluster", "head"
+CPU, GPU, TRAIN = "cpu", "gpu-judge", "gpu-train"
+"""The pools: all that needs no GPU, models that judge or answer, training."""
+PATIENCE_S, LOOK_S = 45.0, 2.0
+"""How long the autoscaler has to say that it can start a node, and how often it is asked."""
+SHOWN = 3
+"""So many of its failures to start a node are shown."""
+
+
+def labels_of(given: Mapping[str, str] | None, pool: str) -> dict[str, str]:
+    """The labels that nodes of a stage have to have: its pool's where the cluster has pools, and those of the recipe. Without a
+    pool Ray Data would see none of the nodes that have one."""
+    pools = any(node["Labels"].get(POOL) == HEAD for node in nodes.alive())
+    return {**({POOL: pool} if pools else {}), **(given or {})}
+
+
+def total(labels: Mapping[str, str]) -> dict[str, float]:
+    """The CPUs and GPUs of the nodes that have these labels."""
+    chosen = [node["Resources"] for node in nodes.alive() if nodes.labelled(node["Labels"], labels)]
+    return {name: sum(resources.get(name, 0) for resources in chosen) for name in ("CPU", "GPU")}
+
+
+def room(pool: Pool) -> int:
+    """How many processes of a pool the present nodes could hold, were they idle."""
+    return sum(nodes.on_node(node["Resources"], node["Labels"], pool) for node in nodes.alive())
+
+
+def most(pool: Pool) -> int | None:
+    """The most processes of a pool that the cluster can hold after autoscaling; None where that is not known."""
+    return nodes.most_actors(nodes.look(), pool)
+
+
+def may_hold(pool: Pool) -> bool:
+    """Whether a node has room for such a process, or the autoscaler may start one that has. Where that is not known, a cluster
+    of pools is taken to have this one too; `check` hears it where it has not."""
+    if room(pool):
+        return True
+    known = most(pool)
+    return POOL in pool.labels if known is None else known > 0
+
+
+def needs(pool: Pool) -> str:
+    """What a process of a pool needs of its node, in words."""
+    gpus = f" and {pool.gpus} GPU{'s' if pool.gpus > 1 else ''}" if pool.gpus else ""
+    labels = f" and the label {' and '.join(f'{name}={value}' for name, value in pool.labels.items())}" if pool.labels else ""
+    return f"{pool.cpus} CPU{'s' if pool.cpus > 1 else ''}{gpus}{labels}"
+
+
+def check(pool: Pool, knobs: str, least: int = 1) -> None:
+    """Return where there are nodes for so many processes of the pool, or may be: Ray would wait for ever for those that nobody
+    can start. `knobs` says by what in the recipe the need can be changed. `UsageError` where it is known that there can be
+    none, `StageFailed` where the autoscaler says so or none is at work, within a minute."""
+    if room(pool) >= least:
+        return
+    known = most(pool)
+    if known is None:
+        log.warning("waiting for %s: how far this cluster may grow is not to be seen from here", _wanted(pool, least))
+        _ask_autoscaler(pool, knobs, least)
+    elif known < least:
+        raise UsageError(_never(pool, knobs, least, f"nor may the autoscaler start one; it can hold {known} with it"))
+
+
+def _ask_autoscaler(pool: Pool, knobs: str, least: int) -> None:
+    """Ask for the places, and hear what the autoscaler makes of it."""
+    deadline = time.monotonic() + PATIENCE_S
+    with _asked(pool, least) as place:
+        while not place.wait(LOOK_S):
+            said = _autoscaler()
+            if place.id.hex() in said.without_node:
+                raise StageFailed(_never(pool, knobs, least, "and the autoscaler says that it can start none"))
+            if time.monotonic() > deadline:
+                if not said.at_work:
+                    raise StageFailed(_never(pool, knobs, least, "and no autoscaler is at work that could start one"))
+                log.warning("the autoscaler may yet start one%s", said.failures)
+                return
+
+
+def _wanted(pool: Pool, least: int) -> str:
+    return f"one process needs {needs(pool)} of one node" if least == 1 else f"{least} processes need {needs(pool)} each"
+
+
+def _never(pool: Pool, knobs: str, least: int, reason: str) -> str:
+    best = {name: int(max(node["Resources"].get(name, 0) for node in nodes.alive())) for name in ("CPU", "GPU")}
+    return (
+        f"{knobs}: {_wanted(pool, least)}. The nodes of the cluster have room for {room(pool)}, {reason}; the best has "
+        f"{best['CPU']} CPUs and {best['GPU']} GPUs"
+    )
+
+
+@contextmanager
+def _asked(pool: Pool, count: int) -> Iterator[PlacementGroup]:
+    """Places for so many processes, held while the block runs."""
+    bundle = {"CPU": float(pool.cpus), **({"GPU": float(pool.gpus)} if pool.gpus else {})}
+    place = placement_group([bundle] * count, bundle_label_selector=[dict(pool.labels)] * count if pool.labels else None)
+    try:
+        yield place
+    finally:
+        remove_placement_group(place)
+
+
+class _Said(NamedTuple):
+    """What the autoscaler has told of its last look."""
+
+    at_work: bool
+    without_node: frozenset[str]
+    """Placement groups for which it can start no nodes."""
+    failures: str
+
+
+def _autoscaler() -> _Said:
+    """Version 2 tells of every demand, version 1 only that it is at work."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=LOOK_S))
+    state = reply.autoscaling_state
+    # `details` of a demand is the group's id, then its strategy and state
+    without = frozenset(demand.details.partition(":")[0] for demand in state.infeasible_gang_resource_requests)
+    failed = dict.fromkeys(f"{each.ray_node_type_name}: {each.reason}" for each in state.failed_instance_requests)
+    failures = f"; starts that failed: {'; '.join(list(failed)[-SHOWN:])}" if failed else ""
+    return _Said(
+        bool(state.autoscaler_state_version) or _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is not None, without, failures
+    )

@@ -1,0 +1,92 @@
+"""What a run holds that a report can tell of: its finished stages, and the files in them that are read whole.
+
+Knows where things stand in a run; makes no figures of them.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alpagasus_ray.store.run import MANIFEST, Manifest, Run, StageDir
+
+KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts")
+"""First parts of the stages' names, in the order of the experiment; another judge's verdicts are `verdicts-<name>`."""
+EXACT_FIELDS = ["prompt_id", "reply", "reference"]
+
+
+class Evidence(NamedTuple):
+    """A run as a report sees it."""
+
+    run: Run
+    manifests: Mapping[str, Manifest]
+    """Of all finished stages but the report, by name, in the order of the experiment."""
+
+    def named(self, kind: str) -> dict[str, Manifest]:
+        """The manifests of `<kind>/<name>`, by name."""
+        return {
+            name.partition("/")[2]: manifest
+            for name, manifest in self.manifests.items()
+            if name.startswith(f"{kind}/") and name.count("/") == 1
+        }
+
+    def answers(self) -> dict[tuple[str, str], Manifest]:
+        """The manifests of the answers, by model and test set."""
+        parts = {tuple(name.split("/")): manifest for name, manifest in self.manifests.items() if name.startswith("answers/")}
+        return {(names[1], names[2]): manifest for names, manifest in parts.items() if len(names) == 3}
+
+    def stage(self, name: str) -> StageDir:
+        return StageDir(name, self.run.storage.at(*name.split("/")))
+
+    def inputs(self) -> dict[str, str]:
+        return {name: manifest.content_hash() for name, manifest in self.manifests.items()}
+
+
+def evidence(run: Run) -> Evidence:
+    """Find all finished stages of a run."""
+    names = [name.removesuffix(f"/{MANIFEST}") for name in run.storage.all_names() if name.endswith(f"/{MANIFEST}")]
+    found: dict[str, Manifest] = {}
+    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_place):
+        manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
+        if manifest is not None:
+            found[name] = manifest
+    return Evidence(run, found)
+
+
+def kind_of(name: str) -> str:
+    """`verdicts` of `verdicts-strict/a-vs-b/koala`."""
+    first = name.split("/", maxsplit=1)[0]
+    return "verdicts" if first.startswith("verdicts-") else first
+
+
+def _place(name: str) -> tuple[int, str]:
+    return KINDS.index(kind_of(name)), name
+
+
+def read_json(stage: StageDir, manifest: Manifest, name: str) -> Any:
+    """A JSON file that the manifest lists, or None."""
+    return json.loads(stage.storage.read(name)) if any(entry.name == name for entry in manifest.files) else None
+
+
+def curve_of(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
+    """The training curve, a row for each update; empty where there is none."""
+    if not any(entry.name == "curve.parquet" for entry in manifest.files):
+        return []
+    columns = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds"]
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(stage.storage.read("curve.parquet")), columns=columns).to_pylist()
+    return rows
+
+
+def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> Iterator[pa.Table]:
+    """Rows that an arm left out, with their reasons."""
+    for entry in manifest.files:
+        if entry.name.startswith("dropped-"):
+            yield stage.table(entry.name, entry.sha256, columns)
+
+
+def answer_rows(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
+    """Reply and reference of each prompt."""
+    return [row for table in stage.tables(manifest, EXACT_FIELDS) for row in table.to_pylist()]

@@ -1,0 +1,184 @@
+"""The whole experiment: what a recipe leaves open is filled in, checked, and carried out job after job.
+
+Every step is the job of its own name and does what that does; what is finished is left as it is, so that the same command
+goes on wherever an earlier one was stopped.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alpagasus_ray import commands, feasibility, interrupts
+from alpagasus_ray.cli import Call, JobSpec
+from alpagasus_ray.config import Answerer, Arm, Recipe
+from alpagasus_ray.errors import AlpagasusError, UsageError
+from alpagasus_ray.progress import clock
+from alpagasus_ray.reporting import terminal
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.terminal import spelled
+
+STEPS: tuple[JobSpec, ...] = (
+    commands.INGEST,
+    commands.SCORE,
+    commands.PICK,
+    commands.FINETUNE,
+    commands.GENERATE,
+    commands.COMPARE,
+    commands.REPORT,
+)
+
+
+def run_all(call: Call) -> dict[str, Any]:
+    """Carry out every step of the recipe; the summary holds those of all of them."""
+    recipe = completed(call.recipe)
+    found = [
+        *problems(recipe),
+        *feasibility.before(recipe, call.run, sends=not call.flags.plan),
+        *feasibility.check_cap(recipe),
+    ]
+    if call.flags.plan:
+        from alpagasus_ray.plan_all import plan
+
+        return plan(recipe, call.run, gpu=call.flags.gpu, found=found)
+    if call.flags.gpu:
+        raise UsageError("--gpu is for --plan: it says what the hours are estimated for")
+    feasibility.refuse([*found, *_on_examples(recipe, call.run, found)])
+    started, console = time.monotonic(), Console(stderr=True)
+    reports: dict[str, dict[str, Any]] = {}
+    lines: dict[str, tuple[str, float]] = {}
+    for number, step in enumerate(STEPS, 1):
+        console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
+        before = time.monotonic()
+        reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step)))
+        if step is commands.INGEST:  # before anything is paid for
+            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
+        terminal.show(reports[step.name], sys.stderr)
+        if interrupts.seen():  # a library has swallowed it
+            raise KeyboardInterrupt
+        lines[step.name] = (terminal.in_a_line(reports[step.name]), time.monotonic() - before)
+    console.print("\n", _overview(lines), sep="")
+    return {
+        "stage": "experiment",
+        "location": call.run.storage.root,
+        "rows": reports["ingest"]["rows"],
+        "steps": reports,
+        "seconds": round(time.monotonic() - started, 2),
+        "answer": reports["report"]["answer"],
+        "page": reports["report"]["page"],
+    }
+
+
+def _on_examples(recipe: Recipe, run: Run, found: Sequence[str]) -> list[str]:
+    """What the examples cannot give. Where the recipe is refused anyway they are read for this alone, so that all is said at
+    once; else ingest reads them next, which costs nothing."""
+    examples = run.examples().manifest()
+    if examples is not None:
+        return list(feasibility.on_examples(recipe, run, examples))
+    if not found or not recipe.ingest.source or "hf:" in str(recipe.ingest.source):
+        return []
+    from alpagasus_ray.stages.ingest import ingest
+
+    with tempfile.TemporaryDirectory(prefix="alpagasus-check-") as folder:
+        scratch = Run.open(folder)
+        try:
+            return list(feasibility.on_examples(recipe, scratch, ingest(recipe.ingest, scratch)))
+        except (AlpagasusError, OSError) as error:
+            return [str(error)]
+
+
+def _no_flags(step: JobSpec) -> argparse.Namespace:
+    return argparse.Namespace(**{flag.replace("-", "_"): None if flag == "limit" else False for flag in step.flags})
+
+
+def _overview(lines: dict[str, tuple[str, float]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("job")
+    table.add_column("time", justify="right")
+    table.add_column("what there is now", overflow="fold")
+    for name, (line, seconds) in lines.items():
+        table.add_row(name, clock(seconds), Text(spelled(line)))
+    return table
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """The recipe with what follows from its arms: every arm is trained on, answers under its own name, and the report's arm is
+    compared with each of the others."""
+    arms = recipe.finetune.arms or tuple(arm.name for arm in recipe.pick.arms)
+    models = recipe.generate.models or tuple(_answerer(recipe, arm) for arm in arms)
+    names = [model.name for model in models]
+    first = recipe.report.arm if recipe.report.arm in names else next(iter(names), None)
+    pairs = recipe.compare.pairs or tuple((first, name) for name in names if first and name != first)
+    return recipe.model_copy(
+        update={
+            "finetune": recipe.finetune.model_copy(update={"arms": arms}),
+            "generate": recipe.generate.model_copy(update={"models": models}),
+            "compare": recipe.compare.model_copy(update={"pairs": pairs}),
+        }
+    )
+
+
+def _answerer(recipe: Recipe, arm: str) -> Answerer:
+    """The model of an arm, asked as it was trained."""
+    return Answerer.model_validate({"name": arm, "arm": arm, "prompt": recipe.finetune.template})
+
+
+def check(recipe: Recipe) -> None:
+    """Tell, before anything is done, what a later step would miss. Raises `UsageError`."""
+    if wrong := problems(recipe):
+        raise UsageError("the recipe does not hold together:\n  " + "\n  ".join(wrong))
+
+
+def problems(recipe: Recipe) -> list[str]:
+    """What a later step would miss, a line for each."""
+    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
+
+
+def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:
+    known = {arm.name for arm in picked}
+    wrong = [f"finetune.arms has {arm!r}, and pick.arms has not" for arm in recipe.finetune.arms if arm not in known]
+    trained = set(recipe.finetune.arms)
+    return wrong + [
+        f"generate.models: {model.name!r} is the arm {model.arm!r}, which finetune.arms does not train"
+        for model in recipe.generate.models
+        if model.arm is not None and model.arm not in trained
+    ]
+
+
+def _unknown_models(recipe: Recipe) -> list[str]:
+    known = {model.name for model in recipe.generate.models}
+    missing = dict.fromkeys(name for pair in recipe.compare.pairs for name in pair if name not in known)
+    return [f"compare.pairs has {name!r}, and generate.models has not" for name in missing]
+
+
+def _not_given(recipe: Recipe) -> list[str]:
+    given = {
+        "ingest.source: what to read": recipe.ingest.source,
+        "score.judge.model: who rates": recipe.score.judge.model or not recipe.score.judge.is_model,
+        "finetune.model: what is trained": recipe.finetune.model,
+        "generate.test_sets: what is answered": recipe.generate.test_sets,
+        "compare.pairs: what is compared (there is one model alone)": recipe.compare.pairs,
+        "compare.judge.model: who compares": recipe.compare.judge.model or not recipe.compare.judge.is_model,
+    }
+    return [f"nothing is given for {what}" for what, value in given.items() if not value]
+
+
+RUN_ALL = JobSpec(
+    "run_all",
+    "",
+    "The whole experiment of a recipe: ingest, score, pick, finetune, generate, compare, report. What is done is skipped, and "
+    "a call that was stopped goes on where it was.",
+    run_all,
+    {
+        "plan": "print what the experiment would ask, train and cost, in dollars from least to most; sends and writes nothing, "
+        "needs no key, no hub and no GPU",
+        "gpu": "with --plan: the GPU that hours and dollars of training are estimated for, e.g. a100 or h100",
+    },
+    reading=("plan",),
+)

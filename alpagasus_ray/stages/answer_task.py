@@ -1,0 +1,199 @@
+"""What answers are: how a prompt is asked and its reply kept, what identifies them, how their manifest sums up.
+
+Knows nothing of how requests are sent, nor of calls that go on where others were.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from alpagasus_ray.config import Answerer, Generate, digest
+from alpagasus_ray.data.prompts import alpaca_prompt
+from alpagasus_ray.data.schema import ANSWERS, PROMPTS
+from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
+from alpagasus_ray.engines.imported import files_of, found_files
+from alpagasus_ray.engines.kinds import open_engines
+from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.inference import asking, reply_columns
+from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.store.storage import Storage
+
+ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED = "answered", "empty", "truncated", "refused", "failed"
+STATUSES = (ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED)
+UNANSWERED = (EMPTY, TRUNCATED, REFUSED, FAILED)
+"""Statuses of what is no whole answer."""
+GOOD = frozenset({ANSWERED, TRUNCATED})
+"""Statuses of answers that can be judged."""
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class GenerateWork:
+    """What the runner does with each prompt: ask a model and keep what it says."""
+
+    model: Answerer
+    test_sets: tuple[str, ...]
+    weights: Storage | None = None
+    """Where the checkpoint of this run's arm lies."""
+    keeps_thoughts: bool = False
+    """Whether what the model thought stays part of its answer."""
+    raised: int | None = None
+    """Longest answer to the prompts that are asked again because theirs was cut."""
+
+    def open_engines(self) -> list[Engine]:
+        model = with_longer(_at_hand(self.model, self.weights), self.raised)
+        engines = open_engines(model, shortest=self._messages("?", ""), test_sets=self.test_sets)
+        return noting(engines, self.raised)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return ANSWERS
+
+    @property
+    def form(self) -> ReplyForm:
+        return ANY_FORM
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        return asking.body(_anywhere(self.model), ANY_FORM) | {"prompt": self.model.prompt}
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        blank = not (row["instruction"].strip() or row["input"].strip())
+        messages = [] if blank else self._messages(row["instruction"], row["input"])
+        if not self.model.is_model:
+            return Request(row["prompt_id"], messages, row)
+        return Request(asking.request_key(self._body, messages), messages, row)
+
+    def _messages(self, instruction: str, input_text: str) -> list[Message]:
+        if self.model.prompt == "alpaca":
+            return [{"role": "user", "content": alpaca_prompt(instruction, input_text)}]
+        return [{"role": "user", "content": "\n\n".join(part for part in (instruction, input_text) if part)}]
+
+    def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
+        return {
+            **{name: row[name] for name in PROMPTS.names},
+            "request_hash": request.key,
+            **reply_columns.columns(outcome),
+            **self.reading(outcome.reply, outcome.error),
+        }
+
+    def reading(self, reply: Reply | None, error: str | None) -> dict[str, Any]:
+        """The columns that are read off a reply; `error` says why there is none."""
+        if reply is None:
+            return {"status": FAILED, "reply": None, "raw": None, "error": error}
+        seen = Visible(reply.text) if self.keeps_thoughts else visible(reply.text)
+        text = seen.text.strip()
+        raw = {"raw": None if text == reply.text.strip() else reply.text}
+        nothing = nothing_to_read(seen, reply.finish_reason, reply.reasoning)
+        if nothing is None:
+            return {"status": TRUNCATED if reply.finish_reason == LENGTH else ANSWERED, "reply": text, "error": None, **raw}
+        if nothing.status == FAILED:  # its text is kept, and is no answer
+            return {"status": FAILED, "reply": None, "raw": reply.text, "error": nothing.error}
+        return {"status": nothing.status, "reply": text, "error": nothing.error, **raw}
+
+
+def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
+    """The model with what the stage says for all of them; that of an arm with the place of its checkpoint."""
+    common = {
+        "max_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "seed": config.seed,
+    }
+    # what a model says for itself holds, also a null that is written
+    changes: dict[str, Any] = {key: value for key, value in common.items() if key not in model.model_fields_set}
+    if model.kind == "vllm" and model.max_tokens is None:
+        changes["max_tokens"] = config.max_new_tokens
+    if model.kind == "vllm" and model.prompt == "alpaca" and model.vllm.chat_template is None:
+        changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
+    if model.arm is not None:
+        home = run.model(model.arm).storage
+        if not home.exists(CONFIG):
+            raise UsageError(
+                f"generate.models: {model.name!r} is the arm {model.arm!r}, and {home.root} holds no checkpoint; finetune it "
+                "first, or name a checkpoint by `path`"
+            )
+        changes["model"] = home.root
+    return asking.with_template(model.model_copy(update=changes))
+
+
+def weights_of(model: Answerer, run: Run) -> Storage | None:
+    return None if model.arm is None else run.model(model.arm).storage
+
+
+def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
+    """The model with its checkpoint on this machine: one on an object store is fetched, once for each node."""
+    if weights is None or weights.is_local:
+        return model
+    infos = weights.fs.get_file_info(pafs.FileSelector(weights.root))
+    files = [info for info in infos if info.type == pafs.FileType.File]
+    known = digest([weights.root, sorted((info.base_name, info.size, str(info.mtime)) for info in files)])
+    folder = os.path.join(tempfile.gettempdir(), f"alpagasus-model-{known}")
+    os.makedirs(folder, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        for info in files:  # what lies in directories below is the state of a training that may go on
+            target = os.path.join(folder, info.base_name)
+            if not (os.path.exists(target) and os.path.getsize(target) == info.size):
+                pafs.copy_files(info.path, target, source_filesystem=weights.fs, destination_filesystem=pafs.LocalFileSystem())
+    return model.model_copy(update={"model": folder})
+
+
+def _anywhere(model: Answerer) -> Answerer:
+    """The model with a name that holds wherever the run lies."""
+    return model if model.arm is None else model.model_copy(update={"model": f"models/{model.arm}"})
+
+
+def settings_of(model: Answerer, *, keeps_thoughts: bool = False) -> dict[str, Any]:
+    """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
+    # what is as usual is no part of it, so that older runs go on
+    thoughts = {"thoughts": "keep"} if keeps_thoughts else {}
+    prompt = {"prompt": model.prompt} if model.is_model else {}
+    return {"model": asking.identity_of(_anywhere(model)), **prompt, **thoughts}
+
+
+def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> dict[str, str]:
+    """What answers to one test set are made from."""
+    inputs = {f"prompts/{test_set}": prompts.content_hash()}
+    if model.arm is not None:
+        trained = run.model(model.arm).manifest()
+        inputs[f"models/{model.arm}"] = trained.content_hash() if trained else "a checkpoint without a manifest"
+    else:
+        inputs |= asking.weights_print(model)
+    if model.answers is not None:
+        for location in files_of(model.answers, [test_set]).values():
+            inputs |= {file.name: file.fingerprint() for file in found_files(location)}
+    return inputs
+
+
+def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
+    local_model = begun.settings["model"]["kind"] == "vllm"
+    return stage.sum_up(begun, files, STATUSES, local_model=local_model, details=_groups(stage, files))
+
+
+def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
+    """Prompts by finish reason, category, skill and difficulty, and the mean length of the answers."""
+    names = ["finish_reason", "category", "skill", "difficulty", "reply"]
+    table = pa.concat_tables(stage.table(entry.name, entry.sha256, names) for entry in files)
+    counted = {name: Counter(str(value) for value in table[name].to_pylist() if value is not None) for name in names[:-1]}
+    # characters, for not every script has blanks between its words
+    mean = pc.mean(pc.utf8_length(table["reply"].filter(_says(table["reply"])))).as_py()
+    length = {"value": mean, "unit": "characters"}
+    return {**{name: dict(found.most_common()) for name, found in counted.items()}, "mean_answer_length": length}
+
+
+def _says(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which answers have words: an empty one has no length that means anything."""
+    return pc.not_equal(pc.utf8_trim_whitespace(texts), "")

