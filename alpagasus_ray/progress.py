@@ -38,7 +38,7 @@ class Progress:
         return max(0, self._total - done)
 
     def show(self, done: int, counts: Mapping[str, float] | None = None) -> None:
-        """Tell that `done` rows are through; `counts` are the board's."""
+        """Tell that `done` rows are through; `counts` are the coordinator's."""
         now = time.monotonic()
         # rows that came out of a ledger take no time and would make the rate and the time left look too good
         asked = done - (counts or {}).get("from ledger", 0)

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.inference import shards
-from alpagasus_ray.inference.coordinator import Board
+from alpagasus_ray.inference.coordinator import Coordinator
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import DONE, FileEntry, Manifest, Run
@@ -154,14 +154,14 @@ def _measured(answer: Any, does: Callable[..., Any], root: str, given: tuple[Any
     answer.send((seconds, int(peak.split()[1])))
 
 
-def bench_board(_: Run, __: Path) -> Table:
+def bench_coordinator(_: Run, __: Path) -> Table:
     """The actor that all workers of a stage speak to: processor time for each word, as a plain object and in its actor, where
     Ray takes its share."""
     table = Table(
-        f"The board with {WORKERS:,} workers, microseconds of processor time for a word", "word", "itself", "with Ray"
+        f"The coordinator with {WORKERS:,} workers, microseconds of processor time for a word", "word", "itself", "with Ray"
     )
     for name, words in WORDS.items():
-        plain = Board((Rate(6e6, 6e9),))
+        plain = Coordinator((Rate(6e6, 6e9),))
         started = time.process_time()
         for number in range(SAID):
             getattr(plain, name)(*words(number))
@@ -171,7 +171,7 @@ def bench_board(_: Run, __: Path) -> Table:
 
 
 def _in_actor(name: str, words: Callable[[int], tuple[Any, ...]]) -> float:
-    actor: Any = ray.remote(Board).options(num_cpus=0).remote((Rate(6e6, 6e9),))
+    actor: Any = ray.remote(Coordinator).options(num_cpus=0).remote((Rate(6e6, 6e9),))
     process = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
     before = process.cpu_times()
     for start in range(0, SAID, AT_ONCE):

@@ -41,7 +41,7 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.rating_task import ScoreWork
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
-from bench_cluster import bench_board, bench_nodes, bench_planner
+from bench_cluster import bench_coordinator, bench_nodes, bench_planner
 from bench_compare import bench_compare
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
 from bench_vllm import bench_answers, bench_processor, bench_replies, bench_vllm
@@ -278,7 +278,7 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "limiter": bench_limiter,
     "nodes": bench_nodes,
     "planner": bench_planner,
-    "board": bench_board,
+    "coordinator": bench_coordinator,
     "rate": bench_rate,
     "adaptive": bench_adaptive,
     "vllm": bench_vllm,

@@ -13,11 +13,11 @@ from typing import Literal
 
 from openai.types import Batch
 
-from alpagasus_ray.batch_api.builder import Limits, Pack, Packer
+from alpagasus_ray.batch_api.builder import BatchBuilder, BatchDraft, BatchLimits
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal
 from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of
-from alpagasus_ray.batch_api.provider import Provider, QueueFull
-from alpagasus_ray.batch_api.replay import Collected, Settled
+from alpagasus_ray.batch_api.replay import RemainingWork, ReplayTask
+from alpagasus_ray.batch_api.retrying_client import QueueFull, RetryingBatchClient
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply
 from alpagasus_ray.engines.prices import Need, tariff
@@ -35,7 +35,7 @@ Verdict = Callable[[Mapping[str, int]], str | None]
 
 
 @dataclass
-class Flight:
+class SubmittedBatch:
     """A batch at the provider."""
 
     entry: Entry
@@ -46,12 +46,12 @@ class Flight:
     done: int = 0
 
 
-def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: Verdict) -> Collected:
+def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: Verdict) -> RemainingWork:
     """Ask for the `rows` rows of the tasks by batches, or in `live` mode only wait for the batches of an earlier call. Takes up
     to a day and more. Raises `StageFailed` where it cannot go on; the next call collects what is under way then."""
     # what went out as a batch is billed as one, whatever the mode is now
     billed = replace(job, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
-    collector = Collector(judge, billed, tasks, cap)
+    collector = BatchCollector(judge, billed, tasks, cap)
     try:
         with Progress("score", rows, plain_every_s=PROGRESS_EVERY_S) as progress:
             end = collector.run(progress, hopeless)
@@ -62,22 +62,22 @@ def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap |
     finally:
         collector.provider.client.close()
     if judge.mode == "live":
-        return Collected(job, tasks, at_cap=False)
-    packer = collector.packer
-    terms = job.terms._replace(rates=(Rate(),), capped=False, adaptive=False)
-    after = replace(billed, work=Settled(job.work, packer.failed), terms=terms)
-    return Collected(after, packer.complete() if end == "money" else tasks, at_cap=end == "money")
+        return RemainingWork(job, tasks, at_cap=False)
+    builder = collector.builder
+    limits = job.limits._replace(rates=(Rate(),), capped=False, adaptive=False)
+    after = replace(billed, work=ReplayTask(job.work, builder.failed), limits=limits)
+    return RemainingWork(after, builder.complete() if end == "money" else tasks, at_cap=end == "money")
 
 
-class Collector:
+class BatchCollector:
     """Has batches made and collects them, until no row is without an outcome or no dollar is left."""
 
     def __init__(self, judge: Judge, job: Job, tasks: Sequence[Task], cap: Cap | None) -> None:
         self._judge, self._job = judge, job
-        self.provider = Provider(judge, job.work.form)
+        self.provider = RetryingBatchClient(judge, job.work.form)
         self._journal = Journal(job.home.storage, cap)
-        self.packer = Packer(job, tasks, self.provider.client.line, judge.batch.max_bytes)
-        self._flights: list[Flight] = []
+        self.builder = BatchBuilder(job, tasks, self.provider.client.line, judge.batch.max_bytes)
+        self._flights: list[SubmittedBatch] = []
         self._rows_settled = 0
         self._most = self._largest = judge.batch.max_requests
         """Requests in the next batch; and in any, as far as the provider takes them."""
@@ -131,8 +131,8 @@ class Collector:
                 self._journal.close(entry, 0.0)
                 return
             entry = self._journal.note(entry, batch_id=batch.id)
-        flight = Flight(entry, self._journal.items(entry), seen=False)
-        self.packer.adopt(flight.items.values())
+        flight = SubmittedBatch(entry, self._journal.items(entry), seen=False)
+        self.builder.adopt(flight.items.values())
         self._flights.append(flight)
 
     # to the provider
@@ -145,31 +145,31 @@ class Collector:
             undecided = any(not flight.accepted for flight in self._flights)
             if len(self._flights) >= self._judge.batch.in_flight or self._full.holds(undecided):
                 return "wait"
-            why = self.packer.fill(Limits(self._most, self._judge.batch.max_bytes, self._journal.free))
+            why = self.builder.fill(BatchLimits(self._most, self._judge.batch.max_bytes, self._journal.free))
             if why == "money" and self._flights:
                 return "wait"  # for what comes back from those: better than a few requests now
-            if why == "money" and self.packer.pack.usd < self._journal.least:
+            if why == "money" and self.builder.draft.usd < self._journal.least:
                 return "money"
-            if not self.packer.pack.items:
+            if not self.builder.draft.items:
                 return "end"
             if why == "money":
                 self._tell("the most that a batch can cost is reserved: all that fits under score.max_cost_usd goes now")
-            self._launch(self.packer.take())
+            self._launch(self.builder.take())
 
-    def _launch(self, pack: Pack) -> None:
+    def _launch(self, draft: BatchDraft) -> None:
         entry = Entry(
             number=self._journal.next_number,
             token=uuid.uuid4().hex,
             address=self.provider.address,
-            requests=len(pack.items),
-            usd=pack.usd,
+            requests=len(draft.items),
+            usd=draft.usd,
         )
-        entry = self._journal.open(entry, pack.items)
-        flight = Flight(entry, pack.items, seen=True)
+        entry = self._journal.open(entry, draft.items)
+        flight = SubmittedBatch(entry, draft.items, seen=True)
         name = f"{self._job.home.name.replace('/', '-')}-{entry.number:05d}.jsonl"
         about = {"stage": self._job.home.name, "batch": str(entry.number)}
         try:
-            with pack.file as file:
+            with draft.file as file:
                 file_id = self.provider.upload(file, name)
             flight.entry = self._journal.note(entry, input_file_id=file_id)
             batch = self.provider.create(entry.token, file_id, about)
@@ -180,7 +180,7 @@ class Collector:
         self._flights.append(flight)
         self._tell(f"batch {batch.id} created, requests: {entry.requests:,}")
 
-    def _refused(self, flight: Flight, why: Refusal) -> None:
+    def _refused(self, flight: SubmittedBatch, why: Refusal) -> None:
         """The provider does not take a batch, and it cost nothing: its rows go into smaller or later ones."""
         self._journal.close(flight.entry, 0.0)
         alone, requests = not self._flights, flight.entry.requests
@@ -195,11 +195,11 @@ class Collector:
             raise StageFailed(f"the provider takes no batch: {why.message}. {self.left_behind()}")
         if why.kind == "size" or alone:
             self._most = max(1, requests // 2)
-        self.packer.again(flight.items.values())
+        self.builder.again(flight.items.values())
 
     # from the provider
 
-    def _look(self, flight: Flight) -> None:
+    def _look(self, flight: SubmittedBatch) -> None:
         batch = self._ask_about(flight.entry)
         if batch.request_counts:
             flight.done = batch.request_counts.completed + batch.request_counts.failed
@@ -231,7 +231,7 @@ class Collector:
                 "it up: then its rows are asked, and paid, again"
             ) from None
 
-    def _settle(self, flight: Flight, results: Mapping[str, Reply | EngineError]) -> None:
+    def _settle(self, flight: SubmittedBatch, results: Mapping[str, Reply | EngineError]) -> None:
         """Keep what a batch brought: first in the ledgers; then its entry goes, then its loan."""
         kept: defaultdict[str, list[tuple[str, str, Outcome]]] = defaultdict(list)
         again: list[Item] = []
@@ -249,7 +249,7 @@ class Collector:
                 if after.maybe_billed_twice:
                     kept[item.shard].append((item.key, item.example_id, after.without_reply()))
                 continue
-            rows = self.packer.settle(item.key, after if after.reply is None else None)
+            rows = self.builder.settle(item.key, after if after.reply is None else None)
             self._rows_settled += 1 + len(rows)
             if after.reply is not None or after.maybe_billed_twice:
                 kept[item.shard].append((item.key, item.example_id, after))
@@ -259,7 +259,7 @@ class Collector:
         for shard, outcomes in kept.items():
             self._keep(shard, outcomes)
         self._journal.close(flight.entry, cost_usd)
-        self.packer.again(again)
+        self.builder.again(again)
         if unusable is not None and flight.seen:
             raise unusable
 
@@ -290,11 +290,11 @@ class Collector:
         ledger.flush()
 
     def _show(self, progress: Progress, hopeless: Verdict) -> None:
-        packer = self.packer
-        reasons = Counter(str(outcome.error).partition(":")[0] for outcome in packer.failed.values())
-        counts = {"from ledger": packer.rows_known, "status failed": len(packer.failed)}
+        builder = self.builder
+        reasons = Counter(str(outcome.error).partition(":")[0] for outcome in builder.failed.values())
+        counts = {"from ledger": builder.rows_known, "status failed": len(builder.failed)}
         counts |= {f"reason {reason}": count for reason, count in reasons.items()}
-        progress.show(packer.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
+        progress.show(builder.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
         reason = hopeless(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")

@@ -11,14 +11,14 @@ from typing import IO, Literal, NamedTuple
 
 from alpagasus_ray.batch_api.journal import Item
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.inference.ledger import NOT_ASKED, Known, Outcome
+from alpagasus_ray.inference.ledger import NO_ATTEMPTS, Outcome, StoredReplies
 from alpagasus_ray.inference.shards import Job, Task
 
 LOOKED_INTO = 32
 """Shards whose replies are kept at hand for equal requests of other shards."""
 
 
-class Limits(NamedTuple):
+class BatchLimits(NamedTuple):
     """How large a batch may be."""
 
     requests: int
@@ -26,11 +26,11 @@ class Limits(NamedTuple):
     usd: float
 
 
-class Pack:
+class BatchDraft:
     """An input file that is being filled."""
 
     def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the pack
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the draft
         self.items: dict[str, Item] = {}
         self.bytes = 0
         self.usd = 0.0
@@ -42,7 +42,7 @@ class Pack:
         self.usd += item.usd
 
 
-class Waiting(NamedTuple):
+class EqualRow(NamedTuple):
     """A row of another shard with the same request."""
 
     shard: str
@@ -51,7 +51,7 @@ class Waiting(NamedTuple):
     """Attempts that this shard has made in vain."""
 
 
-class Packer:
+class BatchBuilder:
     """Goes through the tasks; knows for each request whether it is to be asked, under way, answered or failed."""
 
     def __init__(self, job: Job, tasks: Sequence[Task], line: Callable[[Request], bytes], max_bytes: int) -> None:
@@ -61,7 +61,7 @@ class Packer:
         self._ready: deque[tuple[Item, bytes]] = deque()
         self._home: dict[str, str] = {}
         """Shard whose ledger has the reply to a request, or will have it."""
-        self._pending: dict[str, tuple[Waiting, ...]] = {}
+        self._pending: dict[str, tuple[EqualRow, ...]] = {}
         """Requests without an outcome, and who else waits for it."""
         self._open: Counter[str] = Counter()
         """Requests without an outcome, by shard."""
@@ -70,27 +70,27 @@ class Packer:
         self.failed: dict[str, Outcome] = {}
         """Outcomes of requests that nobody asks again in this call."""
         self.rows_known = 0
-        self.pack = Pack()
+        self.draft = BatchDraft()
 
-    def fill(self, limits: Limits) -> Literal["full", "money", "end"]:
-        """Put requests into the pack until it is full, the next one costs too much, or there are no more."""
+    def fill(self, limits: BatchLimits) -> Literal["full", "money", "end"]:
+        """Put requests into the draft until it is full, the next one costs too much, or there are no more."""
         while True:
             while not self._ready:
                 if not self._todo:
                     return "end"
                 self._open_shard(*self._todo.popleft())
             item, line = self._ready[0]
-            pack = self.pack
-            if pack.items and (len(pack.items) >= limits.requests or pack.bytes + len(line) > limits.bytes):
+            draft = self.draft
+            if draft.items and (len(draft.items) >= limits.requests or draft.bytes + len(line) > limits.bytes):
                 return "full"
-            if pack.usd + item.usd > limits.usd:
+            if draft.usd + item.usd > limits.usd:
                 return "money"
             self._ready.popleft()
-            pack.add(item, line)
+            draft.add(item, line)
 
-    def take(self) -> Pack:
-        """The pack as it is; a new one takes its place."""
-        taken, self.pack = self.pack, Pack()
+    def take(self) -> BatchDraft:
+        """The draft as it is; a new one takes its place."""
+        taken, self.draft = self.draft, BatchDraft()
         return taken
 
     def adopt(self, items: Iterable[Item]) -> None:
@@ -105,7 +105,7 @@ class Packer:
             by_shard.setdefault(item.shard, {})[item.key] = item
         self._todo.extendleft((Task(shard), asked) for shard, asked in reversed(by_shard.items()))
 
-    def settle(self, key: str, failed: Outcome | None = None) -> tuple[Waiting, ...]:
+    def settle(self, key: str, failed: Outcome | None = None) -> tuple[EqualRow, ...]:
         """A request has its outcome; the answer is who else waits for it."""
         others = self._pending.pop(key, ())
         self._open[self._home[key]] -= 1
@@ -128,10 +128,10 @@ class Packer:
                 if item is not None:
                     self._ready.append((item, self._line(request)))
             return
-        known = self._job.known(task.shard)
+        known = self._job.stored_replies(task.shard)
         ledger = self._job.ledger(task.shard)
         for request, example_id in asked:
-            row = Waiting(task.shard, example_id, known.unanswered.get(request.key, NOT_ASKED))
+            row = EqualRow(task.shard, example_id, known.unanswered.get(request.key, NO_ATTEMPTS))
             answer = self._consider(request, row, known)
             if answer is not None:
                 ledger.add(request.key, example_id, answer)
@@ -139,7 +139,7 @@ class Packer:
         ledger.flush()
         self._opened.add(task.shard)
 
-    def _consider(self, request: Request, row: Waiting, known: Known) -> Outcome | None:
+    def _consider(self, request: Request, row: EqualRow, known: StoredReplies) -> Outcome | None:
         """See to it that a row gets its outcome; the answer is a reply that an equal row of another shard has."""
         key = request.key
         home = self._home.get(key)
@@ -157,7 +157,7 @@ class Packer:
             self._prepare(request, row)
         return None
 
-    def _prepare(self, request: Request, row: Waiting) -> None:
+    def _prepare(self, request: Request, row: EqualRow) -> None:
         line, before = self._line(request), row.before
         usd, attempts = self._job.tariff.need(request.messages).usd or 0.0, before.attempts
         item = Item(request.key, row.shard, row.example_id, usd, attempts, before.maybe_billed_twice, attempts)
@@ -177,5 +177,5 @@ class Packer:
         if key not in self._looked_into.get(shard, {}):
             if len(self._looked_into) >= LOOKED_INTO:
                 del self._looked_into[next(iter(self._looked_into))]
-            self._looked_into[shard] = self._job.known(shard).replies
+            self._looked_into[shard] = self._job.stored_replies(shard).replies
         return self._looked_into[shard].get(key)

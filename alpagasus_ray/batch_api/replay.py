@@ -15,7 +15,7 @@ from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import Job, Task, Work
 
 
-class Collected(NamedTuple):
+class RemainingWork(NamedTuple):
     """What is left to do once no batch is under way."""
 
     job: Job
@@ -26,7 +26,7 @@ class Collected(NamedTuple):
 
 
 @dataclass
-class NoReply:
+class NoReplyEngine:
     """An engine that asks nobody, and tells each row the reason it has."""
 
     failed: Mapping[str, Outcome]
@@ -39,14 +39,14 @@ class NoReply:
 
 
 @dataclass(frozen=True)
-class Settled:
+class ReplayTask:
     """The work of a stage with the outcomes of the requests that failed, by key."""
 
     work: Work
     failed: Mapping[str, Outcome]
 
     def open_engines(self) -> Sequence[Engine]:
-        return [NoReply(self.failed)]
+        return [NoReplyEngine(self.failed)]
 
     def request(self, row: Mapping[str, Any]) -> Request:
         return self.work.request(row)

@@ -22,7 +22,7 @@ from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import SAID, Cap
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import READERS, Job, Work, committed, missing, record
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir
@@ -131,9 +131,9 @@ def concurrency(config: Asking, asked: EngineConfig) -> int:
     return sequences + max(1, sequences // 8) if asked.kind == "vllm" else CONCURRENCY
 
 
-def terms(config: Asking, asked: EngineConfig, workers: int = 1) -> Terms:
+def request_limits(config: Asking, asked: EngineConfig, workers: int = 1) -> RequestLimits:
     """The conditions under which the workers of a stage send requests."""
-    return Terms(
+    return RequestLimits(
         concurrency=concurrency(config, asked),
         rates=rates(config, asked) if asked.is_remote else (Rate(),),
         workers=workers,
@@ -219,7 +219,9 @@ def _replies(part: Part) -> dict[str, dict[str, Outcome]]:
     """The replies there are for each shard that is not committed, by request key."""
     open_shards = missing(part.job, part.shards())
     with ThreadPoolExecutor(READERS) as pool:
-        return {name: known.replies for name, known in zip(open_shards, pool.map(part.job.known, open_shards), strict=True)}
+        return {
+            name: known.replies for name, known in zip(open_shards, pool.map(part.job.stored_replies, open_shards), strict=True)
+        }
 
 
 def _rows_left(job: Job, shard: FileEntry, replies: Mapping[str, Outcome]) -> int:
@@ -266,7 +268,7 @@ def at_the_cap(config: Asking, bill: Bill) -> BudgetReached:
 
 def cap(config: Asking, bill: Bill) -> Cap | None:
     """The cap with what has been spent."""
-    if not bill.parts[0].job.terms.capped:
+    if not bill.parts[0].job.limits.capped:
         return None
     assert config.max_cost_usd is not None, "terms say so"
     return Cap(bill.storage, config.max_cost_usd, _spent(bill, [_replies(part) for part in bill.parts]))
@@ -296,7 +298,7 @@ def too_many_failed(config: Asking, asked: EngineConfig, rows: int, failed: int,
 
 
 def sentences(stage: StageDir, manifest: Manifest) -> Counter[str]:
-    """What the failures of a stage say, counted, under the names that the board has for them."""
+    """What the failures of a stage say, counted, under the names that the coordinator has for them."""
     found: Counter[str] = Counter()
     for entry in manifest.parts():
         if entry.counts.get("failed"):

@@ -1,64 +1,64 @@
-"""A worker's dollars under a cap: borrowed from the board in stocks, reserved for what leaves, settled when it ends.
+"""A worker's dollars under a cap: borrowed from the coordinator in stocks, reserved for what leaves, settled when it ends.
 
-Knows nothing of requests and their queue (`lanes.py`).
+Knows nothing of requests and their queue (`dispatcher.py`).
 """
 
 import asyncio
 
 from alpagasus_ray.inference.budget import ROUNDING
-from alpagasus_ray.inference.coordinator import BoardLink
-from alpagasus_ray.inference.endpoint import Stock
+from alpagasus_ray.inference.coordinator import CoordinatorClient
+from alpagasus_ray.inference.endpoint import Prefetch
 
 
-class Wallet:
+class BudgetClient:
     """Dollars of one worker; where there is no cap, only what they come to."""
 
-    def __init__(self, worker: str, board: BoardLink, *, capped: bool) -> None:
-        self._worker, self._board, self._capped = worker, board, capped
-        self._stock = Stock()
+    def __init__(self, worker: str, coordinator: CoordinatorClient, *, capped: bool) -> None:
+        self._worker, self._coordinator, self._capped = worker, coordinator, capped
+        self._prefetch = Prefetch()
         self._under_way = self._settled = 0.0
-        self._borrowing = asyncio.Lock()
+        self._fetching = asyncio.Lock()
 
     def is_short(self, usd: float) -> bool:
         """Whether there is less at hand than that."""
-        return self._capped and self._stock.at_hand + ROUNDING < usd
+        return self._capped and self._prefetch.at_hand + ROUNDING < usd
 
     def reserve(self, usd: float) -> None:
         """The most that a request can cost, which leaves now."""
-        self._stock.use(usd)
+        self._prefetch.use(usd)
         self._under_way += usd
 
     def settle(self, reserved: float, cost: float) -> None:
         """A request for which so much was reserved has cost so much."""
         self._under_way -= reserved
         self._settled += cost
-        self._stock.use(cost - reserved)
+        self._prefetch.use(cost - reserved)
 
     @property
-    def is_borrowing(self) -> bool:
-        return self._borrowing.locked()
+    def is_fetching(self) -> bool:
+        return self._fetching.locked()
 
     @property
-    def can_repay(self) -> bool:
+    def can_release(self) -> bool:
         """Whether there is something to tell or to give back, and no other word on its way."""
-        return self._capped and bool(self._settled or self._stock.at_hand) and not self.is_borrowing
+        return self._capped and bool(self._settled or self._prefetch.at_hand) and not self.is_fetching
 
-    async def borrow(self, needed: float, least: float, now: float) -> None:
+    async def fetch(self, needed: float, least: float, now: float) -> None:
         """Borrow what is needed, and `least` or more or nothing yet."""
-        async with self._borrowing:
-            await self._exchange(self._stock.order(needed, now), least, now)
+        async with self._fetching:
+            await self._exchange(self._prefetch.order(needed, now), least, now)
 
-    async def repay(self, now: float) -> None:
+    async def release(self, now: float) -> None:
         """Give back what is at hand."""
-        async with self._borrowing:
+        async with self._fetching:
             await self._exchange(0.0, 0.0, now)
 
     async def _exchange(self, wanted: float, least: float, now: float) -> None:
         """Tell what was settled, and borrow; what is at hand goes back, so that it cannot lie idle here while others wait."""
         settled, self._settled = self._settled, 0.0
-        self._stock.at_hand = 0.0
-        lent = await self._board.call("borrow", self._worker, settled, self._under_way, wanted, least)
+        self._prefetch.at_hand = 0.0
+        lent = await self._coordinator.call("reserve", self._worker, settled, self._under_way, wanted, least)
         if lent is None:
-            self._settled += settled  # the board is away; nothing is lent until it is back
+            self._settled += settled  # the coordinator is away; nothing is lent until it is back
             return
-        self._stock.fill(lent, wanted, now)
+        self._prefetch.fill(lent, wanted, now)

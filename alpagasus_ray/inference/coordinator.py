@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import RunLocked
 from alpagasus_ray.inference.budget import Budget, at_most_spent
-from alpagasus_ray.inference.limits import Bucket
+from alpagasus_ray.inference.limits import TokenBucket
 from alpagasus_ray.store.storage import Storage
 
 SILENT_S = 60.0
@@ -45,7 +45,7 @@ class Permits(NamedTuple):
     wait_s: float
 
 
-class Word(NamedTuple):
+class Directive(NamedTuple):
     """What a worker learns when it reports."""
 
     stop: str | None
@@ -68,7 +68,7 @@ class Snapshot(NamedTuple):
     """What workers found that the user has to be told, each once."""
 
 
-class Loss(NamedTuple):
+class CrashedRows(NamedTuple):
     """What an earlier worker of a shard left when it died: by place in the shard, how often a worker died over that row."""
 
     deaths: dict[int, int]
@@ -83,7 +83,7 @@ class Cap:
     spent: float
 
 
-class Board:
+class Coordinator:
     """The shared state; a plain object, so that it can be looked at without Ray."""
 
     def __init__(self, rates: Sequence[Rate] = (), cap: Cap | None = None, now: Callable[[], float] = time.monotonic) -> None:
@@ -95,13 +95,13 @@ class Board:
         self._noted: dict[str, str] = {}
         self._given = tuple(rates)
         self._stated = [Rate() for _ in rates]
-        self._buckets: dict[tuple[int, int], Bucket] = {}
+        self._buckets: dict[tuple[int, int], TokenBucket] = {}
         self._cap = cap
         self._budget: Budget | None = None
         self._heard: dict[str, float] = {}
         self._unwritable_since: float | None = None
         self._pauses: dict[int, float] = {}
-        self._under_way: dict[str, set[int]] = {}
+        self._in_flight: dict[str, set[int]] = {}
         self._deaths: dict[str, Counter[int]] = {}
         self._begun: dict[str, tuple[int, int]] = {}
         """By shard: most replies that a worker found there, and how often one has begun since with no more than these."""
@@ -110,7 +110,7 @@ class Board:
 
     def report(
         self, worker: str, news: Mapping[str, float], shards: Mapping[str, Mapping[str, int]], pauses: Mapping[int, float]
-    ) -> Word:
+    ) -> Directive:
         """Take a worker's news: what happened since its last report, counts of the shards it works on since their begin,
         seconds for which endpoints asked to be left alone."""
         now = self._now()
@@ -122,10 +122,10 @@ class Board:
             self._counts.subtract(self._shards.get(shard, Counter()))
             self._shards[shard] = Counter(counts)
             self._counts.update(counts)
-        for lane, seconds in pauses.items():
-            self._pauses[lane] = max(self._pauses.get(lane, 0.0), now + seconds)
-        left = {lane: until - now for lane, until in self._pauses.items() if until > now}
-        return Word(self._stop, self._counts["requests answered"] > 0, left)
+        for endpoint, seconds in pauses.items():
+            self._pauses[endpoint] = max(self._pauses.get(endpoint, 0.0), now + seconds)
+        left = {endpoint: until - now for endpoint, until in self._pauses.items() if until > now}
+        return Directive(self._stop, self._counts["requests answered"] > 0, left)
 
     def stop(self, reason: str, kind: StopKind = "failed") -> None:
         """Let every worker end after the requests it has in flight; the first reason stays."""
@@ -145,31 +145,31 @@ class Board:
 
     # rates
 
-    def permits(self, lane: int, requests: float, tokens: float, stated: Rate) -> Permits:
+    def permits(self, endpoint: int, requests: float, tokens: float, stated: Rate) -> Permits:
         """Hand out what there is, at most as much as is wanted; `stated` is what the server says its limits are."""
-        self._limit(lane, stated)
+        self._limit(endpoint, stated)
         now = self._now()
         granted, wait_s = [], 0.0
         for kind, wanted in enumerate((requests, tokens)):
-            bucket = self._buckets.get((lane, kind))
+            bucket = self._buckets.get((endpoint, kind))
             granted.append(bucket.take(wanted, now) if bucket else wanted)
             if bucket and granted[-1] < wanted:
                 wait_s = max(wait_s, bucket.wait(wanted - granted[-1], now))
         return Permits(granted[0], granted[1], min(wait_s, LONGEST_WAIT_S))
 
-    def _limit(self, lane: int, stated: Rate) -> None:
+    def _limit(self, endpoint: int, stated: Rate) -> None:
         # a worker that has had no answer yet does not know what another was told
-        self._stated[lane] = Rate(*(new or old for new, old in zip(stated, self._stated[lane], strict=True)))
-        for kind, limit in enumerate(self._given[lane].lower(self._stated[lane])):
-            bucket = self._buckets.get((lane, kind))
+        self._stated[endpoint] = Rate(*(new or old for new, old in zip(stated, self._stated[endpoint], strict=True)))
+        for kind, limit in enumerate(self._given[endpoint].lower(self._stated[endpoint])):
+            bucket = self._buckets.get((endpoint, kind))
             if limit is not None and bucket is None:
-                self._buckets[lane, kind] = Bucket(limit, self._now(), whole=kind == REQUESTS)
+                self._buckets[endpoint, kind] = TokenBucket(limit, self._now(), whole=kind == REQUESTS)
             elif limit is not None and bucket is not None and bucket.per_minute != limit:
                 bucket.set(limit)
 
     # dollars
 
-    def borrow(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
+    def reserve(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
         """Dollars for a worker's next requests, `least` or more or none yet; it gives back what it had at hand and says
         what it settled. Where even one request will never fit under the cap again, the stage stops."""
         assert self._cap is not None, "only a judge with a cap borrows"
@@ -210,7 +210,7 @@ class Board:
 
     # rows under way, so that one that kills its worker is found
 
-    def begin(self, shard: str, replies: int) -> Loss:
+    def begin_shard(self, shard: str, replies: int) -> CrashedRows:
         """A worker starts on a shard that has so many replies. Rows that are still marked as under way there saw an earlier
         worker die. Where one after the other dies and no reply is won, the stage stops."""
         best, died = self._begun.get(shard, (-1, 0))
@@ -220,22 +220,22 @@ class Board:
                 f"{shard}: {IN_VAIN} workers died over it one after the other, and no reply came in between; Ray's logs say why"
             )
         deaths = self._deaths.setdefault(shard, Counter())
-        deaths.update(self._under_way.pop(shard, set()))
-        return Loss(dict(deaths))
+        deaths.update(self._in_flight.pop(shard, set()))
+        return CrashedRows(dict(deaths))
 
-    def under_way(self, shard: str, places: Sequence[int], done: Sequence[int]) -> None:
+    def mark_in_flight(self, shard: str, places: Sequence[int], done: Sequence[int]) -> None:
         """Mark the rows that are sent next, and unmark those that are done."""
-        self._under_way.setdefault(shard, set()).update(places)
-        self._under_way[shard].difference_update(done)
+        self._in_flight.setdefault(shard, set()).update(places)
+        self._in_flight[shard].difference_update(done)
 
-    def end(self, shard: str) -> None:
+    def end_shard(self, shard: str) -> None:
         """A worker is through with a shard, or has stopped in good order."""
-        self._under_way.pop(shard, None)
+        self._in_flight.pop(shard, None)
         self._deaths.pop(shard, None)
         self._begun.pop(shard, None)
 
 
-class BoardLink(Protocol):
-    """How a worker reaches the board; None where it cannot be reached for now."""
+class CoordinatorClient(Protocol):
+    """How a worker reaches the coordinator; None where it cannot be reached for now."""
 
     async def call(self, method: str, *arguments: Any) -> Any: ...

@@ -1,8 +1,8 @@
-"""A worker's way to its engines: one lane for each endpoint, one queue before all of them.
+"""A worker's way to its engines: one queue before all endpoints.
 
-A request waits in the queue until some lane has room in flight, is not down or paused, and has a permit and the dollars for
-it; then it goes there. Lanes learn from how requests end. Permits and dollars come from the board in stocks for the next
-half second; while the board is away each worker keeps to its share of the rates, and spends nothing it has not borrowed.
+A request waits in the queue until some endpoint has room in flight, is not down or paused, and has a permit and the dollars for
+it; then it goes there. Endpoints learn from how requests end. Permits and dollars are fetched from the coordinator for the next
+half second; while it is away each worker keeps to its share of the rates, and spends nothing that it has not reserved.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from typing import NamedTuple
 from alpagasus_ray.engines.base import Engine, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
-from alpagasus_ray.inference.budget_client import Wallet
-from alpagasus_ray.inference.coordinator import BoardLink, Permits
-from alpagasus_ray.inference.endpoint import SEVERAL, Lane, Terms
-from alpagasus_ray.inference.open_rows import Places
+from alpagasus_ray.inference.budget_client import BudgetClient
+from alpagasus_ray.inference.coordinator import CoordinatorClient, Permits
+from alpagasus_ray.inference.endpoint import SEVERAL, Endpoint, RequestLimits
+from alpagasus_ray.inference.open_rows import OpenRows
 
 ASK_S = 0.1
-"""Shortest time between two requests to the board for the same thing."""
+"""Shortest time between two requests to the coordinator for the same thing."""
 JITTER = 0.1
 """Share by which a pause that a server asks for is stretched at most."""
 DOZEN = 12
@@ -42,30 +42,30 @@ class Stopping(Exception):
     """The stage stops: nothing more is sent."""
 
 
-class Waiter(NamedTuple):
+class QueuedRequest(NamedTuple):
     """A request in the queue."""
 
     row: str
     need: Need
-    turn: "asyncio.Future[Lane]"
+    turn: "asyncio.Future[Endpoint]"
 
 
-class Lanes:
-    """All lanes of a worker and the queue before them; to be used on one event loop."""
+class Dispatcher:
+    """All endpoints of a worker and the queue before them; to be used on one event loop."""
 
-    def __init__(self, worker: str, engines: Sequence[Engine], terms: Terms, board: BoardLink) -> None:
-        self._terms, self._board = terms, board
+    def __init__(self, worker: str, engines: Sequence[Engine], limits: RequestLimits, coordinator: CoordinatorClient) -> None:
+        self._limits, self._coordinator = limits, coordinator
         self._loop = asyncio.get_running_loop()
-        self.lanes = [Lane(number, engine, terms) for number, engine in enumerate(engines)]
-        self._queue: deque[Waiter] = deque()
-        self.places = Places(2 * terms.concurrency)
+        self.endpoints = [Endpoint(number, engine, limits) for number, engine in enumerate(engines)]
+        self._queue: deque[QueuedRequest] = deque()
+        self.open_rows = OpenRows(2 * limits.concurrency)
         self._failing: set[str] = set()
         """Rows that have failed and are not through."""
         self._refusals: Counter[str] = Counter()
         self.gate: int | None = None
         """How many requests may be in flight or dealt with for now, where the first ones are looked at before more are sent."""
         self._dealt_with = 0
-        self._wallet = Wallet(worker, board, capped=terms.capped)
+        self._budget = BudgetClient(worker, coordinator, capped=limits.capped)
         self._asking = False
         self._only: str | None = None
         """The one row that may be sent, while there is one."""
@@ -83,37 +83,40 @@ class Lanes:
 
     @property
     def in_flight(self) -> int:
-        return sum(lane.window.in_flight for lane in self.lanes)
+        return sum(endpoint.window.in_flight for endpoint in self.endpoints)
 
     @property
     def room(self) -> int:
         """Requests that may be in flight."""
-        return sum(int(lane.window.size) for lane in self.lanes)
+        return sum(int(endpoint.window.size) for endpoint in self.endpoints)
 
     @property
     def down(self) -> int:
-        """Lanes whose server is down or has to be left alone for more than a moment."""
+        """Endpoints whose server is down or has to be left alone for more than a moment."""
         now = self.now()
-        return sum(lane.closed is not None or lane.breaker.is_open or lane.paused_until - now > ASK_S for lane in self.lanes)
+        return sum(
+            endpoint.closed is not None or endpoint.breaker.is_open or endpoint.paused_until - now > ASK_S
+            for endpoint in self.endpoints
+        )
 
     # for a row
 
-    async def enter(self, row: str, need: Need) -> Lane:
-        """Wait for a lane that takes a request of this row with this need; `answered`, `failed` or `rejected` has to follow."""
+    async def enter(self, row: str, need: Need) -> Endpoint:
+        """Wait for an endpoint that takes a request of this row; `answered`, `failed` or `rejected` has to follow."""
         if self._stopped.is_set():
             raise Stopping
-        if not self._queue and self._may_go(row) and (lane := self._open_lane(need)) is not None:
-            self._start(lane, need)
-            return lane
+        if not self._queue and self._may_go(row) and (endpoint := self._open_endpoint(need)) is not None:
+            self._start(endpoint, need)
+            return endpoint
         asked = self.now()
-        waiter = Waiter(row, need, self._loop.create_future())
-        self._queue.append(waiter)
-        if self._is_down() and len(self._queue) < QUEUE * self._terms.concurrency:
-            self.places.leave(row)
+        queued = QueuedRequest(row, need, self._loop.create_future())
+        self._queue.append(queued)
+        if self._is_down() and len(self._queue) < QUEUE * self._limits.concurrency:
+            self.open_rows.release(row)
         self._dispatch()
-        lane = await waiter.turn
+        endpoint = await queued.turn
         self.counts["waited"] += self.now() - asked
-        return lane
+        return endpoint
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, unless the stage stops."""
@@ -142,30 +145,30 @@ class Lanes:
         self._held = hold
         self._dispatch()
 
-    def answered(self, lane: Lane, need: Need, reply: Reply) -> None:
+    def answered(self, endpoint: Endpoint, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
-        lane.has_answered(self.now())
-        self._end(lane, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
-        lane.settle_tokens(need, reply, self.now())
+        endpoint.has_answered(self.now())
+        self._end(endpoint, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
+        endpoint.settle_tokens(need, reply, self.now())
         self._dealt_with += 1
-        lane.window.answered(self.now())
+        endpoint.window.answered(self.now())
         self.counts["requests answered"] += 1
         self.counts["tokens in"] += reply.tokens_in or 0
         self.counts["tokens out"] += reply.tokens_out or 0
         self.counts["tokens cached"] += reply.tokens_cached or 0
         self.counts["usd billed"] += reply.cost_usd or 0.0
 
-    def rejected(self, lane: Lane, need: Need) -> None:
+    def rejected(self, endpoint: Endpoint, need: Need) -> None:
         """The server works, and will not take this request."""
-        lane.has_answered(self.now())
-        self._end(lane, need, 0.0)
+        endpoint.has_answered(self.now())
+        self._end(endpoint, need, 0.0)
         self.counts["requests rejected"] += 1
         self._dealt_with += 1
 
-    def refused(self, lane: Lane, need: Need, error: EngineError) -> EngineError:
+    def refused(self, endpoint: Endpoint, need: Need, error: EngineError) -> EngineError:
         """The same; the answer is what to raise: where the first requests are all refused in the same words, every other one
         would be."""
-        self.rejected(lane, need)
+        self.rejected(endpoint, need)
         if not error.category.startswith("http ") or self.counts["requests answered"]:
             return error
         words = NUMBER.sub("", str(error))
@@ -174,161 +177,165 @@ class Lanes:
             return error
         return EngineUnusable(error.category, error.detail)
 
-    def unusable(self, lane: Lane, need: Need, error: EngineUnusable) -> EngineError:
+    def unusable(self, endpoint: Endpoint, need: Need, error: EngineUnusable) -> EngineError:
         """No request could succeed here, the server says. The answer is what to raise: one such reply among many is tried
-        again, several in a row close the lane, and the last lane that is closed ends the stage."""
-        self._end(lane, need, 0.0)
+        again, several in a row close the endpoint, and the last endpoint that is closed ends the stage."""
+        self._end(endpoint, need, 0.0)
         self.counts["requests rejected"] += 1
-        lane.refused_all += 1
-        lane.trouble = str(error)
-        has_answered = lane.answered_at > -math.inf
-        if not (has_answered and error.category in MAY_PASS and lane.refused_all < SEVERAL):
-            lane.closed = lane.closed or str(error)
-        if any(other.closed is None for other in self.lanes):
+        endpoint.refused_all += 1
+        endpoint.trouble = str(error)
+        has_answered = endpoint.answered_at > -math.inf
+        if not (has_answered and error.category in MAY_PASS and endpoint.refused_all < SEVERAL):
+            endpoint.closed = endpoint.closed or str(error)
+        if any(other.closed is None for other in self.endpoints):
             return TryAgain(error.category, error.detail, "refused")
-        if len(self.lanes) == 1:
+        if len(self.endpoints) == 1:
             return error
-        told = "; ".join(f"{other.engine.address}: {other.closed}" for other in self.lanes)
+        told = "; ".join(f"{other.engine.address}: {other.closed}" for other in self.endpoints)
         return EngineUnusable(error.category, f"no endpoint is left ({told})")
 
-    def broke_off(self, lane: Lane, need: Need) -> None:
+    def broke_off(self, endpoint: Endpoint, need: Need) -> None:
         """The request ended in a way that nobody foresaw, or was cancelled: it may have been billed."""
-        self._end(lane, need, need.usd or 0.0)
+        self._end(endpoint, need, need.usd or 0.0)
         self.counts["usd maybe"] += need.usd or 0.0
         self.counts["requests unknown"] += 1
 
     def through(self, row: str) -> None:
         """The row needs no place any more."""
         self._failing.discard(row)
-        self.places.leave(row)
+        self.open_rows.release(row)
 
     def open_gate(self) -> None:
         """The first replies were looked at: go on."""
         self.gate = None
         self._dispatch()
 
-    def failed(self, lane: Lane, need: Need, error: TryAgain, row: str, sent: float, *, own_fault: bool) -> None:
-        """The request got no answer; the lane draws its conclusions, unless it is likely the row's own fault."""
+    def failed(self, endpoint: Endpoint, need: Need, error: TryAgain, row: str, sent: float, *, row_fault: bool) -> None:
+        """The request got no answer; the endpoint draws its conclusions, unless it is likely the row's own fault."""
         now = self.now()
-        lane.trouble = str(error)
+        endpoint.trouble = str(error)
         self._failing.add(row)
-        self.places.leave(row)  # it waits now, and others take its place
-        self._end(lane, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
+        self.open_rows.release(row)  # it waits now, and others take its place
+        self._end(endpoint, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
         if error.cause == "unknown":
             self.counts["usd maybe"] += need.usd or 0.0
         self.counts[f"requests {error.cause}"] += 1
         if error.retry_after_s:
             # later by up to a tenth, so that not all workers are back at once
-            wish_s = lane.patience_with(error.retry_after_s, self._terms.max_outage_s)
-            lane.pause(now + wish_s * (1 + JITTER * ((hash(row) % 97) / 97)))
+            wish_s = endpoint.patience_with(error.retry_after_s, self._limits.max_outage_s)
+            endpoint.pause(now + wish_s * (1 + JITTER * ((hash(row) % 97) / 97)))
         if error.category == "http 429":
-            lane.breaker.answered()  # it is there, and busy
-            lane.window.pushed_back(sent, now)
+            endpoint.breaker.answered()  # it is there, and busy
+            endpoint.window.pushed_back(sent, now)
             return
-        was_open = lane.breaker.is_open
-        lane.window.troubled(now)
-        if was_open or not own_fault:
-            lane.breaker.failed(row, error.cause != "unknown", sent, now)
-        if lane.breaker.is_open and not was_open:
-            lane.window.restart()
+        was_open = endpoint.breaker.is_open
+        endpoint.window.troubled(now)
+        if was_open or not row_fault:
+            endpoint.breaker.failed(row, error.cause != "unknown", sent, now)
+        if endpoint.breaker.is_open and not was_open:
+            endpoint.window.restart()
             self.counts["outages"] += 1
             if self._is_down():
-                for waiter in itertools.islice(self._queue, QUEUE * self._terms.concurrency):
-                    self.places.leave(waiter.row)
+                for queued in itertools.islice(self._queue, QUEUE * self._limits.concurrency):
+                    self.open_rows.release(queued.row)
 
     def stop(self) -> None:
         """Send nothing more."""
         self._stopped.set()
         self._ended.set()
         while self._queue:
-            waiter = self._queue.popleft()
-            if not waiter.turn.done():
-                waiter.turn.set_exception(Stopping())
+            queued = self._queue.popleft()
+            if not queued.turn.done():
+                queued.turn.set_exception(Stopping())
 
     # for the worker
 
     def pauses(self) -> dict[int, float]:
-        """Seconds for which lanes still have to be left alone because their server said so, of pauses not told yet."""
+        """Seconds for which endpoints still have to be left alone because their server said so, of pauses not told yet."""
         now = self.now()
-        return {lane.number: lane.paused_until - now for lane in self.lanes if lane.paused_until > max(now, lane.told_until)}
+        return {
+            endpoint.number: endpoint.paused_until - now
+            for endpoint in self.endpoints
+            if endpoint.paused_until > max(now, endpoint.told_until)
+        }
 
     def told(self, pauses: dict[int, float]) -> None:
         """The other workers will learn of these."""
         for number, seconds in pauses.items():
-            lane = self.lanes[number]
-            lane.told_until = max(lane.told_until, min(lane.paused_until, self.now() + seconds))
+            endpoint = self.endpoints[number]
+            endpoint.told_until = max(endpoint.told_until, min(endpoint.paused_until, self.now() + seconds))
 
     def pause(self, pauses: dict[int, float]) -> None:
         """Take over what other workers were told."""
         now = self.now()
         for number, seconds in pauses.items():
-            lane = self.lanes[number]
-            if now + seconds > lane.paused_until:
-                lane.pause(now + seconds)
-                lane.told_until = lane.paused_until
+            endpoint = self.endpoints[number]
+            if now + seconds > endpoint.paused_until:
+                endpoint.pause(now + seconds)
+                endpoint.told_until = endpoint.paused_until
 
     def given_up(self, ever_answered: bool) -> str | None:
-        """Why there is no more hope of any lane, or None."""
+        """Why there is no more hope of any endpoint, or None."""
         now = self.now()
-        patience = self._terms.max_outage_s if ever_answered else min(FIRST_ANSWER_S, self._terms.max_outage_s)
+        patience = self._limits.max_outage_s if ever_answered else min(FIRST_ANSWER_S, self._limits.max_outage_s)
         reasons = []
-        for lane in self.lanes:
-            if lane.closed is not None:
-                reasons.append(f"{lane.engine.address}: {lane.closed}")
+        for endpoint in self.endpoints:
+            if endpoint.closed is not None:
+                reasons.append(f"{endpoint.engine.address}: {endpoint.closed}")
                 continue
-            down_s = now - lane.breaker.down_since if lane.breaker.down_since is not None else 0.0
+            down_s = now - endpoint.breaker.down_since if endpoint.breaker.down_since is not None else 0.0
             if down_s > patience:
-                reasons.append(f"{lane.engine.address} has not answered for {down_s:.0f} s ({lane.trouble})")
-            elif lane.paused_until - now > self._terms.max_outage_s * (1 + JITTER):
-                wait = lane.paused_until - now
-                reasons.append(f"{lane.engine.address} wants to be left alone for {wait:.0f} s (Retry-After)")
-        return "; ".join(reasons) if len(reasons) == len(self.lanes) else None
+                reasons.append(f"{endpoint.engine.address} has not answered for {down_s:.0f} s ({endpoint.trouble})")
+            elif endpoint.paused_until - now > self._limits.max_outage_s * (1 + JITTER):
+                wait = endpoint.paused_until - now
+                reasons.append(f"{endpoint.engine.address} wants to be left alone for {wait:.0f} s (Retry-After)")
+        return "; ".join(reasons) if len(reasons) == len(self.endpoints) else None
 
-    async def repay(self) -> None:
-        """Tell the board what was settled, and give back dollars that nobody waits for."""
-        if self._wallet.can_repay and not self._queue:
-            await self._wallet.repay(self.now())
+    async def release_dollars(self) -> None:
+        """Tell the coordinator what was settled, and give back dollars that nobody waits for."""
+        if self._budget.can_release and not self._queue:
+            await self._budget.release(self.now())
             self._dispatch()  # what came meanwhile could not borrow
 
     # the queue
 
     def _dispatch(self) -> None:
-        while (waiter := self._next()) is not None:
-            lane = self._open_lane(waiter.need)
-            if lane is None:
-                self._see_to_supplies(waiter.need)
+        while (queued := self._next()) is not None:
+            endpoint = self._open_endpoint(queued.need)
+            if endpoint is None:
+                self._see_to_supplies(queued.need)
                 return
-            if lane.breaker.is_open:
-                waiter = self._probe(lane) or waiter
-            self._queue.remove(waiter)
-            self._start(lane, waiter.need)
-            waiter.turn.set_result(lane)
+            if endpoint.breaker.is_open:
+                queued = self._probe(endpoint) or queued
+            self._queue.remove(queued)
+            self._start(endpoint, queued.need)
+            queued.turn.set_result(endpoint)
 
-    def _next(self) -> Waiter | None:
+    def _next(self) -> QueuedRequest | None:
         """Whose turn it is."""
         while self._queue and self._queue[0].turn.done():  # its row was cancelled
             self._queue.popleft()
-        return next((waiter for waiter in self._queue if self._may_go(waiter.row)), None)
+        return next((queued for queued in self._queue if self._may_go(queued.row)), None)
 
-    def _probe(self, lane: Lane) -> Waiter | None:
+    def _probe(self, endpoint: Endpoint) -> QueuedRequest | None:
         """The row to try a server with that is down: one that has not failed, from as far behind those that have as there is,
         because rows that no server takes often lie side by side."""
         fresh = (
-            waiter
-            for waiter in reversed(self._queue)
-            if not waiter.turn.done() and waiter.row not in self._failing and self._may_go(waiter.row)
+            queued
+            for queued in reversed(self._queue)
+            if not queued.turn.done() and queued.row not in self._failing and self._may_go(queued.row)
         )
         found = next(fresh, None)
-        fits = found is not None and lane.permits(found.need) and not self._wallet.is_short(found.need.usd or 0.0)
+        fits = found is not None and endpoint.permits(found.need) and not self._budget.is_short(found.need.usd or 0.0)
         return found if fits else None
 
     def _is_down(self) -> bool:
         """Whether there is no server that works."""
-        return all(lane.closed is not None or lane.breaker.is_open for lane in self.lanes)
+        return all(endpoint.closed is not None or endpoint.breaker.is_open for endpoint in self.endpoints)
 
     def _first(self, most: int) -> list[Need]:
         """What the next requests need."""
-        return list(itertools.islice((waiter.need for waiter in self._queue if self._may_go(waiter.row)), most))
+        return list(itertools.islice((queued.need for queued in self._queue if self._may_go(queued.row)), most))
 
     def _may_go(self, row: str) -> bool:
         return (
@@ -337,40 +344,40 @@ class Lanes:
             and (self.gate is None or self.in_flight + self._dealt_with < self.gate)
         )
 
-    def _open_lane(self, need: Need) -> Lane | None:
-        """The least loaded lane that can take the request now."""
-        if self._wallet.is_short(need.usd or 0.0):
+    def _open_endpoint(self, need: Need) -> Endpoint | None:
+        """The least loaded endpoint that can take the request now."""
+        if self._budget.is_short(need.usd or 0.0):
             return None
         now = self.now()
-        fit = [lane for lane in self.lanes if lane.ready(now) and lane.permits(need)]
-        return min(fit, key=lambda lane: lane.window.in_flight / lane.window.size, default=None)
+        fit = [endpoint for endpoint in self.endpoints if endpoint.ready(now) and endpoint.permits(need)]
+        return min(fit, key=lambda endpoint: endpoint.window.in_flight / endpoint.window.size, default=None)
 
-    def _start(self, lane: Lane, need: Need) -> None:
-        lane.start(need, self.now())
-        if lane.low:
-            self._fetch(lane)
-        self._wallet.reserve(need.usd or 0.0)
+    def _start(self, endpoint: Endpoint, need: Need) -> None:
+        endpoint.start(need, self.now())
+        if endpoint.low:
+            self._fetch(endpoint)
+        self._budget.reserve(need.usd or 0.0)
 
-    def _end(self, lane: Lane, need: Need, cost_usd: float) -> None:
-        lane.window.in_flight -= 1
-        self._wallet.settle(need.usd or 0.0, cost_usd)
+    def _end(self, endpoint: Endpoint, need: Need, cost_usd: float) -> None:
+        endpoint.window.in_flight -= 1
+        self._budget.settle(need.usd or 0.0, cost_usd)
         self._ended.set()
         self._loop.call_soon(self._dispatch)
 
     def _see_to_supplies(self, need: Need) -> None:
         """The next request cannot go: ask for what is missing, and look again when a pause is over."""
         now = self.now()
-        if self._wallet.is_short(need.usd or 0.0):
-            if not self._wallet.is_borrowing and not self._asking:
+        if self._budget.is_short(need.usd or 0.0):
+            if not self._budget.is_fetching and not self._asking:
                 self._asking = True
-                self._spawn(self._borrow_for_queue())
+                self._spawn(self._fetch_dollars())
             return
         waits = []
-        for lane in self.lanes:
-            if lane.ready(now):
-                self._fetch(lane)
-            elif lane.window.room and lane.closed is None:
-                waits.append(lane.wait(now))
+        for endpoint in self.endpoints:
+            if endpoint.ready(now):
+                self._fetch(endpoint)
+            elif endpoint.window.room and endpoint.closed is None:
+                waits.append(endpoint.wait(now))
         if waits and (self._timer is None or self._timer.when() > now + min(waits)):
             if self._timer is not None:
                 self._timer.cancel()
@@ -391,58 +398,60 @@ class Lanes:
             self.broken = f"unexpected {type(error).__name__}: {error}"
             self.stop()
 
-    def _fetch(self, lane: Lane) -> None:
-        if not lane.asking and not self._stopped.is_set():
-            lane.asking = True
-            self._spawn(self._fetch_permits(lane))
+    def _fetch(self, endpoint: Endpoint) -> None:
+        if not endpoint.asking and not self._stopped.is_set():
+            endpoint.asking = True
+            self._spawn(self._fetch_permits(endpoint))
 
-    async def _fetch_permits(self, lane: Lane) -> None:
+    async def _fetch_permits(self, endpoint: Endpoint) -> None:
         """Fetch permits, and go on until the next request has its own."""
         try:
             while True:
-                wait_s = await self._fetch_once(lane)
+                wait_s = await self._fetch_once(endpoint)
                 self._dispatch()
-                waiter = self._next()
-                if waiter is None or lane.permits(waiter.need) or self._stopped.is_set():
+                queued = self._next()
+                if queued is None or endpoint.permits(queued.need) or self._stopped.is_set():
                     break
                 await asyncio.sleep(wait_s)
         finally:
-            lane.asking = False
+            endpoint.asking = False
         self._dispatch()
 
-    async def _fetch_once(self, lane: Lane) -> float:
+    async def _fetch_once(self, endpoint: Endpoint) -> float:
         """The answer is after how many seconds to ask again, should it not be enough."""
         now = self.now()
-        lane.requests.drop_old(now)
-        lane.tokens.drop_old(now)
-        first = self._first(int(lane.window.size))
-        requests = lane.requests.order(len(first), now)
-        tokens = lane.tokens.order(sum(need.tokens for need in first), now)
-        permits = await self._permits(lane, requests, tokens)
-        lane.requests.fill(permits.requests, requests, now)
-        lane.tokens.fill(permits.tokens, tokens, now)
+        endpoint.requests.drop_old(now)
+        endpoint.tokens.drop_old(now)
+        first = self._first(int(endpoint.window.size))
+        requests = endpoint.requests.order(len(first), now)
+        tokens = endpoint.tokens.order(sum(need.tokens for need in first), now)
+        permits = await self._permits(endpoint, requests, tokens)
+        endpoint.requests.fill(permits.requests, requests, now)
+        endpoint.tokens.fill(permits.tokens, tokens, now)
         return max(ASK_S, permits.wait_s if permits.requests + permits.tokens == 0 else 0.0)
 
-    async def _permits(self, lane: Lane, requests: float, tokens: float) -> Permits:
-        permits: Permits | None = await self._board.call("permits", lane.number, requests, tokens, lane.engine.stated)
+    async def _permits(self, endpoint: Endpoint, requests: float, tokens: float) -> Permits:
+        permits: Permits | None = await self._coordinator.call(
+            "permits", endpoint.number, requests, tokens, endpoint.engine.stated
+        )
         if permits is None:
             now = self.now()
-            if not lane.on_its_own:
-                lane.rely_on_itself(now)
-            first, second = lane.own_share
+            if not endpoint.on_its_own:
+                endpoint.rely_on_itself(now)
+            first, second = endpoint.own_share
             granted = first.take(requests, now) if first else requests
             return Permits(granted, second.take(tokens, now) if second else tokens, ASK_S)
-        lane.on_its_own = False
+        endpoint.on_its_own = False
         return permits
 
-    async def _borrow_for_queue(self) -> None:
+    async def _fetch_dollars(self) -> None:
         try:
-            while (first := self._first(self._terms.concurrency)) and not self._stopped.is_set():
+            while (first := self._first(self._limits.concurrency)) and not self._stopped.is_set():
                 needs = [need.usd or 0.0 for need in first]
-                if not self._wallet.is_short(needs[0]):
+                if not self._budget.is_short(needs[0]):
                     break
-                await self._wallet.borrow(sum(needs), needs[0], self.now())
-                if self._wallet.is_short(needs[0]):
+                await self._budget.fetch(sum(needs), needs[0], self.now())
+                if self._budget.is_short(needs[0]):
                     await asyncio.sleep(ASK_S)
         finally:
             self._asking = False

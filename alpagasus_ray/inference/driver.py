@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
-from alpagasus_ray.inference.coordinator import Board, Cap, Snapshot
+from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
 from alpagasus_ray.inference.metrics import DriverMetrics
 from alpagasus_ray.inference.shards import Job, Task, in_calls
 from alpagasus_ray.inference.worker import Finished, Worker
@@ -37,16 +37,16 @@ Verdict = Callable[[Mapping[str, int]], str | None]
 
 
 @dataclass(frozen=True)
-class RayBoard:
-    """The board in its actor."""
+class RayCoordinator:
+    """The coordinator in its actor."""
 
     actor: Any
 
     @classmethod
-    def start(cls, rates: Sequence[Rate], cap: Cap | None) -> "RayBoard":
+    def start(cls, rates: Sequence[Rate], cap: Cap | None) -> "RayCoordinator":
         """Start the actor beside the driver, whose end is the stage's end anyway."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(rates, cap)
+        actor = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(rates, cap)
         return cls(actor)
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -65,23 +65,23 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
     the workers find that what they are to work with is wrong."""
     free = connect.free()
-    board = RayBoard.start(jobs[0].terms.rates, cap)
-    look = Look(board, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
+    coordinator = RayCoordinator.start(jobs[0].limits.rates, cap)
+    look = Look(coordinator, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
-    threading.Thread(target=_consume, args=(jobs, tasks, board, results), daemon=True).start()
+    threading.Thread(target=_consume, args=(jobs, tasks, coordinator, results), daemon=True).start()
     try:
         reason = _watch(results, look)
-        seen: Snapshot = board.ask("snapshot")
+        seen: Snapshot = coordinator.ask("snapshot")
         look.show(seen)
     except KeyboardInterrupt:
-        _wind_up(board, results)
+        _wind_up(coordinator, results)
         raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
     except BaseException:
-        _wind_up(board, results)
+        _wind_up(coordinator, results)
         raise
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
-            board.ask("close_budget", timeout_s=GRACE_S)
+            coordinator.ask("close_budget", timeout_s=GRACE_S)
     if jobs[0].pool.gpus:
         connect.wait_until(free)
     if seen.kind == "budget" and reason is not None:
@@ -92,17 +92,17 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
         raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
 
 
-def _consume(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard, results: Results) -> None:
+def _consume(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator, results: Results) -> None:
     """Feed results to the driver's thread, and at the end None or what ended it."""
     try:
-        for finished in _run(jobs, tasks, board):
+        for finished in _run(jobs, tasks, coordinator):
             results.put(finished)
         results.put(None)
     except BaseException as error:  # noqa: BLE001 - handed to the driver's thread, which raises it
         results.put(error)
 
 
-def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
+def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator) -> Iterator[Finished]:
     """Do the tasks on a pool of workers; results come as they finish."""
     context, pool = ray.data.DataContext.get_current(), jobs[0].pool
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
@@ -119,7 +119,7 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterato
     calls = in_calls(tasks, OVERLAP * pool.most)
     dataset = ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls)).map_batches(
         Worker,
-        fn_constructor_args=(jobs, board),
+        fn_constructor_args=(jobs, coordinator),
         batch_size=1,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
@@ -149,27 +149,27 @@ def _watch(results: Results, look: "Look") -> str | None:
             stopped = stopped or result.stopped
         if time.monotonic() - looked >= POLL_S:
             looked = time.monotonic()
-            # the board may be away for a moment; it comes back
+            # the coordinator may be away for a moment; it comes back
             with contextlib.suppress(ray.exceptions.RayActorError):
                 look.once()
 
 
 @dataclass(frozen=True)
 class Look:
-    """Looks at the board, and tells the terminal, Ray's metrics, and the workers if there is no hope."""
+    """Looks at the coordinator, and tells the terminal, Ray's metrics, and the workers if there is no hope."""
 
-    board: RayBoard
+    coordinator: RayCoordinator
     progress: Progress
     hopeless: Verdict
     metrics: DriverMetrics
     told: set[str] = field(default_factory=set)
 
     def once(self) -> None:
-        seen = self.board.ask("snapshot")
+        seen = self.coordinator.ask("snapshot")
         self.show(seen)
         reason = self.hopeless(seen.counts)
         if reason is not None:
-            self.board.ask("stop", reason)
+            self.coordinator.ask("stop", reason)
 
     def show(self, seen: Snapshot) -> None:
         done = int(seen.counts.get("rows", 0))
@@ -181,9 +181,9 @@ class Look:
         self.metrics.publish(self.progress.left(done), seen.spent_usd)
 
 
-def _wind_up(board: RayBoard, results: Results) -> None:
+def _wind_up(coordinator: RayCoordinator, results: Results) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
-        board.ask("stop", "interrupted", timeout_s=GRACE_S)
+        coordinator.ask("stop", "interrupted", timeout_s=GRACE_S)
     deadline = time.monotonic() + GRACE_S
     while (left := deadline - time.monotonic()) > 0:
         try:

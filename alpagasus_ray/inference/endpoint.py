@@ -1,6 +1,6 @@
 """One endpoint as one worker knows it: its engine, the number in flight, whether it is down or paused, permits at hand.
 
-Knows nothing of the queue before it (`lanes.py`).
+Knows nothing of the queue before it (`dispatcher.py`).
 """
 
 import math
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from alpagasus_ray.engines.base import Engine, Rate, Reply
 from alpagasus_ray.engines.prices import Need
-from alpagasus_ray.inference.limits import Breaker, Bucket, Window
+from alpagasus_ray.inference.limits import CircuitBreaker, ConcurrencyWindow, TokenBucket
 
 NEARLY_NONE = 1e-9
 SEVERAL = 3
@@ -18,7 +18,7 @@ AHEAD_S = 0.5
 """What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
 
 
-class Terms(NamedTuple):
+class RequestLimits(NamedTuple):
     """The conditions under which a worker sends requests."""
 
     concurrency: int
@@ -33,8 +33,8 @@ class Terms(NamedTuple):
     max_outage_s: float
 
 
-class Stock:
-    """Units at hand of something that the board hands out, and how fast they go."""
+class Prefetch:
+    """Units at hand of something that the coordinator hands out, and how fast they go."""
 
     def __init__(self) -> None:
         self.at_hand = 0.0
@@ -73,19 +73,19 @@ class Stock:
         self.at_hand = min(self.at_hand, 0.0)
 
 
-class Lane:
+class Endpoint:
     """One endpoint as this worker knows it."""
 
-    def __init__(self, number: int, engine: Engine, terms: Terms) -> None:
+    def __init__(self, number: int, engine: Engine, limits: RequestLimits) -> None:
         self.number, self.engine = number, engine
-        self.window = Window(terms.concurrency, 0.0 if terms.adaptive else float(terms.concurrency))
-        self.breaker = Breaker()
+        self.window = ConcurrencyWindow(limits.concurrency, 0.0 if limits.adaptive else float(limits.concurrency))
+        self.breaker = CircuitBreaker()
         self.paused_until = -math.inf
         self.told_until = -math.inf
         """Up to when the other workers know of the pause."""
         self.answered_at = -math.inf
         """When the server last answered a request."""
-        self.doubtful: set[str] = set()
+        self.suspects: set[str] = set()
         """Rows that have failed again since then."""
         self.trouble = ""
         """What was wrong the last time."""
@@ -93,13 +93,13 @@ class Lane:
         """Why nothing more is sent here, once that is certain."""
         self.refused_all, self.long_wishes = 0, 0
         """Since the last answer: replies that every request would get (a wrong key), and wishes for too long a pause."""
-        self.given = terms.rates[number] if terms.rates else Rate()
-        self.requests, self.tokens = Stock(), Stock()
+        self.given = limits.rates[number] if limits.rates else Rate()
+        self.requests, self.tokens = Prefetch(), Prefetch()
         self.asking = False
         self.on_its_own = False
-        """Whether the board is away, so that the worker keeps to its share of the rates."""
-        self._workers = terms.workers
-        self.own_share: list[Bucket | None] = [None, None]
+        """Whether the coordinator is away, so that the worker keeps to its share of the rates."""
+        self._workers = limits.workers
+        self.own_share: list[TokenBucket | None] = [None, None]
 
     @property
     def rate(self) -> Rate:
@@ -107,12 +107,12 @@ class Lane:
         return self.given.lower(self.engine.stated)
 
     def rely_on_itself(self, now: float) -> None:
-        """The board is away: from now on, and not from the start, this worker's share comes in."""
+        """The coordinator is away: from now on, and not from the start, this worker's share comes in."""
         self.on_its_own = True
         # whole requests, rounded down: many workers that each round up a little would pass a small limit together
         shares = [limit // self._workers if limit else None for limit in self.rate]
         self.own_share = [
-            Bucket(max(share, NEARLY_NONE), now, whole=kind == 0) if share is not None else None
+            TokenBucket(max(share, NEARLY_NONE), now, whole=kind == 0) if share is not None else None
             for kind, share in enumerate(shares)
         ]
 
@@ -120,7 +120,7 @@ class Lane:
         """The server has dealt with a request, whatever came of it."""
         self.breaker.answered()
         self.answered_at = now
-        self.doubtful.clear()
+        self.suspects.clear()
         self.refused_all = self.long_wishes = 0
 
     def pause(self, until: float) -> None:

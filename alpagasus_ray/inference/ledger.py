@@ -51,10 +51,10 @@ class Outcome(NamedTuple):
         return self._replace(attempts=attempts, maybe_billed_twice=maybe)
 
 
-NOT_ASKED = Outcome(None, None, 0, None)
+NO_ATTEMPTS = Outcome(None, None, 0, None)
 
 
-class Known(NamedTuple):
+class StoredReplies(NamedTuple):
     """What earlier calls left of a shard, by request key."""
 
     replies: dict[str, Outcome]
@@ -62,7 +62,7 @@ class Known(NamedTuple):
     """Of requests without a reply: the attempts there were, and the error where a call has given them up."""
 
     @classmethod
-    def of(cls, outcomes: Iterable[tuple[str, Outcome]]) -> "Known":
+    def of(cls, outcomes: Iterable[tuple[str, Outcome]]) -> "StoredReplies":
         """Sort outcomes; of several for a key the one that tells most is kept."""
         known = cls({}, {})
         for key, outcome in outcomes:
@@ -96,7 +96,7 @@ class Ledger:
         # the flush on a timer and the last one of a shard run in different threads
         self._writing = threading.Lock()
 
-    def load(self) -> Known:
+    def load(self) -> StoredReplies:
         """All that earlier writers left."""
         found: list[tuple[str, Outcome]] = []
         for name in self._storage.names():
@@ -107,7 +107,7 @@ class Ledger:
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
-        return Known.of(_latest(found))
+        return StoredReplies.of(_latest(found))
 
     @property
     def is_blank(self) -> bool:
@@ -158,12 +158,12 @@ def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome
     return (*replies, *last.items())
 
 
-def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
+def stored_in_output(output: pa.Table, again: Container[str] = ()) -> StoredReplies:
     """What a committed output shard holds; the replies of rows with a status of `again` count as attempts in vain."""
     wanted = ("request_hash", "status", "reply", "raw", "error", "logprobs", *_COLUMNS)
     columns = [name for name in wanted if name in output.column_names]
     rows: Iterable[Mapping[str, Any]] = output.select(columns).to_pylist()
-    return Known.of(
+    return StoredReplies.of(
         (row["request_hash"], _outcome(row if row["status"] in again else {**row, **_as_reply(row)})) for row in rows
     )
 

@@ -32,7 +32,7 @@ STREAK_ROWS = 5
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
 
 
-class Bucket:
+class TokenBucket:
     """So many units a minute: in no window of 60 s are more handed out, whenever it starts.
 
     It starts empty, so that a restarted holder of the limit hands out nothing twice. `whole` units are not handed out in
@@ -73,7 +73,7 @@ class Bucket:
 
 
 @dataclass
-class Window:
+class ConcurrencyWindow:
     """How many requests may be in flight.
 
     It doubles with each round of replies until the server pushes back for the first time, is cut then, and follows the
@@ -144,7 +144,7 @@ class Window:
 
 
 @dataclass
-class Breaker:
+class CircuitBreaker:
     """Keeps requests from a server that is down: after a streak of failures only a probe now and then goes through."""
 
     down_since: float | None = None

@@ -7,19 +7,19 @@ import asyncio
 from collections import Counter
 
 
-class Places:
+class OpenRows:
     """So many places; a row is known by its request's key, and rows with the same one by their number."""
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)
         self._held: Counter[str] = Counter()
 
-    async def take(self, row: str) -> None:
+    async def acquire(self, row: str) -> None:
         """Wait for a place, and hold it."""
         await self._free.acquire()
         self._held[row] += 1
 
-    def leave(self, row: str) -> None:
+    def release(self, row: str) -> None:
         """Give the row's place back, if it holds one."""
         if self._held[row] > 0:
             self._held[row] -= 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.inference import shards
-from alpagasus_ray.inference.ledger import NOT_ASKED, Known, Outcome
+from alpagasus_ray.inference.ledger import NO_ATTEMPTS, Outcome, StoredReplies
 from alpagasus_ray.inference.shards import Job, Task
 
 
@@ -19,9 +19,9 @@ class Shard:
     def open(cls, job: Job, task: Task) -> "Shard":
         """Read the shard, and what earlier calls have left of it."""
         rows = shards.rows_of(task.read(job.source))
-        return cls(job, task.shard, rows, job.known(task.shard))
+        return cls(job, task.shard, rows, job.stored_replies(task.shard))
 
-    def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:
+    def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: StoredReplies) -> None:
         self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)
         self.name = f"{job.home.name}/{file}"
         self.known, self.unanswered = known
@@ -36,11 +36,11 @@ class Shard:
         self.taken: set[str] = set()
         """Keys of known outcomes that a row has taken; a second row with the same request shares it."""
         self.marked: set[int] = set()
-        """Places that the board knows to be under way."""
+        """OpenRows that the coordinator knows to be under way."""
         self.done: list[int] = []
-        """Places that were finished since the last mark."""
+        """OpenRows that were finished since the last mark."""
         self.victims: set[int] = set()
-        """Places that an engine died over."""
+        """OpenRows that an engine died over."""
 
     def id_of(self, place: int) -> str:
         """The row's id, for people who look into a ledger; it stands in the first column of whatever is asked about."""
@@ -53,8 +53,8 @@ class Shard:
 
     def waiting(self, request: Request) -> Outcome:
         """What earlier calls have asked in vain, as `earlier`; it can still be taken."""
-        return self.unanswered.get(request.key, NOT_ASKED)
+        return self.unanswered.get(request.key, NO_ATTEMPTS)
 
     def earlier(self, request: Request) -> Outcome:
         """What earlier calls have asked in vain; the first of several equal rows has it."""
-        return self.unanswered.pop(request.key, NOT_ASKED)
+        return self.unanswered.pop(request.key, NO_ATTEMPTS)

@@ -13,8 +13,8 @@ import tenacity
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
-from alpagasus_ray.inference.dispatcher import Lanes, Stopping
-from alpagasus_ray.inference.endpoint import Lane
+from alpagasus_ray.inference.dispatcher import Dispatcher, Stopping
+from alpagasus_ray.inference.endpoint import Endpoint
 from alpagasus_ray.inference.ledger import Outcome
 
 FIRST_PAUSE_S = 0.5
@@ -37,7 +37,7 @@ _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGES
 
 
 @dataclass
-class _Tally:
+class Attempts:
     """What a row's attempts came to."""
 
     sent: int = 0
@@ -73,7 +73,7 @@ class _Tally:
         return Outcome(None, None, self.sent + 1, None, self.maybe_billed_twice + 1)
 
 
-class Books(NamedTuple):
+class AttemptLog(NamedTuple):
     """Where it is written down what a row's attempts come to; whoever asks has written the first one down already."""
 
     note: Note
@@ -83,26 +83,26 @@ class Books(NamedTuple):
     where nothing is billed."""
 
 
-async def ask(
-    lanes: Lanes, request: Request, tariff: Tariff, max_attempts: int, books: Books, *, has_failed: bool = False
+async def complete_with_retries(
+    dispatcher: Dispatcher, request: Request, tariff: Tariff, max_attempts: int, books: AttemptLog, *, has_failed: bool = False
 ) -> Outcome:
     """Ask until there is a reply, a refusal of the row, or no attempt left. If it ends without a reply, the books hold the
     attempts that may have been billed. `has_failed`: an earlier call has given the row up. Raises `EngineUnusable`, and
     `Stopping` when the stage stops."""
-    tally = _Tally(has_failed=has_failed)
+    tally = Attempts(has_failed=has_failed)
     retrying = tenacity.AsyncRetrying(
         # ten light ones in floating point are a hair less than one
         stop=lambda _: tally.counted > max_attempts - LIGHT / 2,
         wait=_pause,
         retry=tenacity.retry_if_exception_type(TryAgain),
-        before_sleep=lambda state: _count_retry(lanes, state),
-        sleep=lanes.sleep,
+        before_sleep=lambda state: _count_retry(dispatcher, state),
+        sleep=dispatcher.sleep,
         reraise=True,
     )
     try:
         async for attempt in retrying:
             with attempt:
-                reply = await _attempt(lanes, request, tariff, tally, books)
+                reply = await _attempt(dispatcher, request, tariff, tally, books)
                 return Outcome(reply, None, tally.sent, tally.latency_s, tally.maybe_billed_twice)
     except (RowRefused, TryAgain) as error:
         outcome = tally.without_reply(error)
@@ -115,37 +115,37 @@ async def ask(
     raise AssertionError("the loop ends by a reply or an error")
 
 
-async def _attempt(lanes: Lanes, request: Request, tariff: Tariff, tally: _Tally, books: Books) -> Reply:
+async def _attempt(dispatcher: Dispatcher, request: Request, tariff: Tariff, tally: Attempts, books: AttemptLog) -> Reply:
     need = tariff.need(request.messages)
     if tally.maybe_billed_twice and books.mark is not None:
         await books.mark(tally.before_the_next())
-    lane = await lanes.enter(request.key, need)
-    started = lanes.now()
+    endpoint = await dispatcher.enter(request.key, need)
+    started = dispatcher.now()
     tally.sent += 1
     try:
-        reply = await lane.engine.complete(request)
+        reply = await endpoint.engine.complete(request)
     except TryAgain as error:
-        own_fault = _is_own_fault(error, request.key, tally, lane)
-        lanes.failed(lane, need, error, request.key, started, own_fault=own_fault)
+        row_fault = _is_row_fault(error, request.key, tally, endpoint)
+        dispatcher.failed(endpoint, need, error, request.key, started, row_fault=row_fault)
         # where only rows are asked that were given up before, an outage and rows that no server takes look the same: one
         # attempt each is enough then, and they are what they were
-        given_up = own_fault and len(lane.doubtful) >= MANY and not tally.is_proven
-        tally.counted += math.inf if given_up else _counts(error, lane.breaker.is_open)
+        given_up = row_fault and len(endpoint.suspects) >= MANY and not tally.is_proven
+        tally.counted += math.inf if given_up else _counts(error, endpoint.breaker.is_open)
         if _is_noted(error):
-            tally.fails(lanes.now(), lane.answered_at)
+            tally.fails(dispatcher.now(), endpoint.answered_at)
             tally.maybe_billed_twice += 1
             books.note(tally.without_reply(error))
         raise
     except EngineUnusable as error:
-        raise lanes.unusable(lane, need, error) from None
+        raise dispatcher.unusable(endpoint, need, error) from None
     except EngineError as error:
-        raise lanes.refused(lane, need, error) from None
+        raise dispatcher.refused(endpoint, need, error) from None
     except BaseException:
-        lanes.broke_off(lane, need)
+        dispatcher.broke_off(endpoint, need)
         raise
     reply = reply._replace(cost_usd=tariff.charge(reply, need)) if reply.cost_usd is None else reply
-    lanes.answered(lane, need, reply)
-    tally.latency_s = lanes.now() - started
+    dispatcher.answered(endpoint, need, reply)
+    tally.latency_s = dispatcher.now() - started
     return reply
 
 
@@ -154,12 +154,12 @@ def _is_noted(error: EngineError) -> bool:
     return isinstance(error, TryAgain) and error.cause == "unknown"
 
 
-def _is_own_fault(error: TryAgain, row: str, tally: _Tally, lane: Lane) -> bool:
-    """Whether a failure says more of the row than of the server; too many doubtful rows say something of the server."""
-    if error.cause != "unknown" or not tally.is_doubtful(lane.answered_at):
+def _is_row_fault(error: TryAgain, row: str, tally: Attempts, endpoint: Endpoint) -> bool:
+    """Whether a failure says more of the row than of the server; too many suspects say something of the server."""
+    if error.cause != "unknown" or not tally.is_doubtful(endpoint.answered_at):
         return False
-    lane.doubtful.add(row)
-    return tally.has_failed or tally.is_proven or len(lane.doubtful) < MANY
+    endpoint.suspects.add(row)
+    return tally.has_failed or tally.is_proven or len(endpoint.suspects) < MANY
 
 
 def _counts(error: TryAgain, is_down: bool) -> float:
@@ -169,15 +169,15 @@ def _counts(error: TryAgain, is_down: bool) -> float:
     return 1.0 if error.cause == "unknown" else LIGHT
 
 
-def _count_retry(lanes: Lanes, state: tenacity.RetryCallState) -> None:
+def _count_retry(dispatcher: Dispatcher, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, TryAgain):
-        lanes.counts[f"retries {error.category}"] += 1
+        dispatcher.counts[f"retries {error.category}"] += 1
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """Where the server named a time its lane keeps to it, and the row may go to another; else, or where that time is so short
-    that a row would be through with its attempts in no time, doubling with full jitter."""
+    """Where the server named a time its endpoint keeps to it, and the row may go to another; else, or where that time is so
+    short that a row would be through with its attempts in no time, doubling with full jitter."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, TryAgain) and (error.retry_after_s or 0.0) >= FIRST_PAUSE_S and state.attempt_number <= PATIENT:
         return 0.0

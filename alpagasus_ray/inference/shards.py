@@ -16,9 +16,9 @@ from alpagasus_ray import __version__
 from alpagasus_ray.engines.base import Engine, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import UNREADABLE, RunLocked
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.first_replies import Usable
-from alpagasus_ray.inference.ledger import Known, Ledger, Outcome, known_in
+from alpagasus_ray.inference.ledger import Ledger, Outcome, StoredReplies, stored_in_output
 from alpagasus_ray.store.lease import Lease, latest_parts, shard_of
 from alpagasus_ray.store.run import DONE, LEDGER, FileEntry, StageDir, describe
 from alpagasus_ray.store.storage import Storage
@@ -74,7 +74,7 @@ class Job:
     """The stage's directory: ledgers and commit records."""
     output: Storage
     """Where output shards go: the stage's directory, or that of a trial."""
-    terms: Terms
+    limits: RequestLimits
     tariff: Tariff
     max_attempts: int
     paid: bool
@@ -92,14 +92,14 @@ class Job:
     def ledger(self, shard: str) -> Ledger:
         return ledger_of(self.home, shard)
 
-    def known(self, shard: str) -> Known:
+    def stored_replies(self, shard: str) -> StoredReplies:
         """What earlier calls left of a shard that is not committed."""
-        return known_of(self.home, shard, self.again) if self.paid else Known({}, {})
+        return stored_replies(self.home, shard, self.again) if self.paid else StoredReplies({}, {})
 
     @property
     def is_billed(self) -> bool:
         """Whether somebody else counts the requests, and may have billed one that was never answered."""
-        return self.paid and self.terms.adaptive
+        return self.paid and self.limits.adaptive
 
     @property
     def is_trial(self) -> bool:
@@ -121,7 +121,7 @@ class Task(NamedTuple):
 
     shard: str
     rows: Sequence[int] | None = None
-    """Places of the rows to do, in order; None for all of them. A trial does a few."""
+    """OpenRows of the rows to do, in order; None for all of them. A trial does a few."""
     job: int = 0
     """Place of its job among those that are done together."""
     sha256: str | None = None
@@ -154,16 +154,16 @@ def ledger_of(home: StageDir, shard: str) -> Ledger:
     return Ledger(home.storage.unguarded().at(LEDGER, shard.removesuffix(".parquet")), epoch)
 
 
-def known_of(home: StageDir, shard: str, again: Container[str] = ()) -> Known:
+def stored_replies(home: StageDir, shard: str, again: Container[str] = ()) -> StoredReplies:
     """What earlier calls left of a shard, in its ledger and in its output, but for replies of rows with a status of `again`;
     a driver may be at work on it."""
     try:
         ledger = ledger_of(home, shard).load()
     except FileNotFoundError:
-        ledger = Known({}, {})  # it has just been committed: its output, read after this, holds what the ledger held
+        ledger = StoredReplies({}, {})  # it has just been committed: its output, read after this, holds what the ledger held
     if not home.storage.exists(shard):
         return ledger
-    return Known.of((*known_in(home.storage.read_table(shard), again).outcomes(), *ledger.outcomes()))
+    return StoredReplies.of((*stored_in_output(home.storage.read_table(shard), again).outcomes(), *ledger.outcomes()))
 
 
 def missing(job: Job, shards: Sequence[str]) -> list[str]:
@@ -272,6 +272,6 @@ def take_back(job: Job, statuses: Collection[str]) -> None:
 def _into_ledger(job: Job, entry: FileEntry) -> None:
     """Keep what an output of an earlier epoch holds: the next one has another name, and is not looked for there."""
     ledger = job.ledger(entry.shard)
-    for key, outcome in known_in(job.home.storage.read_table(entry.name), job.again).outcomes():
+    for key, outcome in stored_in_output(job.home.storage.read_table(entry.name), job.again).outcomes():
         ledger.add(key, key, outcome)
     ledger.flush()

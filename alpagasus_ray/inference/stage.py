@@ -111,7 +111,7 @@ class Several:
         connect.connect()
         pool = connect.pool(self.config, self.asked)
         preflight.check(parts[0].job.source, pool.labels)
-        jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
+        jobs = [replace(part.job, pool=pool, limits=part.job.limits._replace(workers=pool.most)) for part in parts]
         rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
         hopeless = asking.hopeless(self.config, self.asked, sum(part.source.rows for part in parts))
         addresses.tell(self.label, self.asked)
@@ -132,7 +132,7 @@ class Several:
             source=target.source,
             home=target.home,
             output=target.home.storage,
-            terms=asking.terms(self.config, self.asked),
+            limits=asking.request_limits(self.config, self.asked),
             tariff=tariff(with_longer(self.asked, self.raised)),
             max_attempts=self.asked.max_attempts,
             paid=self.asked.is_model,

@@ -2,8 +2,8 @@
 
 Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
 rows of one come in. Where requests cost money, rows are marked in the ledger before they are sent, so that whatever ends this
-process, what was under way is known to have been. Rows are marked on the board as well: if the worker dies, its successor sends
-the marked ones alone, one at a time, and sets aside the one over which a worker has died twice.
+process, what was under way is known to have been. The coordinator is told of them as well: if the worker dies, its successor
+sends those alone, one at a time, and sets aside the one over which a worker has died twice.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from alpagasus_ray.engines.base import Engine, Request
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, RunLocked, StageFailed, UsageError
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.coordinator import SAID, BoardLink, Loss, Word
+from alpagasus_ray.inference.coordinator import SAID, CoordinatorClient, CrashedRows, Directive
 from alpagasus_ray.inference.cut_prompts import CutPrompts
-from alpagasus_ray.inference.dispatcher import Lanes, Stopping
+from alpagasus_ray.inference.dispatcher import Dispatcher, Stopping
 from alpagasus_ray.inference.first_replies import ROOM, FirstLook
 from alpagasus_ray.inference.ledger import FLUSH_S, Outcome
 from alpagasus_ray.inference.metrics import Metrics
 from alpagasus_ray.inference.open_shard import Shard
-from alpagasus_ray.inference.retry import Books, ask
+from alpagasus_ray.inference.retry import AttemptLog, complete_with_retries
 from alpagasus_ray.inference.shards import Job, Task
 from alpagasus_ray.raycluster import preflight
 
 REPORT_S, CROWD = 0.5, 250
-"""Seconds between two reports of a worker; more where there are more workers than so many, whom one board hears."""
+"""Seconds between two reports of a worker; more where there are more workers than so many, whom one coordinator hears."""
 POLL_S = 0.05
 EXIT_ENGINE_DIED = 86
 STARTS, START_PAUSE_S = 5, 15.0
@@ -47,7 +47,7 @@ FLUSH_ATTEMPTS = 5
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
 MARKED = 16
-"""Rows that are marked on the board at a time, before they are sent; with many in flight, a part of these."""
+"""Rows that are marked on the coordinator at a time, before they are sent; with many in flight, a part of these."""
 MARKED_SHARE = 8
 REMOTE_BLOCK = 4
 """So many times as many rows are marked in the ledger at a time where a write to storage takes long."""
@@ -74,16 +74,16 @@ class Finished(NamedTuple):
 class Worker:
     """Does tasks; a pool of these is what Ray Data maps over the shards."""
 
-    def __init__(self, jobs: Sequence[Job], board: BoardLink) -> None:
+    def __init__(self, jobs: Sequence[Job], coordinator: CoordinatorClient) -> None:
         """The jobs have all but their places in common."""
-        self._jobs, self._job, self._board = jobs, jobs[0], board
+        self._jobs, self._job, self._coordinator = jobs, jobs[0], coordinator
         self._name = uuid.uuid4().hex[:8]
         self._stop: str | None = None
         self._telling: set[asyncio.Task[Any]] = set()
         self._dying: asyncio.Task[None] | None = None
         self._shards: set[Shard] = set()
         self._ended: list[Shard] = []
-        """Shards whose last counts the board has not been told."""
+        """Shards whose last counts the coordinator has not been told."""
         self._counts: Counter[str] = Counter()
         self._told: Mapping[str, float] = {}
         self._published: Mapping[str, float] = {}
@@ -114,17 +114,17 @@ class Worker:
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self._stop = f"{platform.node()}: {error}"
-            await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
+            await self._coordinator.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
             return
-        self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
-        self._lanes.gate = ROOM if self._first and self._job.terms.adaptive else None
+        self._dispatcher = Dispatcher(self._name, engines, self._job.limits, self._coordinator)
+        self._dispatcher.gate = ROOM if self._first and self._job.limits.adaptive else None
         self._metrics = Metrics(self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
+        self._chunk = max(MARKED, self._job.limits.concurrency // MARKED_SHARE) if self._job.paid else 0
         self._block = self._chunk * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
@@ -139,7 +139,7 @@ class Worker:
             try:
                 return lock_guard.while_held(self._job.work.open_engines(), self._job.lease)
             except AlpagasusError:
-                word: Word | None = await self._board.call("report", self._name, {}, {}, {})
+                word: Directive | None = await self._coordinator.call("report", self._name, {}, {}, {})
                 if attempt == STARTS or word is None or word.stop is not None or not word.answered:
                     raise
                 await asyncio.sleep(START_PAUSE_S)
@@ -149,51 +149,51 @@ class Worker:
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_S * max(1.0, self._job.terms.workers / CROWD))
+            await asyncio.sleep(REPORT_S * max(1.0, self._job.limits.workers / CROWD))
             await self._report()
 
     async def _report(self) -> None:
         async with self._reporting:  # two at a time would tell the same twice
-            await self._lanes.repay()
+            await self._dispatcher.release_dollars()
             await self._tell()
 
     async def _tell(self) -> None:
-        ended, paused = list(self._ended), self._lanes.pauses()
+        ended, paused = list(self._ended), self._dispatcher.pauses()
         shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *ended)}
         totals = self._totals()
         news = {key: amount for key, amount in _added(totals, self._told).items() if key not in self._counts}
-        word: Word | None = await self._board.call("report", self._name, news, shards_now, paused)
+        word: Directive | None = await self._coordinator.call("report", self._name, news, shards_now, paused)
         await self._give_up_if_hopeless()
         if word is None:
-            return  # it will be told when the board is back
+            return  # it will be told when the coordinator is back
         self._told = totals
         self._ended = self._ended[len(ended) :]
-        self._lanes.told(paused)
+        self._dispatcher.told(paused)
         self._answered = self._answered or word.answered or totals.get("requests answered", 0) > 0
-        self._lanes.pause(word.pauses)
+        self._dispatcher.pause(word.pauses)
         if word.stop is not None:
             self._end(word.stop)
 
     async def _give_up_if_hopeless(self) -> None:
-        reason = self._lanes.broken or self._lanes.given_up(self._answered)
+        reason = self._dispatcher.broken or self._dispatcher.given_up(self._answered)
         if reason is not None:
             await self._stop_all(reason)
 
     def _totals(self) -> dict[str, float]:
         """What happened in this worker's life; what is new of it is published as metrics."""
-        totals: dict[str, float] = {**self._lanes.counts, **self._counts, "endpoints down": self._lanes.down}
-        self._metrics.publish(_added(totals, self._published), self._lanes.in_flight, self._lanes.room)
+        totals: dict[str, float] = {**self._dispatcher.counts, **self._counts, "endpoints down": self._dispatcher.down}
+        self._metrics.publish(_added(totals, self._published), self._dispatcher.in_flight, self._dispatcher.room)
         self._published = totals
         return totals
 
     async def _stop_all(self, reason: str) -> None:
         """Let all workers end after the requests they have in flight."""
         self._end(reason)
-        await self._board.call("stop", reason)
+        await self._coordinator.call("stop", reason)
 
     def _end(self, reason: str) -> None:
         self._stop = self._stop or reason
-        self._lanes.stop()
+        self._dispatcher.stop()
 
     async def _flush_forever(self) -> None:
         failures = 0
@@ -202,17 +202,17 @@ class Worker:
             flush = asyncio.gather(*(asyncio.to_thread(shard.ledger.flush) for shard in self._shards))
             done, _ = await asyncio.wait([flush], timeout=FLUSH_S)
             if not done:
-                self._lanes.hold(True)  # storage may be slow to say that it cannot be written
+                self._dispatcher.hold(True)  # storage may be slow to say that it cannot be written
             try:
                 await flush
             except OSError as error:
                 failures += 1
-                self._lanes.hold(True)
+                self._dispatcher.hold(True)
                 if failures > FLUSH_ATTEMPTS:
                     await self._stop_all(f"the ledger cannot be written: {error}")
             else:
                 failures = 0
-                self._lanes.hold(False)
+                self._dispatcher.hold(False)
 
     # a shard
 
@@ -231,7 +231,7 @@ class Worker:
             return Finished(task.shard, reason)
 
     async def _do_shard(self, shard: Shard) -> Finished:
-        loss: Loss | None = await self._board.call("begin", shard.name, len(shard.known))
+        loss: CrashedRows | None = await self._coordinator.call("begin_shard", shard.name, len(shard.known))
         if self._dying is not None:
             await self._dying
         self._shards.add(shard)
@@ -250,7 +250,7 @@ class Worker:
             await self._commit(shard, results)
         self._ended.append(shard)
         await self._report()
-        await self._board.call("end", shard.name)
+        await self._coordinator.call("end_shard", shard.name)
         return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
 
     async def _commit(self, shard: Shard, results: list[dict[str, Any]]) -> None:
@@ -271,7 +271,7 @@ class Worker:
         none."""
         dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
         suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
-        many = self._job.terms.adaptive and len(shard.rows) >= MANY_ROWS
+        many = self._job.limits.adaptive and len(shard.rows) >= MANY_ROWS
         order = scattered(len(shard.rows)) if many else range(len(shard.rows))
         others = [place for place in order if place not in suspects]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
@@ -285,12 +285,12 @@ class Worker:
                 for chunk in _chunks(block, self._chunk or len(block)):
                     await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
                     for place in chunk:
-                        await self._lanes.places.take(requests[place].key)
+                        await self._dispatcher.open_rows.acquire(requests[place].key)
                         task = group.create_task(self._row(shard, place, requests[place]))
                         task.add_done_callback(partial(self._through, requests[place].key))
 
     def _through(self, row: str, _: asyncio.Task[None]) -> None:
-        self._lanes.through(row)
+        self._dispatcher.through(row)
 
     async def _write_ahead(self, shard: Shard, requests: Mapping[int, Request]) -> None:
         """Write down the rows that are sent next as asked without an answer, for as long as nothing else is known of them."""
@@ -314,7 +314,7 @@ class Worker:
             done, shard.done = shard.done, []
             shard.marked.update(places)
             shard.marked.difference_update(done)
-            await self._board.call("under_way", shard.name, places, done)
+            await self._coordinator.call("mark_in_flight", shard.name, places, done)
 
     async def _row_alone(self, shard: Shard, place: int, request: Request, deaths: int) -> None:
         """A row that may have killed a worker: nothing else is under way while it is, so that there will be no doubt."""
@@ -322,7 +322,7 @@ class Worker:
             outcome = Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None)
             self._result(shard, place, request, outcome.after(shard.earlier(request)))
             return
-        async with self._lanes.alone(request.key):
+        async with self._dispatcher.alone(request.key):
             await self._write_ahead(shard, {place: request})
             await self._mark(shard, [place])
             await self._row(shard, place, request)
@@ -383,8 +383,8 @@ class Worker:
         try:
             tariff, most = self._job.tariff, self._job.max_attempts
             has_failed = earlier.error is not None and earlier.maybe_billed_twice > 0
-            books = Books(note, mark if self._job.is_billed else None)
-            outcome = await ask(self._lanes, request, tariff, most, books, has_failed=has_failed)
+            books = AttemptLog(note, mark if self._job.is_billed else None)
+            outcome = await complete_with_retries(self._dispatcher, request, tariff, most, books, has_failed=has_failed)
             outcome = outcome.after(earlier)
         except Stopping:
             pass
@@ -408,12 +408,12 @@ class Worker:
     async def _die(self) -> None:
         """The engine in this process is dead, and a new process takes over with all that was received: only what the engine had
         is under suspicion of having ended it."""
-        while self._lanes.in_flight:  # noqa: ASYNC110 - each of these raises as well
+        while self._dispatcher.in_flight:  # noqa: ASYNC110 - each of these raises as well
             await asyncio.sleep(POLL_S)
         for shard in tuple(self._shards):
             await _stored(shard.ledger.flush)
             innocent = (shard.marked | set(shard.done)) - shard.victims
-            await self._board.call("under_way", shard.name, sorted(shard.victims), sorted(innocent))
+            await self._coordinator.call("mark_in_flight", shard.name, sorted(shard.victims), sorted(innocent))
         os._exit(EXIT_ENGINE_DIED)
 
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
@@ -465,22 +465,22 @@ class Worker:
         """Count what a failure says; the driver tells the commonest."""
         if error in self._sentences or len(self._sentences) < SENTENCES:
             self._sentences.add(error)
-            self._lanes.counts[f"{SAID}{error}"] += 1
+            self._dispatcher.counts[f"{SAID}{error}"] += 1
 
     def _look_at(self, request: Request, outcome: Outcome, result: Mapping[str, Any]) -> None:
         """Stop where the first results are of no use; tell where prompts are cut."""
         reply = outcome.reply
         cut = self._cut.saw(request.messages, reply.tokens_in) if reply and outcome.attempts else None
         if cut is not None:
-            self._spawn(self._board.call("note", "cut prompts", cut))
+            self._spawn(self._coordinator.call("note", "cut prompts", cut))
         if self._first is None or self._stop is not None:
             return
         reason = self._first.saw(result)
         if reason is not None:
             self._spawn(self._stop_all(reason))
             self._end(reason)
-        elif self._first.is_over and self._lanes.gate is not None:
-            self._lanes.open_gate()
+        elif self._first.is_over and self._dispatcher.gate is not None:
+            self._dispatcher.open_gate()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)

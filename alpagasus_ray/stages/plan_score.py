@@ -141,7 +141,7 @@ def _part(
     work: ScoreWork, source: StageDir, stage: StageDir, entry: FileEntry, rows: Sequence[int], away: frozenset[str]
 ) -> Part:
     """What is left of the rows at these places of a shard, without the requests that are `away` in batches."""
-    known = shards.known_of(stage, entry.name).replies
+    known = shards.stored_replies(stage, entry.name).replies
     keys: list[str] = []
     if rows and (known or away):
         keys = [work.request(row).key for row in source.table(entry.name, entry.sha256).take(list(rows)).to_pylist()]

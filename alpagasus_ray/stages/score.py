@@ -18,7 +18,7 @@ from alpagasus_ray.store.run import TRIAL, Begun, Manifest, Run, StageDir, descr
 from alpagasus_ray.store.storage import Written
 
 if TYPE_CHECKING:
-    from alpagasus_ray.batch_api.replay import Collected
+    from alpagasus_ray.batch_api.replay import RemainingWork
     from alpagasus_ray.inference import shards
     from alpagasus_ray.inference.first_replies import Usable
 
@@ -116,7 +116,7 @@ def _job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) ->
         source=run.examples(),
         home=home,
         output=home.storage,
-        terms=asking.terms(config, config.judge),
+        limits=asking.request_limits(config, config.judge),
         tariff=tariff(work.allowed),
         max_attempts=config.judge.max_attempts,
         paid=config.judge.is_model,
@@ -145,7 +145,7 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     before = time.monotonic() - before
     bill = _bill(job, examples)
     cap = asking.cap(config, bill)
-    job = replace(job, pool=pool, terms=job.terms._replace(workers=pool.most))
+    job = replace(job, pool=pool, limits=job.limits._replace(workers=pool.most))
     started = time.monotonic()
     try:
         if tasks:
@@ -164,13 +164,13 @@ def _bill(job: "shards.Job", examples: Manifest) -> asking.Bill:
 
 def _by_batches(
     config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: asking.Verdict
-) -> "Collected":
+) -> "RemainingWork":
     """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
     from alpagasus_ray.batch_api.journal import under_way
-    from alpagasus_ray.batch_api.replay import Collected
+    from alpagasus_ray.batch_api.replay import RemainingWork
 
     if not config.judge.is_remote or (config.judge.mode == "live" and not under_way(job.home.storage)):
-        return Collected(job, tasks, at_cap=False)
+        return RemainingWork(job, tasks, at_cap=False)
     from alpagasus_ray.batch_api import batches
 
     return batches.collect(config.judge, job, tasks, _rows(tasks, examples), asking.cap(config, _bill(job, examples)), hopeless)

@@ -91,7 +91,7 @@ def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dic
     """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
     entries = shards.committed(stage)
     waiting = _open_shards(stage.name, names) - {entry.shard for entry in entries}
-    received = [outcome.reply for shard in sorted(waiting) for outcome in shards.known_of(stage, shard).replies.values()]
+    received = [outcome.reply for shard in sorted(waiting) for outcome in shards.stored_replies(stage, shard).replies.values()]
     costs = [reply.cost_usd for reply in received if reply is not None]
     done = totals(entries)
     return {

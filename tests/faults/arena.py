@@ -25,7 +25,7 @@ from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import toy_run
 
 POLL_S = 0.02
-WORKER, BOARD = "MapWorker(MapBatches(Worker))", "ray::Board"
+WORKER, COORDINATOR = "MapWorker(MapBatches(Worker))", "ray::Coordinator"
 """What stands in the titles of the processes of those actors."""
 Settings = Mapping[str, Any]
 

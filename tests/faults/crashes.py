@@ -1,10 +1,10 @@
-"""Scenarios in which processes die: workers, the board, drivers, at random moments and at every point of a write."""
+"""Scenarios in which processes die: workers, the coordinator, drivers, at random moments and at every point of a write."""
 
 from pathlib import Path
 
 from alpagasus_ray.store.storage import FAILPOINT
 from faults import sabotage
-from faults.arena import BOARD, WORKER, Arena
+from faults.arena import COORDINATOR, WORKER, Arena
 from faults.findings import Finding, Pace, torn
 from toy_runs import prompt_hashes, ratings
 
@@ -32,13 +32,13 @@ def actor_kills(arena: Arena, rows: int, kills: int) -> Finding:
     return found
 
 
-def board_kills(arena: Arena, rows: int, kills: int) -> Finding:
+def coordinator_kills(arena: Arena, rows: int, kills: int) -> Finding:
     """SIGKILL of the actor that counts and hands out: the run goes on without a break, and nothing is asked again."""
-    found, run, server = Finding("the board is killed"), arena.toy(rows), arena.judge(*LATENCY)
+    found, run, server = Finding("the coordinator is killed"), arena.toy(rows), arena.judge(*LATENCY)
     driver = arena.start(run, server, {**SETTINGS, "requests_per_minute": 60_000})
     for moment in moments(arena, rows, kills):
         if arena.wait(lambda moment=moment: len(server.taken()) >= moment, driver):  # type: ignore[misc]
-            found.faults["board killed"] += arena.kill_one(BOARD, driver)
+            found.faults["coordinator killed"] += arena.kill_one(COORDINATOR, driver)
     ended = driver.wait()
     found.ended(ended)
     found.count(run, server, bound=0)

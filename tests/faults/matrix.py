@@ -32,7 +32,7 @@ MATRIX = (
     Scenario("worker", crashes.actor_kills, [{"rows": 2000, "kills": 4}]),
     Scenario("deadly", crashes.deadly_row, [{"rows": 1000}], [{"rows": 60}]),
     Scenario("loop", crashes.worker_dies_for_ever, [{"rows": 200}]),
-    Scenario("board", crashes.board_kills, [{"rows": 2000, "kills": 4}], [{"rows": 150, "kills": 1}]),
+    Scenario("coordinator", crashes.coordinator_kills, [{"rows": 2000, "kills": 4}], [{"rows": 150, "kills": 1}]),
     Scenario("node", nodes.node_kills, [{"rows": 1000, "kills": 2}], [{"rows": 150, "kills": 1}]),
     Scenario("driver", crashes.driver_kills, [{"rows": 2000, "kills": 6}], [{"rows": 150, "kills": 1}]),
     Scenario("driver_ray", crashes.driver_kills, [{"rows": 1500, "kills": 3, "own_ray": True}]),

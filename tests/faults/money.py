@@ -6,7 +6,7 @@ from typing import Any
 
 from alpagasus_ray.store.storage import FAILPOINT
 from faults.answers import rule
-from faults.arena import BOARD, WORKER, Arena
+from faults.arena import COORDINATOR, WORKER, Arena
 from faults.crashes import moments
 from faults.findings import Finding, Pace
 from judge_faults import FALSE_USAGE
@@ -62,8 +62,8 @@ def half(arena: Arena, rows: int) -> Finding:
 
 
 def with_kills(arena: Arena, rows: int, kills: int) -> Finding:
-    """Drivers, workers and the board are killed under a cap at half the cost: what was lent counts as spent, so the cap holds
-    and may be reached early; in the end, with more money, all rows are there."""
+    """Drivers, workers and the coordinator are killed under a cap at half the cost: what was lent counts as spent, so the cap
+    holds and may be reached early; in the end, with more money, all rows are there."""
     found, run, server = Finding("kills under a cap"), arena.toy(rows), arena.judge(*JUDGE)
     cap = rows / 2 * EACH
     settings = {**SETTINGS, "max_cost_usd": cap}
@@ -71,9 +71,9 @@ def with_kills(arena: Arena, rows: int, kills: int) -> Finding:
         for moment in moments(arena, rows // 3, kills):
             driver = arena.start(run, server, settings)
             if arena.wait(lambda moment=moment: len(server.taken()) >= moment, driver):  # type: ignore[misc]
-                victim = arena.random.choice(["driver", WORKER, BOARD])
+                victim = arena.random.choice(["driver", WORKER, COORDINATOR])
                 if victim != "driver" and arena.kill_one(victim, driver):
-                    found.faults[f"{'worker' if victim == WORKER else 'board'} killed"] += 1
+                    found.faults[f"{'worker' if victim == WORKER else 'coordinator'} killed"] += 1
                     arena.wait(lambda moment=moment: len(server.taken()) > moment + 5, driver)  # type: ignore[misc]
                 driver.kill()
                 found.faults["driver killed"] += 1
@@ -99,12 +99,12 @@ def with_faults(arena: Arena, rows: int) -> Finding:
 
 
 def spend_file(arena: Arena, rows: int, point: str) -> Finding:
-    """The board dies while it writes down what is spent."""
-    found, run, server = Finding(f"the board dies at {point}"), arena.toy(rows), arena.judge(*JUDGE)
+    """The coordinator dies while it writes down what is spent."""
+    found, run, server = Finding(f"the coordinator dies at {point}"), arena.toy(rows), arena.judge(*JUDGE)
     cap = rows / 2 * EACH
     settings = {**SETTINGS, "max_cost_usd": cap}
     ended = arena.score(run, server, settings, own_ray=True, environment={FAILPOINT: point})
-    found.faults["board killed, again and again"] += 1
+    found.faults["coordinator killed, again and again"] += 1
     found.expect(ended.code in (1, 3), f"exit code {ended.code}: {ended.message}")
     found.ended(arena.score(run, server, settings), 3)
     found.spend(spent(server), cap)

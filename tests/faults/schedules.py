@@ -9,14 +9,14 @@ from typing import Any
 from alpagasus_ray.store.run import Run
 from drivers import Driver
 from faults.answers import ODD, TURNED_AWAY, UNKNOWN, Rule, rule
-from faults.arena import BOARD, WORKER, Arena
+from faults.arena import COORDINATOR, WORKER, Arena
 from faults.crashes import moments
 from faults.findings import Finding, Pace
 from loopback import LoopbackJudge
 
 PASSING = (*TURNED_AWAY, *UNKNOWN, *ODD, "429, a fraction", "429, milliseconds", "429, nothing", "429, nonsense")
-KILLS = ("driver", WORKER, BOARD)
-WORDS = {"driver": "driver killed", WORKER: "worker killed", BOARD: "board killed"}
+KILLS = ("driver", WORKER, COORDINATOR)
+WORDS = {"driver": "driver killed", WORKER: "worker killed", COORDINATOR: "coordinator killed"}
 MOST_FAULTY = 0.3
 """Share of requests that are spoiled, at most."""
 

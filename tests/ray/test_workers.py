@@ -12,7 +12,7 @@ from alpagasus_ray.config import Score
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.inference import driver, shards
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.shards import Job, Pool, Task
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.stages.score import score
@@ -32,8 +32,8 @@ def _known_to_workers() -> None:
 def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_lost_or_asked_twice(tmp_path: Path) -> None:
     run = toy_run(tmp_path, ROWS, rows_per_shard=50)
     home = run.ratings("judge")
-    terms = Terms(IN_FLIGHT, (Rate(),), 1, capped=False, adaptive=False, max_outage_s=60.0)
-    job = Job(MortalWork("70"), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True, pool=Pool())
+    limits = RequestLimits(IN_FLIGHT, (Rate(),), 1, capped=False, adaptive=False, max_outage_s=60.0)
+    job = Job(MortalWork("70"), run.examples(), home, home.storage, limits, Tariff(None, 1.0, 9), 3, paid=True, pool=Pool())
     tasks = [Task(f"part-{number:05d}.parquet") for number in range(4)]
     with Progress("toy", ROWS) as progress:
         driver.drive([job], tasks, None, progress, lambda _: None)
@@ -64,9 +64,9 @@ def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         run = toy_run(tmp_path / name, 30, rows_per_shard=10)
         home = run.ratings(name)
-        terms = Terms(IN_FLIGHT, (Rate(),), 2, capped=False, adaptive=False, max_outage_s=60.0)
+        limits = RequestLimits(IN_FLIGHT, (Rate(),), 2, capped=False, adaptive=False, max_outage_s=60.0)
         tariff = Tariff(None, 1.0, 9)
-        jobs.append(Job(MortalWork("none"), run.examples(), home, home.storage, terms, tariff, 3, paid=True, pool=Pool(1, 2)))
+        jobs.append(Job(MortalWork("none"), run.examples(), home, home.storage, limits, tariff, 3, paid=True, pool=Pool(1, 2)))
     tasks = [Task(f"part-{number:05d}.parquet", job=place) for place in (0, 1) for number in range(3)]
     with Progress("toy", 60) as progress:
         driver.drive(jobs, tasks, None, progress, lambda _: None)

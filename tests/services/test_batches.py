@@ -15,8 +15,8 @@ import pytest
 from alpagasus_ray.batch_api import batches, provider
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal, under_way
 from alpagasus_ray.batch_api.openai_batches import BatchClient
-from alpagasus_ray.batch_api.provider import Provider
-from alpagasus_ray.batch_api.replay import Collected
+from alpagasus_ray.batch_api.replay import RemainingWork
+from alpagasus_ray.batch_api.retrying_client import RetryingBatchClient
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.inference import asking
@@ -52,7 +52,7 @@ class Caller:
     def __init__(self, run: Run, server: LoopbackJudge) -> None:
         self.run, self.server = run, server
 
-    def __call__(self, max_cost_usd: float | None = None, **judge: Any) -> Collected:
+    def __call__(self, max_cost_usd: float | None = None, **judge: Any) -> RemainingWork:
         batch = {"poll_s": 0.02, **judge.pop("batch", {})}
         base_url = judge.pop("base_url", self.server.base_url)
         asked = api_judge(base_url, **{"mode": "batch", "price": PRICE, "batch": batch, **judge})
@@ -65,7 +65,9 @@ class Caller:
 
     def known(self) -> dict[str, dict[str, Outcome]]:
         """By shard what its ledger holds."""
-        return {entry.name: self.job.known(entry.name).replies for entry in self.run.examples().finished("ingest").parts()}
+        return {
+            entry.name: self.job.stored_replies(entry.name).replies for entry in self.run.examples().finished("ingest").parts()
+        }
 
     def outcomes(self) -> list[Outcome]:
         return [outcome for known in self.known().values() for outcome in known.values()]
@@ -161,17 +163,17 @@ def test_unanswered_requests_stay_counted_when_the_driver_dies_before_they_are_a
 ) -> None:
     caller = call(10, faults=[{"row_status": 500, "match": "number 3.", "batches": 2}])
     created = iter((None, None, KeyboardInterrupt()))
-    create = Provider.create
+    create = RetryingBatchClient.create
 
-    def dying(self: Provider, *arguments: Any) -> Any:
+    def dying(self: RetryingBatchClient, *arguments: Any) -> Any:
         if (death := next(created)) is not None:
             raise death
         return create(self, *arguments)
 
-    monkeypatch.setattr(Provider, "create", dying)
+    monkeypatch.setattr(RetryingBatchClient, "create", dying)
     with pytest.raises(StageFailed, match="interrupted"):
         caller(max_attempts=9)
-    (left,) = caller.job.known("part-00000.parquet").unanswered.values()
+    (left,) = caller.job.stored_replies("part-00000.parquet").unanswered.values()
     assert (left.attempts, left.maybe_billed_twice) == (2, 2)
     monkeypatch.undo()
     caller(max_attempts=1)

@@ -23,7 +23,7 @@ from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import AlpagasusError
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import Job
 from alpagasus_ray.store import lease, lock, object_lock
@@ -110,8 +110,8 @@ def _look(held_by: lease.Lease) -> None:
 def _drive(location: str, log: str) -> None:
     with lock.held(Run.open(location)) as run:
         home = run.ratings("judge")
-        terms = Terms(1, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
-        job = Job(Work(log), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True)
+        limits = RequestLimits(1, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
+        job = Job(Work(log), run.examples(), home, home.storage, limits, Tariff(None, 1.0, 9), 3, paid=True)
         home.begin(Begun(settings={}, inputs={}))
         found = shards.recorded(home)
         with tempfile.NamedTemporaryFile() as told:

@@ -16,7 +16,7 @@ from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineUnusable, RunLocked
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import Job
 from alpagasus_ray.store import lock
@@ -69,8 +69,8 @@ class Drivers:
         taken = SharedLock(self.run.storage, Hand())
         mine = Run(replace(self.run.storage, guard=taken.take()))
         home = mine.ratings("judge")
-        terms = Terms(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
-        return Job(Work(), mine.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True), taken
+        limits = RequestLimits(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
+        return Job(Work(), mine.examples(), home, home.storage, limits, Tariff(None, 1.0, 9), 3, paid=True), taken
 
     @property
     def stage(self) -> StageDir:
@@ -110,7 +110,7 @@ def test_a_driver_that_was_replaced_commits_nothing_and_keeps_what_it_paid_for(d
     with pytest.raises(RunLocked):
         finish(old)
     assert drivers.stage.storage.all_names() == {f"{LEDGER}/part-00000/{name}" for name in ledger_files(drivers)}
-    assert set(new.known(SHARD).replies) == {"0"}
+    assert set(new.stored_replies(SHARD).replies) == {"0"}
 
 
 def ledger_files(drivers: Drivers) -> list[str]:
@@ -195,7 +195,7 @@ def test_rows_that_are_asked_again_keep_what_an_earlier_epoch_has_of_the_others(
     new, _ = drivers.next()
     shards.take_back(new, {"failed"})
     assert shards.missing(new, [SHARD]) == [SHARD]
-    known = new.known(SHARD)
+    known = new.stored_replies(SHARD)
     assert ({key: outcome.reply.text for key, outcome in known.replies.items() if outcome.reply}, set(known.unanswered)) == (
         {"0": "kept"},
         {"1"},
@@ -213,7 +213,7 @@ def test_a_ledger_that_goes_leaves_what_another_driver_has_written_since(drivers
     theirs.add("1", "toy:1", paid)
     theirs.flush()
     mine.delete()
-    assert set(new.known(SHARD).replies) == {"1"}
+    assert set(new.stored_replies(SHARD).replies) == {"1"}
     assert all(job.lease and job.lease.epoch in name for job, name in zip([new], ledger_files(drivers), strict=True))
     assert f"{time.time_ns():020d}-0a1b2c-00000.jsonl" < ledger_files(drivers)[0], "segments of older versions come first"
     again = new.ledger(SHARD)

@@ -12,7 +12,7 @@ from alpagasus_ray.config import Compare, Generate, Judge, Recipe, Score
 from alpagasus_ray.engines.advice import KNOWN, advice
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import StageFailed
-from alpagasus_ray.inference.coordinator import Board
+from alpagasus_ray.inference.coordinator import Coordinator
 from alpagasus_ray.inference.cut_prompts import MANY, CutPrompts
 from alpagasus_ray.inference.first_replies import FIRST, FirstLook, Usable
 from alpagasus_ray.inference.usefulness import advising, usable
@@ -157,11 +157,11 @@ class Listening(ThreadingHTTPServer):
 
 
 class Link:
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._board, method)(*arguments)
+        return getattr(self._coordinator, method)(*arguments)
 
 
 def test_a_server_that_answers_prose_is_asked_a_hundred_times_at_most_and_one_reply_is_shown(
@@ -174,8 +174,8 @@ def test_a_server_that_answers_prose_is_asked_a_hundred_times_at_most_and_one_re
     config = Score(judge=api_judge(f"http://127.0.0.1:{server.server_port}/v1"))
     run, rubrics = toy_run(tmp_path, 500, rows_per_shard=500), rubric.load("accuracy")
     work = ScoreWork(config.judge, rubrics, reply_form(config.judge, rubrics))
-    board = Board((Rate(),))
-    worker = Worker([score._job(config, work, run)], Link(board))
+    coordinator = Coordinator((Rate(),))
+    worker = Worker([score._job(config, work, run)], Link(coordinator))
     done = worker({"tasks": [json.dumps([["part-00000.parquet", None, 0]])]})
     worker._loop.call_soon_threadsafe(worker._loop.stop)
     server.shutdown()
@@ -184,5 +184,5 @@ def test_a_server_that_answers_prose_is_asked_a_hundred_times_at_most_and_one_re
     (reason,) = done["stopped"]
     assert "50 of the first 50 rows have no usable result (50 x unparsed)" in reason
     assert "---\nLet us weigh this with care.\n---" in reason
-    assert board.snapshot().stop == reason
+    assert coordinator.snapshot().stop == reason
     assert StageFailed("stopped").exit_code == 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpagasus_ray.inference.limits import CUT, FIRST, STREAK, STREAK_ROWS, Breaker, Bucket, Window
+from alpagasus_ray.inference.limits import CUT, FIRST, STREAK, STREAK_ROWS, CircuitBreaker, ConcurrencyWindow, TokenBucket
 
 unhurried = settings(deadline=None, max_examples=60)
 """On a busy machine an example may take its time."""
@@ -39,7 +39,7 @@ def _most_in_a_minute(taken: Taken) -> float:
     return most
 
 
-def _take_all(bucket: Bucket, asked: Iterable[tuple[float, float]], now: float = 0.0) -> Taken:
+def _take_all(bucket: TokenBucket, asked: Iterable[tuple[float, float]], now: float = 0.0) -> Taken:
     taken = []
     for gap, wanted in asked:
         now += gap
@@ -54,39 +54,39 @@ def _constant(step_s: float, seconds: float) -> Iterable[tuple[float, float]]:
 @unhurried
 @given(st.sampled_from([*SMALL, *LIMITS]), asks)
 def test_no_minute_hands_out_more_than_the_limit(limit: int, asked: Asks) -> None:
-    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), asked)) <= limit
+    assert _most_in_a_minute(_take_all(TokenBucket(limit, 0.0), asked)) <= limit
 
 
 @unhurried
 @given(st.sampled_from([3000, 90_000]), asks)
 def test_no_minute_hands_out_more_than_the_limit_in_parts_of_units(limit: int, asked: Asks) -> None:
-    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0, whole=False), asked)) <= limit * EXACT
+    assert _most_in_a_minute(_take_all(TokenBucket(limit, 0.0, whole=False), asked)) <= limit * EXACT
 
 
 @unhurried
 @given(st.sampled_from([*SMALL, *LIMITS]), asks)
 def test_whole_units_are_handed_out_whole(limit: int, asked: Asks) -> None:
-    assert all(units == int(units) for _, units in _take_all(Bucket(limit, 0.0), asked))
+    assert all(units == int(units) for _, units in _take_all(TokenBucket(limit, 0.0), asked))
 
 
 @pytest.mark.parametrize("limit", [*SMALL, *LIMITS])
 def test_no_minute_under_constant_demand_hands_out_more_than_the_limit(limit: int) -> None:
-    assert _most_in_a_minute(_take_all(Bucket(limit, 0.0), _constant(0.05, 200))) <= limit
+    assert _most_in_a_minute(_take_all(TokenBucket(limit, 0.0), _constant(0.05, 200))) <= limit
 
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_constant_demand_gets_97_to_100_percent_of_the_limit(limit: int) -> None:
     minutes = 10
-    got = sum(units for _, units in _take_all(Bucket(limit, 0.0), _constant(0.1, minutes * MINUTE_S)))
+    got = sum(units for _, units in _take_all(TokenBucket(limit, 0.0), _constant(0.1, minutes * MINUTE_S)))
     assert 0.97 * limit <= got / minutes <= limit
 
 
 @unhurried
 @given(st.sampled_from([*SMALL, *LIMITS]), asks, st.floats(0, 30), asks)
 def test_a_restart_within_the_minute_keeps_to_the_limit(limit: int, first: Asks, gap: float, second: Asks) -> None:
-    before = _take_all(Bucket(limit, 0.0), first)
+    before = _take_all(TokenBucket(limit, 0.0), first)
     restarted = before[-1][0] + gap
-    after = _take_all(Bucket(limit, restarted), second, restarted)
+    after = _take_all(TokenBucket(limit, restarted), second, restarted)
     assert _most_in_a_minute(before + after) <= limit
 
 
@@ -94,14 +94,14 @@ def test_a_restart_within_the_minute_keeps_to_the_limit(limit: int, first: Asks,
 def test_starts_again_and_again_keep_to_the_limit(limit: int) -> None:
     taken: Taken = []
     for start in range(0, 180, 7):
-        taken += _take_all(Bucket(limit, start), _constant(0.05, 7), start)
+        taken += _take_all(TokenBucket(limit, start), _constant(0.05, 7), start)
     assert _most_in_a_minute(taken) <= limit
 
 
 @unhurried
 @given(asks, st.sampled_from([3, 60, 600]), asks)
 def test_a_lowered_limit_holds_from_then_on(before: Asks, lowered: int, after: Asks) -> None:
-    bucket = Bucket(3000, 0.0)
+    bucket = TokenBucket(3000, 0.0)
     at = _take_all(bucket, before)[-1][0]
     bucket.set(lowered)
     assert _most_in_a_minute(_take_all(bucket, after, at)) <= lowered
@@ -110,7 +110,7 @@ def test_a_lowered_limit_holds_from_then_on(before: Asks, lowered: int, after: A
 @unhurried
 @given(st.sampled_from([*SMALL, *LIMITS]), asks, st.integers(1, 100))
 def test_after_the_wait_there_is_something(limit: int, asked: Asks, wanted: int) -> None:
-    bucket = Bucket(limit, 0.0)
+    bucket = TokenBucket(limit, 0.0)
     now = _take_all(bucket, asked)[-1][0]
     assert bucket.take(wanted, now + bucket.wait(wanted, now)) >= 1
 
@@ -118,7 +118,7 @@ def test_after_the_wait_there_is_something(limit: int, asked: Asks, wanted: int)
 @pytest.mark.parametrize("limit", [*SMALL, 60, 200, 3000])
 @pytest.mark.parametrize("late_s", [0.0, 0.1])
 def test_who_asks_when_told_to_or_a_moment_later_misses_little(limit: int, late_s: float) -> None:
-    bucket, now, got = Bucket(limit, 0.0), 0.0, 0.0
+    bucket, now, got = TokenBucket(limit, 0.0), 0.0, 0.0
     while now < 20 * MINUTE_S:
         got += bucket.take(64, now)
         now += max(0.1, bucket.wait(64, now) + late_s)
@@ -128,7 +128,7 @@ def test_who_asks_when_told_to_or_a_moment_later_misses_little(limit: int, late_
 # the number in flight
 
 
-def _round(window: Window, now: float) -> float:
+def _round(window: ConcurrencyWindow, now: float) -> float:
     """As many replies as there is room for, each followed by the next request."""
     for _ in range(int(window.size)):
         window.in_flight = int(window.size) - 1
@@ -136,7 +136,7 @@ def _round(window: Window, now: float) -> float:
     return window.size
 
 
-def _push_back_all(window: Window, sent: float, now: float) -> None:
+def _push_back_all(window: ConcurrencyWindow, sent: float, now: float) -> None:
     """All that were in flight are turned away."""
     window.in_flight = int(window.size)
     while window.in_flight:
@@ -144,14 +144,14 @@ def _push_back_all(window: Window, sent: float, now: float) -> None:
         window.pushed_back(sent, now)
 
 
-def _full(most: int = 1000, size: float = 100.0) -> Window:
-    window = Window(most, size)
+def _full(most: int = 1000, size: float = 100.0) -> ConcurrencyWindow:
+    window = ConcurrencyWindow(most, size)
     window.in_flight = int(size)
     return window
 
 
 def test_the_number_in_flight_starts_low_and_doubles_with_each_round_up_to_the_most() -> None:
-    window, sizes = Window(100), []
+    window, sizes = ConcurrencyWindow(100), []
     for now in range(5):
         sizes.append(int(window.size))
         _round(window, float(now))
@@ -159,7 +159,7 @@ def test_the_number_in_flight_starts_low_and_doubles_with_each_round_up_to_the_m
 
 
 def test_a_most_below_the_start_is_where_it_starts() -> None:
-    assert int(Window(3).size) == 3
+    assert int(ConcurrencyWindow(3).size) == 3
 
 
 def test_a_burst_of_refusals_cuts_once() -> None:
@@ -176,14 +176,14 @@ def test_a_refusal_of_what_was_sent_after_the_cut_cuts_again() -> None:
 
 
 def test_what_is_cut_is_what_was_in_flight_not_what_could_have_been() -> None:
-    window = Window(1000, 100.0, in_flight=20)
+    window = ConcurrencyWindow(1000, 100.0, in_flight=20)
     window.in_flight -= 1
     window.pushed_back(0.0, 1.0)
     assert window.size == pytest.approx(20 * CUT)
 
 
 def test_errors_of_the_server_never_cut_and_hold_up_growth_for_a_round_of_answers() -> None:
-    window = Window(100, 50.0, in_flight=49)
+    window = ConcurrencyWindow(100, 50.0, in_flight=49)
     window.troubled(10.0)
     window.troubled(11.0)
     for _ in range(50):
@@ -194,7 +194,7 @@ def test_errors_of_the_server_never_cut_and_hold_up_growth_for_a_round_of_answer
 
 
 def test_the_time_of_trouble_does_not_count_as_time_of_growth() -> None:
-    calm, troubled = (Window(100, 80.0, in_flight=79) for _ in range(2))
+    calm, troubled = (ConcurrencyWindow(100, 80.0, in_flight=79) for _ in range(2))
     for window in (calm, troubled):
         window.pushed_back(0.0, 1.0)
     troubled.troubled(2.0)
@@ -207,7 +207,7 @@ def test_the_time_of_trouble_does_not_count_as_time_of_growth() -> None:
 
 
 def test_a_window_that_is_not_used_does_not_grow() -> None:
-    window = Window(100, 50.0)
+    window = ConcurrencyWindow(100, 50.0)
     for now in range(50):
         window.in_flight = 10
         window.answered(float(now))
@@ -220,7 +220,7 @@ events = st.lists(st.tuples(st.sampled_from(["answered", "refused", "error", "re
 @unhurried
 @given(st.integers(1, 300), events)
 def test_the_number_in_flight_stays_between_one_and_the_most(most: int, happened: list[tuple[str, float]]) -> None:
-    window, now = Window(most), 0.0
+    window, now = ConcurrencyWindow(most), 0.0
     for what, gap in happened:
         sent, now = now, now + gap
         before = window.size
@@ -230,7 +230,7 @@ def test_the_number_in_flight_stays_between_one_and_the_most(most: int, happened
         assert what in ("refused", "restart") or window.size >= before, "only a refusal cuts"
 
 
-def _happen(window: Window, what: str, sent: float, now: float) -> None:
+def _happen(window: ConcurrencyWindow, what: str, sent: float, now: float) -> None:
     if what == "answered":
         window.answered(now)
     elif what == "refused":
@@ -260,7 +260,7 @@ class Simulated:
     """A server that answers `capacity` requests at a time and turns away more at once, and a client that has plenty to ask."""
 
     def __init__(self, capacity: Callable[[float], int], latency_s: float) -> None:
-        self.window = Window(512)
+        self.window = ConcurrencyWindow(512)
         self._capacity, self._latency_s = capacity, latency_s
         self._random = random.Random(1)
         self._busy = 0
@@ -317,20 +317,20 @@ def test_few_requests_are_turned_away_where_capacity_is_steady() -> None:
 # the breaker
 
 
-def _fail(breaker: Breaker, rows: Sequence[str], now: float = 0.0, unreached: bool = False) -> None:
+def _fail(breaker: CircuitBreaker, rows: Sequence[str], now: float = 0.0, unreached: bool = False) -> None:
     for row in rows:
         breaker.failed(row, unreached, now, now)
 
 
-def _open(now: float = 0.0) -> Breaker:
-    breaker = Breaker()
+def _open(now: float = 0.0) -> CircuitBreaker:
+    breaker = CircuitBreaker()
     _fail(breaker, [f"row {n}" for n in range(STREAK)], now)
     assert breaker.is_open
     return breaker
 
 
 def test_a_streak_over_several_rows_opens_it_and_a_shorter_one_does_not() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     _fail(breaker, [f"row {n}" for n in range(STREAK - 1)])
     assert not breaker.is_open
     assert breaker.lets_through(0.0)
@@ -342,13 +342,13 @@ def test_a_streak_over_several_rows_opens_it_and_a_shorter_one_does_not() -> Non
 @unhurried
 @given(st.lists(st.integers(1, STREAK_ROWS - 1), max_size=100))
 def test_a_few_rows_that_always_fail_never_open_it(rows: list[int]) -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     _fail(breaker, [f"row {row}" for row in rows])
     assert not breaker.is_open
 
 
 def test_one_row_is_enough_where_nobody_is_there_at_all() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     _fail(breaker, ["the only row"] * STREAK, unreached=True)
     assert breaker.is_open
 
@@ -356,7 +356,7 @@ def test_one_row_is_enough_where_nobody_is_there_at_all() -> None:
 @unhurried
 @given(st.lists(st.integers(0, STREAK - 1), max_size=20))
 def test_streaks_with_an_answer_between_them_never_open_it(streaks: list[int]) -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for length in streaks:
         _fail(breaker, [f"row {n}" for n in range(length)])
         breaker.answered()
@@ -364,7 +364,7 @@ def test_streaks_with_an_answer_between_them_never_open_it(streaks: list[int]) -
 
 
 def test_it_is_down_since_the_first_failure_of_the_streak() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for n in range(STREAK):
         _fail(breaker, [f"row {n}"], now=100.0 + n)
     assert breaker.down_since == 100.0

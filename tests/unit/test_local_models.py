@@ -57,10 +57,10 @@ def test_gpus_of_different_nodes_are_not_added_up(gpus: int, count: int, most: i
 
 def test_an_engine_has_more_in_flight_than_it_works_on_so_that_it_never_waits() -> None:
     judge = LOCAL.model_copy(update={"vllm": Vllm(max_num_seqs=64)})
-    assert asking.terms(Score(), judge).concurrency == 72
-    assert asking.terms(Score(concurrency=8), judge).concurrency == 8
-    assert asking.terms(Score(), Judge()).concurrency == 64
-    assert not asking.terms(Score(max_cost_usd=1), judge).capped, "a model in the job has no price"
+    assert asking.request_limits(Score(), judge).concurrency == 72
+    assert asking.request_limits(Score(concurrency=8), judge).concurrency == 8
+    assert asking.request_limits(Score(), Judge()).concurrency == 64
+    assert not asking.request_limits(Score(max_cost_usd=1), judge).capped, "a model in the job has no price"
 
 
 def test_only_what_decides_replies_is_the_identity_of_a_local_judge(tmp_path: Any) -> None:

@@ -27,7 +27,7 @@ from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.inference.budget import Budget
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
-from alpagasus_ray.inference.shards import known_of
+from alpagasus_ray.inference.shards import stored_replies
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.reporting import terminal
@@ -386,7 +386,7 @@ def test_a_shard_that_a_driver_commits_meanwhile_is_read_from_its_output(tmp_pat
     _answer(run, config, "part-00000.parquet", range(4))
     _commit(run, config, "part-00000.parquet")
     vanishing = StageDir(stage.name, Vanishing(stage.storage.fs, stage.storage.root))
-    assert len(known_of(vanishing, "part-00000.parquet").replies) == 10
+    assert len(stored_replies(vanishing, "part-00000.parquet").replies) == 10
 
 
 @given(st.integers(0, 100_000), st.integers(1, 300))

@@ -1,4 +1,4 @@
-"""A worker in the process of the test: shards in, files out, a plain board beside it, engines of a few lines.
+"""A worker in the process of the test: shards in, files out, a plain coordinator beside it, engines of a few lines.
 
 Its event loop has a clock that leaps (`fast_clock.py`), so that slow engines take no time.
 """
@@ -22,10 +22,10 @@ from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.inference import shards
-from alpagasus_ray.inference.coordinator import Board
-from alpagasus_ray.inference.endpoint import Terms
+from alpagasus_ray.inference.coordinator import Coordinator
+from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.first_replies import Usable
-from alpagasus_ray.inference.ledger import Ledger, Outcome, known_in
+from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
 from alpagasus_ray.inference.open_shard import Shard
 from alpagasus_ray.inference.shards import Job, Task
 from alpagasus_ray.inference.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
@@ -94,15 +94,15 @@ class Asking:
 
 @dataclass
 class Link:
-    """A plain board in the same process."""
+    """A plain coordinator in the same process."""
 
-    board: Board
+    coordinator: Coordinator
     is_away: bool = False
     one_way_s: float = 0.0
 
     async def call(self, method: str, *arguments: Any) -> Any:
         await asyncio.sleep(self.one_way_s)
-        answer = None if self.is_away else getattr(self.board, method)(*arguments)
+        answer = None if self.is_away else getattr(self.coordinator, method)(*arguments)
         await asyncio.sleep(self.one_way_s)
         return answer
 
@@ -112,17 +112,17 @@ class Stage:
     """One stage over a toy run, with whatever workers a test starts."""
 
     run: Run
-    board: Board = field(default_factory=lambda: Board((Rate(),)))
+    coordinator: Coordinator = field(default_factory=lambda: Coordinator((Rate(),)))
     workers: list[Worker] = field(default_factory=list)
 
     def job(self, work: Asking, **changes: Any) -> Job:
         home = self.run.ratings("judge")
-        terms = Terms(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=14_400.0)
-        job = Job(work, self.run.examples(), home, home.storage, terms, Tariff(None, 1.0, 100), max_attempts=3, paid=True)
+        limits = RequestLimits(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=14_400.0)
+        job = Job(work, self.run.examples(), home, home.storage, limits, Tariff(None, 1.0, 100), max_attempts=3, paid=True)
         return replace(job, **changes)
 
     def worker(self, work: Asking, link: Link | None = None, **changes: Any) -> Worker:
-        worker = Worker([self.job(work, **changes)], link or Link(self.board))
+        worker = Worker([self.job(work, **changes)], link or Link(self.coordinator))
         self.workers.append(worker)
         return worker
 
@@ -178,7 +178,7 @@ def test_every_row_has_its_result_in_the_order_of_the_shard(stage: Stage) -> Non
     assert sorted(work.engine.asked) == _numbers(20, 40)
     assert stage.committed == [f"{SHARDS[1]}.json"]
     assert stage.left(work, SHARDS[1]) == {}, "the output holds all that was in the ledger"
-    counts = stage.board.snapshot().counts
+    counts = stage.coordinator.snapshot().counts
     assert (counts["rows"], counts["status scored"], counts["requests answered"]) == (20, 20, 20)
 
 
@@ -222,7 +222,7 @@ def test_a_shard_whose_last_replies_cannot_be_written_at_once_is_finished_when_t
 
 def test_a_request_that_failed_is_not_asked_again_for_a_later_row_of_the_shard(stage: Stage) -> None:
     work = Asking(Toy(_failing("same")), {"0": "same", "19": "same"})
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).limits._replace(concurrency=1)), SHARDS[0]) == ""
     assert work.engine.asked.count("same") == 3
     found = [(row["status"], row["attempts"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
     assert found == [("failed", 3), ("failed", 0)]
@@ -236,7 +236,7 @@ def test_a_worker_whose_engine_cannot_be_opened_says_why_and_where(stage: Stage,
 
     monkeypatch.setattr(work, "open_engines", no_key)
     assert _do(stage.worker(work), SHARDS[0]) == f"{platform.node()}: no API key: set OPENAI_API_KEY"
-    assert stage.board.snapshot().stop == f"{platform.node()}: no API key: set OPENAI_API_KEY"
+    assert stage.coordinator.snapshot().stop == f"{platform.node()}: no API key: set OPENAI_API_KEY"
 
 
 @pytest.mark.parametrize("cause", ["unknown", "refused", "unreached"])
@@ -278,7 +278,7 @@ def test_two_shards_of_a_worker_overlap_and_each_is_whole(stage: Stage) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda shard: _do(worker, shard), SHARDS)) == ["", ""]
     assert [row["reply"] for row in stage.results(SHARDS[1])] == [f"4 for {number}" for number in _numbers(20, 40)]
-    assert stage.board.snapshot().counts["rows"] == ROWS
+    assert stage.coordinator.snapshot().counts["rows"] == ROWS
 
 
 def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
@@ -293,7 +293,7 @@ def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
         5: "http 500: broken",
     }
     assert (rows[3]["attempts"], rows[5]["attempts"], rows[4]["attempts"]) == (1, 3, 1)
-    counts = stage.board.snapshot().counts
+    counts = stage.coordinator.snapshot().counts
     assert (counts["status failed"], counts["reason too long"], counts["reason http 500"]) == (2, 1, 1)
 
 
@@ -319,15 +319,15 @@ def test_equal_requests_in_flight_are_sent_and_paid_once(stage: Stage) -> None:
 
 def test_a_later_equal_row_of_the_shard_takes_the_reply_that_is_there(stage: Stage) -> None:
     work = _asking(row_0="same", row_19="same")
-    _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0])
+    _do(stage.worker(work, limits=stage.job(work).limits._replace(concurrency=2)), SHARDS[0])
     assert work.engine.asked.count("same") == 1
     assert sum(row["cost_usd"] for row in stage.results(SHARDS[0])) == 19.0
 
 
 def test_offline_judges_are_asked_for_every_row_and_leave_no_ledger(stage: Stage) -> None:
     work = _asking(row_0="same", row_1="same")
-    terms = stage.job(work).terms._replace(adaptive=False)
-    assert _do(stage.worker(work, paid=False, terms=terms), SHARDS[0]) == ""
+    limits = stage.job(work).limits._replace(adaptive=False)
+    assert _do(stage.worker(work, paid=False, limits=limits), SHARDS[0]) == ""
     assert work.engine.asked.count("same") == 2
     assert stage.run.ratings("judge").storage.at(LEDGER, "part-00000").names() == []
 
@@ -341,7 +341,7 @@ def test_an_equal_request_that_fails_fails_for_all_who_wait_for_it(stage: Stage)
 
 def _both_at_once(stage: Stage, work: Asking) -> tuple[str, str]:
     """Both shards on one worker; no row of the first is answered before the second has begun."""
-    worker = stage.worker(work, terms=stage.job(work).terms._replace(concurrency=12))
+    worker = stage.worker(work, limits=stage.job(work).limits._replace(concurrency=12))
     work.engine.may_answer = lambda: "0" in work.seen and any(int(number) >= ROWS // 2 for number in tuple(work.seen))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(_do, worker, SHARDS[0])
@@ -371,7 +371,7 @@ def test_each_of_two_shards_that_share_a_request_has_it_in_its_own_ledger(stage:
     assert shared.reply is not None
     assert shared.reply.cost_usd == 0.0
     again = _asking(row_21="same")
-    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[1]) == ""
+    assert _do(stage.worker(again, Link(Coordinator((Rate(),)))), SHARDS[1]) == ""
     assert "same" not in again.engine.asked
 
 
@@ -400,7 +400,7 @@ def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_r
             return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
 
     assert _do(stage.worker(Asking(Named(lambda _: None)), model="toy"), SHARDS[0]) == ""
-    assert stage.board.snapshot().counts["answered by another model"] == 2
+    assert stage.coordinator.snapshot().counts["answered by another model"] == 2
     rows = stage.results(SHARDS[0])
     assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
     assert rows[7]["fingerprint"] == "fp 7"
@@ -416,8 +416,8 @@ def test_a_reply_that_was_kept_says_who_gave_it_and_older_files_do_not(stage: St
     ledger.flush()
     assert _do(stage.worker(work), SHARDS[0]) == ""
     table = stage.run.ratings("judge").storage.read_table(SHARDS[0])
-    assert known_in(table).replies["0"].reply == given.reply
-    older = known_in(table.drop_columns(["model", "fingerprint"])).replies["0"].reply
+    assert stored_in_output(table).replies["0"].reply == given.reply
+    older = stored_in_output(table.drop_columns(["model", "fingerprint"])).replies["0"].reply
     assert older == Reply("4", "stop", 1, 1, 0, 0.5)
 
 
@@ -435,13 +435,13 @@ def test_replies_in_the_ledger_are_not_asked_again(stage: Stage) -> None:
     rows = stage.results(SHARDS[0])
     assert [row["reply"] for row in rows[:7]] == [f"old {number}" for number in _numbers(0, 7)]
     assert sum(row["cost_usd"] for row in rows) == 7 * 0.25 + 13
-    assert stage.board.snapshot().counts["from ledger"] == 7
+    assert stage.coordinator.snapshot().counts["from ledger"] == 7
 
 
 def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_when_a_row_fails(stage: Stage) -> None:
     def trouble(key: str) -> Exception | None:
         if key == "9" and work.engine.asked.count("9") == 1:
-            stage.board.stop("enough")
+            stage.coordinator.stop("enough")
         return TryAgain("http 500", "", "unknown") if key in ("7", "9") else None
 
     work = _asking(trouble)
@@ -449,7 +449,7 @@ def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_wh
     left = stage.job(work).ledger(SHARDS[0]).load().unanswered
     sent = {key: work.engine.asked.count(key) for key in ("7", "9")}
     assert {key: outcome.maybe_billed_twice for key, outcome in left.items()} == sent
-    stage.board = Board((Rate(),))
+    stage.coordinator = Coordinator((Rate(),))
     still = _asking(_failing("9"))
     assert _do(stage.worker(still), SHARDS[0]) == ""
     assert _counted(stage, "7") == (sent["7"] + 1, sent["7"])
@@ -492,7 +492,7 @@ def _killed(stage: Stage, work: Asking, until: Callable[[], bool]) -> None:
     worker._loop.call_soon_threadsafe(worker._loop.stop)
     while worker._loop.is_running():
         time.sleep(0.01)
-    stage.board = Board((Rate(),))
+    stage.coordinator = Coordinator((Rate(),))
 
 
 def test_what_was_under_way_when_a_worker_was_killed_counts_as_perhaps_billed(stage: Stage) -> None:
@@ -532,12 +532,12 @@ def test_an_attempt_after_one_that_may_have_been_billed_is_written_down_before_i
 def test_what_was_written_down_and_not_sent_before_a_stop_does_not_count(stage: Stage) -> None:
     def behave(key: str) -> Exception | None:
         if key == "3":
-            stage.board.stop("enough")
+            stage.coordinator.stop("enough")
         return None
 
     work = _asking(behave)
-    one = stage.job(work).terms._replace(concurrency=1)
-    assert _do(stage.worker(work, terms=one), SHARDS[0]) == "enough"
+    one = stage.job(work).limits._replace(concurrency=1)
+    assert _do(stage.worker(work, limits=one), SHARDS[0]) == "enough"
     left = stage.job(work).ledger(SHARDS[0]).load()
     assert set(left.replies) == set(work.engine.asked)
     assert left.unanswered, "rows were written down ahead"
@@ -558,7 +558,7 @@ def test_a_model_in_the_job_bills_nobody_and_nothing_is_written_down_ahead(stage
         return None
 
     work = _asking(behave)
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(adaptive=False)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).limits._replace(adaptive=False)), SHARDS[0]) == ""
     assert set(known) == {0}
 
 
@@ -574,7 +574,7 @@ def _counted(stage: Stage, number: str) -> tuple[int, int]:
 def test_a_stop_leaves_no_shard_half_committed_and_every_reply_in_the_ledger(stage: Stage) -> None:
     def behave(key: str) -> Exception | None:
         if key == "9":
-            stage.board.stop("enough")
+            stage.coordinator.stop("enough")
         return None
 
     work = _asking(behave)
@@ -584,7 +584,7 @@ def test_a_stop_leaves_no_shard_half_committed_and_every_reply_in_the_ledger(sta
     assert 0 < len(work.engine.asked) < 20
     assert sorted(stage.left(work, SHARDS[0])) == sorted(work.engine.asked)
     again = _asking()
-    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[0]) == ""
+    assert _do(stage.worker(again, Link(Coordinator((Rate(),)))), SHARDS[0]) == ""
     assert sorted(again.engine.asked + work.engine.asked, key=int) == _numbers(0, 20), "nothing was asked twice"
 
 
@@ -602,7 +602,7 @@ def test_an_engine_that_is_unusable_stops_every_worker(stage: Stage) -> None:
     work, other = _asking(lambda _: EngineUnusable("http 402", "pay")), _asking()
     sound = stage.worker(other)
     assert _do(stage.worker(work), SHARDS[0]) == "http 402: pay"
-    assert stage.board.snapshot().stop == "http 402: pay"
+    assert stage.coordinator.snapshot().stop == "http 402: pay"
     assert _do(sound, SHARDS[1]) == "http 402: pay"
 
 
@@ -614,43 +614,43 @@ def test_rows_that_had_failed_when_the_stage_stopped_are_asked_again(stage: Stag
     assert _do(stage.worker(work), SHARDS[0]) == "http 402"
     assert "2" not in stage.left(work, SHARDS[0])
     again = _asking()
-    assert _do(stage.worker(again, Link(Board((Rate(),)))), SHARDS[0]) == ""
+    assert _do(stage.worker(again, Link(Coordinator((Rate(),)))), SHARDS[0]) == ""
     assert {row["status"] for row in stage.results(SHARDS[0])} == {"scored"}
 
 
-def test_a_board_that_is_away_keeps_no_worker_from_its_work(stage: Stage) -> None:
+def test_a_coordinator_that_is_away_keeps_no_worker_from_its_work(stage: Stage) -> None:
     work = _asking()
-    assert _do(stage.worker(work, Link(stage.board, is_away=True)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, Link(stage.coordinator, is_away=True)), SHARDS[0]) == ""
     assert len(stage.results(SHARDS[0])) == 20
 
 
-def test_what_happened_while_the_board_was_away_is_told_when_it_is_back(stage: Stage) -> None:
-    link = Link(stage.board, is_away=True)
+def test_what_happened_while_the_coordinator_was_away_is_told_when_it_is_back(stage: Stage) -> None:
+    link = Link(stage.coordinator, is_away=True)
 
     def behave(key: str) -> Exception | None:
         link.is_away = link.is_away and key != "15"
         return None
 
     assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
-    assert stage.board.snapshot().counts["requests answered"] == 20
+    assert stage.coordinator.snapshot().counts["requests answered"] == 20
 
 
 def test_what_is_told_while_another_report_is_under_way_counts_once(stage: Stage) -> None:
-    worker = stage.worker(_asking(), Link(stage.board, one_way_s=0.45))
+    worker = stage.worker(_asking(), Link(stage.coordinator, one_way_s=0.45))
     assert [_do(worker, shard) for shard in SHARDS] == ["", ""]
-    counts = stage.board.snapshot().counts
+    counts = stage.coordinator.snapshot().counts
     assert (counts["requests answered"], counts["rows"]) == (ROWS, ROWS)
 
 
-def test_an_outage_is_waited_for_though_the_board_was_lost_after_the_first_answers(stage: Stage) -> None:
-    link, tries = Link(stage.board), Counter[str]()
+def test_an_outage_is_waited_for_though_the_coordinator_was_lost_after_the_first_answers(stage: Stage) -> None:
+    link, tries = Link(stage.coordinator), Counter[str]()
 
     def behave(key: str) -> Exception | None:
         tries[key] += 1
         if int(key) < 8 or sum(tries.values()) > 80:
             return None
-        if tries[key] == 2 and link.board is stage.board:
-            link.board = Board((Rate(),))
+        if tries[key] == 2 and link.coordinator is stage.coordinator:
+            link.coordinator = Coordinator((Rate(),))
         return TryAgain("connection", "", "unreached")
 
     assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
@@ -662,7 +662,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: 
     home.mkdir(parents=True)
     (home / LEDGER).write_text("in the way")
     work = _asking()
-    reason = _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0])
+    reason = _do(stage.worker(work, limits=stage.job(work).limits._replace(concurrency=1)), SHARDS[0])
     assert "ledger" in reason
     assert stage.committed == []
 
@@ -671,14 +671,14 @@ def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: 
 
 
 def _named(shard: str) -> str:
-    """What the board calls a shard."""
+    """What the coordinator calls a shard."""
     return f"ratings/judge/{shard}"
 
 
 def _died(stage: Stage, shard: str, *places: int) -> None:
     """A worker began with the shard and died while it asked these rows."""
-    stage.board.begin(_named(shard), 0)
-    stage.board.under_way(_named(shard), places, [])
+    stage.coordinator.begin_shard(_named(shard), 0)
+    stage.coordinator.mark_in_flight(_named(shard), places, [])
 
 
 def _alone(spans: Sequence[Span], key: str) -> bool:
@@ -707,8 +707,8 @@ def test_a_row_over_which_workers_died_twice_is_set_aside_with_the_reason(stage:
     assert rows[11]["error"] == f"deadly: {DEATHS} workers died while they asked this"
     assert "11" not in work.engine.asked
     assert _alone(work.engine.spans, "5")
-    assert stage.board.snapshot().counts["reason deadly"] == 1
-    assert stage.board.begin(_named(SHARDS[0]), 0).deaths == {}, "the shard is through"
+    assert stage.coordinator.snapshot().counts["reason deadly"] == 1
+    assert stage.coordinator.begin_shard(_named(SHARDS[0]), 0).deaths == {}, "the shard is through"
 
 
 def test_a_row_that_had_its_reply_before_the_worker_died_is_no_suspect(stage: Stage) -> None:
@@ -726,20 +726,20 @@ def test_rows_are_marked_before_they_are_sent_and_those_that_are_done_are_not(st
     marked: list[tuple[str, set[int]]] = []
 
     def behave(key: str) -> Exception | None:
-        marked.append((key, set(stage.board._under_way.get(_named(SHARDS[0]), set()))))
+        marked.append((key, set(stage.coordinator._in_flight.get(_named(SHARDS[0]), set()))))
         return None
 
     work = _asking(behave)
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).limits._replace(concurrency=2)), SHARDS[0]) == ""
     assert all(int(key) in places for key, places in marked)
     assert 0 not in marked[-1][1]
-    assert stage.board._under_way == {}
+    assert stage.coordinator._in_flight == {}
 
 
 def test_a_worker_that_stops_in_good_order_leaves_no_suspects(stage: Stage) -> None:
     work = _asking(lambda key: EngineUnusable("http 402") if key == "7" else None)
     assert _do(stage.worker(work), SHARDS[0]) == "http 402"
-    assert stage.board.begin(_named(SHARDS[0]), 0).deaths == {}
+    assert stage.coordinator.begin_shard(_named(SHARDS[0]), 0).deaths == {}
 
 
 def test_an_engine_that_dies_takes_its_process_with_it_and_leaves_what_it_had_under_suspicion(
@@ -758,7 +758,7 @@ def test_an_engine_that_dies_takes_its_process_with_it_and_leaves_what_it_had_un
     answered = {key for key in work.engine.asked if int(key) < 8}
     assert set(stage.left(work, SHARDS[0])) == answered, "what was received is kept"
     suspects = set(map(int, work.engine.asked)) - set(map(int, answered))
-    assert set(stage.board.begin(_named(SHARDS[0]), len(answered)).deaths) == suspects, "and nobody else is"
+    assert set(stage.coordinator.begin_shard(_named(SHARDS[0]), len(answered)).deaths) == suspects, "and nobody else is"
     assert suspects
 
 
@@ -803,7 +803,7 @@ def test_an_engine_that_does_not_start_is_tried_again_while_others_are_at_work(s
                 raise UsageError("no memory yet")
             return [self.engine]
 
-    stage.board.report("another", {"requests answered": 1}, {}, {})
+    stage.coordinator.report("another", {"requests answered": 1}, {}, {})
     assert _do(stage.worker(Late(Toy(lambda _: None))), SHARDS[0]) == ""
     assert len(tries) == 3
 
@@ -821,7 +821,7 @@ def test_a_stop_while_a_suspect_is_under_way_ends_the_shard_and_keeps_its_reply(
     _died(stage, SHARDS[0], 5, 11)
 
     def behave(key: str) -> Exception | None:
-        stage.board.stop("enough")
+        stage.coordinator.stop("enough")
         return None
 
     work = _asking(behave)
@@ -863,7 +863,7 @@ def test_a_reply_that_cannot_be_read_or_written_costs_its_row_only(stage: Stage)
     rows = stage.results(SHARDS[0])
     assert {place for place, row in enumerate(rows) if row["status"] == "failed"} == {3, 5, 7}
     assert all(rows[place]["error"].startswith("malformed reply: ") for place in (3, 5, 7))
-    counts = stage.board.snapshot().counts
+    counts = stage.coordinator.snapshot().counts
     assert (counts["status scored"], counts["status failed"], counts["reason malformed reply"]) == (17, 3, 3)
 
 
@@ -886,12 +886,12 @@ class Unread(Asking):
 def test_a_judge_that_cannot_be_read_costs_a_hundred_requests_at_most(large: Stage) -> None:
     work = Unread(Toy(lambda _: None))
     usable = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
-    terms = large.job(work).terms._replace(concurrency=64)
-    reason = _do(large.worker(work, usable=usable, terms=terms), SHARDS[0])
+    limits = large.job(work).limits._replace(concurrency=64)
+    reason = _do(large.worker(work, usable=usable, limits=limits), SHARDS[0])
     assert reason.startswith("50 of the first 50 rows have no usable result (50 x unparsed)")
     assert "as it came:\n---\n4 for " in reason
     assert len(work.engine.asked) <= 100
-    assert large.board.snapshot().stop == reason
+    assert large.coordinator.snapshot().stop == reason
 
 
 def test_a_judge_that_can_be_read_is_asked_for_all_rows_in_about_the_same_time(large: Stage) -> None:
@@ -908,11 +908,11 @@ def test_a_judge_that_can_be_read_is_asked_for_all_rows_in_about_the_same_time(l
 def test_sixty_bad_rows_side_by_side_cost_a_worker_no_outage(large: Stage) -> None:
     bad = {str(number) for number in range(400, 460)}
     work = _asking(lambda key: TryAgain("http 500") if key in bad else None)
-    terms = large.job(work).terms._replace(concurrency=16)
-    assert _do(large.worker(work, terms=terms), SHARDS[0]) == ""
+    limits = large.job(work).limits._replace(concurrency=16)
+    assert _do(large.worker(work, limits=limits), SHARDS[0]) == ""
     rows = large.results(SHARDS[0])
     assert {str(place) for place, row in enumerate(rows) if row["status"] == "failed"} == bad
-    assert large.board.snapshot().counts.get("outages", 0) == 0
+    assert large.coordinator.snapshot().counts.get("outages", 0) == 0
 
 
 def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> None:
@@ -922,7 +922,7 @@ def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> Non
             return asked._replace(messages=[{"role": "user", "content": asked.messages[0]["content"] * 10}])
 
     assert _do(large.worker(Long(Toy(lambda _: None))), SHARDS[0]) == ""
-    (note,) = large.board.snapshot().notes
+    (note,) = large.coordinator.snapshot().notes
     assert note.startswith("the server cuts prompts: it counts 20 of them at exactly 10 tokens")
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
-class Provider:
+class RetryingBatchClient:
     """Every call raises `TryAgain` when an outage lasts longer than `judge.max_outage_s`, and else as `BatchClient` does."""
 
     def __init__(self, judge: Judge, form: ReplyForm) -> None:
