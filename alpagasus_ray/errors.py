@@ -102,3 +102,8 @@ class EngineDied(EngineError):
 
 class EngineUnusable(EngineError):
     """No request can succeed."""
+
+
+def reason_of(error: str) -> str:
+    """The category that the text of an `EngineError`, as files hold it, begins with: failures are counted by it."""
+    return error.partition(":")[0]

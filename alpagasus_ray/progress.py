@@ -1,7 +1,7 @@
 """Progress of a stage on the terminal: one live line where there is a terminal, a plain line now and then where not."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
@@ -37,13 +37,12 @@ class Progress:
         """Rows still to be done when `done` are through."""
         return max(0, self._total - done)
 
-    def show(self, done: int, counts: Mapping[str, float] | None = None) -> None:
-        """Tell that `done` rows are through; `counts` are the coordinator's."""
+    def show(self, done: int, stored: int = 0, details: Sequence[str] = ()) -> None:
+        """Tell that `done` rows are through, `stored` of them with a reply that was there already; `details` end the line."""
         now = time.monotonic()
         # rows that came out of a ledger take no time and would make the rate and the time left look too good
-        asked = done - (counts or {}).get("from ledger", 0)
-        self._marks = [mark for mark in self._marks if now - mark[0] < RATE_WINDOW_S] + [(now, asked)]
-        self.tell(self._line(done, counts or {}))
+        self._marks = [mark for mark in self._marks if now - mark[0] < RATE_WINDOW_S] + [(now, done - stored)]
+        self.tell(self._line(done, details))
 
     def tell(self, line: str) -> None:
         """Show a line in place of the one before; without a terminal, where the last is old enough."""
@@ -54,29 +53,16 @@ class Progress:
             self._printed = now
             say(line)
 
-    def _line(self, done: int, counts: Mapping[str, float]) -> str:
+    def _line(self, done: int, details: Sequence[str]) -> str:
         parts = [f"{self._label}: {done:,} of {self._total:,} rows" if self._total else f"{self._label}: {done:,} rows"]
         rate = self._rate()
         if not done and self._total:
-            parts.append("what answers is starting")
+            parts.append("the engine is starting")
         if rate:
             parts.append(f"{rate:,.0f} rows/s")
             if self._total:
                 parts.append(f"{clock((self._total - done) / rate)} left")
-        if counts.get("usd billed"):
-            parts.append(f"${counts['usd billed']:,.2f}")
-        if counts.get("answered by another model"):
-            parts.append(f"{counts['answered by another model']:,.0f} answered by another model than the one asked for")
-        if counts.get("endpoints down"):
-            parts.append("waiting for a server that is down or asked to be left alone")
-        if counts.get("from ledger"):
-            parts.append(f"{counts['from ledger']:,} from the ledger")
-        reasons = {key.removeprefix("reason "): count for key, count in counts.items() if key.startswith("reason ")}
-        worst = sorted(reasons.items(), key=lambda item: -item[1])[:3]
-        parts += [f"{count:,} failed: {reason}" for reason, count in worst]
-        others = {key.removeprefix("status "): n for key, n in counts.items() if key.startswith("status ")}
-        parts += [f"{others[key]:,} {key}" for key in ("unparsed", "refused", "truncated") if others.get(key)]
-        return ", ".join(parts)
+        return ", ".join((*parts, *details))
 
     def _rate(self) -> float:
         (first, before), (last, now) = self._marks[0], self._marks[-1]

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.inference import shards
 from alpagasus_ray.inference.coordinator import Coordinator
+from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import DONE, FileEntry, Manifest, Run
@@ -187,13 +189,13 @@ def _worker(number: int) -> str:
 
 def _report(number: int) -> tuple[Any, ...]:
     """Half a second of a worker with 64 requests of 2 s in flight, on two shards."""
-    counts = {"rows": number, "status scored": number, "requests answered": number, "tokens_in": 300 * number}
-    news = {"seconds in flight": 32.0, "waiting for permits": 0.1, "requests sent": 16}
+    counts = Counts(rows=number, statuses=Counter(scored=number))
+    news = Counts(requests=Counter(answered=16), tokens=Counter({"in": 4_800, "out": 200}), usd_billed=0.01, waited_s=0.1)
     return _worker(number), news, {f"s{number % (2 * WORKERS)}": counts, f"s{number % (2 * WORKERS) + 1}": counts}, {}
 
 
 WORDS: dict[str, Callable[[int], tuple[Any, ...]]] = {
     "report": _report,
-    "under_way": lambda number: (f"s{number % WORKERS}", list(range(16)), list(range(16))),
+    "mark_in_flight": lambda number: (f"s{number % WORKERS}", list(range(16)), list(range(16))),
     "permits": lambda _: (0, 16.0, 8_000.0, Rate()),
 }

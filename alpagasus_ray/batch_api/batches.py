@@ -7,7 +7,7 @@ outlives the driver. Shards are not committed here: the ordinary run does that a
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,8 +21,9 @@ from alpagasus_ray.batch_api.retrying_client import QueueFull, RetryingBatchClie
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply
 from alpagasus_ray.engines.prices import Need, tariff
-from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
+from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError, reason_of
 from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.counts import Counts, StopRule, in_words
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import Job, Task
 from alpagasus_ray.progress import Progress
@@ -31,7 +32,6 @@ from alpagasus_ray.terminal import say
 PROGRESS_EVERY_S = 300.0
 """Between two lines of progress where there is no terminal."""
 NO_RESULT = TryAgain("no result", "the batch says nothing of this request")
-Verdict = Callable[[Mapping[str, int]], str | None]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SubmittedBatch:
     done: int = 0
 
 
-def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: Verdict) -> RemainingWork:
+def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: StopRule) -> RemainingWork:
     """Ask for the `rows` rows of the tasks by batches, or in `live` mode only wait for the batches of an earlier call. Takes up
     to a day and more. Raises `StageFailed` where it cannot go on; the next call collects what is under way then."""
     # what went out as a batch is billed as one, whatever the mode is now
@@ -83,7 +83,7 @@ class BatchCollector:
         """Requests in the next batch; and in any, as far as the provider takes them."""
         self._full = QueueFull(judge.batch.poll_s)
 
-    def run(self, progress: Progress, hopeless: Verdict) -> Literal["end", "money"]:
+    def run(self, progress: Progress, hopeless: StopRule) -> Literal["end", "money"]:
         """Why nothing more is to be sent, once nothing is under way."""
         if len(self._judge.endpoints) > 1:
             self._tell(f"batches go to the first of the endpoints only, {self.provider.address}")
@@ -289,12 +289,13 @@ class BatchCollector:
                 ledger.add(key, example_id, outcome)
         ledger.flush()
 
-    def _show(self, progress: Progress, hopeless: Verdict) -> None:
+    def _show(self, progress: Progress, hopeless: StopRule) -> None:
         builder = self.builder
-        reasons = Counter(str(outcome.error).partition(":")[0] for outcome in builder.failed.values())
-        counts = {"from ledger": builder.rows_known, "status failed": len(builder.failed)}
-        counts |= {f"reason {reason}": count for reason, count in reasons.items()}
-        progress.show(builder.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
+        reasons = Counter(reason_of(str(outcome.error)) for outcome in builder.failed.values())
+        failed = Counter(failed=len(builder.failed))
+        counts = Counts(stored=builder.rows_known, statuses=failed, without_reply=reasons)
+        done = builder.rows_known + self._rows_settled + sum(flight.done for flight in self._flights)
+        progress.show(done, counts.stored, in_words(counts))
         reason = hopeless(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")

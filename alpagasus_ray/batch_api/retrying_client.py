@@ -8,20 +8,17 @@ import time
 from collections.abc import Callable
 from typing import IO, TypeVar
 
-import tenacity
 from openai.types import Batch
 
 from alpagasus_ray.batch_api.openai_batches import TOKEN, BatchClient, read_results
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply, ReplyForm
 from alpagasus_ray.errors import EngineError, TryAgain
-from alpagasus_ray.inference.dispatcher import FIRST_ANSWER_S
-from alpagasus_ray.inference.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from alpagasus_ray.inference.endpoint import patience_s
+from alpagasus_ray.inference.retry import Unanswered, retry_call
 
 LONGEST_HOLD_S = 900.0
 T = TypeVar("T")
-
-_backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
 
 
 class RetryingBatchClient:
@@ -84,17 +81,13 @@ class RetryingBatchClient:
         return found
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        retrying = tenacity.Retrying(
-            stop=self._gives_up, wait=_pause, retry=tenacity.retry_if_exception_type(TryAgain), reraise=True
-        )
-        started = time.monotonic()
-        try:
-            result: T = retrying(self._once, call)
-        except TryAgain as error:
-            seconds, wish = time.monotonic() - started, error.retry_after_s
-            later = f", and wants to be left alone for {wish:.0f} s (Retry-After)" if wish else ""
-            raise TryAgain("no answer", f"{self.address} has given none for {seconds:.0f} s ({error}){later}") from None
-        return result
+        answer = retry_call(lambda: self._once(call), self._patience_s)
+        if not isinstance(answer, Unanswered):
+            return answer
+        wish = answer.error.retry_after_s
+        later = f", and wants to be left alone for {wish:.0f} s (Retry-After)" if wish else ""
+        reason = f"{self.address} has given none for {answer.seconds:.0f} s ({answer.error}){later}"
+        raise TryAgain("no answer", reason)
 
     def _once(self, call: Callable[[], T]) -> T:
         try:
@@ -106,16 +99,8 @@ class RetryingBatchClient:
         self._answered = True
         return result
 
-    def _gives_up(self, state: tenacity.RetryCallState) -> bool:
-        # a server that has never answered may have a wrong address
-        patience_s = self._max_outage_s if self._answered else min(FIRST_ANSWER_S, self._max_outage_s)
-        return tenacity.stop_before_delay(patience_s)(state)
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    wished = error.retry_after_s if isinstance(error, TryAgain) else None
-    return max(_backoff(state), wished or 0.0)
+    def _patience_s(self) -> float:
+        return patience_s(self._max_outage_s, ever_answered=self._answered)
 
 
 class QueueFull:

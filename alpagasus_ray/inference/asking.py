@@ -6,7 +6,7 @@ Knows the recipe's words for these; nothing of ratings or answers.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.budget import at_most_spent
-from alpagasus_ray.inference.coordinator import SAID, Cap
+from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.counts import Counts, StopRule
 from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import READERS, Job, Work, committed, missing, record
@@ -40,8 +41,6 @@ Asked = TypeVar("Asked", bound=EngineConfig)
 TRUNCATED = "truncated"
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
-Verdict = Callable[[Mapping[str, int]], str | None]
-"""Looks at the counts so far and says why to stop, or None."""
 
 
 def identity_of(asked: EngineConfig) -> dict[str, Any]:
@@ -285,36 +284,35 @@ def check_engine(asked: EngineConfig, work: Work) -> None:
         work.open_engines()
 
 
-def too_many_failed(config: Asking, asked: EngineConfig, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+def too_many_failed(
+    config: Asking, asked: EngineConfig, rows: int, failed: int, reasons: Mapping[str, int], texts: Mapping[str, int]
+) -> str | None:
     """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
     if asked.kind == "recorded" or failed <= max(FEW_FAILURES, config.max_failed * rows):
         return None
-    kinds = sorted((entry for entry in reasons.items() if not entry[0].startswith(SAID)), key=lambda entry: -entry[1])
-    listed = ", ".join(f"{count:,} x {reason}" for reason, count in kinds[:3])
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in Counter(reasons).most_common(3))
     knob = f"{config.section}.max_failed = {config.max_failed:g}"
-    said = Counter({key.removeprefix(SAID): count for key, count in reasons.items() if key.startswith(SAID)})
-    commonest = f"; the commonest: {said.most_common(1)[0][0]}" if said else ""
+    commonest = f"; the commonest: {Counter(texts).most_common(1)[0][0]}" if texts else ""
     return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed}{commonest})"
 
 
 def sentences(stage: StageDir, manifest: Manifest) -> Counter[str]:
-    """What the failures of a stage say, counted, under the names that the coordinator has for them."""
+    """What the failures of a stage say, counted."""
     found: Counter[str] = Counter()
     for entry in manifest.parts():
         if entry.counts.get("failed"):
             rows = stage.table(entry.name, entry.sha256, ["status", "error"]).to_pylist()
-            found.update(f"{SAID}{row['error']}" for row in rows if row["status"] == "failed" and row["error"])
+            found.update(row["error"] for row in rows if row["status"] == "failed" and row["error"])
     return found
 
 
-def hopeless(config: Asking, asked: EngineConfig, rows: int) -> Verdict:
+def hopeless(config: Asking, asked: EngineConfig, rows: int) -> StopRule:
     """What the driver watches the counts with."""
 
-    def verdict(counts: Mapping[str, int]) -> str | None:
-        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith(("reason ", SAID))}
-        return too_many_failed(config, asked, rows, counts.get("status failed", 0), reasons)
+    def rule(counts: Counts) -> str | None:
+        return too_many_failed(config, asked, rows, counts.statuses["failed"], counts.without_reply, counts.error_texts)
 
-    return verdict
+    return rule
 
 
 def asked_again(asked: EngineConfig, statuses: Sequence[str]) -> tuple[str, ...]:

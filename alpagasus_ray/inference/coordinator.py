@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import RunLocked
 from alpagasus_ray.inference.budget import Budget, at_most_spent
+from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.inference.limits import TokenBucket
 from alpagasus_ray.store.storage import Storage
 
@@ -25,8 +26,6 @@ REQUESTS = 0
 """Place of the limit in requests in a `Rate`."""
 IN_VAIN = 20
 """So often a shard may be begun anew with no reply more than before."""
-SAID = "said "
-"""Begin of the counts of what failures say."""
 NOTES = 20
 """Most notes for the user."""
 UNWRITABLE_S = 10.0
@@ -59,7 +58,7 @@ class Directive(NamedTuple):
 class Snapshot(NamedTuple):
     """What the driver sees."""
 
-    counts: dict[str, float]
+    counts: Counts
     stop: str | None
     kind: StopKind
     spent_usd: float | None
@@ -88,8 +87,8 @@ class Coordinator:
 
     def __init__(self, rates: Sequence[Rate] = (), cap: Cap | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._shards: dict[str, Counter[str]] = {}
-        self._counts: Counter[str] = Counter()
+        self._shards: dict[str, Counts] = {}
+        self._counts = Counts()
         self._stop: str | None = None
         self._kind: StopKind = "failed"
         self._noted: dict[str, str] = {}
@@ -108,24 +107,21 @@ class Coordinator:
 
     # counts and the word to stop
 
-    def report(
-        self, worker: str, news: Mapping[str, float], shards: Mapping[str, Mapping[str, int]], pauses: Mapping[int, float]
-    ) -> Directive:
+    def report(self, worker: str, news: Counts, shards: Mapping[str, Counts], pauses: Mapping[int, float]) -> Directive:
         """Take a worker's news: what happened since its last report, counts of the shards it works on since their begin,
         seconds for which endpoints asked to be left alone."""
         now = self._now()
         self._heard[worker] = now
         self._forget_silent(now)
-        self._counts.update(news)
+        self._counts.add(news)
         for shard, counts in shards.items():
             # a shard that is done again after a death replaces what its first worker said
-            self._counts.subtract(self._shards.get(shard, Counter()))
-            self._shards[shard] = Counter(counts)
-            self._counts.update(counts)
+            self._counts.add(self._shards.get(shard, Counts()), -1).add(counts)
+            self._shards[shard] = counts
         for endpoint, seconds in pauses.items():
             self._pauses[endpoint] = max(self._pauses.get(endpoint, 0.0), now + seconds)
         left = {endpoint: until - now for endpoint, until in self._pauses.items() if until > now}
-        return Directive(self._stop, self._counts["requests answered"] > 0, left)
+        return Directive(self._stop, self._counts.requests["answered"] > 0, left)
 
     def stop(self, reason: str, kind: StopKind = "failed") -> None:
         """Let every worker end after the requests it has in flight; the first reason stays."""
@@ -139,9 +135,8 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """Counts so far, and why the stage is stopping if it is."""
-        counts: dict[str, float] = {key: count for key, count in self._counts.items() if count}
         spent = None if self._cap is None else self._cap.spent if self._budget is None else self._budget.spent
-        return Snapshot(counts, self._stop, self._kind, spent, tuple(self._noted.values()))
+        return Snapshot(self._counts.copy(), self._stop, self._kind, spent, tuple(self._noted.values()))
 
     # rates
 
@@ -229,7 +224,8 @@ class Coordinator:
         self._in_flight[shard].difference_update(done)
 
     def end_shard(self, shard: str) -> None:
-        """A worker is through with a shard, or has stopped in good order."""
+        """A worker is through with a shard, or has stopped in good order; what it said of the shard last is final."""
+        self._shards.pop(shard, None)
         self._in_flight.pop(shard, None)
         self._deaths.pop(shard, None)
         self._begun.pop(shard, None)

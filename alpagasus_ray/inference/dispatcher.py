@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -19,7 +19,8 @@ from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
 from alpagasus_ray.inference.budget_client import BudgetClient
 from alpagasus_ray.inference.coordinator import CoordinatorClient, Permits
-from alpagasus_ray.inference.endpoint import SEVERAL, Endpoint, RequestLimits
+from alpagasus_ray.inference.counts import Counts
+from alpagasus_ray.inference.endpoint import SEVERAL, Endpoint, RequestLimits, patience_s
 from alpagasus_ray.inference.open_rows import OpenRows
 
 ASK_S = 0.1
@@ -32,8 +33,6 @@ QUEUE = 4
 """While every server is down so many times the requests that may be in flight may wait: rows from elsewhere to try it with."""
 MAY_PASS = ("http 400", "http 401", "http 404")
 """Categories of what every request would get, unless one reply among many is wrong. No money is never an accident."""
-FIRST_ANSWER_S = 60.0
-"""How long to try a server that has never answered in this call: its address may be wrong."""
 
 NUMBER = re.compile(r"\d+")
 
@@ -73,7 +72,7 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped, self._ended = asyncio.Event(), asyncio.Event()
-        self.counts: defaultdict[str, float] = defaultdict(float)
+        self.counts = Counts()
         """What happened, over the worker's life."""
         self.broken: str | None = None
         """Why the queue cannot go on, should a mistake of ours have ended it."""
@@ -115,7 +114,7 @@ class Dispatcher:
             self.open_rows.release(row)
         self._dispatch()
         endpoint = await queued.turn
-        self.counts["waited"] += self.now() - asked
+        self.counts.waited_s += self.now() - asked
         return endpoint
 
     async def sleep(self, seconds: float) -> None:
@@ -152,24 +151,24 @@ class Dispatcher:
         endpoint.settle_tokens(need, reply, self.now())
         self._dealt_with += 1
         endpoint.window.answered(self.now())
-        self.counts["requests answered"] += 1
-        self.counts["tokens in"] += reply.tokens_in or 0
-        self.counts["tokens out"] += reply.tokens_out or 0
-        self.counts["tokens cached"] += reply.tokens_cached or 0
-        self.counts["usd billed"] += reply.cost_usd or 0.0
+        self.counts.requests["answered"] += 1
+        self.counts.tokens["in"] += reply.tokens_in or 0
+        self.counts.tokens["out"] += reply.tokens_out or 0
+        self.counts.tokens["cached"] += reply.tokens_cached or 0
+        self.counts.usd_billed += reply.cost_usd or 0.0
 
     def rejected(self, endpoint: Endpoint, need: Need) -> None:
         """The server works, and will not take this request."""
         endpoint.has_answered(self.now())
         self._end(endpoint, need, 0.0)
-        self.counts["requests rejected"] += 1
+        self.counts.requests["rejected"] += 1
         self._dealt_with += 1
 
     def refused(self, endpoint: Endpoint, need: Need, error: EngineError) -> EngineError:
         """The same; the answer is what to raise: where the first requests are all refused in the same words, every other one
         would be."""
         self.rejected(endpoint, need)
-        if not error.category.startswith("http ") or self.counts["requests answered"]:
+        if not error.category.startswith("http ") or self.counts.requests["answered"]:
             return error
         words = NUMBER.sub("", str(error))
         self._refusals[words] += 1
@@ -181,7 +180,7 @@ class Dispatcher:
         """No request could succeed here, the server says. The answer is what to raise: one such reply among many is tried
         again, several in a row close the endpoint, and the last endpoint that is closed ends the stage."""
         self._end(endpoint, need, 0.0)
-        self.counts["requests rejected"] += 1
+        self.counts.requests["rejected"] += 1
         endpoint.refused_all += 1
         endpoint.trouble = str(error)
         has_answered = endpoint.answered_at > -math.inf
@@ -197,8 +196,8 @@ class Dispatcher:
     def broke_off(self, endpoint: Endpoint, need: Need) -> None:
         """The request ended in a way that nobody foresaw, or was cancelled: it may have been billed."""
         self._end(endpoint, need, need.usd or 0.0)
-        self.counts["usd maybe"] += need.usd or 0.0
-        self.counts["requests unknown"] += 1
+        self.counts.usd_maybe_billed += need.usd or 0.0
+        self.counts.requests["unknown"] += 1
 
     def through(self, row: str) -> None:
         """The row needs no place any more."""
@@ -218,8 +217,8 @@ class Dispatcher:
         self.open_rows.release(row)  # it waits now, and others take its place
         self._end(endpoint, need, (need.usd or 0.0) if error.cause == "unknown" else 0.0)
         if error.cause == "unknown":
-            self.counts["usd maybe"] += need.usd or 0.0
-        self.counts[f"requests {error.cause}"] += 1
+            self.counts.usd_maybe_billed += need.usd or 0.0
+        self.counts.requests[error.cause] += 1
         if error.retry_after_s:
             # later by up to a tenth, so that not all workers are back at once
             wish_s = endpoint.patience_with(error.retry_after_s, self._limits.max_outage_s)
@@ -234,7 +233,7 @@ class Dispatcher:
             endpoint.breaker.failed(row, error.cause != "unknown", sent, now)
         if endpoint.breaker.is_open and not was_open:
             endpoint.window.restart()
-            self.counts["outages"] += 1
+            self.counts.outages += 1
             if self._is_down():
                 for queued in itertools.islice(self._queue, QUEUE * self._limits.concurrency):
                     self.open_rows.release(queued.row)
@@ -277,7 +276,7 @@ class Dispatcher:
     def given_up(self, ever_answered: bool) -> str | None:
         """Why there is no more hope of any endpoint, or None."""
         now = self.now()
-        patience = self._limits.max_outage_s if ever_answered else min(FIRST_ANSWER_S, self._limits.max_outage_s)
+        patience = patience_s(self._limits.max_outage_s, ever_answered=ever_answered)
         reasons = []
         for endpoint in self.endpoints:
             if endpoint.closed is not None:

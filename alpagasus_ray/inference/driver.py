@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
+from alpagasus_ray.inference.counts import StopRule, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
 from alpagasus_ray.inference.shards import Job, Task, in_calls
 from alpagasus_ray.inference.worker import Finished, Worker
@@ -32,8 +33,6 @@ GRACE_S = 2.5
 """How long an interrupted driver waits for its workers to write down what they have; Ray gives a stopped job 3 s."""
 
 Results = queue.Queue[Finished | BaseException | None]
-Verdict = Callable[[Mapping[str, int]], str | None]
-"""Looks at the counts so far and says why to stop, or None."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class RayCoordinator:
         return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
 
 
-def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: StopRule) -> None:
     """Do all tasks of jobs that have all but their places in common, on one pool of workers. What is done stays done where
     they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
     the workers find that what they are to work with is wrong."""
@@ -160,7 +159,7 @@ class Look:
 
     coordinator: RayCoordinator
     progress: Progress
-    hopeless: Verdict
+    hopeless: StopRule
     metrics: DriverMetrics
     told: set[str] = field(default_factory=set)
 
@@ -172,8 +171,8 @@ class Look:
             self.coordinator.ask("stop", reason)
 
     def show(self, seen: Snapshot) -> None:
-        done = int(seen.counts.get("rows", 0))
-        self.progress.show(done, seen.counts)
+        done = seen.counts.rows
+        self.progress.show(done, seen.counts.stored, in_words(seen.counts))
         for note in seen.notes:
             if note not in self.told:
                 self.told.add(note)

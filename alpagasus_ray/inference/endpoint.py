@@ -16,6 +16,13 @@ SEVERAL = 3
 LONGEST_WISH_S = 60.0
 AHEAD_S = 0.5
 """What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
+FIRST_ANSWER_S = 60.0
+"""How long to try a server that has never answered in this call: its address may be wrong."""
+
+
+def patience_s(max_outage_s: float, *, ever_answered: bool) -> float:
+    """Seconds without an answer after which there is no more hope of a server."""
+    return max_outage_s if ever_answered else min(FIRST_ANSWER_S, max_outage_s)
 
 
 class RequestLimits(NamedTuple):

@@ -151,9 +151,9 @@ class Several:
         asking.check_rows(manifest, target.listed)
         asking.tell_other_models(self.asked, manifest)
         failed = manifest.counts.get(FAILED, 0)
-        if asking.too_many_failed(self.config, self.asked, manifest.rows, failed, {}) is not None:
-            reasons = {**manifest.details["reasons"], **asking.sentences(target.home, manifest)}
-            reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
+        if asking.too_many_failed(self.config, self.asked, manifest.rows, failed, {}, {}) is not None:
+            reasons, texts = manifest.details["reasons"], asking.sentences(target.home, manifest)
+            reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons, texts)
             with usefulness.advising(self.asked):
                 raise StageFailed(f"{target.home.name}: {reason}. The same command asks again for those")
         usefulness.check(target.home, manifest, self._usable())

@@ -1,67 +1,45 @@
-"""A worker: it lives in a Ray actor, takes shards one call at a time, and asks for the rows that have no reply yet.
+"""A worker: it lives in a Ray actor, takes shards one call at a time, reports to the coordinator, and stops when that says so.
 
 Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
-rows of one come in. Where requests cost money, rows are marked in the ledger before they are sent, so that whatever ends this
-process, what was under way is known to have been. The coordinator is told of them as well: if the worker dies, its successor
-sends those alone, one at a time, and sets aside the one over which a worker has died twice.
+rows of one come in. How a shard is done is in `shard_run.py`.
 """
 
 import asyncio
 import gc
 import json
-import math
 import os
 import platform
 import threading
 import uuid
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import pyarrow as pa
-import tenacity
-
 from alpagasus_ray.engines.base import Engine, Request
-from alpagasus_ray.engines.model_names import is_same_model
-from alpagasus_ray.errors import UNREADABLE, AlpagasusError, EngineDied, EngineUnusable, RunLocked, StageFailed, UsageError
+from alpagasus_ray.errors import AlpagasusError, RunLocked, StageFailed, UsageError
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.coordinator import SAID, CoordinatorClient, CrashedRows, Directive
+from alpagasus_ray.inference.coordinator import CoordinatorClient, Directive
+from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.inference.cut_prompts import CutPrompts
-from alpagasus_ray.inference.dispatcher import Dispatcher, Stopping
+from alpagasus_ray.inference.dispatcher import Dispatcher
 from alpagasus_ray.inference.first_replies import ROOM, FirstLook
 from alpagasus_ray.inference.ledger import FLUSH_S, Outcome
-from alpagasus_ray.inference.metrics import Metrics
-from alpagasus_ray.inference.open_shard import Shard
-from alpagasus_ray.inference.retry import AttemptLog, complete_with_retries
+from alpagasus_ray.inference.reporter import Reporter
+from alpagasus_ray.inference.retry import FLUSH_ATTEMPTS
+from alpagasus_ray.inference.shard_run import ShardRun
 from alpagasus_ray.inference.shards import Job, Task
 from alpagasus_ray.raycluster import preflight
 
 REPORT_S, CROWD = 0.5, 250
-"""Seconds between two reports of a worker; more where there are more workers than so many, whom one coordinator hears."""
+"""Seconds between two reports of a worker; more where more workers than so many share the coordinator."""
 POLL_S = 0.05
 EXIT_ENGINE_DIED = 86
 STARTS, START_PAUSE_S = 5, 15.0
 """How often an engine is started while others are at work, and seconds in between."""
-FLUSH_ATTEMPTS = 5
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
-MARKED = 16
-"""Rows that are marked on the coordinator at a time, before they are sent; with many in flight, a part of these."""
-MARKED_SHARE = 8
-REMOTE_BLOCK = 4
-"""So many times as many rows are marked in the ledger at a time where a write to storage takes long."""
-DEATHS = 2
-"""After so many dead workers a row is set aside."""
-MANY_ROWS = 64
-"""From so many rows on a shard is asked about in an order of its own."""
-GOLDEN = 0.6180339887
-SENTENCES = 50
-"""Different ones that failures say that a worker counts."""
-UNDER_WAY = Outcome(None, None, 1, None, 1)
-"""A request that is sent, of which nothing is known."""
+ERROR_TEXTS = 50
+"""Different texts of failures that a worker counts."""
 T = TypeVar("T")
-Waiting = asyncio.Future[Outcome | None]
 
 
 class Finished(NamedTuple):
@@ -76,26 +54,17 @@ class Worker:
 
     def __init__(self, jobs: Sequence[Job], coordinator: CoordinatorClient) -> None:
         """The jobs have all but their places in common."""
-        self._jobs, self._job, self._coordinator = jobs, jobs[0], coordinator
+        self._jobs, self._job, self.coordinator = jobs, jobs[0], coordinator
         self._name = uuid.uuid4().hex[:8]
-        self._stop: str | None = None
-        self._telling: set[asyncio.Task[Any]] = set()
+        self.stopped: str | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
         self._dying: asyncio.Task[None] | None = None
-        self._shards: set[Shard] = set()
-        self._ended: list[Shard] = []
-        """Shards whose last counts the coordinator has not been told."""
-        self._counts: Counter[str] = Counter()
-        self._told: Mapping[str, float] = {}
-        self._published: Mapping[str, float] = {}
-        self._answered = False
-        """Whether any worker has had an answer in this call."""
+        self._open: set[ShardRun] = set()
+        """Shards whose ledgers are written and whose rows are sent."""
         usable = self._job.usable
         self._first = FirstLook(usable) if usable else None
         self._cut = CutPrompts()
-        self._sentences: set[str] = set()
-        """What failures say, of which the commonest is told."""
-        self._asked: dict[str, Waiting] = {}
-        """Requests under way, by key: a row with an equal one waits for its outcome."""
+        self.in_flight: dict[str, asyncio.Future[Outcome | None]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._call(self._start())
@@ -108,30 +77,30 @@ class Worker:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    # its start
+
     async def _start(self) -> None:
         try:
             preflight.take_part(self._job.source, self._job.version)
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
-            self._stop = f"{platform.node()}: {error}"
-            await self._coordinator.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
+            self.stopped = f"{platform.node()}: {error}"
+            await self.coordinator.call("stop", self.stopped, "usage" if isinstance(error, UsageError) else "failed")
             return
-        self._dispatcher = Dispatcher(self._name, engines, self._job.limits, self._coordinator)
-        self._dispatcher.gate = ROOM if self._first and self._job.limits.adaptive else None
-        self._metrics = Metrics(self._job.home.name)
+        self.dispatcher = Dispatcher(self._name, engines, self._job.limits, self.coordinator)
+        self.dispatcher.gate = ROOM if self._first and self._job.limits.adaptive else None
+        self._reporter = Reporter(self._name, self.coordinator, self.dispatcher, self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        self._chunk = max(MARKED, self._job.limits.concurrency // MARKED_SHARE) if self._job.paid else 0
-        self._block = self._chunk * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
-        self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
+        self.feeding = asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
             task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
         if self._job.lease is not None:
-            self._background.append(asyncio.create_task(lock_guard.watch(self._job.lease, self._stop_all)))
+            self._background.append(asyncio.create_task(lock_guard.watch(self._job.lease, self.stop_all)))
 
     async def _open_engines(self) -> Sequence[Engine]:
         """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble."""
@@ -139,13 +108,13 @@ class Worker:
             try:
                 return lock_guard.while_held(self._job.work.open_engines(), self._job.lease)
             except AlpagasusError:
-                word: Directive | None = await self._coordinator.call("report", self._name, {}, {}, {})
-                if attempt == STARTS or word is None or word.stop is not None or not word.answered:
+                directive: Directive | None = await self.coordinator.call("report", self._name, Counts(), {}, {})
+                if attempt == STARTS or directive is None or directive.stop is not None or not directive.answered:
                     raise
                 await asyncio.sleep(START_PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
 
-    # what it tells, and what it is told
+    # reports, and the word to stop
 
     async def _report_forever(self) -> None:
         while True:
@@ -153,368 +122,126 @@ class Worker:
             await self._report()
 
     async def _report(self) -> None:
-        async with self._reporting:  # two at a time would tell the same twice
-            await self._dispatcher.release_dollars()
-            await self._tell()
-
-    async def _tell(self) -> None:
-        ended, paused = list(self._ended), self._dispatcher.pauses()
-        shards_now = {shard.name: dict(shard.counts) for shard in (*self._shards, *ended)}
-        totals = self._totals()
-        news = {key: amount for key, amount in _added(totals, self._told).items() if key not in self._counts}
-        word: Directive | None = await self._coordinator.call("report", self._name, news, shards_now, paused)
+        reason = await self._reporter.report()
         await self._give_up_if_hopeless()
-        if word is None:
-            return  # it will be told when the coordinator is back
-        self._told = totals
-        self._ended = self._ended[len(ended) :]
-        self._dispatcher.told(paused)
-        self._answered = self._answered or word.answered or totals.get("requests answered", 0) > 0
-        self._dispatcher.pause(word.pauses)
-        if word.stop is not None:
-            self._end(word.stop)
+        if reason is not None:
+            self._end(reason)
 
     async def _give_up_if_hopeless(self) -> None:
-        reason = self._dispatcher.broken or self._dispatcher.given_up(self._answered)
+        reason = self.dispatcher.broken or self.dispatcher.given_up(self._reporter.any_answer)
         if reason is not None:
-            await self._stop_all(reason)
+            await self.stop_all(reason)
 
-    def _totals(self) -> dict[str, float]:
-        """What happened in this worker's life; what is new of it is published as metrics."""
-        totals: dict[str, float] = {**self._dispatcher.counts, **self._counts, "endpoints down": self._dispatcher.down}
-        self._metrics.publish(_added(totals, self._published), self._dispatcher.in_flight, self._dispatcher.room)
-        self._published = totals
-        return totals
-
-    async def _stop_all(self, reason: str) -> None:
+    async def stop_all(self, reason: str) -> None:
         """Let all workers end after the requests they have in flight."""
         self._end(reason)
-        await self._coordinator.call("stop", reason)
+        await self.coordinator.call("stop", reason)
 
     def _end(self, reason: str) -> None:
-        self._stop = self._stop or reason
-        self._dispatcher.stop()
+        self.stopped = self.stopped or reason
+        self.dispatcher.stop()
 
     async def _flush_forever(self) -> None:
+        """Keep ledgers on storage; while they cannot be written nothing is sent, and in the end the stage stops."""
         failures = 0
         while True:
             await asyncio.sleep(FLUSH_S)
-            flush = asyncio.gather(*(asyncio.to_thread(shard.ledger.flush) for shard in self._shards))
+            flush = asyncio.gather(*(asyncio.to_thread(shard.ledger.flush) for shard in self._open))
             done, _ = await asyncio.wait([flush], timeout=FLUSH_S)
             if not done:
-                self._dispatcher.hold(True)  # storage may be slow to say that it cannot be written
+                self.dispatcher.hold(True)  # storage may be slow to say that it cannot be written
             try:
                 await flush
             except OSError as error:
                 failures += 1
-                self._dispatcher.hold(True)
+                self.dispatcher.hold(True)
                 if failures > FLUSH_ATTEMPTS:
-                    await self._stop_all(f"the ledger cannot be written: {error}")
+                    await self.stop_all(f"the ledger cannot be written: {error}")
             else:
                 failures = 0
-                self._dispatcher.hold(False)
+                self.dispatcher.hold(False)
 
-    # a shard
+    # shards
 
     async def _do(self, task: Task) -> Finished:
-        if self._dying is not None:
-            await self._dying
-        if self._stop is not None:
-            return Finished(task.shard, self._stop)
+        await self._end_if_dying()
+        if self.stopped is not None:
+            return Finished(task.shard, self.stopped)
+        job = self._jobs[task.job]
         try:
-            if await asyncio.to_thread(shards.is_done, self._jobs[task.job], task.shard):
+            if await asyncio.to_thread(shards.is_done, job, task.shard):
                 return Finished(task.shard, None)  # by a worker that has died since
-            return await self._do_shard(await asyncio.to_thread(Shard.open, self._jobs[task.job], task))
+            return await self._do_shard(await asyncio.to_thread(ShardRun.open, self, job, task))
         except (OSError, StageFailed, RunLocked) as error:  # the second tells of a shard that is not as it was written
             reason = f"{task.shard}: {error}"
-            await self._stop_all(reason)
+            await self.stop_all(reason)
             return Finished(task.shard, reason)
 
-    async def _do_shard(self, shard: Shard) -> Finished:
-        loss: CrashedRows | None = await self._coordinator.call("begin_shard", shard.name, len(shard.known))
-        if self._dying is not None:
-            await self._dying
-        self._shards.add(shard)
+    async def _do_shard(self, shard: ShardRun) -> Finished:
+        deaths = await shard.begin()
+        await self._end_if_dying()
+        self._open.add(shard)
+        self._reporter.follow(shard)
         try:
-            await self._ask_all(shard, loss.deaths if loss else {})
+            await shard.ask_all(deaths)
         finally:
             try:
-                await _stored(shard.ledger.delete if shard.is_blank else shard.ledger.flush)
+                await shard.save()
             finally:
                 if self._dying is None:
-                    self._shards.discard(shard)
+                    self._open.discard(shard)
+        await self._end_if_dying()
+        if shard.is_complete:
+            await shard.commit()
+        shard.is_over = True
+        await self._report()
+        await self.coordinator.call("end_shard", shard.name)
+        return Finished(shard.file, None if shard.is_complete else self.stopped)
+
+    # its end, where the engine in this process dies
+
+    def engine_died(self) -> None:
+        """End at once: nothing more is marked, and no row is sent after those that the engine had."""
+        if self.stopped is None:
+            self._end("the engine died")
+            self._dying = self._loop.create_task(self._die())
+
+    async def _end_if_dying(self) -> None:
         if self._dying is not None:
             await self._dying
-        results = [result for result in shard.results if result is not None]
-        if len(results) == len(shard.rows):
-            await self._commit(shard, results)
-        self._ended.append(shard)
-        await self._report()
-        await self._coordinator.call("end_shard", shard.name)
-        return Finished(shard.file, None if len(results) == len(shard.rows) else self._stop)
-
-    async def _commit(self, shard: Shard, results: list[dict[str, Any]]) -> None:
-        """Write the shard's output; a row that no file can hold is set aside, and costs the others nothing."""
-        commit = partial(shards.commit, shard.job, shard.file, ledger=shard.ledger)
-        try:
-            await _stored(partial(commit, results=results))
-        except (pa.ArrowException, *UNREADABLE):
-            wrong = await asyncio.to_thread(shards.unwritable, results, shard.job.work.schema)
-            if not wrong:
-                raise
-            for place, reason in wrong.items():
-                self._set_aside(shard, place, f"malformed reply: it cannot be written down ({reason})")
-            await _stored(partial(commit, results=[result for result in shard.results if result is not None]))
-
-    async def _ask_all(self, shard: Shard, deaths: Mapping[int, int]) -> None:
-        """Bring every row of the shard to its result; rows that are not asked about any more, because the stage stops, keep
-        none."""
-        dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
-        suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
-        many = self._job.limits.adaptive and len(shard.rows) >= MANY_ROWS
-        order = scattered(len(shard.rows)) if many else range(len(shard.rows))
-        others = [place for place in order if place not in suspects]
-        # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
-        async with asyncio.TaskGroup() as group, self._feeding:
-            for place, request in suspects.items():
-                await self._row_alone(shard, place, request, deaths[place])
-            for block in _chunks(others, self._block or len(others)):
-                # made as they are needed: to make those of a whole shard would stop the loop for a tenth of a second
-                requests = {place: self._job.work.request(shard.rows[place]) for place in block}
-                await self._write_ahead(shard, requests)
-                for chunk in _chunks(block, self._chunk or len(block)):
-                    await self._mark(shard, [place for place in chunk if requests[place].key not in shard.known])
-                    for place in chunk:
-                        await self._dispatcher.open_rows.acquire(requests[place].key)
-                        task = group.create_task(self._row(shard, place, requests[place]))
-                        task.add_done_callback(partial(self._through, requests[place].key))
-
-    def _through(self, row: str, _: asyncio.Task[None]) -> None:
-        self._dispatcher.through(row)
-
-    async def _write_ahead(self, shard: Shard, requests: Mapping[int, Request]) -> None:
-        """Write down the rows that are sent next as asked without an answer, for as long as nothing else is known of them."""
-        if not self._job.is_billed or self._stop is not None:
-            return
-        for place, request in requests.items():
-            if request.key not in shard.known and request.key not in shard.asked and request.key not in shard.ahead:
-                before = shard.ahead[request.key] = shard.waiting(request)
-                shard.ledger.add(request.key, shard.id_of(place), UNDER_WAY.after(before))
-        await self._flushed(shard)
-
-    async def _flushed(self, shard: Shard) -> None:
-        """What cannot be written down is not sent: then the stage stops."""
-        try:
-            await _stored(shard.ledger.flush)
-        except OSError as error:
-            await self._stop_all(f"the ledger cannot be written: {error}")
-
-    async def _mark(self, shard: Shard, places: Sequence[int]) -> None:
-        if places and self._stop is None:
-            done, shard.done = shard.done, []
-            shard.marked.update(places)
-            shard.marked.difference_update(done)
-            await self._coordinator.call("mark_in_flight", shard.name, places, done)
-
-    async def _row_alone(self, shard: Shard, place: int, request: Request, deaths: int) -> None:
-        """A row that may have killed a worker: nothing else is under way while it is, so that there will be no doubt."""
-        if deaths >= DEATHS:
-            outcome = Outcome(None, f"deadly: {deaths} workers died while they asked this", 0, None)
-            self._result(shard, place, request, outcome.after(shard.earlier(request)))
-            return
-        async with self._dispatcher.alone(request.key):
-            await self._write_ahead(shard, {place: request})
-            await self._mark(shard, [place])
-            await self._row(shard, place, request)
-
-    # a row
-
-    async def _row(self, shard: Shard, place: int, request: Request) -> None:
-        outcome = self._known(shard, request)
-        if outcome is None and self._stop is None:
-            other = self._asked.get(request.key) if self._job.paid else None
-            outcome = await (self._shared(shard, place, request, other) if other else self._ask(shard, place, request))
-        before = shard.ahead.pop(request.key, None)
-        if before is not None and (outcome is None or outcome.reply is None):
-            shard.ledger.add(request.key, shard.id_of(place), before)  # it was marked, and not sent for this shard
-        if outcome is not None:
-            self._result(shard, place, request, outcome)
-
-    def _known(self, shard: Shard, request: Request) -> Outcome | None:
-        """The outcome that an earlier call, or an earlier row of the shard, has left."""
-        if request.key in shard.failed:
-            return shard.failed[request.key].shared()
-        outcome = shard.known.get(request.key)
-        if outcome is None:
-            return None
-        shard.counts["from ledger"] += 1
-        self._counts["ledger"] += 1
-        shared = request.key in shard.taken
-        shard.taken.add(request.key)
-        return outcome.shared() if shared else outcome
-
-    async def _shared(self, shard: Shard, place: int, request: Request, other: Waiting) -> Outcome | None:
-        """The outcome of an equal request that is under way."""
-        asked = await other
-        if asked is None:
-            return None
-        self._counts["merged"] += 1
-        outcome = asked.shared().after(shard.earlier(request))
-        if outcome.reply is not None and request.key not in shard.known:  # it was asked for a row of another shard
-            self._keep(shard, place, request, outcome)
-        return outcome
-
-    async def _ask(self, shard: Shard, place: int, request: Request) -> Outcome | None:
-        """Ask the engines; None when the stage stops before there is an outcome."""
-        asked = self._asked[request.key] = self._loop.create_future()
-        outcome: Outcome | None = None
-        earlier = shard.earlier(request)
-        shard.ahead.pop(request.key, None)
-        shard.asked.add(request.key)
-
-        def note(attempts: Outcome) -> None:
-            if self._job.paid:
-                shard.ledger.add(request.key, shard.id_of(place), attempts.after(earlier))
-
-        async def mark(attempts: Outcome) -> None:
-            note(attempts)
-            await self._flushed(shard)
-
-        try:
-            tariff, most = self._job.tariff, self._job.max_attempts
-            has_failed = earlier.error is not None and earlier.maybe_billed_twice > 0
-            books = AttemptLog(note, mark if self._job.is_billed else None)
-            outcome = await complete_with_retries(self._dispatcher, request, tariff, most, books, has_failed=has_failed)
-            outcome = outcome.after(earlier)
-        except Stopping:
-            pass
-        except EngineUnusable as error:
-            await self._stop_all(str(error))
-        except EngineDied:
-            shard.victims.add(place)
-            if self._stop is None:
-                self._end("the engine died")  # at once: nothing more is marked, and no row is sent after those that it had
-                self._dying = self._loop.create_task(self._die())
-        finally:
-            self._asked.pop(request.key, None)
-            asked.set_result(outcome)
-        if outcome is not None and outcome.reply is not None and self._job.paid:
-            self._keep(shard, place, request, outcome)
-        if outcome is None or outcome.reply is not None:
-            return outcome
-        shard.failed[request.key] = outcome
-        return outcome if self._stop is None else None
 
     async def _die(self) -> None:
-        """The engine in this process is dead, and a new process takes over with all that was received: only what the engine had
-        is under suspicion of having ended it."""
-        while self._dispatcher.in_flight:  # noqa: ASYNC110 - each of these raises as well
+        """A new process takes over with all that was received; only what the engine had is suspected of having ended it."""
+        while self.dispatcher.in_flight:  # noqa: ASYNC110 - each of these raises as well
             await asyncio.sleep(POLL_S)
-        for shard in tuple(self._shards):
-            await _stored(shard.ledger.flush)
-            innocent = (shard.marked | set(shard.done)) - shard.victims
-            await self._coordinator.call("mark_in_flight", shard.name, sorted(shard.victims), sorted(innocent))
+        for shard in tuple(self._open):
+            await shard.leave_suspects()
         os._exit(EXIT_ENGINE_DIED)
 
-    def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
-        """Into the ledger of the shard, and for its later rows with the same request."""
-        asked, model = self._job.model, outcome.reply.model if outcome.reply else None
-        if asked is not None and model is not None and not is_same_model(asked, model):
-            shard.counts["answered by another model"] += 1
-        shard.ledger.add(request.key, shard.id_of(place), outcome)
-        shard.known[request.key] = outcome
-        shard.taken.add(request.key)
+    # what rows come to
 
-    def _result(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
-        try:
-            result = self._job.work.result(shard.rows[place], request, outcome)
-        except UNREADABLE as error:  # whatever a judge writes costs its row only
-            if outcome.reply is None:
-                raise
-            reason = f"malformed reply: reading it raised {type(error).__name__}: {error}"
-            outcome = outcome._replace(reply=None, error=reason)
-            result = self._job.work.result(shard.rows[place], request, outcome)
-        shard.results[place] = result
-        shard.done.append(place)
-        shard.counts["rows"] += 1
-        self._count(shard, result, 1)
-        if result.get("error"):
-            self._counts[f"failures {result['error'].partition(':')[0]}"] += 1
-        if outcome.error:
-            shard.counts[f"reason {outcome.error.partition(':')[0]}"] += 1
-            self._remember(outcome.error)
-        self._look_at(request, outcome, result)
-
-    def _set_aside(self, shard: Shard, place: int, reason: str) -> None:
-        """Put a failure in place of a result."""
-        before = shard.results[place]
-        assert before is not None, "only results are written"
-        self._count(shard, before, -1)
-        request = self._job.work.request(shard.rows[place])
-        known = Outcome(None, reason, before.get("attempts") or 0, None, before.get("maybe_billed_twice") or 0)
-        shard.results[place] = result = self._job.work.result(shard.rows[place], request, known)
-        self._count(shard, result, 1)
-        shard.counts["reason malformed reply"] += 1
-        self._remember(reason)
-
-    def _count(self, shard: Shard, result: Mapping[str, Any], rows: int) -> None:
-        shard.counts[f"status {result['status']}"] += rows
-        self._counts[f"status {result['status']}"] += rows
-
-    def _remember(self, error: str) -> None:
+    def failed(self, error: str) -> None:
         """Count what a failure says; the driver tells the commonest."""
-        if error in self._sentences or len(self._sentences) < SENTENCES:
-            self._sentences.add(error)
-            self._dispatcher.counts[f"{SAID}{error}"] += 1
+        texts = self.dispatcher.counts.error_texts
+        if error in texts or len(texts) < ERROR_TEXTS:
+            texts[error] += 1
 
-    def _look_at(self, request: Request, outcome: Outcome, result: Mapping[str, Any]) -> None:
+    def look_at(self, request: Request, outcome: Outcome, result: Mapping[str, Any]) -> None:
         """Stop where the first results are of no use; tell where prompts are cut."""
         reply = outcome.reply
         cut = self._cut.saw(request.messages, reply.tokens_in) if reply and outcome.attempts else None
         if cut is not None:
-            self._spawn(self._coordinator.call("note", "cut prompts", cut))
-        if self._first is None or self._stop is not None:
+            self._spawn(self.coordinator.call("note", "cut prompts", cut))
+        if self._first is None or self.stopped is not None:
             return
         reason = self._first.saw(result)
         if reason is not None:
-            self._spawn(self._stop_all(reason))
+            self._spawn(self.stop_all(reason))
             self._end(reason)
-        elif self._first.is_over and self._dispatcher.gate is not None:
-            self._dispatcher.open_gate()
+        elif self._first.is_over and self.dispatcher.gate is not None:
+            self.dispatcher.open_gate()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
-
-
-async def _stored(write: Callable[[], None]) -> None:
-    """Write to storage, which may be away for a moment; `OSError` when it stays away."""
-    retrying = tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(FLUSH_ATTEMPTS),
-        wait=tenacity.wait_fixed(FLUSH_S),
-        retry=tenacity.retry_if_exception_type(OSError),
-        reraise=True,
-    )
-    async for attempt in retrying:
-        with attempt:
-            await asyncio.to_thread(write)
-
-
-def _added(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """What counts have grown by."""
-    return {key: total - before.get(key, 0) for key, total in now.items() if total != before.get(key, 0)}
-
-
-def scattered(count: int) -> Sequence[int]:
-    """All places of so many, each far from the one before: rows that no server takes often lie side by side, and asked one
-    after the other they would look like an outage. Steps of the golden ratio spread the most evenly (Knuth, The Art of Computer
-    Programming 3, section 6.4)."""
-    step = max(1, round(count * GOLDEN))
-    while math.gcd(step, count) > 1:
-        step += 1
-    return [place * step % count for place in range(count)]
-
-
-def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (places[start : start + size] for start in range(0, len(places), size or 1))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)

@@ -20,7 +20,8 @@ from alpagasus_ray.store.storage import Written
 if TYPE_CHECKING:
     from alpagasus_ray.batch_api.replay import RemainingWork
     from alpagasus_ray.inference import shards
-    from alpagasus_ray.inference.first_replies import Usable
+    from alpagasus_ray.inference.counts import StopRule
+from alpagasus_ray.inference.first_replies import Usable
 
 
 def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = parse_rating.UNSCORED) -> Manifest:
@@ -99,9 +100,9 @@ def _judge_all(
 
 def _check_results(config: Score, stage: StageDir, manifest: Manifest, usable: "Usable | None") -> None:
     failed = manifest.counts.get(parse_rating.FAILED, 0)
-    if asking.too_many_failed(config, config.judge, manifest.rows, failed, {}) is not None:
-        reasons = {**manifest.details["reasons"], **asking.sentences(stage, manifest)}
-        reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, reasons)
+    if asking.too_many_failed(config, config.judge, manifest.rows, failed, {}, {}) is not None:
+        reasons, texts = manifest.details["reasons"], asking.sentences(stage, manifest)
+        reason = asking.too_many_failed(config, config.judge, manifest.rows, failed, reasons, texts)
         with usefulness.advising(config.judge):
             raise StageFailed(f"{reason}. The same command asks again for those")
     usefulness.check(stage, manifest, usable)
@@ -163,7 +164,7 @@ def _bill(job: "shards.Job", examples: Manifest) -> asking.Bill:
 
 
 def _by_batches(
-    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: asking.Verdict
+    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: StopRule
 ) -> "RemainingWork":
     """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
     from alpagasus_ray.batch_api.journal import under_way

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
-from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError, reason_of
 from alpagasus_ray.store.lease import shard_of
 from alpagasus_ray.store.storage import Storage, Written
 
@@ -74,7 +74,7 @@ def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> 
         bytes=written.bytes,
         sha256=written.sha256,
         counts=Counter(row["status"] for row in rows),
-        reasons=Counter(row["error"].partition(":")[0] for row in rows if row.get("error")),
+        reasons=Counter(reason_of(row["error"]) for row in rows if row.get("error")),
         histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
         usage={field: sum(values) for field, values in known.items() if values},
         models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),

@@ -9,13 +9,14 @@ import pytest
 import ray
 
 from alpagasus_ray.config import Price, Score
-from alpagasus_ray.inference.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
+from alpagasus_ray.inference.counts import METRICS
+from alpagasus_ray.inference.metrics import CAP, IN_FLIGHT, LEFT, SPENT, WINDOW
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.training.curve import GAUGES
 from loopback import JudgeStarter
 from toy_runs import ROOT, api_judge, toy_run
 
-NAMES = [name for name, _, _ in COUNTERS.values()] + [name for name, _ in (IN_FLIGHT, WINDOW, LEFT, SPENT, CAP)]
+NAMES = list(METRICS) + [name for name, _ in (IN_FLIGHT, WINDOW, LEFT, SPENT, CAP)]
 LINE = re.compile(r"^ray_(alpagasus_\w+)\{(.*)\} ([\d.e+-]+)$", re.MULTILINE)
 
 

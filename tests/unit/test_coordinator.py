@@ -1,5 +1,6 @@
 """The coordinator as a plain object: counts, the word to stop, what is shared, and which rows saw a worker die."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import IN_VAIN, SILENT_S, Cap, Coordinator
+from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.store.storage import Storage
 
 unhurried = settings(deadline=None, max_examples=50)
@@ -42,22 +44,26 @@ def _capped(clock: Clock, storage: Storage, usd: float = 1.0, spent: float = 0.0
 # counts
 
 
+def _answered(requests: int, usd_billed: float = 0.0) -> Counts:
+    return Counts(requests=Counter(answered=requests), usd_billed=usd_billed)
+
+
 def test_what_happened_adds_up_over_workers_and_reports() -> None:
     coordinator = Coordinator()
-    coordinator.report("a", {"requests answered": 2}, {}, {})
-    coordinator.report("b", {"requests answered": 3, "usd billed": 0.5}, {}, {})
-    coordinator.report("a", {"requests answered": 1}, {}, {})
-    assert coordinator.snapshot().counts == {"requests answered": 6, "usd billed": 0.5}
+    coordinator.report("a", _answered(2), {}, {})
+    coordinator.report("b", _answered(3, usd_billed=0.5), {}, {})
+    coordinator.report("a", _answered(1), {}, {})
+    assert coordinator.snapshot().counts == _answered(6, usd_billed=0.5)
 
 
 def test_a_shard_that_is_done_twice_counts_once() -> None:
     coordinator = Coordinator()
-    coordinator.report("dies", {}, {SHARD: {"rows": 70, "reason http 500": 3}}, {})
-    coordinator.report("other", {}, {"part-00001.parquet": {"rows": 10}}, {})
-    coordinator.report("successor", {}, {SHARD: {"rows": 5}}, {})
-    assert coordinator.snapshot().counts == {"rows": 15}
-    coordinator.report("successor", {}, {SHARD: {"rows": 100}}, {})
-    assert coordinator.snapshot().counts == {"rows": 110}
+    coordinator.report("dies", Counts(), {SHARD: Counts(rows=70, without_reply=Counter({"http 500": 3}))}, {})
+    coordinator.report("other", Counts(), {"part-00001.parquet": Counts(rows=10)}, {})
+    coordinator.report("successor", Counts(), {SHARD: Counts(rows=5)}, {})
+    assert coordinator.snapshot().counts == Counts(rows=15)
+    coordinator.report("successor", Counts(), {SHARD: Counts(rows=100)}, {})
+    assert coordinator.snapshot().counts == Counts(rows=110)
 
 
 rows = st.integers(0, 100)
@@ -68,16 +74,16 @@ rows = st.integers(0, 100)
 def test_the_rows_are_the_last_word_on_each_shard_whoever_said_it(reports: list[tuple[str, str, int]]) -> None:
     coordinator, last = Coordinator(), dict.fromkeys("xyz", 0)
     for worker, shard, count in reports:
-        coordinator.report(worker, {}, {shard: {"rows": count}}, {})
+        coordinator.report(worker, Counts(), {shard: Counts(rows=count)}, {})
         last[shard] = count
-    assert coordinator.snapshot().counts.get("rows", 0) == sum(last.values())
+    assert coordinator.snapshot().counts.rows == sum(last.values())
 
 
 def test_a_gauge_goes_down_again() -> None:
     coordinator = Coordinator()
-    coordinator.report("a", {"endpoints down": 1}, {}, {})
-    coordinator.report("a", {"endpoints down": -1}, {}, {})
-    assert coordinator.snapshot().counts == {}
+    coordinator.report("a", Counts(endpoints_down=1), {}, {})
+    coordinator.report("a", Counts(endpoints_down=-1), {}, {})
+    assert coordinator.snapshot().counts == Counts()
 
 
 # the word to stop
@@ -85,29 +91,29 @@ def test_a_gauge_goes_down_again() -> None:
 
 def test_the_first_reason_to_stop_stays_and_every_worker_hears_it() -> None:
     coordinator = Coordinator()
-    assert coordinator.report("a", {}, {}, {}).stop is None
+    assert coordinator.report("a", Counts(), {}, {}).stop is None
     coordinator.stop("enough")
     coordinator.stop("too late")
-    assert coordinator.report("a", {}, {}, {}).stop == coordinator.report("b", {}, {}, {}).stop == "enough"
+    assert coordinator.report("a", Counts(), {}, {}).stop == coordinator.report("b", Counts(), {}, {}).stop == "enough"
     assert coordinator.snapshot().stop == "enough"
     assert coordinator.snapshot().kind == "failed"
 
 
 def test_every_worker_hears_that_one_of_them_had_an_answer() -> None:
     coordinator = Coordinator()
-    assert not coordinator.report("a", {"requests refused": 5}, {}, {}).answered
-    assert coordinator.report("b", {"requests answered": 1}, {}, {}).answered
-    assert coordinator.report("a", {}, {}, {}).answered
+    assert not coordinator.report("a", Counts(requests=Counter(refused=5)), {}, {}).answered
+    assert coordinator.report("b", _answered(1), {}, {}).answered
+    assert coordinator.report("a", Counts(), {}, {}).answered
 
 
 def test_a_pause_that_one_worker_was_told_holds_for_all_until_it_is_over(clock: Clock) -> None:
     coordinator = Coordinator(now=clock)
-    coordinator.report("a", {}, {}, {0: 60.0})
-    coordinator.report("b", {}, {}, {0: 10.0, 1: 5.0})
+    coordinator.report("a", Counts(), {}, {0: 60.0})
+    coordinator.report("b", Counts(), {}, {0: 10.0, 1: 5.0})
     clock.now = 20.0
-    assert coordinator.report("c", {}, {}, {}).pauses == {0: 40.0}
+    assert coordinator.report("c", Counts(), {}, {}).pauses == {0: 40.0}
     clock.now = 60.0
-    assert coordinator.report("c", {}, {}, {}).pauses == {}
+    assert coordinator.report("c", Counts(), {}, {}).pauses == {}
 
 
 # permits
@@ -204,7 +210,7 @@ def test_what_a_silent_worker_had_counts_as_spent_and_the_others_go_on(clock: Cl
     coordinator.reserve("dead", 0.0, 0.0, 0.5, 0.5)
     for _ in range(3):
         clock.now += SILENT_S / 2
-        coordinator.report("alive", {}, {}, {})
+        coordinator.report("alive", Counts(), {}, {})
         assert coordinator.reserve("alive", 0.0, 0.0, 0.5, 0.5) == 0.5
     assert coordinator.reserve("alive", 0.1, 0.0, 0.5, 0.5) == 0.0
     assert coordinator.snapshot().kind == "budget", "nobody holds anything that could come back"
@@ -217,8 +223,8 @@ def test_a_worker_that_is_heard_of_keeps_its_loan(clock: Clock, storage: Storage
     coordinator.reserve("slow", 0.0, 0.0, 1.0, 0.5)
     for _ in range(10):
         clock.now += SILENT_S / 2
-        coordinator.report("slow", {}, {}, {})
-        coordinator.report("other", {}, {}, {})
+        coordinator.report("slow", Counts(), {}, {})
+        coordinator.report("other", Counts(), {}, {})
     assert coordinator.reserve("other", 0.0, 0.0, 1.0, 0.5) == 0.0
     assert coordinator.snapshot().stop is None
 

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pytest
 from aiohttp import web
@@ -28,8 +28,9 @@ from alpagasus_ray.engines.prices import Need, Tariff
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap, Coordinator
-from alpagasus_ray.inference.dispatcher import FIRST_ANSWER_S, Dispatcher, Stopping
-from alpagasus_ray.inference.endpoint import RequestLimits
+from alpagasus_ray.inference.counts import Counts, RequestEnd
+from alpagasus_ray.inference.dispatcher import Dispatcher, Stopping
+from alpagasus_ray.inference.endpoint import FIRST_ANSWER_S, RequestLimits
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.retry import MANY, AttemptLog, complete_with_retries
 from alpagasus_ray.store.storage import Storage
@@ -215,12 +216,12 @@ class Asker:
         while True:
             await asyncio.sleep(0.5)
             await self.dispatcher.release_dollars()
-            answered = {"requests answered": self.dispatcher.counts["requests answered"]}
-            word = await self.link.call("report", self._name, answered, {}, self.dispatcher.pauses())
-            if word is None:
+            answered = Counts(requests=Counter(answered=self.dispatcher.counts.requests["answered"]))
+            directive = await self.link.call("report", self._name, answered, {}, self.dispatcher.pauses())
+            if directive is None:
                 continue
-            self.dispatcher.pause(word.pauses)
-            self.stopped = self.stopped or word.stop or self.dispatcher.given_up(word.answered)
+            self.dispatcher.pause(directive.pauses)
+            self.stopped = self.stopped or directive.stop or self.dispatcher.given_up(directive.answered)
             if self.stopped:
                 self.dispatcher.stop()
 
@@ -305,7 +306,7 @@ def test_forty_minutes_of_503_fail_no_row_and_cost_few_requests() -> None:
             assert not _failed(outcomes)
             assert place.between(30.0, OUTAGE_S) <= OUTAGE_S / 15 + 10, "a probe now and then"
             assert worker.dispatcher.now() < 3.0 + OUTAGE_S + 120
-            assert worker.dispatcher.counts["outages"] == 1
+            assert worker.dispatcher.counts.outages == 1
             assert len(place.answered) == 100
 
     fast_clock.run(scene())
@@ -320,7 +321,7 @@ def test_forty_minutes_without_a_server_fail_no_row_and_cost_nothing() -> None:
             assert 0 < len(place.answered) < 100
             await asyncio.sleep(OUTAGE_S)
             assert worker.dispatcher.down == 1
-            unreached = worker.dispatcher.counts["requests unreached"]
+            unreached = worker.dispatcher.counts.requests["unreached"]
             await place.come()
             outcomes = await asking
             assert not _failed(outcomes)
@@ -340,7 +341,7 @@ def test_several_outages_of_a_quarter_of_an_hour_fail_no_row(kind: str, cause: A
         engine = Toy(behave, latency_s=20.0)
         async with Asker([engine], Link(_coordinator()), _limits()) as worker:
             assert not _failed(await worker.rows(200))
-            assert worker.dispatcher.counts["outages"] >= 2
+            assert worker.dispatcher.counts.outages >= 2
 
     fast_clock.run(scene())
 
@@ -403,7 +404,7 @@ def test_a_row_that_the_server_cannot_take_fails_after_its_attempts_and_the_othe
             assert outcomes[7] is not None
             assert outcomes[7][2:] == (ATTEMPTS, None, ATTEMPTS)
             assert [noted.maybe_billed_twice for noted in worker.noted] == list(range(1, ATTEMPTS + 1))
-            assert worker.dispatcher.counts["outages"] == 0
+            assert worker.dispatcher.counts.outages == 0
 
     fast_clock.run(scene())
 
@@ -413,7 +414,7 @@ def test_rows_that_no_server_takes_are_no_outage_when_they_are_the_last_ones() -
         engine = Toy(lambda _, row: TryAgain("http 500") if int(row.split()[1]) % 6 == 0 else None)
         async with Asker([engine], Link(_coordinator()), _limits()) as worker:
             assert len(_failed(await worker.rows(120))) == 20
-            assert worker.dispatcher.counts["outages"] == 0
+            assert worker.dispatcher.counts.outages == 0
 
     fast_clock.run(scene())
 
@@ -577,7 +578,7 @@ def test_where_one_of_two_endpoints_is_down_all_rows_go_through_the_other() -> N
             async with Asker([first, second], Link(_coordinator((Rate(), Rate()))), _limits((Rate(), Rate()))) as worker:
                 assert not _failed(await worker.rows(200))
                 assert sorted(there.answered) == sorted(f"row {n}" for n in range(200))
-                assert worker.dispatcher.counts["requests unreached"] < 30
+                assert worker.dispatcher.counts.requests["unreached"] < 30
                 await asyncio.sleep(600)
                 assert worker.stopped is None
 
@@ -816,7 +817,7 @@ def test_what_may_have_been_billed_counts_and_what_was_turned_away_does_not(tmp_
             assert outcome.attempts == 4
             assert outcome.maybe_billed_twice == 1
             assert at_most_spent(storage) == pytest.approx(_reserved() + _cost(5))
-            assert worker.dispatcher.counts["usd maybe"] == pytest.approx(_reserved())
+            assert worker.dispatcher.counts.usd_maybe_billed == pytest.approx(_reserved())
 
     fast_clock.run(scene())
 
@@ -948,10 +949,10 @@ def test_everything_that_was_sent_is_counted_once_by_its_end() -> None:
         async with Asker([engine], Link(_coordinator()), _limits()) as worker:
             await worker.rows(100)
             counts = worker.dispatcher.counts
-            ends = [counts[f"requests {end}"] for end in ("answered", "rejected", "refused", "unreached", "unknown")]
+            ends = [counts.requests[end] for end in get_args(RequestEnd)]
             assert ends == [90, 10, 10, 10, 10]
             assert len(engine.at) == 130
-            assert (counts["tokens in"], counts["tokens out"]) == (90 * 20, 90 * 5)
+            assert (counts.tokens["in"], counts.tokens["out"]) == (90 * 20, 90 * 5)
             assert worker.dispatcher.in_flight == 0
 
     fast_clock.run(scene())
@@ -1104,7 +1105,7 @@ def test_a_request_that_ends_in_a_way_nobody_foresaw_holds_no_room_in_flight() -
             with pytest.raises(asyncio.CancelledError):
                 await asking
             assert worker.dispatcher.in_flight == 0
-            assert worker.dispatcher.counts["requests unknown"] == 2
+            assert worker.dispatcher.counts.requests["unknown"] == 2
             assert not _failed(await worker.rows(3))
 
     fast_clock.run(scene())

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.inference.metrics import CAP, COUNTERS, IN_FLIGHT, LEFT, SPENT, WINDOW
+from alpagasus_ray.inference.counts import METRICS
+from alpagasus_ray.inference.metrics import CAP, IN_FLIGHT, LEFT, SPENT, WINDOW
 from alpagasus_ray.training.curve import GAUGES
 from toy_runs import ROOT
 
 ALERTS = ROOT / "cluster/prometheus/alerts.yml"
 DASHBOARD = ROOT / "cluster/grafana/alpagasus.json"
 SITUATIONS = ROOT / "tests/data/alerts.yml"
-OURS = {f"ray_{name}" for name, *_ in (*COUNTERS.values(), IN_FLIGHT, WINDOW, LEFT, SPENT, CAP)} | {
+OURS = {f"ray_{name}" for name, *_ in (*METRICS.values(), IN_FLIGHT, WINDOW, LEFT, SPENT, CAP)} | {
     f"ray_alpagasus_train_{name}" for name in GAUGES
 }
 

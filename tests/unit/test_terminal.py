@@ -5,12 +5,14 @@ import io
 import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alpagasus_ray import cli
+from alpagasus_ray.inference.counts import Counts, in_words
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.terminal import is_plain, say, say_json, spelled
@@ -71,7 +73,7 @@ def test_messages_progress_summaries_and_logs_take_that_way(
 ) -> None:
     say(HOSTILE)
     with Progress("score", 3, plain_every_s=0.0) as progress:
-        progress.show(1, {f"reason {HOSTILE}": 1})
+        progress.show(1, details=in_words(Counts(without_reply=Counter({HOSTILE: 1}))))
     terminal.show({"stage": HOSTILE, "rows": 1, "location": HOSTILE, "reasons": {HOSTILE: 1}, "notes": [HOSTILE]}, sys.stderr)
     monkeypatch.setenv(cli.DEBUG, "1")
 

@@ -23,12 +23,14 @@ from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.inference import shards
 from alpagasus_ray.inference.coordinator import Coordinator
+from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.inference.endpoint import RequestLimits
 from alpagasus_ray.inference.first_replies import Usable
 from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
-from alpagasus_ray.inference.open_shard import Shard
+from alpagasus_ray.inference.retry import FLUSH_ATTEMPTS
+from alpagasus_ray.inference.shard_run import DEATHS, ShardRun, scattered
 from alpagasus_ray.inference.shards import Job, Task
-from alpagasus_ray.inference.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
+from alpagasus_ray.inference.worker import Worker
 from alpagasus_ray.store.run import DONE, LEDGER, Run
 from alpagasus_ray.store.storage import Storage
 from fast_clock import LeapingLoop
@@ -179,7 +181,7 @@ def test_every_row_has_its_result_in_the_order_of_the_shard(stage: Stage) -> Non
     assert stage.committed == [f"{SHARDS[1]}.json"]
     assert stage.left(work, SHARDS[1]) == {}, "the output holds all that was in the ledger"
     counts = stage.coordinator.snapshot().counts
-    assert (counts["rows"], counts["status scored"], counts["requests answered"]) == (20, 20, 20)
+    assert (counts.rows, counts.statuses["scored"], counts.requests["answered"]) == (20, 20, 20)
 
 
 @pytest.mark.parametrize("failures", [2, 100])
@@ -278,7 +280,7 @@ def test_two_shards_of_a_worker_overlap_and_each_is_whole(stage: Stage) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda shard: _do(worker, shard), SHARDS)) == ["", ""]
     assert [row["reply"] for row in stage.results(SHARDS[1])] == [f"4 for {number}" for number in _numbers(20, 40)]
-    assert stage.coordinator.snapshot().counts["rows"] == ROWS
+    assert stage.coordinator.snapshot().counts.rows == ROWS
 
 
 def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
@@ -294,7 +296,7 @@ def test_rows_without_a_reply_are_there_with_the_reason(stage: Stage) -> None:
     }
     assert (rows[3]["attempts"], rows[5]["attempts"], rows[4]["attempts"]) == (1, 3, 1)
     counts = stage.coordinator.snapshot().counts
-    assert (counts["status failed"], counts["reason too long"], counts["reason http 500"]) == (2, 1, 1)
+    assert (counts.statuses["failed"], counts.without_reply["too long"], counts.without_reply["http 500"]) == (2, 1, 1)
 
 
 def test_a_shard_of_failures_only_is_committed_with_its_reasons(stage: Stage) -> None:
@@ -400,7 +402,7 @@ def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_r
             return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
 
     assert _do(stage.worker(Asking(Named(lambda _: None)), model="toy"), SHARDS[0]) == ""
-    assert stage.coordinator.snapshot().counts["answered by another model"] == 2
+    assert stage.coordinator.snapshot().counts.other_model == 2
     rows = stage.results(SHARDS[0])
     assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
     assert rows[7]["fingerprint"] == "fp 7"
@@ -435,7 +437,7 @@ def test_replies_in_the_ledger_are_not_asked_again(stage: Stage) -> None:
     rows = stage.results(SHARDS[0])
     assert [row["reply"] for row in rows[:7]] == [f"old {number}" for number in _numbers(0, 7)]
     assert sum(row["cost_usd"] for row in rows) == 7 * 0.25 + 13
-    assert stage.coordinator.snapshot().counts["from ledger"] == 7
+    assert stage.coordinator.snapshot().counts.stored == 7
 
 
 def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_when_a_row_fails(stage: Stage) -> None:
@@ -632,14 +634,14 @@ def test_what_happened_while_the_coordinator_was_away_is_told_when_it_is_back(st
         return None
 
     assert _do(stage.worker(_asking(behave), link), SHARDS[0]) == ""
-    assert stage.coordinator.snapshot().counts["requests answered"] == 20
+    assert stage.coordinator.snapshot().counts.requests["answered"] == 20
 
 
 def test_what_is_told_while_another_report_is_under_way_counts_once(stage: Stage) -> None:
     worker = stage.worker(_asking(), Link(stage.coordinator, one_way_s=0.45))
     assert [_do(worker, shard) for shard in SHARDS] == ["", ""]
     counts = stage.coordinator.snapshot().counts
-    assert (counts["requests answered"], counts["rows"]) == (ROWS, ROWS)
+    assert (counts.requests["answered"], counts.rows) == (ROWS, ROWS)
 
 
 def test_an_outage_is_waited_for_though_the_coordinator_was_lost_after_the_first_answers(stage: Stage) -> None:
@@ -707,7 +709,7 @@ def test_a_row_over_which_workers_died_twice_is_set_aside_with_the_reason(stage:
     assert rows[11]["error"] == f"deadly: {DEATHS} workers died while they asked this"
     assert "11" not in work.engine.asked
     assert _alone(work.engine.spans, "5")
-    assert stage.coordinator.snapshot().counts["reason deadly"] == 1
+    assert stage.coordinator.snapshot().counts.without_reply["deadly"] == 1
     assert stage.coordinator.begin_shard(_named(SHARDS[0]), 0).deaths == {}, "the shard is through"
 
 
@@ -769,13 +771,13 @@ def test_a_shard_that_is_being_opened_when_the_engine_dies_does_not_keep_the_wor
         pass
 
     opening, died = threading.Event(), threading.Event()
-    opened = Shard.open.__func__  # type: ignore[attr-defined]
+    opened = ShardRun.open.__func__  # type: ignore[attr-defined]
 
-    def slowly(cls: type[Shard], job: Job, task: Any) -> Shard:
+    def slowly(cls: type[ShardRun], host: Worker, job: Job, task: Any) -> ShardRun:
         if task.shard == SHARDS[1]:
             opening.set()
             died.wait(10)
-        return opened(cls, job, task)  # type: ignore[no-any-return]
+        return opened(cls, host, job, task)  # type: ignore[no-any-return]
 
     def behave(key: str) -> Exception:
         opening.wait(10)
@@ -785,7 +787,7 @@ def test_a_shard_that_is_being_opened_when_the_engine_dies_does_not_keep_the_wor
     def leave(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(Shard, "open", classmethod(slowly))
+    monkeypatch.setattr(ShardRun, "open", classmethod(slowly))
     monkeypatch.setattr("alpagasus_ray.inference.worker.os._exit", leave)
     worker = stage.worker(_asking(behave))
     with ThreadPoolExecutor(2) as pool:
@@ -803,7 +805,7 @@ def test_an_engine_that_does_not_start_is_tried_again_while_others_are_at_work(s
                 raise UsageError("no memory yet")
             return [self.engine]
 
-    stage.coordinator.report("another", {"requests answered": 1}, {}, {})
+    stage.coordinator.report("another", Counts(requests=Counter(answered=1)), {}, {})
     assert _do(stage.worker(Late(Toy(lambda _: None))), SHARDS[0]) == ""
     assert len(tries) == 3
 
@@ -864,7 +866,7 @@ def test_a_reply_that_cannot_be_read_or_written_costs_its_row_only(stage: Stage)
     assert {place for place, row in enumerate(rows) if row["status"] == "failed"} == {3, 5, 7}
     assert all(rows[place]["error"].startswith("malformed reply: ") for place in (3, 5, 7))
     counts = stage.coordinator.snapshot().counts
-    assert (counts["status scored"], counts["status failed"], counts["reason malformed reply"]) == (17, 3, 3)
+    assert (counts.statuses["scored"], counts.statuses["failed"], counts.without_reply["malformed reply"]) == (17, 3, 3)
 
 
 @pytest.fixture
@@ -912,7 +914,7 @@ def test_sixty_bad_rows_side_by_side_cost_a_worker_no_outage(large: Stage) -> No
     assert _do(large.worker(work, limits=limits), SHARDS[0]) == ""
     rows = large.results(SHARDS[0])
     assert {str(place) for place, row in enumerate(rows) if row["status"] == "failed"} == bad
-    assert large.coordinator.snapshot().counts.get("outages", 0) == 0
+    assert large.coordinator.snapshot().counts.outages == 0
 
 
 def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> None:
