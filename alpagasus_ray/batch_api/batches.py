@@ -1,7 +1,7 @@
 """Replies through a provider's batch API: batches are packed, created, watched, and what comes back goes into the ledgers.
 
 The driver does this alone, without Ray, one step after the other. What is under way stands in the journal, so that it
-outlives the driver. Shards are not committed here: the ordinary run does that afterwards, from the ledgers (`settled.py`).
+outlives the driver. Shards are not committed here: the ordinary run does that afterwards, from the ledgers (`replay.py`).
 """
 
 import time
@@ -15,7 +15,7 @@ from openai.types import Batch
 
 from alpagasus_ray.batch_api.builder import BatchBuilder, BatchDraft, BatchLimits
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal
-from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of
+from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of_error
 from alpagasus_ray.batch_api.replay import RemainingWork, ReplayTask
 from alpagasus_ray.batch_api.retrying_client import QueueFull, RetryingBatchClient
 from alpagasus_ray.config import Judge
@@ -60,13 +60,13 @@ def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap |
     except EngineError as error:
         raise StageFailed(f"stopped: {error}. {collector.left_behind()}") from None
     finally:
-        collector.provider.client.close()
+        collector.client.close()
     if judge.mode == "live":
         return RemainingWork(job, tasks, at_cap=False)
     builder = collector.builder
     limits = job.limits._replace(rates=(Rate(),), capped=False, adaptive=False)
     after = replace(billed, work=ReplayTask(job.work, builder.failed), limits=limits)
-    return RemainingWork(after, builder.complete() if end == "money" else tasks, at_cap=end == "money")
+    return RemainingWork(after, builder.completed_tasks() if end == "money" else tasks, at_cap=end == "money")
 
 
 class BatchCollector:
@@ -74,10 +74,10 @@ class BatchCollector:
 
     def __init__(self, judge: Judge, job: Job, tasks: Sequence[Task], cap: Cap | None) -> None:
         self._judge, self._job = judge, job
-        self.provider = RetryingBatchClient(judge, job.work.form)
+        self.client = RetryingBatchClient(judge, job.work.form)
         self._journal = Journal(job.home.storage, cap)
-        self.builder = BatchBuilder(job, tasks, self.provider.client.line, judge.batch.max_bytes)
-        self._flights: list[SubmittedBatch] = []
+        self.builder = BatchBuilder(job, tasks, self.client.line, judge.batch.max_bytes)
+        self._submitted: list[SubmittedBatch] = []
         self._rows_settled = 0
         self._most = self._largest = judge.batch.max_requests
         """Requests in the next batch; and in any, as far as the provider takes them."""
@@ -86,14 +86,14 @@ class BatchCollector:
     def run(self, progress: Progress, hopeless: StopRule) -> Literal["end", "money"]:
         """Why nothing more is to be sent, once nothing is under way."""
         if len(self._judge.endpoints) > 1:
-            self._tell(f"batches go to the first of the endpoints only, {self.provider.address}")
+            self._tell(f"batches go to the first of the endpoints only, {self.client.address}")
         self._resume()
         while True:
-            for flight in list(self._flights):
-                self._look(flight)
+            for submitted in list(self._submitted):
+                self._look(submitted)
             self._show(progress, hopeless)
             state = self._send()
-            if state != "wait" and not self._flights:
+            if state != "wait" and not self._submitted:
                 self._journal.end()
                 return state
             time.sleep(self._judge.batch.poll_s)
@@ -105,7 +105,7 @@ class BatchCollector:
             return "What is done is kept, and the same command goes on from here"
         requests = sum(entry.requests for entry in away)
         return (
-            f"Batches that go on at {self.provider.address}: {len(away)}, with {requests:,} requests. The same command "
+            f"Batches that go on at {self.client.address}: {len(away)}, with {requests:,} requests. The same command "
             "collects them; what has come back is kept"
         )
 
@@ -114,26 +114,26 @@ class BatchCollector:
     def _resume(self) -> None:
         for entry in self._journal.entries:
             # without a file no batch can have been created
-            if entry.address != self.provider.address and entry.input_file_id:
+            if entry.address != self.client.address and entry.input_file_id:
                 raise UsageError(
-                    f"`score.judge.base_url` is {self.provider.address} now, and a batch of this run is under way at "
+                    f"`score.judge.base_url` is {self.client.address} now, and a batch of this run is under way at "
                     f"{entry.address}; go back to that until it is collected, or take its entry out of "
                     f"{self._journal.path} to give it up: then its rows are asked, and paid, again"
                 )
             self._take_over(entry)
-        if self._flights:
-            self._tell(f"collecting what earlier calls have left under way, batches: {len(self._flights)}")
+        if self._submitted:
+            self._tell(f"collecting what earlier calls have left under way, batches: {len(self._submitted)}")
 
     def _take_over(self, entry: Entry) -> None:
         if entry.batch_id is None:
-            batch = self.provider.find(entry.token, entry.input_file_id) if entry.input_file_id else None
+            batch = self.client.find(entry.token, entry.input_file_id) if entry.input_file_id else None
             if batch is None:  # it was not created; its rows are packed anew
                 self._journal.close(entry, 0.0)
                 return
             entry = self._journal.note(entry, batch_id=batch.id)
-        flight = SubmittedBatch(entry, self._journal.items(entry), seen=False)
-        self.builder.adopt(flight.items.values())
-        self._flights.append(flight)
+        submitted = SubmittedBatch(entry, self._journal.items(entry), seen=False)
+        self.builder.adopt(submitted.items.values())
+        self._submitted.append(submitted)
 
     # to the provider
 
@@ -142,11 +142,11 @@ class BatchCollector:
         if self._judge.mode == "live":
             return "end"
         while True:
-            undecided = any(not flight.accepted for flight in self._flights)
-            if len(self._flights) >= self._judge.batch.in_flight or self._full.holds(undecided):
+            undecided = any(not submitted.accepted for submitted in self._submitted)
+            if len(self._submitted) >= self._judge.batch.in_flight or self._full.holds(undecided):
                 return "wait"
             why = self.builder.fill(BatchLimits(self._most, self._judge.batch.max_bytes, self._journal.free))
-            if why == "money" and self._flights:
+            if why == "money" and self._submitted:
                 return "wait"  # for what comes back from those: better than a few requests now
             if why == "money" and self.builder.draft.usd < self._journal.least:
                 return "money"
@@ -160,30 +160,30 @@ class BatchCollector:
         entry = Entry(
             number=self._journal.next_number,
             token=uuid.uuid4().hex,
-            address=self.provider.address,
+            address=self.client.address,
             requests=len(draft.items),
             usd=draft.usd,
         )
         entry = self._journal.open(entry, draft.items)
-        flight = SubmittedBatch(entry, draft.items, seen=True)
+        submitted = SubmittedBatch(entry, draft.items, seen=True)
         name = f"{self._job.home.name.replace('/', '-')}-{entry.number:05d}.jsonl"
         about = {"stage": self._job.home.name, "batch": str(entry.number)}
         try:
             with draft.file as file:
-                file_id = self.provider.upload(file, name)
-            flight.entry = self._journal.note(entry, input_file_id=file_id)
-            batch = self.provider.create(entry.token, file_id, about)
+                file_id = self.client.upload(file, name)
+            submitted.entry = self._journal.note(entry, input_file_id=file_id)
+            batch = self.client.create(entry.token, file_id, about)
         except RowRefused as error:
-            self._refused(flight, refusal_of(str(error)))
+            self._refused(submitted, refusal_of_error(error))
             return
-        flight.entry = self._journal.note(flight.entry, batch_id=batch.id)
-        self._flights.append(flight)
+        submitted.entry = self._journal.note(submitted.entry, batch_id=batch.id)
+        self._submitted.append(submitted)
         self._tell(f"batch {batch.id} created, requests: {entry.requests:,}")
 
-    def _refused(self, flight: SubmittedBatch, why: Refusal) -> None:
+    def _refused(self, submitted: SubmittedBatch, why: Refusal) -> None:
         """The provider does not take a batch, and it cost nothing: its rows go into smaller or later ones."""
-        self._journal.close(flight.entry, 0.0)
-        alone, requests = not self._flights, flight.entry.requests
+        self._journal.close(submitted.entry, 0.0)
+        alone, requests = not self._submitted, submitted.entry.requests
         self._tell(f"batch not taken, requests: {requests:,}: {why.message}")
         if self._judge.mode == "live":
             return
@@ -195,34 +195,34 @@ class BatchCollector:
             raise StageFailed(f"the provider takes no batch: {why.message}. {self.left_behind()}")
         if why.kind == "size" or alone:
             self._most = max(1, requests // 2)
-        self.builder.again(flight.items.values())
+        self.builder.requeue(submitted.items.values())
 
     # from the provider
 
-    def _look(self, flight: SubmittedBatch) -> None:
-        batch = self._ask_about(flight.entry)
+    def _look(self, submitted: SubmittedBatch) -> None:
+        batch = self._ask_about(submitted.entry)
         if batch.request_counts:
-            flight.done = batch.request_counts.completed + batch.request_counts.failed
-        if batch.status not in (*ENDED, "validating") and not flight.accepted:
-            flight.accepted = True
+            submitted.done = batch.request_counts.completed + batch.request_counts.failed
+        if batch.status not in (*ENDED, "validating") and not submitted.accepted:
+            submitted.accepted = True
             self._full.over()
         if batch.status not in ENDED:
-            flight.seen = True
+            submitted.seen = True
             return
-        self._flights.remove(flight)
+        self._submitted.remove(submitted)
         if batch.status == "failed" and not batch.output_file_id:
-            self._refused(flight, refusal(batch))
+            self._refused(submitted, refusal(batch))
             return
         self._full.over()
         self._most = min(self._largest, 2 * self._most)
-        self._settle(flight, self.provider.results(batch))
-        self._tell(f"batch {batch.id} {batch.status}, requests done: {flight.done:,} of {flight.entry.requests:,}")
-        if batch.status == "cancelled" and flight.seen:
-            raise StageFailed(f"batch {batch.id} was cancelled at {self.provider.address}. {self.left_behind()}")
+        self._settle(submitted, self.client.results(batch))
+        self._tell(f"batch {batch.id} {batch.status}, requests done: {submitted.done:,} of {submitted.entry.requests:,}")
+        if batch.status == "cancelled" and submitted.seen:
+            raise StageFailed(f"batch {batch.id} was cancelled at {self.client.address}. {self.left_behind()}")
 
     def _ask_about(self, entry: Entry) -> Batch:
         try:
-            return self.provider.look(str(entry.batch_id))
+            return self.client.look(str(entry.batch_id))
         except EngineUnusable as error:
             if error.category != "http 404":
                 raise
@@ -231,12 +231,12 @@ class BatchCollector:
                 "it up: then its rows are asked, and paid, again"
             ) from None
 
-    def _settle(self, flight: SubmittedBatch, results: Mapping[str, Reply | EngineError]) -> None:
+    def _settle(self, submitted: SubmittedBatch, results: Mapping[str, Reply | EngineError]) -> None:
         """Keep what a batch brought: first in the ledgers; then its entry goes, then its loan."""
         kept: defaultdict[str, list[tuple[str, str, Outcome]]] = defaultdict(list)
         again: list[Item] = []
         cost_usd, unusable = 0.0, None
-        for item in flight.items.values():
+        for item in submitted.items.values():
             got = results.get(item.key, NO_RESULT)
             if isinstance(got, EngineUnusable):
                 unusable = got
@@ -258,9 +258,9 @@ class BatchCollector:
                     kept[row.shard].append((item.key, row.example_id, after.shared().after(row.before)))
         for shard, outcomes in kept.items():
             self._keep(shard, outcomes)
-        self._journal.close(flight.entry, cost_usd)
-        self.builder.again(again)
-        if unusable is not None and flight.seen:
+        self._journal.close(submitted.entry, cost_usd)
+        self.builder.requeue(again)
+        if unusable is not None and submitted.seen:
             raise unusable
 
     def _outcome(self, item: Item, got: Reply | EngineError) -> Outcome | Item:
@@ -294,7 +294,7 @@ class BatchCollector:
         reasons = Counter(reason_of(str(outcome.error)) for outcome in builder.failed.values())
         failed = Counter(failed=len(builder.failed))
         counts = Counts(stored=builder.rows_known, statuses=failed, without_reply=reasons)
-        done = builder.rows_known + self._rows_settled + sum(flight.done for flight in self._flights)
+        done = builder.rows_known + self._rows_settled + sum(submitted.done for submitted in self._submitted)
         progress.show(done, counts.stored, in_words(counts))
         reason = hopeless(counts) if self._judge.mode == "batch" else None
         if reason is not None:

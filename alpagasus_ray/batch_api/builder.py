@@ -98,7 +98,7 @@ class BatchBuilder:
         for item in items:
             self._ask(item)
 
-    def again(self, items: Iterable[Item]) -> None:
+    def requeue(self, items: Iterable[Item]) -> None:
         """Requests that came back without an outcome: they go into a further batch, before all others."""
         by_shard: dict[str, dict[str, Item]] = {}
         for item in items:
@@ -115,7 +115,7 @@ class BatchBuilder:
             self.failed[key] = failed
         return others
 
-    def complete(self) -> list[Task]:
+    def completed_tasks(self) -> list[Task]:
         """The tasks of which every request has an outcome."""
         return [task for task in self._tasks if task.shard in self._opened and not self._open[task.shard]]
 

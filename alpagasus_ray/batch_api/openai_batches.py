@@ -31,7 +31,7 @@ from alpagasus_ray.engines.openai_api import (
     timeouts,
 )
 from alpagasus_ray.engines.rate_headers import retry_after
-from alpagasus_ray.errors import EngineError, EngineUnusable, TryAgain
+from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
@@ -40,7 +40,7 @@ TOKEN = "alpagasus_token"  # noqa: S105 - the name of a mark, no secret
 ENDED = ("completed", "expired", "cancelled", "failed")
 PAGE = 100
 QUEUE_FULL = ("token_limit", "enqueued")
-TOO_LARGE = ("too_many", "too many", "too_large", "too large", "larger than", "http 413", "exceeds the maximum")
+TOO_LARGE = ("too_many", "too many", "too_large", "too large", "larger than", "exceeds the maximum")
 NOT_DONE = ("batch_expired", "batch_cancelled")
 """Codes of rows that the provider has not worked on."""
 
@@ -160,6 +160,11 @@ def refusal(batch: Batch) -> Refusal:
     found = (batch.errors.data if batch.errors else None) or []
     told = [f"{error.code or 'invalid'}: {error.message or ''}{_place(error.line)}" for error in found]
     return refusal_of(short("; ".join(told[:3])) or "the provider says no reason")
+
+
+def refusal_of_error(error: RowRefused) -> Refusal:
+    """The kind of a refusal by status or, where that does not tell, by the provider's words."""
+    return Refusal("size", str(error)) if error.category == "too long" else refusal_of(str(error))
 
 
 def refusal_of(message: str) -> Refusal:

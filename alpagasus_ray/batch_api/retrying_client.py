@@ -1,4 +1,4 @@
-"""A provider's batch API, patiently: each call is made until it is answered, and a batch is created once whatever happens.
+"""A provider's batch API with retries: each call is made until it is answered, and a batch is created once whatever happens.
 
 Knows batches by their token; nothing of shards, ledgers or dollars.
 """
@@ -12,7 +12,7 @@ from openai.types import Batch
 
 from alpagasus_ray.batch_api.openai_batches import TOKEN, BatchClient, read_results
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Reply, ReplyForm
+from alpagasus_ray.engines.base import Reply, ReplyForm, Request
 from alpagasus_ray.errors import EngineError, TryAgain
 from alpagasus_ray.inference.endpoint import patience_s
 from alpagasus_ray.inference.retry import Unanswered, retry_call
@@ -25,14 +25,22 @@ class RetryingBatchClient:
     """Every call raises `TryAgain` when an outage lasts longer than `judge.max_outage_s`, and else as `BatchClient` does."""
 
     def __init__(self, judge: Judge, form: ReplyForm) -> None:
-        self.client = BatchClient(judge, form)
-        self.address = self.client.address
+        self._client = BatchClient(judge, form)
+        self.address = self._client.address
         self._poll_s, self._max_outage_s = judge.batch.poll_s, judge.max_outage_s
         self._answered = False
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def line(self, request: Request) -> bytes:
+        """A request as a line of an input file."""
+        return self._client.line(request)
+
     def upload(self, file: IO[bytes], name: str) -> str:
         """Send an input file; its id."""
-        return self._patiently(lambda: self.client.upload(file, name))
+        return self._patiently(lambda: self._client.upload(file, name))
 
     def create(self, token: str, file_id: str, about: dict[str, str]) -> Batch:
         """Create a batch, once: where a reply was lost it is looked for before it is asked for again."""
@@ -42,7 +50,7 @@ class RetryingBatchClient:
             nonlocal unsure
             found = self._find(token, file_id) if unsure else None
             try:
-                return found or self.client.create(file_id, {TOKEN: token, **about})
+                return found or self._client.create(file_id, {TOKEN: token, **about})
             except TryAgain as error:
                 unsure = unsure or error.cause == "unknown"
                 raise
@@ -55,25 +63,25 @@ class RetryingBatchClient:
 
     def look(self, batch_id: str) -> Batch:
         """A batch as it is now."""
-        return self._patiently(lambda: self.client.look(batch_id))
+        return self._patiently(lambda: self._client.look(batch_id))
 
     def results(self, batch: Batch) -> dict[str, Reply | EngineError]:
         """What a batch's files say, by request."""
         return self._patiently(lambda: self._results(batch))
 
     def _find(self, token: str, file_id: str) -> Batch | None:
-        found = self.client.find(token, file_id)
+        found = self._client.find(token, file_id)
         if found is None:  # a list may be a moment behind
             time.sleep(self._poll_s)
-            found = self.client.find(token, file_id)
+            found = self._client.find(token, file_id)
         return found
 
     def _results(self, batch: Batch) -> dict[str, Reply | EngineError]:
         found: dict[str, Reply | EngineError] = {}
         with tempfile.TemporaryFile() as lines:
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-                self.client.download(file_id, lines)
-            for key, got in read_results(lines, self.client.safe):
+                self._client.download(file_id, lines)
+            for key, got in read_results(lines, self._client.safe):
                 found[key] = found[key] if isinstance(found.get(key), Reply) else got
         counted = batch.request_counts.completed if batch.request_counts else 0
         if len(found) < counted:

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible chat API as an engine: one client per process, one attempt per call, typed failures.
 
-Retries are not made here, so that each one can be counted and limited (`runner/ask.py`). The client's own are off.
+Retries are not made here, so that each one can be counted and limited (`inference/retry.py`). The client's own are off.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """A model in the job: vLLM's asynchronous engine in this process's care, asked for many rows at once.
 
 The engine runs in a process of its own, which ends with this one, however this one ends. When it dies by itself every request
-that it had raises `EngineDied`, and a new worker starts a new one (`runner/worker.py`).
+that it had raises `EngineDied`, and a new worker starts a new one (`inference/worker.py`).
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The spending cap of one stage, over all its calls: dollars are lent before requests leave, and what is known is settled.
 
 At every moment the file `spend.json` of the stage holds a bound that spending has not passed, whatever happens to the
-processes: it is raised, on storage, before more is lent. A call that ends well leaves the exact sum there; after a kill,
-what was lent at that moment counts as spent, because it may have been. Knows dollars only; no requests, no Ray.
+processes: it is raised, on storage, before more is lent. A call that ends well leaves the exact sum there; after a kill, what
+was lent at that moment counts as spent, because it may have been. Knows dollars only; no requests, no Ray.
 """
 
 import json
@@ -53,6 +53,7 @@ class Budget:
         if self.free + ROUNDING < least:
             return 0.0 if self._lent() > ROUNDING else None
         granted = max(least, min(wanted, self.free))
+        # written first, lent after: a kill in between costs some of the cap, the other order would pass it
         self._raise_bound(self._settled + self._lent() + granted)
         loan.at_hand += granted
         return granted
@@ -77,6 +78,7 @@ class Budget:
 
     def _raise_bound(self, needed: float) -> None:
         if needed > self._bound + ROUNDING:
+            # by more than is needed, so that storage is not written for every loan; `close` takes back what was too much
             self._write(min(max(self._cap, needed), needed + STEP * self._cap))
 
     def _write(self, bound: float) -> None:

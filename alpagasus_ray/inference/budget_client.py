@@ -1,4 +1,7 @@
-"""A worker's dollars under a cap: borrowed from the coordinator in stocks, reserved for what leaves, settled when it ends.
+"""A worker's dollars under a cap: fetched ahead from the coordinator, reserved for each request, settled at its end.
+
+A request is reserved at the most it can cost, because what it costs is known only when it is paid. The difference is at hand
+again for the next request.
 
 Knows nothing of requests and their queue (`dispatcher.py`).
 """
@@ -11,7 +14,7 @@ from alpagasus_ray.inference.endpoint import Prefetch
 
 
 class BudgetClient:
-    """Dollars of one worker; where there is no cap, only what they come to."""
+    """Dollars of one worker; without a cap nothing is ever short."""
 
     def __init__(self, worker: str, coordinator: CoordinatorClient, *, capped: bool) -> None:
         self._worker, self._coordinator, self._capped = worker, coordinator, capped
@@ -40,11 +43,11 @@ class BudgetClient:
 
     @property
     def can_release(self) -> bool:
-        """Whether there is something to tell or to give back, and no other word on its way."""
+        """Whether there is something to report or to give back, and no other exchange under way."""
         return self._capped and bool(self._settled or self._prefetch.at_hand) and not self.is_fetching
 
     async def fetch(self, needed: float, least: float, now: float) -> None:
-        """Borrow what is needed, and `least` or more or nothing yet."""
+        """Fetch what is needed: `least` or more, or nothing yet."""
         async with self._fetching:
             await self._exchange(self._prefetch.order(needed, now), least, now)
 
@@ -54,7 +57,7 @@ class BudgetClient:
             await self._exchange(0.0, 0.0, now)
 
     async def _exchange(self, wanted: float, least: float, now: float) -> None:
-        """Tell what was settled, and borrow; what is at hand goes back, so that it cannot lie idle here while others wait."""
+        """Report what was settled, and fetch; what is at hand goes back, so that it cannot lie idle here while others wait."""
         settled, self._settled = self._settled, 0.0
         self._prefetch.at_hand = 0.0
         lent = await self._coordinator.call("reserve", self._worker, settled, self._under_way, wanted, least)

@@ -1,9 +1,9 @@
-"""Where the workers of one stage and its driver meet: counts go up, the word to stop comes down, and what the whole cluster
-shares is handed out: permits under the rate limits, dollars under the cap, and the memory of which rows killed a worker.
+"""The coordinator of one stage: workers report counts to it and hear when to stop, and it hands out what the whole cluster
+shares: permits under the rate limits, dollars under the cap, and the memory of which rows killed a worker.
 
-It lives in one actor, on the driver's own node (`drive.py`). Workers ask it for what they need in the next half second, not
-for single requests. If it dies it comes back empty: the budget goes on from its bound on storage, and meanwhile each worker
-keeps to its share of the rates.
+It lives in one actor, on the driver's own node (`driver.py`). Workers ask it for what they need in the next half second, not
+for single requests, so that one actor is enough for a thousand workers. If it dies it comes back empty: the budget goes on from
+its bound on storage, and meanwhile each worker keeps to its share of the rates.
 """
 
 import time
@@ -20,12 +20,12 @@ from alpagasus_ray.inference.limits import TokenBucket
 from alpagasus_ray.store.storage import Storage
 
 SILENT_S = 60.0
-"""A worker that has not been heard of for so long is taken for dead; what it had borrowed counts as spent."""
+"""A worker that has not reported for so long is taken for dead; what it had reserved counts as spent."""
 LONGEST_WAIT_S = 5.0
 REQUESTS = 0
 """Place of the limit in requests in a `Rate`."""
 IN_VAIN = 20
-"""So often a shard may be begun anew with no reply more than before."""
+"""So often a shard may be begun anew with no reply more than before; then the shard, or the node, kills workers."""
 NOTES = 20
 """Most notes for the user."""
 UNWRITABLE_S = 10.0
@@ -45,7 +45,7 @@ class Permits(NamedTuple):
 
 
 class Directive(NamedTuple):
-    """What a worker learns when it reports."""
+    """The answer to a worker's report."""
 
     stop: str | None
     """Why to stop, or None to go on."""
@@ -68,9 +68,10 @@ class Snapshot(NamedTuple):
 
 
 class CrashedRows(NamedTuple):
-    """What an earlier worker of a shard left when it died: by place in the shard, how often a worker died over that row."""
+    """Rows of a shard that were in flight when a worker died."""
 
     deaths: dict[int, int]
+    """By index in the shard: how many workers have died over the row."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Coordinator:
         self._begun: dict[str, tuple[int, int]] = {}
         """By shard: most replies that a worker found there, and how often one has begun since with no more than these."""
 
-    # counts and the word to stop
+    # counts, and when to stop
 
     def report(self, worker: str, news: Counts, shards: Mapping[str, Counts], pauses: Mapping[int, float]) -> Directive:
         """Take a worker's news: what happened since its last report, counts of the shards it works on since their begin,
@@ -141,7 +142,8 @@ class Coordinator:
     # rates
 
     def permits(self, endpoint: int, requests: float, tokens: float, stated: Rate) -> Permits:
-        """Hand out what there is, at most as much as is wanted; `stated` is what the server says its limits are."""
+        """Hand out what there is, at most as much as is wanted; `stated` is what the server says its limits are. Less than is
+        wanted is handed out rather than nothing: a worker that waits for its whole demand would starve beside smaller ones."""
         self._limit(endpoint, stated)
         now = self._now()
         granted, wait_s = [], 0.0
@@ -165,9 +167,10 @@ class Coordinator:
     # dollars
 
     def reserve(self, worker: str, settled: float, under_way: float, wanted: float, least: float) -> float:
-        """Dollars for a worker's next requests, `least` or more or none yet; it gives back what it had at hand and says
-        what it settled. Where even one request will never fit under the cap again, the stage stops."""
-        assert self._cap is not None, "only a judge with a cap borrows"
+        """Dollars for a worker's next requests, `least` or more or none yet. It gives back what it had at hand and says what it
+        settled, so that what one worker does not need is there for the others. Where even one request will never fit under the
+        cap again, the stage stops."""
+        assert self._cap is not None, "dollars are reserved only under a cap"
         self._heard[worker] = self._now()
         try:
             if self._budget is None:
@@ -176,7 +179,7 @@ class Coordinator:
                 self._budget = Budget(self._cap.storage, self._cap.usd, spent)
             self._budget.report(worker, settled, 0.0, under_way)
             lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
-        except OSError as error:  # nothing is lent that is not on storage; the worker asks again
+        except OSError as error:  # nothing is handed out that is not on storage; the worker asks again
             return self._cannot_write(error)
         except RunLocked as error:  # another driver spends now
             self.stop(str(error))
@@ -203,11 +206,11 @@ class Coordinator:
             if self._budget is not None:
                 self._budget.forget(worker)
 
-    # rows under way, so that one that kills its worker is found
+    # rows in flight, so that one that kills its worker is found
 
     def begin_shard(self, shard: str, replies: int) -> CrashedRows:
-        """A worker starts on a shard that has so many replies. Rows that are still marked as under way there saw an earlier
-        worker die. Where one after the other dies and no reply is won, the stage stops."""
+        """A worker starts on a shard that has so many replies. Rows that are still marked as in flight there saw an earlier
+        worker die. Where one worker after the other dies and no reply is won, the stage stops."""
         best, died = self._begun.get(shard, (-1, 0))
         self._begun[shard] = (replies, 0) if replies > best else (best, died + 1)
         if self._begun[shard][1] >= IN_VAIN:

@@ -1,19 +1,28 @@
-"""One endpoint as one worker knows it: its engine, the number in flight, whether it is down or paused, permits at hand.
+"""The endpoints as one worker knows them: engine, the number in flight, whether one is down or paused, permits at hand.
 
-Knows nothing of the queue before it (`dispatcher.py`).
+Knows nothing of the queue before them (`dispatcher.py`).
 """
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from alpagasus_ray.engines.base import Engine, Rate, Reply
 from alpagasus_ray.engines.prices import Need
+from alpagasus_ray.errors import EngineUnusable
 from alpagasus_ray.inference.limits import CircuitBreaker, ConcurrencyWindow, TokenBucket
 
 NEARLY_NONE = 1e-9
 SEVERAL = 3
 """So many of something in a row, with nothing answered in between, are no accident."""
+MAY_PASS = ("http 400", "http 401", "http 404")
+"""Categories of what every request would get, unless one reply among many is wrong. No money is never an accident."""
 LONGEST_WISH_S = 60.0
+"""The longest pause that a server gets for a single wish that is beyond all measure."""
+JITTER = 0.1
+"""Share by which a pause that a server asks for is stretched at most: not all workers must be back at once."""
+A_MOMENT_S = 0.1
+"""Shorter pauses are not worth a word."""
 AHEAD_S = 0.5
 """What is fetched ahead lasts about so long; permits that lie about longer are dropped, so that they make no burst."""
 FIRST_ANSWER_S = 60.0
@@ -34,19 +43,20 @@ class RequestLimits(NamedTuple):
     workers: int
     """How many share the rates."""
     capped: bool
-    """Whether dollars have to be borrowed before a request leaves."""
+    """Whether dollars have to be reserved before a request leaves."""
     adaptive: bool
     """Whether the number in flight starts low and adapts; engines in the worker itself take all at once."""
     max_outage_s: float
 
 
 class Prefetch:
-    """Units at hand of something that the coordinator hands out, and how fast they go."""
+    """Units at hand of something that the coordinator hands out, and how fast they are used. As long as there is plenty, what
+    the next half second will use is fetched ahead; where it is scarce, only what is needed at once, and others get theirs."""
 
     def __init__(self) -> None:
         self.at_hand = 0.0
         self._used = self._filled_to = 0.0
-        self._asked = self._filled = -math.inf
+        self._ordered = self._filled = -math.inf
         self._plenty = False
 
     def use(self, units: float) -> None:
@@ -61,9 +71,9 @@ class Prefetch:
     def order(self, needed: float, now: float) -> float:
         """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use; less
         what is at hand."""
-        span = now - self._asked
+        span = now - self._ordered
         ahead = self._used / span * min(AHEAD_S, 2 * span) if self._plenty and 0 < span < math.inf else 0.0
-        self._asked, self._used = now, 0.0
+        self._ordered, self._used = now, 0.0
         return max(0.0, max(needed, ahead) - self.at_hand)
 
     def fill(self, units: float, ordered: float, now: float) -> None:
@@ -102,7 +112,8 @@ class Endpoint:
         """Since the last answer: replies that every request would get (a wrong key), and wishes for too long a pause."""
         self.given = limits.rates[number] if limits.rates else Rate()
         self.requests, self.tokens = Prefetch(), Prefetch()
-        self.asking = False
+        self.is_fetching = False
+        """Whether permits are on their way."""
         self.on_its_own = False
         """Whether the coordinator is away, so that the worker keeps to its share of the rates."""
         self._workers = limits.workers
@@ -130,6 +141,15 @@ class Endpoint:
         self.suspects.clear()
         self.refused_all = self.long_wishes = 0
 
+    def refuses_all(self, error: EngineUnusable) -> None:
+        """The server says that no request could succeed: one such reply among answers may be a mistake, several in a row close
+        the endpoint."""
+        self.refused_all += 1
+        self.trouble = str(error)
+        has_answered = self.answered_at > -math.inf
+        if not (has_answered and error.category in MAY_PASS and self.refused_all < SEVERAL):
+            self.closed = self.closed or str(error)
+
     def pause(self, until: float) -> None:
         """Leave the server alone; permits at hand would be a burst on top of those of that minute."""
         if until > self.paused_until:
@@ -149,6 +169,7 @@ class Endpoint:
         requests, tokens = self.rate
         self.window.in_flight += 1
         self.breaker.sent(now)
+        # permits are used also by a request that fails: the server has counted it
         if requests is not None:
             self.requests.use(1)
         if tokens is not None:
@@ -163,6 +184,7 @@ class Endpoint:
     def settle_tokens(self, need: Need, reply: Reply, now: float) -> None:
         """Put back the tokens that were reserved and not used."""
         if self.rate.tokens is not None and reply.tokens_in is not None and reply.tokens_out is not None:
+            # reserved was the longest reply there may be; most are far shorter, and half of a limit in tokens would be unused
             left = need.tokens - reply.tokens_in - reply.tokens_out
             self.tokens.at_hand += left if now >= self.paused_until else min(left, 0)
 
@@ -175,3 +197,95 @@ class Endpoint:
     def wait(self, now: float) -> float:
         """Seconds until a pause or the time before the next probe is over."""
         return max(self.paused_until - now, self.breaker.wait(now), 0.0)
+
+
+class EndpointPool:
+    """All endpoints of a worker."""
+
+    def __init__(self, engines: Sequence[Engine], limits: RequestLimits, now: Callable[[], float]) -> None:
+        self._now, self._limits = now, limits
+        self._endpoints = [Endpoint(number, engine, limits) for number, engine in enumerate(engines)]
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self._endpoints)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(endpoint.window.in_flight for endpoint in self)
+
+    @property
+    def room(self) -> int:
+        """Requests that may be in flight."""
+        return sum(int(endpoint.window.size) for endpoint in self)
+
+    @property
+    def down(self) -> int:
+        """Endpoints whose server is down or has to be left alone for more than a moment."""
+        now = self._now()
+        return sum(
+            endpoint.closed is not None or endpoint.breaker.is_open or endpoint.paused_until - now > A_MOMENT_S
+            for endpoint in self
+        )
+
+    @property
+    def all_down(self) -> bool:
+        """Whether there is no server that works."""
+        return all(endpoint.closed is not None or endpoint.breaker.is_open for endpoint in self)
+
+    def least_loaded(self, need: Need) -> Endpoint | None:
+        """The one with most room that can take the request now; None where none can."""
+        now = self._now()
+        fit = [endpoint for endpoint in self if endpoint.ready(now) and endpoint.permits(need)]
+        return min(fit, key=lambda endpoint: endpoint.window.in_flight / endpoint.window.size, default=None)
+
+    def wait_s(self) -> float | None:
+        """Seconds until the first of those with room is past its pause, or its next probe is due; None where none has one."""
+        now = self._now()
+        waits = [e.wait(now) for e in self if e.window.room and e.closed is None and not e.ready(now)]
+        return min(waits, default=None)
+
+    def why_closed(self) -> str | None:
+        """Why nothing more can be sent, once every endpoint is closed for good."""
+        if any(endpoint.closed is None for endpoint in self):
+            return None
+        return "; ".join(f"{endpoint.engine.address}: {endpoint.closed}" for endpoint in self)
+
+    def why_hopeless(self, *, ever_answered: bool) -> str | None:
+        """Why there is no more hope of any endpoint, or None."""
+        reasons = [self._why_hopeless(endpoint, ever_answered) for endpoint in self]
+        return None if None in reasons else "; ".join(filter(None, reasons))
+
+    def _why_hopeless(self, endpoint: Endpoint, ever_answered: bool) -> str | None:
+        now, longest_s, address = self._now(), self._limits.max_outage_s, endpoint.engine.address
+        if endpoint.closed is not None:
+            return f"{address}: {endpoint.closed}"
+        down_s = now - endpoint.breaker.down_since if endpoint.breaker.down_since is not None else 0.0
+        if down_s > patience_s(longest_s, ever_answered=ever_answered):
+            return f"{address} has not answered for {down_s:.0f} s ({endpoint.trouble})"
+        pause_s = endpoint.paused_until - now
+        if pause_s > longest_s * (1 + JITTER):
+            return f"{address} wants to be left alone for {pause_s:.0f} s (Retry-After)"
+        return None
+
+    # pauses that servers ask for, which hold for all workers
+
+    def unreported_pauses(self) -> dict[int, float]:
+        """Seconds for which endpoints still have to be left alone, of pauses that the other workers do not know of."""
+        now = self._now()
+        return {e.number: e.paused_until - now for e in self if e.paused_until > max(now, e.told_until)}
+
+    def reported(self, pauses: dict[int, float]) -> None:
+        """The other workers will learn of these."""
+        for number, seconds in pauses.items():
+            endpoint = self._endpoints[number]
+            endpoint.told_until = max(endpoint.told_until, min(endpoint.paused_until, self._now() + seconds))
+
+    def pause(self, pauses: dict[int, float]) -> None:
+        """Take over what other workers were told."""
+        now = self._now()
+        for number, seconds in pauses.items():
+            endpoint = self._endpoints[number]
+            if now + seconds > endpoint.paused_until:
+                endpoint.pause(now + seconds)
+                endpoint.told_until = endpoint.paused_until

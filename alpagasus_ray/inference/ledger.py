@@ -64,15 +64,15 @@ class StoredReplies(NamedTuple):
     @classmethod
     def of(cls, outcomes: Iterable[tuple[str, Outcome]]) -> "StoredReplies":
         """Sort outcomes; of several for a key the one that tells most is kept."""
-        known = cls({}, {})
+        stored = cls({}, {})
         for key, outcome in outcomes:
-            kind = known.unanswered if outcome.reply is None else known.replies
+            kind = stored.unanswered if outcome.reply is None else stored.replies
             # rows may share a reply, and then one of them tells what it cost; what is unanswered is told again as it grows
             if key not in kind or outcome.attempts > kind[key].attempts:
                 kind[key] = outcome._replace(error=outcome.error or (kind[key].error if key in kind else None))
-        for key in known.replies:
-            known.unanswered.pop(key, None)  # its attempts are counted in the reply's
-        return known
+        for key in stored.replies:
+            stored.unanswered.pop(key, None)  # its attempts are counted in the reply's
+        return stored
 
     def outcomes(self) -> Iterable[tuple[str, Outcome]]:
         """All of it."""
@@ -98,16 +98,16 @@ class Ledger:
 
     def load(self) -> StoredReplies:
         """All that earlier writers left."""
-        found: list[tuple[str, Outcome]] = []
+        outcomes: list[tuple[str, Outcome]] = []
         for name in self._storage.names():
             for line in self._storage.read(name).splitlines():
                 try:
                     entry = orjson.loads(line)
-                    found.append((entry["key"], _outcome(entry)))
+                    outcomes.append((entry["key"], _outcome(entry)))
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
-        return StoredReplies.of(_latest(found))
+        return StoredReplies.of(_latest(outcomes))
 
     @property
     def is_blank(self) -> bool:
@@ -146,11 +146,11 @@ class Ledger:
                     self._storage.delete(name)
 
 
-def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome]]:
+def _latest(outcomes: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome]]:
     """Of lines in the order in which they were written: all replies, and what was said last of a request without one."""
     replies: list[tuple[str, Outcome]] = []
     last: dict[str, Outcome] = {}
-    for key, outcome in found:
+    for key, outcome in outcomes:
         if outcome.reply is not None:
             replies.append((key, outcome))
         else:

@@ -1,17 +1,19 @@
 """What keeps requests within what a server can take: a strict rate a minute, a number in flight that adapts, a breaker.
 
-Three small machines. Time is given to them in seconds, so they know no clock, no Ray and no requests.
+Four small machines. Time is given to them in seconds, so they know no clock, no Ray and no requests.
 """
 
 import math
 import random
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 ROUNDING = 1e-9
 MARGIN = 0.02
 """Share of a limit that is left unused: what a server counts in its minute is not quite what was sent in ours."""
-ASKED_S = 0.25
-"""A bucket is asked about so often."""
+TAKE_EVERY_S = 0.25
+"""A bucket is taken from about so often."""
 BURST = 0.005
 """Share of a limit that may leave at one moment."""
 FIRST = 8
@@ -30,6 +32,9 @@ STREAK = 10
 STREAK_ROWS = 5
 """Different rows that must be among them: a few rows that a server cannot take are no outage."""
 FIRST_PROBE_S, LONGEST_PROBE_S = 1.0, 30.0
+DOZEN = 12
+"""So many equal refusals, and nothing else so far: every row would get this one."""
+NUMBER = re.compile(r"\d+")
 
 
 class TokenBucket:
@@ -50,11 +55,12 @@ class TokenBucket:
             per_minute = math.floor(per_minute)
         self._rate = per_minute * (1 - MARGIN) / 60
         # what comes in between two asks must not run over, or a small limit would be missed by far
-        self._burst = max(1.0, per_minute * BURST) + self._rate * ASKED_S
+        self._burst = max(1.0, per_minute * BURST) + self._rate * TAKE_EVERY_S
 
     def take(self, wanted: float, now: float) -> float:
         """Units there are now, at most `wanted`."""
         self._fill(now)
+        # a part of what is wanted is taken too: many that wait for all of theirs would leave the limit unused
         taken = max(0.0, min(wanted, self._level))
         if self._whole:
             taken = float(math.floor(taken + ROUNDING))
@@ -70,6 +76,19 @@ class TokenBucket:
     def _fill(self, now: float) -> None:
         self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._rate)
         self._at = max(now, self._at)
+
+
+class EqualRefusals:
+    """Notices that a server refuses the first requests all in the same words: then every other one would be refused too."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def saw(self, text: str) -> bool:
+        """Take what a refusal says, the numbers in it left out; whether it is one too many."""
+        words = NUMBER.sub("", text)
+        self._seen[words] += 1
+        return self._seen[words] >= DOZEN
 
 
 @dataclass
@@ -109,9 +128,9 @@ class ConcurrencyWindow:
                 self._grown_from += now - self._paused_at  # the time of the pause does not count as time of growth
             return
         if self.in_flight + 1 < self.size / 2:
-            return  # not using what it has
+            return  # what is not used says nothing of what the server can take (RFC 9438, section 5.8)
         self._grown_from = min(self._grown_from, now)
-        if not self._peak:
+        if not self._peak:  # before the first push back: one more for each answer doubles it with each round
             self.size = min(self.most, self.size + 1)
             return
         span = ((self._peak * (1 - CUT)) / REGROWTH) ** (1 / 3)
@@ -121,11 +140,12 @@ class ConcurrencyWindow:
     def pushed_back(self, sent: float, now: float) -> None:
         """A request that was sent at `sent` was turned away (429)."""
         if sent <= self._cut_at:
-            return
+            return  # it left before the cut, and says nothing of the size since
         self._since_cut += 1
         if now < self._cut_at + BURST_S and self._since_cut < INSISTS:
             return
         self._since_cut = 0
+        # what was in flight, not what was allowed, is what the server would not take
         self._peak = min(self.size, self.in_flight + 1.0)
         self.size = max(1.0, self._peak * CUT)
         self._cut_at = self._grown_from = now
@@ -187,6 +207,7 @@ class CircuitBreaker:
         if self.is_open or (self._streak >= STREAK and many_rows):
             if self.down_since is None:
                 self.down_since, self._opened = self._first, now
+            # each probe in vain doubles the pause, with jitter: many workers must not probe at one moment
             self._pause = min(LONGEST_PROBE_S, max(FIRST_PROBE_S, 2 * self._pause))
             self._probe_at = now + random.uniform(0.5, 1) * self._pause  # noqa: S311 - not for secrets
 

@@ -1,7 +1,7 @@
-"""Workers ask only while their driver holds the run: two drivers of one run never both pay.
+"""Workers send requests only while their driver holds the run's lock: two drivers of one run never both pay.
 
-A driver that was stopped cannot stop its workers. So each of them looks at the run's lock for itself, and sends nothing more
-once its beat stands still, or the lock is another's (`datasets/lease.py`).
+A driver whose machine was stopped, or cut off, cannot stop its workers. So each of them looks at the lock for itself, and sends
+nothing more once the driver has ceased to renew it, or another driver has taken it (`store/lease.py`).
 """
 
 import asyncio
@@ -16,15 +16,15 @@ LOOK_S = BEAT_S / 2
 
 
 class HeldEngine:
-    """An engine that is asked nothing more once the run is lost: also in the moment after a stop of the whole machine, when
-    nobody has looked at the lock yet."""
+    """An engine that takes no request once the lock is lost. It looks at the clock before each one, because a machine that was
+    suspended and wakes up sends before `watch` has had its turn."""
 
     def __init__(self, engine: Engine, lease: Lease) -> None:
         self._engine, self._lease = engine, lease
         self.address, self.stated = engine.address, engine.stated
 
     async def complete(self, request: Request) -> Reply:
-        """Answer one request, or raise what the engine raises; `EngineUnusable` where the run is lost."""
+        """Answer one request, or raise what the engine raises; `EngineUnusable` where the lock is lost."""
         lost = self._lease.lost()
         if lost is not None:
             raise EngineUnusable("run lost", str(self._lease.error(lost)))
@@ -35,17 +35,18 @@ class HeldEngine:
 
 
 def while_held(engines: Sequence[Engine], lease: Lease | None) -> Sequence[Engine]:
-    """The engines, to be asked only while the run is held; as they are where there is no lock."""
+    """The engines, which take requests only while the lock is held; as they are where there is none."""
     return engines if lease is None else [HeldEngine(engine, lease) for engine in engines]
 
 
 async def watch(lease: Lease, stop: Callable[[str], Awaitable[None]]) -> None:
-    """Look at the lock for as long as the worker lives, and stop the work when it is lost."""
+    """Look at the lock for as long as the worker lives, and stop the work when it is lost. Loss is judged by the time since the
+    last look that succeeded: storage that hangs must not let a worker go on paying."""
     looking: asyncio.Task[None] | None = None
     while True:
         if looking is None or looking.done():
             looking = asyncio.create_task(asyncio.to_thread(_look, lease))
-        await asyncio.wait([looking], timeout=LOOK_S)  # the store may hang; what was seen last tells enough
+        await asyncio.wait([looking], timeout=LOOK_S)  # the store may hang; then what was seen last counts
         lost = lease.lost()
         if lost is not None:
             await stop(str(lease.error(lost)))
@@ -53,5 +54,5 @@ async def watch(lease: Lease, stop: Callable[[str], Awaitable[None]]) -> None:
 
 
 def _look(lease: Lease) -> None:
-    with suppress(OSError):  # a local lock that cannot be read: what is written will tell
+    with suppress(OSError):  # a local lock that cannot be read; the next write under it fails
         lease.look()

@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class OpenRows:
-    """So many places; a row is known by its request's key, and rows with the same one by their number."""
+    """So many rows; a row is known by its request's key, and rows with the same one by their number."""
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)

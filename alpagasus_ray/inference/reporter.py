@@ -35,15 +35,16 @@ class Reporter:
     async def report(self) -> str | None:
         """Report what is new; the answer is why to stop, or None."""
         async with self._one_at_a_time:  # two at a time would report the same twice
-            await self._dispatcher.release_dollars()
+            await self._dispatcher.supply.release_dollars()
             return await self._exchange()
 
     async def _exchange(self) -> str | None:
-        over, pauses = [shard for shard in self._shards if shard.is_over], self._dispatcher.pauses()
+        endpoints = self._dispatcher.endpoints
+        over, pauses = [shard for shard in self._shards if shard.is_over], endpoints.unreported_pauses()
         by_shard = {shard.name: shard.counts.copy() for shard in self._shards}
-        self._dispatcher.counts.endpoints_down = self._dispatcher.down
+        self._dispatcher.counts.endpoints_down = endpoints.down
         now = self._dispatcher.counts.copy()
-        self._metrics.publish(self._totals(now), self._dispatcher.in_flight, self._dispatcher.room)
+        self._metrics.publish(self._totals(now), endpoints.in_flight, endpoints.room)
         directive: Directive | None = await self._coordinator.call(
             "report", self._worker, now.since(self._reported), by_shard, pauses
         )
@@ -53,8 +54,8 @@ class Reporter:
         for shard in over:
             self._earlier.add(shard.counts)
             self._shards.remove(shard)
-        self._dispatcher.told(pauses)
-        self._dispatcher.pause(directive.pauses)
+        endpoints.reported(pauses)
+        endpoints.pause(directive.pauses)
         self.any_answer = self.any_answer or directive.answered or now.requests["answered"] > 0
         return directive.stop
 

@@ -128,7 +128,7 @@ class Worker:
             self._end(reason)
 
     async def _give_up_if_hopeless(self) -> None:
-        reason = self.dispatcher.broken or self.dispatcher.given_up(self._reporter.any_answer)
+        reason = self.dispatcher.broken or self.dispatcher.endpoints.why_hopeless(ever_answered=self._reporter.any_answer)
         if reason is not None:
             await self.stop_all(reason)
 
@@ -212,7 +212,7 @@ class Worker:
 
     async def _die(self) -> None:
         """A new process takes over with all that was received; only what the engine had is suspected of having ended it."""
-        while self.dispatcher.in_flight:  # noqa: ASYNC110 - each of these raises as well
+        while self.dispatcher.endpoints.in_flight:  # noqa: ASYNC110 - each of these raises as well
             await asyncio.sleep(POLL_S)
         for shard in tuple(self._open):
             await shard.leave_suspects()

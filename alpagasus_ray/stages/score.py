@@ -164,7 +164,7 @@ def _bill(job: "shards.Job", examples: Manifest) -> asking.Bill:
 
 
 def _by_batches(
-    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: StopRule
+    config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", examples: Manifest, hopeless: "StopRule"
 ) -> "RemainingWork":
     """What a batch API has to do with the tasks: all of it in that mode; else what an earlier call has left there."""
     from alpagasus_ray.batch_api.journal import under_way

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.batch_api import batches, provider
+from alpagasus_ray.batch_api import batches
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal, under_way
 from alpagasus_ray.batch_api.openai_batches import BatchClient
 from alpagasus_ray.batch_api.replay import RemainingWork
 from alpagasus_ray.batch_api.retrying_client import RetryingBatchClient
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.inference import asking
+from alpagasus_ray.inference import asking, endpoint
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
@@ -331,7 +331,7 @@ def test_a_server_that_turns_away_at_first_and_wants_a_long_pause_is_waited_for(
     call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     caller = call(5)
-    monkeypatch.setattr(provider, "FIRST_ANSWER_S", 0.5)
+    monkeypatch.setattr(endpoint, "FIRST_ANSWER_S", 0.5)
     caller.server.control(down={"kind": status, "retry_after": 1})
     healing = threading.Timer(0.3, caller.server.control, kwargs={"down": None})
     healing.start()
@@ -351,7 +351,7 @@ def test_a_pause_longer_than_the_longest_outage_is_told_at_once_with_the_time_th
 
 def test_a_server_that_never_answered_is_given_up_soon(call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> None:
     caller = call(5)
-    monkeypatch.setattr(provider, "FIRST_ANSWER_S", 0.2)
+    monkeypatch.setattr(endpoint, "FIRST_ANSWER_S", 0.2)
     caller.server.control(down="disconnect")
     with pytest.raises(StageFailed, match=r"has given none for \d s \(connection"):
         caller()

@@ -215,13 +215,15 @@ class Asker:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            await self.dispatcher.release_dollars()
+            await self.dispatcher.supply.release_dollars()
             answered = Counts(requests=Counter(answered=self.dispatcher.counts.requests["answered"]))
-            directive = await self.link.call("report", self._name, answered, {}, self.dispatcher.pauses())
+            directive = await self.link.call("report", self._name, answered, {}, self.dispatcher.endpoints.unreported_pauses())
             if directive is None:
                 continue
-            self.dispatcher.pause(directive.pauses)
-            self.stopped = self.stopped or directive.stop or self.dispatcher.given_up(directive.answered)
+            self.dispatcher.endpoints.pause(directive.pauses)
+            self.stopped = (
+                self.stopped or directive.stop or self.dispatcher.endpoints.why_hopeless(ever_answered=directive.answered)
+            )
             if self.stopped:
                 self.dispatcher.stop()
 
@@ -320,14 +322,14 @@ def test_forty_minutes_without_a_server_fail_no_row_and_cost_nothing() -> None:
             await place.go()
             assert 0 < len(place.answered) < 100
             await asyncio.sleep(OUTAGE_S)
-            assert worker.dispatcher.down == 1
+            assert worker.dispatcher.endpoints.down == 1
             unreached = worker.dispatcher.counts.requests["unreached"]
             await place.come()
             outcomes = await asking
             assert not _failed(outcomes)
             assert unreached <= OUTAGE_S / 15 + 30
             assert worker.dispatcher.now() < 3.0 + OUTAGE_S + 120
-            assert worker.dispatcher.down == 0
+            assert worker.dispatcher.endpoints.down == 0
 
     fast_clock.run(scene())
 
@@ -480,7 +482,7 @@ def test_what_cannot_be_helped_by_asking_again_is_asked_once(error: Exception) -
                 with pytest.raises(EngineUnusable):
                     await worker.rows(1)
             assert engine.asked == ["row 0"]
-            assert worker.dispatcher.in_flight == 0
+            assert worker.dispatcher.endpoints.in_flight == 0
 
     fast_clock.run(scene())
 
@@ -553,8 +555,8 @@ def test_a_long_pause_is_told_though_a_shorter_one_is_heard_of_meanwhile() -> No
             endpoint = await worker.dispatcher.enter("row", FREE.need(_request("row").messages))
             error = TryAgain("http 503", "", "refused", 600.0)
             worker.dispatcher.failed(endpoint, FREE.need(_request("row").messages), error, "row", 0.0, row_fault=False)
-            worker.dispatcher.pause({0: 5.0})
-            assert worker.dispatcher.pauses().get(0, 0.0) >= 600
+            worker.dispatcher.endpoints.pause({0: 5.0})
+            assert worker.dispatcher.endpoints.unreported_pauses().get(0, 0.0) >= 600
 
     fast_clock.run(scene())
 
@@ -854,7 +856,7 @@ def test_a_row_that_is_sent_alone_borrows_for_itself_whatever_waits_before_it(tm
             async with asyncio.timeout(60), worker.dispatcher.alone("large"):
                 small = asyncio.create_task(worker.row("small"))
                 await asyncio.sleep(1)
-                worker.dispatcher._budget._prefetch.at_hand = 1.5 * _reserved()
+                worker.dispatcher.supply.budget._prefetch.at_hand = 1.5 * _reserved()
                 endpoint = await worker.dispatcher.enter("large", Need(100, 10 * _reserved()))
                 worker.dispatcher.rejected(endpoint, Need(100, 10 * _reserved()))
             assert await small is not None
@@ -880,7 +882,7 @@ def test_a_row_that_comes_while_the_worker_repays_is_sent(tmp_path: Path) -> Non
         coordinator = _coordinator(cap=Cap(Storage.open(str(tmp_path)), 1.0, 0.0))
         async with Asker([Toy()], Link(coordinator, 0.05), _limits(capped=True)) as worker:
             await worker.row("row 0")
-            repaying = asyncio.create_task(worker.dispatcher.release_dollars())
+            repaying = asyncio.create_task(worker.dispatcher.supply.release_dollars())
             await asyncio.sleep(0.01)
             async with asyncio.timeout(60):
                 await worker.row("row 1")
@@ -927,7 +929,7 @@ def test_a_row_that_is_cancelled_in_the_queue_holds_up_no_other() -> None:
             rows[8].cancel()
             await asyncio.gather(*rows, return_exceptions=True)
             assert sum(not row.cancelled() for row in rows) == 19
-            assert worker.dispatcher.in_flight == 0
+            assert worker.dispatcher.endpoints.in_flight == 0
 
     fast_clock.run(scene())
 
@@ -953,7 +955,7 @@ def test_everything_that_was_sent_is_counted_once_by_its_end() -> None:
             assert ends == [90, 10, 10, 10, 10]
             assert len(engine.at) == 130
             assert (counts.tokens["in"], counts.tokens["out"]) == (90 * 20, 90 * 5)
-            assert worker.dispatcher.in_flight == 0
+            assert worker.dispatcher.endpoints.in_flight == 0
 
     fast_clock.run(scene())
 
@@ -1045,7 +1047,7 @@ def test_an_endpoint_whose_key_is_refused_is_left_out_and_the_others_do_the_work
         async with Asker([wrong, right], Link(_coordinator((Rate(), Rate()))), _limits((Rate(), Rate()))) as worker:
             assert not _failed(await worker.rows(100))
             assert len(wrong.asked) <= 16
-            assert worker.dispatcher.down == 1
+            assert worker.dispatcher.endpoints.down == 1
             assert worker.stopped is None
 
     fast_clock.run(scene())
@@ -1104,7 +1106,7 @@ def test_a_request_that_ends_in_a_way_nobody_foresaw_holds_no_room_in_flight() -
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            assert worker.dispatcher.in_flight == 0
+            assert worker.dispatcher.endpoints.in_flight == 0
             assert worker.dispatcher.counts.requests["unknown"] == 2
             assert not _failed(await worker.rows(3))
 
