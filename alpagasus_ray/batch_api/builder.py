@@ -59,7 +59,7 @@ class BatchBuilder:
         self._todo: deque[tuple[Task, dict[str, Item] | None]] = deque((task, None) for task in tasks)
         """Shards to open; where only some of their requests are to be asked again, those."""
         self._ready: deque[tuple[Item, bytes]] = deque()
-        self._home: dict[str, str] = {}
+        self._shard_of: dict[str, str] = {}
         """Shard whose ledger has the reply to a request, or will have it."""
         self._pending: dict[str, tuple[EqualRow, ...]] = {}
         """Requests without an outcome, and who else waits for it."""
@@ -96,19 +96,19 @@ class BatchBuilder:
     def adopt(self, items: Iterable[Item]) -> None:
         """Requests of an earlier call that are under way."""
         for item in items:
-            self._ask(item)
+            self._register(item)
 
     def requeue(self, items: Iterable[Item]) -> None:
         """Requests that came back without an outcome: they go into a further batch, before all others."""
         by_shard: dict[str, dict[str, Item]] = {}
         for item in items:
             by_shard.setdefault(item.shard, {})[item.key] = item
-        self._todo.extendleft((Task(shard), asked) for shard, asked in reversed(by_shard.items()))
+        self._todo.extendleft((Task(shard), requests) for shard, requests in reversed(by_shard.items()))
 
     def settle(self, key: str, failed: Outcome | None = None) -> tuple[EqualRow, ...]:
         """A request has its outcome; the answer is who else waits for it."""
         others = self._pending.pop(key, ())
-        self._open[self._home[key]] -= 1
+        self._open[self._shard_of[key]] -= 1
         for other in others:
             self._open[other.shard] -= 1
         if failed is not None:
@@ -119,32 +119,32 @@ class BatchBuilder:
         """The tasks of which every request has an outcome."""
         return [task for task in self._tasks if task.shard in self._opened and not self._open[task.shard]]
 
-    def _open_shard(self, task: Task, again: dict[str, Item] | None) -> None:
+    def _open_shard(self, task: Task, only: dict[str, Item] | None) -> None:
         rows = task.read(self._job.source).to_pylist()
-        asked = [(self._job.work.request(row), str(row["example_id"])) for row in rows]
-        if again is not None:
-            for request, _ in asked:
-                item = again.pop(request.key, None)
+        requests = [(self._job.work.request(row), str(row["example_id"])) for row in rows]
+        if only is not None:
+            for request, _ in requests:
+                item = only.pop(request.key, None)
                 if item is not None:
                     self._ready.append((item, self._line(request)))
             return
-        known = self._job.stored_replies(task.shard)
+        stored = self._job.stored_replies(task.shard)
         ledger = self._job.ledger(task.shard)
-        for request, example_id in asked:
-            row = EqualRow(task.shard, example_id, known.unanswered.get(request.key, NO_ATTEMPTS))
-            answer = self._consider(request, row, known)
+        for request, example_id in requests:
+            row = EqualRow(task.shard, example_id, stored.unanswered.get(request.key, NO_ATTEMPTS))
+            answer = self._consider(request, row, stored)
             if answer is not None:
                 ledger.add(request.key, example_id, answer)
-                known.replies[request.key] = answer
+                stored.replies[request.key] = answer
         ledger.flush()
         self._opened.add(task.shard)
 
-    def _consider(self, request: Request, row: EqualRow, known: StoredReplies) -> Outcome | None:
+    def _consider(self, request: Request, row: EqualRow, stored: StoredReplies) -> Outcome | None:
         """See to it that a row gets its outcome; the answer is a reply that an equal row of another shard has."""
         key = request.key
-        home = self._home.get(key)
-        if key in known.replies or key in self.failed:
-            self._home.setdefault(key, row.shard)
+        home = self._shard_of.get(key)
+        if key in stored.replies or key in self.failed:
+            self._shard_of.setdefault(key, row.shard)
             self.rows_known += 1
         elif key in self._pending:
             if home != row.shard and all(other.shard != row.shard for other in self._pending[key]):
@@ -161,15 +161,15 @@ class BatchBuilder:
         line, before = self._line(request), row.before
         usd, attempts = self._job.tariff.need(request.messages).usd or 0.0, before.attempts
         item = Item(request.key, row.shard, row.example_id, usd, attempts, before.maybe_billed_twice, attempts)
-        self._ask(item)
+        self._register(item)
         if len(line) <= self._max_bytes:
             self._ready.append((item, line))
             return
         reason = f"too long: {len(line):,} bytes, more than score.judge.batch.max_bytes = {self._max_bytes:,}"
         self.settle(item.key, Outcome(None, reason, 0, None).after(before))
 
-    def _ask(self, item: Item) -> None:
-        self._home[item.key] = item.shard
+    def _register(self, item: Item) -> None:
+        self._shard_of[item.key] = item.shard
         self._pending[item.key] = ()
         self._open[item.shard] += 1
 

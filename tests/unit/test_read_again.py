@@ -17,8 +17,7 @@ from alpagasus_ray.engines.longer import noting
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.inference import asking
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.open_shard import Shard
-from alpagasus_ray.inference.shards import Task, take_back
+from alpagasus_ray.inference.shards import Task, rows_of, take_back
 from alpagasus_ray.judging import pair_rubric, parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.reporting.judge_doubts import doubts
@@ -108,8 +107,8 @@ def test_only_rows_of_the_statuses_that_were_asked_for_are_asked_again(tmp_path:
         job = _job(config, work, run, again)
         asking.reopen(run.ratings("judge"), done, again, done.details["asked_scale"])
         take_back(job, set(again))
-        shard = Shard.open(job, Task(PART))
-        assert [n for n, row in enumerate(shard.rows) if work.request(row).key not in shard.known] == left
+        rows, replies = rows_of(Task(PART).read(job.source)), job.stored_replies(PART).replies
+        assert [n for n, row in enumerate(rows) if work.request(row).key not in replies] == left
 
 
 def test_a_longer_reply_is_for_rows_that_were_cut_and_each_says_so(tmp_path: Path) -> None:
