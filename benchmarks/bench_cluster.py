@@ -190,7 +190,7 @@ def _worker(number: int) -> str:
 def _report(number: int) -> tuple[Any, ...]:
     """Half a second of a worker with 64 requests of 2 s in flight, on two shards."""
     counts = Counts(rows=number, statuses=Counter(scored=number))
-    news = Counts(requests=Counter(answered=16), tokens=Counter({"in": 4_800, "out": 200}), usd_billed=0.01, waited_s=0.1)
+    news = Counts(requests=Counter({"answered": 16}), tokens=Counter({"in": 4_800, "out": 200}), usd_billed=0.01, waited_s=0.1)
     return _worker(number), news, {f"s{number % (2 * WORKERS)}": counts, f"s{number % (2 * WORKERS) + 1}": counts}, {}
 
 
