@@ -32,14 +32,14 @@ def test_a_copy_does_not_change_with_its_original(counts: Counts) -> None:
 
 
 def test_a_field_with_a_metric_is_published_and_no_other() -> None:
-    naps = Metric("naps_total", None, "Naps")
+    metric = Metric("naps_total", None, "Naps")
 
     @dataclass
     class More(Counts):
-        naps: int = field(default=0, metadata={"metric": naps, "value": None})
+        naps: int = field(default=0, metadata={"metric": metric, "value": None})
         dreams: int = 0
 
-    assert Sample(naps, None, 2) in list(More(naps=2, dreams=3).samples())
+    assert Sample(metric, None, 2) in list(More(naps=2, dreams=3).samples())
     assert len(list(More(dreams=3).samples())) == len(list(Counts().samples())) + 1
 
 
