@@ -3,11 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpagasus_ray.inference.counts import Counts, Metric, Sample, in_words
 
+unhurried = settings(deadline=None, max_examples=50)
+"""On a busy machine an example may take its time."""
 some = st.builds(
     Counts,
     rows=st.integers(0, 9),
@@ -17,6 +19,7 @@ some = st.builds(
 )
 
 
+@unhurried
 @given(some, some)
 def test_what_was_added_since_is_what_is_missing(earlier: Counts, news: Counts) -> None:
     now = earlier.copy().add(news)
@@ -24,6 +27,7 @@ def test_what_was_added_since_is_what_is_missing(earlier: Counts, news: Counts) 
     assert now.add(news, -1) == earlier
 
 
+@unhurried
 @given(some)
 def test_a_copy_does_not_change_with_its_original(counts: Counts) -> None:
     copy = counts.copy()
