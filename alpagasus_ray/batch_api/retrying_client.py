@@ -112,7 +112,8 @@ class RetryingBatchClient:
 
 
 class QueueFull:
-    """How long to leave a provider alone that takes no more tokens for now."""
+    """How long to leave a provider alone whose queue of tokens is full. Not the retry rule: nothing has failed, room comes when
+    batches end, which takes minutes to hours, and until then those that are there go on being looked at."""
 
     def __init__(self, poll_s: float) -> None:
         self._poll_s = poll_s

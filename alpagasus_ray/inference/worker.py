@@ -103,7 +103,8 @@ class Worker:
             self._background.append(asyncio.create_task(lock_guard.watch(self._job.lease, self.stop_all)))
 
     async def _open_engines(self) -> Sequence[Engine]:
-        """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble."""
+        """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble. Not
+        the retry rule: a start takes minutes, and where nobody is at work its error is most likely the recipe's."""
         for attempt in range(1, STARTS + 1):
             try:
                 return lock_guard.while_held(self._job.work.open_engines(), self._job.lease)
