@@ -121,7 +121,7 @@ class Task(NamedTuple):
 
     shard: str
     rows: Sequence[int] | None = None
-    """OpenRows of the rows to do, in order; None for all of them. A trial does a few."""
+    """Numbers of the rows to do, in order; None for all of them. A trial does a few."""
     job: int = 0
     """Place of its job among those that are done together."""
     sha256: str | None = None

@@ -14,7 +14,7 @@ AT_A_TIME = 4096
 
 
 def drawn(examples: Manifest, limit: int) -> dict[str, tuple[int, ...]]:
-    """OpenRows of the drawn rows in each shard, in order; shards of which none was drawn are left out."""
+    """Numbers of the drawn rows in each shard, in order; shards of which none was drawn are left out."""
     parts = examples.parts()
     ends = np.cumsum([part.rows for part in parts])
     found: defaultdict[str, list[int]] = defaultdict(list)
