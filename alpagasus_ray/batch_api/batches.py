@@ -16,7 +16,7 @@ from openai.types import Batch
 from alpagasus_ray.batch_api.builder import BatchBuilder, BatchDraft, BatchLimits
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal
 from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of_error
-from alpagasus_ray.batch_api.replay import RemainingWork, ReplayTask
+from alpagasus_ray.batch_api.replay import ReplayTask
 from alpagasus_ray.batch_api.retrying_client import QueueFull, RetryingBatchClient
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply
@@ -25,7 +25,8 @@ from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageF
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.counts import Counts, StopRule, in_words
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
+from alpagasus_ray.inference.stage import RemainingWork
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.terminal import say
 
@@ -46,15 +47,16 @@ class SubmittedBatch:
     done: int = 0
 
 
-def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: StopRule) -> RemainingWork:
+def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, rule: StopRule) -> RemainingWork:
     """Ask for the `rows` rows of the tasks by batches, or in `live` mode only wait for the batches of an earlier call. Takes up
     to a day and more. Raises `StageFailed` where it cannot go on; the next call collects what is under way then."""
     # what went out as a batch is billed as one, whatever the mode is now
-    billed = replace(job, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
+    spec = replace(job.spec, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
+    billed = replace(job, spec=spec)
     collector = BatchCollector(judge, billed, tasks, cap)
     try:
         with Progress("score", rows, plain_every_s=PROGRESS_EVERY_S) as progress:
-            end = collector.run(progress, hopeless)
+            end = collector.run(progress, rule)
     except KeyboardInterrupt:
         raise StageFailed(f"interrupted. {collector.left_behind()}") from None
     except EngineError as error:
@@ -62,10 +64,10 @@ def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap |
     finally:
         collector.client.close()
     if judge.mode == "live":
-        return RemainingWork(job, tasks, at_cap=False)
+        return RemainingWork(job, tasks)
     builder = collector.builder
-    limits = job.limits._replace(rates=(Rate(),), capped=False, adaptive=False)
-    after = replace(billed, work=ReplayTask(job.work, builder.failed), limits=limits)
+    limits = job.spec.limits._replace(rates=(Rate(),), capped=False, adaptive=False)
+    after = replace(job, work=ReplayTask(job.work, builder.failed), spec=replace(spec, limits=limits))
     return RemainingWork(after, builder.completed_tasks() if end == "money" else tasks, at_cap=end == "money")
 
 
@@ -83,7 +85,7 @@ class BatchCollector:
         """Requests in the next batch; and in any, as far as the provider takes them."""
         self._full = QueueFull(judge.batch.poll_s)
 
-    def run(self, progress: Progress, hopeless: StopRule) -> Literal["end", "money"]:
+    def run(self, progress: Progress, rule: StopRule) -> Literal["end", "money"]:
         """Why nothing more is to be sent, once nothing is under way."""
         if len(self._judge.endpoints) > 1:
             self._tell(f"batches go to the first of the endpoints only, {self.client.address}")
@@ -91,7 +93,7 @@ class BatchCollector:
         while True:
             for submitted in list(self._submitted):
                 self._look(submitted)
-            self._show(progress, hopeless)
+            self._show(progress, rule)
             state = self._send()
             if state != "wait" and not self._submitted:
                 self._journal.end()
@@ -267,17 +269,17 @@ class BatchCollector:
         """What became of a request; an item where it is to be asked again."""
         attempts = item.attempts + 1
         if isinstance(got, Reply):
-            priced = got._replace(cost_usd=self._job.tariff.charge(got, Need(0, item.usd)))
+            priced = got._replace(cost_usd=self._job.spec.tariff.charge(got, Need(0, item.usd)))
             return Outcome(priced, None, attempts, None, item.maybe_billed_twice)
         maybe = item.maybe_billed_twice + (isinstance(got, TryAgain) and got.cause == "unknown")
-        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.max_attempts:
+        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.spec.max_attempts:
             return item._replace(attempts=attempts, maybe_billed_twice=maybe)
         return Outcome(None, str(got), attempts, None, maybe)
 
     def _cost(self, item: Item, got: Reply | EngineError) -> float:
         """Dollars that a request cost, or may have cost at most."""
         if isinstance(got, Reply):
-            cost = self._job.tariff.cost(got)
+            cost = self._job.spec.tariff.cost(got)
             return item.usd if cost is None else cost
         return item.usd if isinstance(got, TryAgain) and got.cause == "unknown" else 0.0
 
@@ -289,14 +291,14 @@ class BatchCollector:
                 ledger.add(key, example_id, outcome)
         ledger.flush()
 
-    def _show(self, progress: Progress, hopeless: StopRule) -> None:
+    def _show(self, progress: Progress, rule: StopRule) -> None:
         builder = self.builder
         reasons = Counter(reason_of(str(outcome.error)) for outcome in builder.failed.values())
         failed = Counter(failed=len(builder.failed))
         counts = Counts(stored=builder.rows_known, statuses=failed, without_reply=reasons)
         done = builder.rows_known + self._rows_settled + sum(submitted.done for submitted in self._submitted)
         progress.show(done, counts.stored, in_words(counts))
-        reason = hopeless(counts) if self._judge.mode == "batch" else None
+        reason = rule(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
 

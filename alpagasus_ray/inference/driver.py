@@ -20,7 +20,8 @@ from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
 from alpagasus_ray.inference.counts import StopRule, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
-from alpagasus_ray.inference.shards import Job, Task, in_calls
+from alpagasus_ray.inference.shards import in_calls
+from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Finished, Worker
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.raycluster import connect
@@ -59,13 +60,13 @@ class RayCoordinator:
         return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
 
 
-def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: StopRule) -> None:
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, rule: StopRule) -> None:
     """Do all tasks of jobs that have all but their places in common, on one pool of workers. What is done stays done where
     they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
     the workers find that what they are to work with is wrong."""
     free = connect.free()
-    coordinator = RayCoordinator.start(jobs[0].limits.rates, cap)
-    look = Look(coordinator, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
+    coordinator = RayCoordinator.start(jobs[0].spec.limits.rates, cap)
+    look = Look(coordinator, progress, rule, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
     threading.Thread(target=_consume, args=(jobs, tasks, coordinator, results), daemon=True).start()
     try:
@@ -81,7 +82,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             coordinator.ask("close_budget", timeout_s=GRACE_S)
-    if jobs[0].pool.gpus:
+    if jobs[0].spec.pool.gpus:
         connect.wait_until(free)
     if seen.kind == "budget" and reason is not None:
         raise BudgetReached(reason)
@@ -103,7 +104,7 @@ def _consume(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordin
 
 def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator) -> Iterator[Finished]:
     """Do the tasks on a pool of workers; results come as they finish."""
-    context, pool = ray.data.DataContext.get_current(), jobs[0].pool
+    context, pool = ray.data.DataContext.get_current(), jobs[0].spec.pool
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.enable_progress_bars = False
@@ -159,14 +160,14 @@ class Look:
 
     coordinator: RayCoordinator
     progress: Progress
-    hopeless: StopRule
+    rule: StopRule
     metrics: DriverMetrics
     told: set[str] = field(default_factory=set)
 
     def once(self) -> None:
         seen = self.coordinator.ask("snapshot")
         self.show(seen)
-        reason = self.hopeless(seen.counts)
+        reason = self.rule(seen.counts)
         if reason is not None:
             self.coordinator.ask("stop", reason)
 

@@ -22,7 +22,7 @@ from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.inference.dispatcher import Dispatcher, Stopping
 from alpagasus_ray.inference.ledger import NO_ATTEMPTS, Outcome, StoredReplies
 from alpagasus_ray.inference.retry import AttemptLog, complete_with_retries, write_patiently
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
 
 MARKED = 16
 """Rows of which the coordinator is told at a time, before they are sent; with many in flight, a part of these."""
@@ -70,7 +70,7 @@ class ShardRun:
     def open(cls, host: Host, job: Job, task: Task) -> "ShardRun":
         """Read the shard, and what earlier calls have left of it. `StageFailed` where it is not as it was written."""
         rows = shards.rows_of(task.read(job.source))
-        return cls(host, job, task.shard, rows, job.stored_replies(task.shard))
+        return cls(host, job, task.shard, rows, job.backlog.known(task.shard))
 
     def __init__(self, host: Host, job: Job, file: str, rows: list[dict[str, Any]], stored: StoredReplies) -> None:
         self._host, self._job, self._rows = host, job, rows
@@ -105,14 +105,14 @@ class ShardRun:
         """Bring every row to its result; rows that are not asked about any more, because the stage stops, keep none."""
         crashed = {index: self._job.work.request(self._rows[index]) for index in sorted(deaths)}
         alone = {index: request for index, request in crashed.items() if request.key not in self._replies}
-        many = self._job.limits.adaptive and len(self._rows) >= MANY_ROWS
+        many = self._job.spec.limits.adaptive and len(self._rows) >= MANY_ROWS
         order = scattered(len(self._rows)) if many else range(len(self._rows))
         others = [index for index in order if index not in alone]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is in flight
         async with asyncio.TaskGroup() as group, self._host.feeding:
             for index, request in alone.items():
                 await self._row_alone(index, request, deaths[index])
-            told = max(MARKED, self._job.limits.concurrency // MARKED_SHARE) if self._job.paid else 0
+            told = max(MARKED, self._job.spec.limits.concurrency // MARKED_SHARE) if self._job.spec.paid else 0
             written = told * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
             for block in _chunks(others, written or len(others)):
                 # made as they are needed: to make those of a whole shard would stop the loop for a tenth of a second
@@ -162,7 +162,7 @@ class ShardRun:
 
     async def _write_ahead(self, requests: Mapping[int, Request]) -> None:
         """Write down the rows that are sent next as sent without an answer, for as long as nothing else is known of them."""
-        if not self._job.is_billed or self._host.stopped is not None:
+        if not self._job.spec.is_billed or self._host.stopped is not None:
             return
         for index, request in requests.items():
             if not any(request.key in seen for seen in (self._replies, self._sent, self._ahead)):
@@ -200,7 +200,7 @@ class ShardRun:
     async def _row(self, index: int, request: Request) -> None:
         outcome = self._stored(request)
         if outcome is None and self._host.stopped is None:
-            other = self._host.in_flight.get(request.key) if self._job.paid else None
+            other = self._host.in_flight.get(request.key) if self._job.spec.paid else None
             outcome = await (self._share(index, request, other) if other else self._ask(index, request))
         before = self._ahead.pop(request.key, None)
         if before is not None and (outcome is None or outcome.reply is None):
@@ -242,7 +242,7 @@ class ShardRun:
             log = self._attempt_log(index, request, earlier)
             gave_up = earlier.error is not None and earlier.maybe_billed_twice > 0
             outcome = await complete_with_retries(
-                self._host.dispatcher, request, self._job.tariff, self._job.max_attempts, log, has_failed=gave_up
+                self._host.dispatcher, request, self._job.spec.tariff, self._job.spec.max_attempts, log, has_failed=gave_up
             )
             outcome = outcome.after(earlier)
         except Stopping:
@@ -258,7 +258,7 @@ class ShardRun:
         if outcome is None:
             return None
         if outcome.reply is not None:
-            if self._job.paid:
+            if self._job.spec.paid:
                 self._keep(index, request, outcome)
             return outcome
         self._failed[request.key] = outcome
@@ -268,14 +268,14 @@ class ShardRun:
         """Into the ledger goes each attempt of a request that costs something; `earlier` are those of earlier calls."""
 
         def record(attempts: Outcome) -> None:
-            if self._job.paid:
+            if self._job.spec.paid:
                 self.ledger.add(request.key, self._id_of(index), attempts.after(earlier))
 
         async def write_ahead(attempts: Outcome) -> None:
             record(attempts)
             await self._flush()
 
-        return AttemptLog(record, write_ahead if self._job.is_billed else None)
+        return AttemptLog(record, write_ahead if self._job.spec.is_billed else None)
 
     def _take_unanswered(self, request: Request) -> Outcome:
         """What earlier calls have asked in vain; the first of several equal rows counts it."""
@@ -283,7 +283,7 @@ class ShardRun:
 
     def _keep(self, index: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
-        wanted, model = self._job.model, outcome.reply.model if outcome.reply else None
+        wanted, model = self._job.spec.model, outcome.reply.model if outcome.reply else None
         if wanted is not None and model is not None and not is_same_model(wanted, model):
             self.counts.other_model += 1
         self.ledger.add(request.key, self._id_of(index), outcome)

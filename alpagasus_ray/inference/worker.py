@@ -26,7 +26,7 @@ from alpagasus_ray.inference.ledger import FLUSH_S, Outcome
 from alpagasus_ray.inference.reporter import Reporter
 from alpagasus_ray.inference.retry import FLUSH_ATTEMPTS
 from alpagasus_ray.inference.shard_run import ShardRun
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.raycluster import preflight
 
 REPORT_S, CROWD = 0.5, 250
@@ -61,7 +61,7 @@ class Worker:
         self._dying: asyncio.Task[None] | None = None
         self._open: set[ShardRun] = set()
         """Shards whose ledgers are written and whose rows are sent."""
-        usable = self._job.usable
+        usable = self._job.spec.usable
         self._first = FirstLook(usable) if usable else None
         self._cut = CutPrompts()
         self.in_flight: dict[str, asyncio.Future[Outcome | None]] = {}
@@ -87,8 +87,8 @@ class Worker:
             self.stopped = f"{platform.node()}: {error}"
             await self.coordinator.call("stop", self.stopped, "usage" if isinstance(error, UsageError) else "failed")
             return
-        self.dispatcher = Dispatcher(self._name, engines, self._job.limits, self.coordinator)
-        self.dispatcher.gate = ROOM if self._first and self._job.limits.adaptive else None
+        self.dispatcher = Dispatcher(self._name, engines, self._job.spec.limits, self.coordinator)
+        self.dispatcher.gate = ROOM if self._first and self._job.spec.limits.adaptive else None
         self._reporter = Reporter(self._name, self.coordinator, self.dispatcher, self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
@@ -119,7 +119,7 @@ class Worker:
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_S * max(1.0, self._job.limits.workers / CROWD))
+            await asyncio.sleep(REPORT_S * max(1.0, self._job.spec.limits.workers / CROWD))
             await self._report()
 
     async def _report(self) -> None:
