@@ -40,7 +40,7 @@ def while_held(engines: Sequence[Engine], lease: Lease | None) -> Sequence[Engin
 
 
 async def watch(lease: Lease, stop: Callable[[str], Awaitable[None]]) -> None:
-    """Look at the lock for as long as the worker lives, and stop the work when it is lost. Loss is judged by the time since the
+    """Look at the lock for as long as the worker lives, and stop the work when it is lost. What counts is the time since the
     last look that succeeded: storage that hangs must not let a worker go on paying."""
     looking: asyncio.Task[None] | None = None
     while True:
