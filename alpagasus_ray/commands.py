@@ -142,8 +142,8 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 def _generate(call: Call) -> dict[str, Any]:
     from alpagasus_ray.reporting.text import mean_answer_length
-    from alpagasus_ray.stages.answer_task import UNANSWERED
-    from alpagasus_ray.stages.generate import ANSWERS_JSON, Mode, generate
+    from alpagasus_ray.stages.answer_task import ANSWERS_JSON, UNANSWERED
+    from alpagasus_ray.stages.generate import Mode, generate
 
     config = call.recipe.generate
     no_flag_with(call.flags, "rescore", "retry-failed")

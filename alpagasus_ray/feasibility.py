@@ -13,7 +13,7 @@ from typing import Any
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
-from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.policies import LEADING
@@ -222,7 +222,5 @@ def _told(look: Callable[[], Any]) -> Iterator[str]:
 
 def check_cap(recipe: Recipe) -> Iterator[str]:
     """Caps that cannot be kept because no price is known."""
-    from alpagasus_ray.engines.prices import tariff
-
     for config, engine in ((recipe.score, recipe.score.judge), (recipe.compare, recipe.compare.judge)):
-        yield from _told(partial(asking.check_cap, config, engine, tariff(engine)))
+        yield from _told(AskSpec.of(config, engine).check_cap)

@@ -7,7 +7,7 @@ outlives the driver. Shards are not committed here: the ordinary run does that a
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,21 +17,22 @@ from alpagasus_ray.batch_api.builder import Limits, Pack, Packer
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal
 from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refusal_of
 from alpagasus_ray.batch_api.provider import Provider, QueueFull
-from alpagasus_ray.batch_api.replay import Collected, Settled
+from alpagasus_ray.batch_api.replay import Settled
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply
 from alpagasus_ray.engines.prices import Need, tariff
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
 from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.failures import StopRule
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
+from alpagasus_ray.inference.stage import Collected
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.terminal import say
 
 PROGRESS_EVERY_S = 300.0
 """Between two lines of progress where there is no terminal."""
 NO_RESULT = TryAgain("no result", "the batch says nothing of this request")
-Verdict = Callable[[Mapping[str, int]], str | None]
 
 
 @dataclass
@@ -46,15 +47,16 @@ class Flight:
     done: int = 0
 
 
-def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, hopeless: Verdict) -> Collected:
+def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap | None, rule: StopRule) -> Collected:
     """Ask for the `rows` rows of the tasks by batches, or in `live` mode only wait for the batches of an earlier call. Takes up
     to a day and more. Raises `StageFailed` where it cannot go on; the next call collects what is under way then."""
     # what went out as a batch is billed as one, whatever the mode is now
-    billed = replace(job, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
+    spec = replace(job.spec, tariff=tariff(judge.model_copy(update={"mode": "batch"})))
+    billed = replace(job, spec=spec)
     collector = Collector(judge, billed, tasks, cap)
     try:
         with Progress("score", rows, plain_every_s=PROGRESS_EVERY_S) as progress:
-            end = collector.run(progress, hopeless)
+            end = collector.run(progress, rule)
     except KeyboardInterrupt:
         raise StageFailed(f"interrupted. {collector.left_behind()}") from None
     except EngineError as error:
@@ -62,10 +64,10 @@ def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap |
     finally:
         collector.provider.client.close()
     if judge.mode == "live":
-        return Collected(job, tasks, at_cap=False)
+        return Collected(job, tasks)
     packer = collector.packer
-    terms = job.terms._replace(rates=(Rate(),), capped=False, adaptive=False)
-    after = replace(billed, work=Settled(job.work, packer.failed), terms=terms)
+    limits = job.spec.limits._replace(rates=(Rate(),), capped=False, adaptive=False)
+    after = replace(job, work=Settled(job.work, packer.failed), spec=replace(spec, limits=limits))
     return Collected(after, packer.complete() if end == "money" else tasks, at_cap=end == "money")
 
 
@@ -83,7 +85,7 @@ class Collector:
         """Requests in the next batch; and in any, as far as the provider takes them."""
         self._full = QueueFull(judge.batch.poll_s)
 
-    def run(self, progress: Progress, hopeless: Verdict) -> Literal["end", "money"]:
+    def run(self, progress: Progress, rule: StopRule) -> Literal["end", "money"]:
         """Why nothing more is to be sent, once nothing is under way."""
         if len(self._judge.endpoints) > 1:
             self._tell(f"batches go to the first of the endpoints only, {self.provider.address}")
@@ -91,7 +93,7 @@ class Collector:
         while True:
             for flight in list(self._flights):
                 self._look(flight)
-            self._show(progress, hopeless)
+            self._show(progress, rule)
             state = self._send()
             if state != "wait" and not self._flights:
                 self._journal.end()
@@ -267,17 +269,17 @@ class Collector:
         """What became of a request; an item where it is to be asked again."""
         attempts = item.attempts + 1
         if isinstance(got, Reply):
-            priced = got._replace(cost_usd=self._job.tariff.charge(got, Need(0, item.usd)))
+            priced = got._replace(cost_usd=self._job.spec.tariff.charge(got, Need(0, item.usd)))
             return Outcome(priced, None, attempts, None, item.maybe_billed_twice)
         maybe = item.maybe_billed_twice + (isinstance(got, TryAgain) and got.cause == "unknown")
-        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.max_attempts:
+        if isinstance(got, TryAgain) and attempts - item.earlier < self._job.spec.max_attempts:
             return item._replace(attempts=attempts, maybe_billed_twice=maybe)
         return Outcome(None, str(got), attempts, None, maybe)
 
     def _cost(self, item: Item, got: Reply | EngineError) -> float:
         """Dollars that a request cost, or may have cost at most."""
         if isinstance(got, Reply):
-            cost = self._job.tariff.cost(got)
+            cost = self._job.spec.tariff.cost(got)
             return item.usd if cost is None else cost
         return item.usd if isinstance(got, TryAgain) and got.cause == "unknown" else 0.0
 
@@ -289,13 +291,13 @@ class Collector:
                 ledger.add(key, example_id, outcome)
         ledger.flush()
 
-    def _show(self, progress: Progress, hopeless: Verdict) -> None:
+    def _show(self, progress: Progress, rule: StopRule) -> None:
         packer = self.packer
         reasons = Counter(str(outcome.error).partition(":")[0] for outcome in packer.failed.values())
         counts = {"from ledger": packer.rows_known, "status failed": len(packer.failed)}
         counts |= {f"reason {reason}": count for reason, count in reasons.items()}
         progress.show(packer.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
-        reason = hopeless(counts) if self._judge.mode == "batch" else None
+        reason = rule(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
 

@@ -12,7 +12,7 @@ from typing import IO, Literal, NamedTuple
 from alpagasus_ray.batch_api.journal import Item
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.inference.ledger import NOT_ASKED, Known, Outcome
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
 
 LOOKED_INTO = 32
 """Shards whose replies are kept at hand for equal requests of other shards."""
@@ -128,7 +128,7 @@ class Packer:
                 if item is not None:
                     self._ready.append((item, self._line(request)))
             return
-        known = self._job.known(task.shard)
+        known = self._job.backlog.known(task.shard)
         ledger = self._job.ledger(task.shard)
         for request, example_id in asked:
             row = Waiting(task.shard, example_id, known.unanswered.get(request.key, NOT_ASKED))
@@ -159,7 +159,7 @@ class Packer:
 
     def _prepare(self, request: Request, row: Waiting) -> None:
         line, before = self._line(request), row.before
-        usd, attempts = self._job.tariff.need(request.messages).usd or 0.0, before.attempts
+        usd, attempts = self._job.spec.tariff.need(request.messages).usd or 0.0, before.attempts
         item = Item(request.key, row.shard, row.example_id, usd, attempts, before.maybe_billed_twice, attempts)
         self._ask(item)
         if len(line) <= self._max_bytes:
@@ -177,5 +177,5 @@ class Packer:
         if key not in self._looked_into.get(shard, {}):
             if len(self._looked_into) >= LOOKED_INTO:
                 del self._looked_into[next(iter(self._looked_into))]
-            self._looked_into[shard] = self._job.known(shard).replies
+            self._looked_into[shard] = self._job.backlog.known(shard).replies
         return self._looked_into[shard].get(key)

@@ -5,24 +5,14 @@ It lets the ordinary run commit shards without sending anything. Knows nothing o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
 from alpagasus_ray.errors import RowRefused
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.shards import Job, Task, Work
-
-
-class Collected(NamedTuple):
-    """What is left to do once no batch is under way."""
-
-    job: Job
-    tasks: Sequence[Task]
-    """Those that can be finished now."""
-    at_cap: bool
-    """Whether others cannot, because the budget is used up."""
+from alpagasus_ray.inference.spec import RowTask
 
 
 @dataclass
@@ -42,7 +32,7 @@ class NoReply:
 class Settled:
     """The work of a stage with the outcomes of the requests that failed, by key."""
 
-    work: Work
+    work: RowTask
     failed: Mapping[str, Outcome]
 
     def open_engines(self) -> Sequence[Engine]:

@@ -2,6 +2,15 @@
 
 import pyarrow as pa
 
+from alpagasus_ray.store.reply import COLUMNS, schema_fields
+
+USED = schema_fields("finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")
+SERVED = schema_fields("model", "fingerprint")
+COUNTED = schema_fields("latency_s", "attempts", "maybe_billed_twice")
+ADDED = schema_fields(*(name for name in COLUMNS if name not in {field.name for field in (*USED, *SERVED, *COUNTED)}))
+"""What a reply leaves in its row (`store/reply.py`), in the order in which files have it. Columns that came later are at the end,
+and older files lack them."""
+
 TURN = pa.struct([("instruction", pa.string()), ("output", pa.string())])
 
 EXAMPLES = pa.schema(
@@ -45,23 +54,11 @@ RATINGS = pa.schema(
         pa.field("outside", pa.float64()),  # probability that a reply that is free does not begin with one of them
         pa.field("reply", pa.string()),  # raw; null when none was received
         pa.field("logprobs", pa.string()),  # raw, as JSON: text so far -> text that may come next -> log probability
-        pa.field("finish_reason", pa.string()),
-        pa.field("tokens_in", pa.int32()),
-        pa.field("tokens_out", pa.int32()),
-        pa.field("tokens_cached", pa.int32()),
-        pa.field("cost_usd", pa.float64()),  # where the server does not say what it used, the most that it can have cost
-        pa.field("model", pa.string()),  # that answered, as the server names it; files of earlier versions lack these two
-        pa.field("fingerprint", pa.string()),  # the server's `system_fingerprint`
-        pa.field("latency_s", pa.float32()),
-        pa.field("attempts", pa.int32(), nullable=False),  # requests sent (of earlier calls: in vain); 0 if an equal row's
-        pa.field("maybe_billed_twice", pa.int32(), nullable=False),  # of these: no answer, and billed for all we know
+        *USED,
+        *SERVED,
+        *COUNTED,
         pa.field("error", pa.string()),  # why there is no score
-        pa.field(
-            "reasoning", pa.string()
-        ),  # what the server told apart from the reply, where the reply is empty; files may lack it
-        pa.field(
-            "max_tokens", pa.int32()
-        ),  # longest reply allowed, where that was raised for this row alone; files may lack it
+        *ADDED,
     ]
 )
 
@@ -85,12 +82,12 @@ ANSWERS = pa.schema(
         pa.field("request_hash", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # answered, empty, truncated, refused, failed
         pa.field("reply", pa.string()),  # the answer, without what the model thought; null when there is none
-        pa.field("finish_reason", pa.string()),
-        *(RATINGS.field(name) for name in ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "latency_s")),
-        *(RATINGS.field(name) for name in ("attempts", "maybe_billed_twice", "model", "fingerprint")),
+        *USED,
+        *COUNTED,
+        *SERVED,
         pa.field("error", pa.string()),  # why there is no answer
         pa.field("raw", pa.string()),  # the reply as it came, where that is another text; files may lack it
-        *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
+        *ADDED,
     ]
 )
 
@@ -114,10 +111,12 @@ VERDICTS = pa.schema(  # one row a game
         pa.field("score_b", pa.float64()),
         pa.field("words_a", pa.int32()),  # length of the answers; null where there is none
         pa.field("words_b", pa.int32()),
-        *(RATINGS.field(name) for name in ("reply", "finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")),
-        *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice", "model", "fingerprint")),
+        pa.field("reply", pa.string()),  # raw; null when none was received
+        *USED,
+        *COUNTED,
+        *SERVED,
         pa.field("error", pa.string()),  # why there is no verdict
-        *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
+        *ADDED,
     ]
 )
 

@@ -16,10 +16,10 @@ from alpagasus_ray.engines.model_list import Listing, ask_models
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.engines.prices import price_list, tariff
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.asking import check_cap
-from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.raycluster import connect, nodes, preflight
 from alpagasus_ray.raycluster.nodes import Facts
+from alpagasus_ray.raycluster.pool import Pool, PoolRequest
 from alpagasus_ray.raycluster.preflight import Check
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.store.storage import Storage
@@ -111,7 +111,7 @@ def _model(model: str, listing: Listing, name: str) -> Check:
 def _price(config: Score) -> Check:
     judge, counted = config.judge, tariff(config.judge)
     try:
-        check_cap(config, judge, counted)
+        AskSpec.of(config, judge).check_cap()
     except UsageError as error:
         detail, _, fix = str(error).partition(". ")
         return Check("price", "problem", detail, fix)
@@ -147,7 +147,7 @@ def _place(config: Score, storage: Storage) -> list[Check]:
         fix = "submit this check as well: ray job submit --working-dir . -- python jobs/doctor.py --run …"
         return [Check("cluster", "warning", f"{address} is the address of the job API: nodes are not seen from here", fix)]
     if not address:
-        pool = connect.demand(config, config.judge, _this_machine())
+        pool = connect.demand(PoolRequest.of(config, config.judge), _this_machine())
         here = nodes.fitting(_this_machine(), pool)
         return [_actors(pool, here, here, here), preflight.same_versions([])]
     try:
@@ -174,7 +174,7 @@ def _cluster(config: Score, storage: Storage) -> Iterator[Check]:
         return
     if places:
         yield _keys_of_nodes(facts)
-    pool = connect.wanted(config, config.judge)
+    pool = connect.wanted(PoolRequest.of(config, config.judge))
     most = nodes.most_actors(found, pool)
     present = sum(nodes.on_node(node.resources, node.labels, pool) for node in facts)
     yield preflight.shared(storage, facts, grows=most is None or most > present)

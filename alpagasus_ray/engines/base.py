@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+from alpagasus_ray.store.reply import STOP as STOP  # noqa: PLC0414 - part of the protocol, though it is stored as well
+from alpagasus_ray.store.reply import Reply as Reply  # noqa: PLC0414 - the same
+from alpagasus_ray.store.reply import Tree as Tree  # noqa: PLC0414 - the same
+
 Message = dict[str, str]
 """`role` and `content`, as chat APIs take them."""
 
@@ -37,36 +41,10 @@ class ReplyForm(NamedTuple):
 
 ANY_FORM = ReplyForm()
 
-Tree = Mapping[str, Mapping[str, float]]
-"""Text of a reply so far -> text that may come next -> its log probability; the end of a reply is written as a line's end."""
-
-
-STOP, LENGTH, REFUSAL, CONTENT_FILTER = "stop", "length", "refusal", "content_filter"
+LENGTH, REFUSAL, CONTENT_FILTER = "length", "refusal", "content_filter"
 FINISH_REASONS = (STOP, LENGTH, REFUSAL, CONTENT_FILTER)
 """How a reply may have ended: by itself, cut by the token limit, or declined as the provider says. Any other word of a provider
 is no reason to trust the text: whoever reads a reply treats a word outside of this list as a failure and tells it."""
-
-
-class Reply(NamedTuple):
-    """What an engine answered, raw."""
-
-    text: str
-    finish_reason: str = STOP
-    """One of `FINISH_REASONS`, or a provider's own word, which counts as no good end."""
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    tokens_cached: int | None = None
-    cost_usd: float | None = None
-    logprobs: Tree | None = None
-    """Where probabilities were asked for."""
-    reasoning: str | None = None
-    """What the model thought, where the server tells it apart from the text; never read as the reply."""
-    model: str | None = None
-    """The model that answered, as the server names it."""
-    fingerprint: str | None = None
-    """The server's `system_fingerprint`: what it was running."""
-    max_tokens: int | None = None
-    """The longest reply that was allowed, where that was more than the stage's own limit (`retry_max_tokens`)."""
 
 
 class Rate(NamedTuple):

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Board, Cap, Snapshot
+from alpagasus_ray.inference.failures import StopRule
 from alpagasus_ray.inference.metrics import DriverMetrics
-from alpagasus_ray.inference.shards import Job, Task, in_calls
+from alpagasus_ray.inference.shards import in_calls
+from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Finished, Worker
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.raycluster import connect
@@ -32,8 +34,6 @@ GRACE_S = 2.5
 """How long an interrupted driver waits for its workers to write down what they have; Ray gives a stopped job 3 s."""
 
 Results = queue.Queue[Finished | BaseException | None]
-Verdict = Callable[[Mapping[str, int]], str | None]
-"""Looks at the counts so far and says why to stop, or None."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class RayBoard:
         return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout_s)
 
 
-def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, hopeless: Verdict) -> None:
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, rule: StopRule) -> None:
     """Do all tasks of jobs that have all but their places in common, on one pool of workers. What is done stays done where
     they could not all be: `StageFailed` has the reason, `BudgetReached` is raised when that is the cap, and `UsageError` when
     the workers find that what they are to work with is wrong."""
     free = connect.free()
-    board = RayBoard.start(jobs[0].terms.rates, cap)
-    look = Look(board, progress, hopeless, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
+    board = RayBoard.start(jobs[0].spec.limits.rates, cap)
+    look = Look(board, progress, rule, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
     threading.Thread(target=_consume, args=(jobs, tasks, board, results), daemon=True).start()
     try:
@@ -82,7 +82,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             board.ask("close_budget", timeout_s=GRACE_S)
-    if jobs[0].pool.gpus:
+    if jobs[0].spec.pool.gpus:
         connect.wait_until(free)
     if seen.kind == "budget" and reason is not None:
         raise BudgetReached(reason)
@@ -104,7 +104,7 @@ def _consume(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard, result
 
 def _run(jobs: Sequence[Job], tasks: Sequence[Task], board: RayBoard) -> Iterator[Finished]:
     """Do the tasks on a pool of workers; results come as they finish."""
-    context, pool = ray.data.DataContext.get_current(), jobs[0].pool
+    context, pool = ray.data.DataContext.get_current(), jobs[0].spec.pool
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.enable_progress_bars = False
@@ -160,14 +160,14 @@ class Look:
 
     board: RayBoard
     progress: Progress
-    hopeless: Verdict
+    rule: StopRule
     metrics: DriverMetrics
     told: set[str] = field(default_factory=set)
 
     def once(self) -> None:
         seen = self.board.ask("snapshot")
         self.show(seen)
-        reason = self.hopeless(seen.counts)
+        reason = self.rule(seen.counts)
         if reason is not None:
             self.board.ask("stop", reason)
 

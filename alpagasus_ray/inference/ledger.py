@@ -18,37 +18,14 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.engines.base import Reply
-from alpagasus_ray.store.lease import epoch_of_file
+from alpagasus_ray.store.lease import Lease, epoch_of_file
+from alpagasus_ray.store.reply import COLUMNS, OF_OUTCOME, Reply, stored_reply
+from alpagasus_ray.store.reply import Outcome as Outcome  # noqa: PLC0414 - what a ledger holds
+from alpagasus_ray.store.run import LEDGER, StageDir
 from alpagasus_ray.store.storage import Storage
 
 FLUSH_S = 1.0
 log = logging.getLogger(__name__)
-
-
-class Outcome(NamedTuple):
-    """What became of one request: a reply, or the reason why there is none."""
-
-    reply: Reply | None
-    error: str | None
-    attempts: int
-    latency_s: float | None
-    """Seconds that the attempt which was answered took."""
-    maybe_billed_twice: int = 0
-    """Attempts that have no answer and may have been billed all the same."""
-
-    def shared(self) -> "Outcome":
-        """The same outcome for another row with the same request: it was asked and paid once."""
-        reply = self.reply
-        if reply is not None:
-            cost = None if reply.cost_usd is None else 0.0
-            reply = reply._replace(tokens_in=0, tokens_out=0, tokens_cached=0, cost_usd=cost)
-        return Outcome(reply, self.error, 0, None)
-
-    def after(self, earlier: "Outcome") -> "Outcome":
-        """The same outcome with the attempts that earlier calls have made in vain."""
-        attempts, maybe = self.attempts + earlier.attempts, self.maybe_billed_twice + earlier.maybe_billed_twice
-        return self._replace(attempts=attempts, maybe_billed_twice=maybe)
 
 
 NOT_ASKED = Outcome(None, None, 0, None)
@@ -103,7 +80,7 @@ class Ledger:
             for line in self._storage.read(name).splitlines():
                 try:
                     entry = orjson.loads(line)
-                    found.append((entry["key"], _outcome(entry)))
+                    found.append((entry["key"], _outcome(entry, _reply(entry))))
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     # segments are written whole; should a disk lose a part of one all the same, what it held is asked again
                     log.warning("%s: a line cannot be read, its row is asked again", self._storage.path(name))
@@ -122,7 +99,7 @@ class Ledger:
         else:
             self._has_replies = True
         entry = {"key": key, "row_id": row_id, **(outcome.reply._asdict() if outcome.reply else {})}
-        self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in _OF_OUTCOME}))
+        self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in OF_OUTCOME}))
 
     def flush(self) -> None:
         """Write what came in since the last call as one segment. What could not be written (`OSError`) is kept for the next."""
@@ -146,6 +123,14 @@ class Ledger:
                     self._storage.delete(name)
 
 
+def ledger_of(home: StageDir, shard: str) -> Ledger:
+    """The ledger of one shard of a stage. A reply is kept whoever received it, also by a worker of a driver that has lost the
+    run."""
+    guard = home.storage.guard
+    epoch = guard.epoch if isinstance(guard, Lease) else ""
+    return Ledger(home.storage.unguarded().at(LEDGER, shard.removesuffix(".parquet")), epoch)
+
+
 def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome]]:
     """Of lines in the order in which they were written: all replies, and what was said last of a request without one."""
     replies: list[tuple[str, Outcome]] = []
@@ -160,29 +145,16 @@ def _latest(found: Iterable[tuple[str, Outcome]]) -> Iterable[tuple[str, Outcome
 
 def known_in(output: pa.Table, again: Container[str] = ()) -> Known:
     """What a committed output shard holds; the replies of rows with a status of `again` count as attempts in vain."""
-    wanted = ("request_hash", "status", "reply", "raw", "error", "logprobs", *_COLUMNS)
-    columns = [name for name in wanted if name in output.column_names]
-    rows: Iterable[Mapping[str, Any]] = output.select(columns).to_pylist()
-    return Known.of(
-        (row["request_hash"], _outcome(row if row["status"] in again else {**row, **_as_reply(row)})) for row in rows
-    )
+    wanted = ("request_hash", "status", "reply", "raw", "error", "logprobs", *COLUMNS)
+    rows = output.select([name for name in wanted if name in output.column_names]).to_pylist()
+    return Known.of((row["request_hash"], _outcome(row, None if row["status"] in again else stored_reply(row))) for row in rows)
 
 
-def _as_reply(row: Mapping[str, Any]) -> dict[str, Any]:
-    text = row["reply"] if row.get("raw") is None else row["raw"]
-    if text is None:
-        return {}
-    logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
-    return {"text": text, "finish_reason": row["finish_reason"] or "stop", "logprobs": logprobs}
+def _outcome(entry: Mapping[str, Any], reply: Reply | None) -> Outcome:
+    error = entry.get("error") if reply is None else None
+    return Outcome(reply, error, **{field: entry[field] for field in OF_OUTCOME})
 
 
-_OF_OUTCOME = ["attempts", "latency_s", "maybe_billed_twice"]
-_OF_REPLY = ["finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd", "reasoning", "max_tokens"]
-_OF_REPLY += ["model", "fingerprint"]
-_COLUMNS = [*_OF_REPLY, *_OF_OUTCOME]
-
-
-def _outcome(entry: Mapping[str, Any]) -> Outcome:
+def _reply(entry: Mapping[str, Any]) -> Reply | None:
     # ledgers of earlier versions know fewer fields
-    reply = Reply(**{field: entry[field] for field in Reply._fields if field in entry}) if "text" in entry else None
-    return Outcome(reply, entry.get("error") if reply is None else None, **{field: entry[field] for field in _OF_OUTCOME})
+    return Reply(**{field: entry[field] for field in Reply._fields if field in entry}) if "text" in entry else None

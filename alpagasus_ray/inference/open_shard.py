@@ -9,7 +9,7 @@ from typing import Any
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.inference import shards
 from alpagasus_ray.inference.ledger import NOT_ASKED, Known, Outcome
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
 
 
 class Shard:
@@ -19,7 +19,7 @@ class Shard:
     def open(cls, job: Job, task: Task) -> "Shard":
         """Read the shard, and what earlier calls have left of it."""
         rows = shards.rows_of(task.read(job.source))
-        return cls(job, task.shard, rows, job.known(task.shard))
+        return cls(job, task.shard, rows, job.backlog.known(task.shard))
 
     def __init__(self, job: Job, file: str, rows: list[dict[str, Any]], known: Known) -> None:
         self.job, self.file, self.rows, self.ledger = job, file, rows, job.ledger(file)

@@ -1,26 +1,33 @@
-"""Several stage directories that one engine fills in one go and under one cap: the test sets of a model, the pairs of a judge.
+"""The one program that fills stage directories by asking an engine: a judge's examples, a model's test sets, a judge's pairs.
 
-Knows how such a stage goes on where an earlier call was; nothing of what is asked or of what becomes of a reply.
+It begins or goes on, draws a trial, refuses what was made otherwise, drives the workers, and finishes. What is asked about a
+row and what becomes of a reply is a `StageTask`'s business; how requests are sent that of `driver.py`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
-from alpagasus_ray.config import Asking, EngineConfig
-from alpagasus_ray.engines.longer import with_longer
-from alpagasus_ray.engines.prices import tariff
-from alpagasus_ray.errors import BudgetReached, StageFailed
-from alpagasus_ray.inference import addresses, asking, usefulness
-from alpagasus_ray.inference.first_replies import Usable
-from alpagasus_ray.inference.shards import Job, Task, Work, committed, missing, recorded, take_back
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir
+from alpagasus_ray.engines.model_names import is_same_model
+from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.inference import addresses, failures
+from alpagasus_ray.inference.bill import Bill, Part
+from alpagasus_ray.inference.failures import FAILED, StopRule
+from alpagasus_ray.inference.shards import record, take_back
+from alpagasus_ray.inference.spec import AskSpec, Job, RowTask, Task
+from alpagasus_ray.inference.trial import drawn
+from alpagasus_ray.store.reply import BOUGHT
+from alpagasus_ray.store.run import TRIAL, Begun, FileEntry, Manifest, StageDir, describe
+from alpagasus_ray.store.storage import Written
+from alpagasus_ray.terminal import say
 
-FAILED = "failed"
+Rows = list[dict[str, Any]]
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """One directory to fill."""
 
     home: StageDir
@@ -28,134 +35,253 @@ class Target(NamedTuple):
     listed: Manifest
     """Of the source."""
     inputs: Mapping[str, str]
+    """What the results are made from, by name: hashes of manifests and fingerprints of files."""
+    asked_scale: Mapping[str, Any] = field(default_factory=dict)
+    """Ratings: the scale that the judge is asked to rate on; they may be read on another later."""
+    limit: int | None = None
+    """A trial of so many rows: replies are kept, and no results."""
+
+    @classmethod
+    def of(cls, home: StageDir, source: StageDir, listed: Manifest, inputs: Mapping[str, str] | None = None) -> "Target":
+        """Results made from the rows of `source`, and from these other `inputs`."""
+        return cls(home, source, listed, {source.name: listed.content_hash(), **(inputs or {})})
 
 
-Summing = Callable[[StageDir, list[FileEntry], Begun], Manifest]
-"""From the committed shards of a directory to its manifest, with what else its making writes."""
+class StageTask(RowTask, Protocol):
+    """What a whole stage of rows is, besides what is done with each of them."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity of the results."""
+
+    def manifest(self, target: Target, files: list[FileEntry], begun: Begun) -> Manifest:
+        """The manifest of the finished shards; writes what else belongs to the stage."""
+
+    def read_again(self, rows: Rows, source: Callable[[], Rows], /) -> Rows:
+        """Rows with their stored replies read anew; `source` reads the rows that were asked about."""
+
+
+class Collected(NamedTuple):
+    """What is left to do once no batch is under way."""
+
+    job: Job
+    tasks: Sequence[Task]
+    """Those that can be finished now."""
+    at_cap: bool = False
+    """Whether others cannot, because the budget is used up."""
+
+
+Ahead = Callable[[Bill, Sequence[Task], StopRule], Collected]
+"""Another way to get replies, before the workers ask for the rest: a provider's batch API. For one directory."""
 
 
 @dataclass(frozen=True)
-class Several:
-    """What the directories have in common."""
+class InferenceStage:
+    """Directories that one engine fills in one go, by one pool of workers and under one cap."""
 
     label: str
     """What the progress line calls the work."""
-    config: Asking
-    asked: EngineConfig
-    work: Work
-    settings: Mapping[str, Any]
+    spec: AskSpec
+    task: StageTask
     home: StageDir
     """Where their common bill is kept."""
-    raised: int | None = None
-    """Longest reply of what is asked again because its reply was cut."""
-    good: frozenset[str] = frozenset()
-    """Statuses of results that are of use."""
+    ahead: Ahead | None = None
 
-    def fill(self, targets: Sequence[Target], summing: Summing, again: Sequence[str] = ()) -> list[Manifest]:
-        """Fill what is not filled yet; rows that have a status of `again` are asked anew. One manifest for each, in order."""
-        done = [self._finished(target, again) for target in targets]
-        left = [target for target, manifest in zip(targets, done, strict=True) if manifest is None]
-        spent = sum(manifest.usage.get("cost_usd", 0.0) for manifest in done if manifest)
-        found = {target.home.name: recorded(target.home) for target in left}
-        if left:
-            self._ask(left, spent, again)
-        return [
-            manifest or self._finish(target, found[target.home.name], summing)
-            for target, manifest in zip(targets, done, strict=True)
-        ]
+    def fill(self, targets: Sequence[Target]) -> list[Manifest]:
+        """Fill what is not filled yet; rows that have a status of `spec.again` are asked anew. One manifest for each target, in
+        order. `SettingsChanged` refuses what was made otherwise, `StageFailed` and `BudgetReached` tell why it is not filled;
+        the next call goes on from there."""
+        made = [self._finished(target) for target in targets]
+        left = [target for target, manifest in zip(targets, made, strict=True) if manifest is None]
+        spent_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in made if manifest)
+        now = iter(self._ask(left, spent_usd) if left else ())
+        return [manifest or next(now) for manifest in made]
 
-    def _finished(self, target: Target, again: Sequence[str]) -> Manifest | None:
-        done = target.home.manifest()
+    def job(self, target: Target) -> Job:
+        """What the workers are to know of one directory."""
+        return Job(self.task, self.spec, target.source, target.home, output=target.home.storage)
+
+    def bill(self, targets: Sequence[Target], finished_usd: float = 0.0) -> Bill:
+        """What the directories cost together."""
+        return Bill(self.home, [Part(self.job(target), target.listed) for target in targets], finished_usd)
+
+    # begin, or go on
+
+    def _finished(self, target: Target) -> Manifest | None:
+        """The manifest of what needs no work; a finished directory with rows to ask again is reopened."""
+        done = target.home.made(self.task.settings, target.inputs)
         if done is None:
             return None
-        target.home.same_or_refuse(done, self.settings, target.inputs)
-        addresses.check(target.home, done, self.asked)
-        if not any(done.counts.get(status) for status in again):
+        addresses.check(target.home, done, self.spec.engine)
+        if not any(done.counts.get(status) for status in self.spec.again):
             target.home.tidy(done)
             return done
-        asking.reopen(target.home, done, again)
+        self._check_retry(target, done)
+        reopen(target.home, done, self.spec.again)
         return None
 
-    def _ask(self, targets: Sequence[Target], spent: float, again: Sequence[str]) -> None:
+    def _check_retry(self, target: Target, done: Manifest) -> None:
+        """The rows asked again must be asked what the others were."""
+        if target.limit is not None:
+            raise UsageError(f"--retry-failed asks for all such rows; take `{self.spec.section}.limit` out of the recipe")
+        scale = done.details.get("asked_scale")
+        if target.asked_scale and scale != target.asked_scale:
+            raise UsageError(
+                f"{done.stage} was asked on the scale {scale} and is read on another; go back to that by --rescore, then retry"
+            )
+
+    def _begin(self, target: Target) -> Begun:
+        begun = begin(target.home, self.task.settings, target.inputs, target.asked_scale)
+        return addresses.record(target.home, begun, self.spec.engine)
+
+    def _check_engine(self) -> None:
+        """Tell of a missing key or a wrong file before any worker starts; a model in the job is looked at where it will run."""
+        engine = self.spec.engine
+        if engine.is_remote:
+            from alpagasus_ray.engines.openai_api import read_key
+
+            for endpoint in engine.at_each_endpoint():
+                read_key(endpoint)
+        elif not engine.is_model:
+            self.task.open_engines()
+
+    # ask
+
+    def _ask(self, targets: Sequence[Target], spent_usd: float) -> list[Manifest]:
         # imported here: to look at what is finished no Ray is needed
         from alpagasus_ray.raycluster import connect
 
         connect.address_given()
-        asking.check_engine(self.asked, self.work)
-        parts = [asking.Part(self._job(target, again), target.listed) for target in targets]
-        asking.check_cap(self.config, self.asked, parts[0].job.tariff)
-        begun = [
-            addresses.record(target.home, asking.begin(target.home, self.settings, target.inputs), self.asked)
-            for target in targets
-        ]
-        tasks: list[Task] = []
-        for number, part in enumerate(parts):
-            take_back(part.job, {FAILED, *again})
-            sums = {entry.name: entry.sha256 for entry in part.source.parts()}
-            tasks += [Task(name, None, number, sums[name]) for name in missing(part.job, part.shards())]
-        if not tasks:
-            return
-        seconds, rows = self._drive(parts, tasks, spent), sum(part.source.rows for part in parts)
-        for part, earlier in zip(parts, begun, strict=True):
-            share = seconds * part.source.rows / rows
-            part.job.home.begin(earlier.model_copy(update={"seconds": earlier.seconds + share}))
+        self._check_engine()
+        self.spec.check_cap()
+        begun = [self._begin(target) for target in targets]
+        if targets[0].limit is not None:
+            return [self._trial(target, earlier) for target, earlier in zip(targets, begun, strict=True)]
+        bill = self.bill(targets, spent_usd)
+        for part in bill.parts:
+            # rows that failed in an earlier call of an unfinished stage get another chance
+            take_back(part.job, {FAILED, *self.spec.again})
+        found = [part.job.backlog.records() for part in bill.parts]
+        seconds = self._drive(bill, _open_tasks(bill.parts))
+        begun = [_later(earlier, seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
+        for target, now in zip(targets, begun, strict=True):
+            target.home.begin(now)
+        return [self._finish(*each) for each in zip(targets, begun, found, strict=True)]
 
-    def _drive(self, parts: Sequence[asking.Part], tasks: Sequence[Task], spent: float) -> float:
+    def _drive(self, bill: Bill, tasks: Sequence[Task]) -> float:
         """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
         from alpagasus_ray.inference import driver
         from alpagasus_ray.progress import Progress
         from alpagasus_ray.raycluster import connect, preflight
 
-        bill = asking.Bill(self.home.name, self.home.storage, parts, spent)
-        cap = asking.cap(self.config, bill)
+        if not tasks:
+            return 0.0
+        addresses.tell(self.label, self.spec.engine)
+        # before a batch is paid for as well
         connect.connect()
-        pool = connect.pool(self.config, self.asked)
-        preflight.check(parts[0].job.source, pool.labels)
-        jobs = [replace(part.job, pool=pool, terms=part.job.terms._replace(workers=pool.most)) for part in parts]
-        rows = [{entry.name: entry.rows for entry in part.source.parts()} for part in parts]
-        hopeless = asking.hopeless(self.config, self.asked, sum(part.source.rows for part in parts))
-        addresses.tell(self.label, self.asked)
+        spec = self.spec.on(connect.pool(self.spec.processes))
+        preflight.check(bill.parts[0].job.source, spec.pool.labels)
+        bill = bill._replace(parts=[part._replace(job=replace(part.job, spec=spec)) for part in bill.parts])
+        rule = failures.stop_rule(spec, sum(part.source.rows for part in bill.parts))
         started = time.monotonic()
+        at_cap = False
+        if self.ahead is not None:
+            job, tasks, at_cap = self.ahead(bill, tasks, rule)
+            bill = bill._replace(parts=[bill.parts[0]._replace(job=job)])
+        cap = bill.cap()
         try:
-            with (
-                usefulness.advising(self.asked),
-                Progress(self.label, sum(rows[task.job][task.shard] for task in tasks)) as progress,
-            ):
-                driver.drive(jobs, tasks, cap, progress, hopeless)
+            if tasks:
+                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks)) as progress:
+                    driver.drive([part.job for part in bill.parts], tasks, cap, progress, rule)
         except BudgetReached:
-            raise asking.at_the_cap(self.config, bill) from None
+            at_cap = True
+        if at_cap:
+            raise bill.at_the_cap()
         return time.monotonic() - started
 
-    def _job(self, target: Target, again: Sequence[str]) -> Job:
-        return Job(
-            self.work,
-            source=target.source,
-            home=target.home,
-            output=target.home.storage,
-            terms=asking.terms(self.config, self.asked),
-            tariff=tariff(with_longer(self.asked, self.raised)),
-            max_attempts=self.asked.max_attempts,
-            paid=self.asked.is_model,
-            model=self.asked.model if self.asked.is_remote else None,
-            again=frozenset(again),
-            usable=self._usable(),
-        )
+    # finish
 
-    def _usable(self) -> Usable | None:
-        return usefulness.usable(self.config, self.asked, self.good) if self.good else None
-
-    def _finish(self, target: Target, found: Collection[str], summing: Summing) -> Manifest:
-        begun = target.home.begun()
-        assert begun is not None, "it was begun in this call"
-        manifest = summing(target.home, committed(target.home, found), begun)
-        asking.check_rows(manifest, target.listed)
-        asking.tell_other_models(self.asked, manifest)
-        failed = manifest.counts.get(FAILED, 0)
-        if asking.too_many_failed(self.config, self.asked, manifest.rows, failed, {}) is not None:
-            reasons = {**manifest.details["reasons"], **asking.sentences(target.home, manifest)}
-            reason = asking.too_many_failed(self.config, self.asked, manifest.rows, failed, reasons)
-            with usefulness.advising(self.asked):
-                raise StageFailed(f"{target.home.name}: {reason}. The same command asks again for those")
-        usefulness.check(target.home, manifest, self._usable())
+    def _finish(self, target: Target, begun: Begun, records: Collection[str]) -> Manifest:
+        manifest = self.task.manifest(target, self.job(target).backlog.done(records), begun)
+        failures.check_rows(manifest, target.listed)
+        self._tell_other_models(manifest)
+        failures.check_results(self.spec, target.home, manifest)
         target.home.finish(manifest)
         return manifest
+
+    def _trial(self, target: Target, begun: Begun) -> Manifest:
+        """The manifest of a trial; it is returned, not written: the results of the stage do not exist yet."""
+        assert target.limit is not None, "the caller has looked"
+        sums = {entry.name: entry.sha256 for entry in target.listed.parts()}
+        tasks = [Task(name, rows, sha256=sums[name]) for name, rows in drawn(target.listed, target.limit).items()]
+        job = replace(self.job(target), output=target.home.storage.at(TRIAL))
+        seconds = self._drive(Bill(self.home, [Part(job, target.listed)]), tasks)
+        files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
+        trial = replace(target, home=StageDir(f"{target.home.name}/{TRIAL}", job.output))
+        return self.task.manifest(trial, files, begun.model_copy(update={"seconds": seconds}))
+
+    def _tell_other_models(self, manifest: Manifest) -> None:
+        """Tell on the terminal where another model than the one asked for has answered."""
+        wanted = self.spec.model
+        for name, rows in manifest.details.get("models", {}).items():
+            if wanted is not None and not is_same_model(wanted, name):
+                say(
+                    f"{manifest.stage}: {rows:,} of {manifest.rows:,} rows were answered by {name}, where {wanted} was "
+                    f"asked for ({self.spec.engine.where}.model)"
+                )
+
+
+def _open_tasks(parts: Sequence[Part]) -> list[Task]:
+    """The shards of all directories that are not committed."""
+    tasks: list[Task] = []
+    for number, part in enumerate(parts):
+        sums = {entry.name: entry.sha256 for entry in part.source.parts()}
+        tasks += [Task(name, None, number, sums[name]) for name in part.job.backlog.open(part.shards())]
+    return tasks
+
+
+def _shares(targets: Sequence[Target]) -> list[float]:
+    """The share of each directory in the rows of all, by which their common time is told apart."""
+    rows = sum(target.listed.rows for target in targets)
+    return [target.listed.rows / rows if rows else 0.0 for target in targets]
+
+
+def _later(begun: Begun, seconds: float) -> Begun:
+    return begun.model_copy(update={"seconds": begun.seconds + seconds})
+
+
+def begin(
+    stage: StageDir, settings: Mapping[str, Any], inputs: Mapping[str, str], asked_scale: Mapping[str, Any] | None = None
+) -> Begun:
+    """Begin a stage, or go on with what an earlier call has begun; results of other settings are refused. A call that came to
+    nothing, by a misspelt model for instance, binds nobody."""
+    begun = stage.begun()
+    if begun is None or stage.is_bare():
+        begun = Begun(settings=dict(settings), inputs=dict(inputs), asked_scale=dict(asked_scale or {}))
+        stage.begin(begun)
+        return begun
+    stage.same_or_refuse(begun, settings, inputs)
+    if begun.rescoring:
+        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
+    return begun
+
+
+def reopen(stage: StageDir, done: Manifest, again: Collection[str]) -> None:
+    """Make a finished stage unfinished, so that its rows with a status of `again` are asked anew; at every moment the manifest
+    or all commit records are there. What their replies have cost stays part of the bill."""
+    for entry in done.parts():
+        record(stage, entry)
+    stage.begin(Begun.of(done).model_copy(update={"discarded": dict(_discarded(stage, done, again))}))
+    stage.reopen()
+
+
+def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Counter[str]:
+    """The usage of the replies that are given up, with that of earlier ones."""
+    usage = Counter(done.details.get("discarded", {}))
+    for entry in done.parts():
+        if any(entry.counts.get(status) for status in again):
+            rows = stage.table(entry.name, entry.sha256).to_pylist()
+            for row in rows:
+                if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
+                    usage.update({name: row[name] for name in BOUGHT if row[name] is not None})
+    return usage

@@ -34,7 +34,7 @@ from alpagasus_ray.inference.ledger import FLUSH_S, Outcome
 from alpagasus_ray.inference.metrics import Metrics
 from alpagasus_ray.inference.open_shard import Shard
 from alpagasus_ray.inference.retry import Books, ask
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.raycluster import preflight
 
 REPORT_S, CROWD = 0.5, 250
@@ -89,7 +89,7 @@ class Worker:
         self._published: Mapping[str, float] = {}
         self._answered = False
         """Whether any worker has had an answer in this call."""
-        usable = self._job.usable
+        usable = self._job.spec.usable
         self._first = FirstLook(usable) if usable else None
         self._cut = CutPrompts()
         self._sentences: set[str] = set()
@@ -116,15 +116,15 @@ class Worker:
             self._stop = f"{platform.node()}: {error}"
             await self._board.call("stop", self._stop, "usage" if isinstance(error, UsageError) else "failed")
             return
-        self._lanes = Lanes(self._name, engines, self._job.terms, self._board)
-        self._lanes.gate = ROOM if self._first and self._job.terms.adaptive else None
+        self._lanes = Lanes(self._name, engines, self._job.spec.limits, self._board)
+        self._lanes.gate = ROOM if self._first and self._job.spec.limits.adaptive else None
         self._metrics = Metrics(self._job.home.name)
         # a full garbage collection walks all that the libraries made: 0.13 s in which no request moves, every few seconds.
         # What is there now stays; it need not be looked at again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        self._chunk = max(MARKED, self._job.terms.concurrency // MARKED_SHARE) if self._job.paid else 0
+        self._chunk = max(MARKED, self._job.spec.limits.concurrency // MARKED_SHARE) if self._job.spec.paid else 0
         self._block = self._chunk * (1 if self._job.home.storage.is_local else REMOTE_BLOCK)
         self._feeding, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
@@ -149,7 +149,7 @@ class Worker:
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_S * max(1.0, self._job.terms.workers / CROWD))
+            await asyncio.sleep(REPORT_S * max(1.0, self._job.spec.limits.workers / CROWD))
             await self._report()
 
     async def _report(self) -> None:
@@ -271,7 +271,7 @@ class Worker:
         none."""
         dead = {place: self._job.work.request(shard.rows[place]) for place in sorted(deaths)}
         suspects = {place: request for place, request in dead.items() if request.key not in shard.known}
-        many = self._job.terms.adaptive and len(shard.rows) >= MANY_ROWS
+        many = self._job.spec.limits.adaptive and len(shard.rows) >= MANY_ROWS
         order = scattered(len(shard.rows)) if many else range(len(shard.rows))
         others = [place for place in order if place not in suspects]
         # one shard feeds the engines at a time: the next one starts when the last row of this one is under way
@@ -294,7 +294,7 @@ class Worker:
 
     async def _write_ahead(self, shard: Shard, requests: Mapping[int, Request]) -> None:
         """Write down the rows that are sent next as asked without an answer, for as long as nothing else is known of them."""
-        if not self._job.is_billed or self._stop is not None:
+        if not self._job.spec.is_billed or self._stop is not None:
             return
         for place, request in requests.items():
             if request.key not in shard.known and request.key not in shard.asked and request.key not in shard.ahead:
@@ -332,7 +332,7 @@ class Worker:
     async def _row(self, shard: Shard, place: int, request: Request) -> None:
         outcome = self._known(shard, request)
         if outcome is None and self._stop is None:
-            other = self._asked.get(request.key) if self._job.paid else None
+            other = self._asked.get(request.key) if self._job.spec.paid else None
             outcome = await (self._shared(shard, place, request, other) if other else self._ask(shard, place, request))
         before = shard.ahead.pop(request.key, None)
         if before is not None and (outcome is None or outcome.reply is None):
@@ -373,7 +373,7 @@ class Worker:
         shard.asked.add(request.key)
 
         def note(attempts: Outcome) -> None:
-            if self._job.paid:
+            if self._job.spec.paid:
                 shard.ledger.add(request.key, shard.id_of(place), attempts.after(earlier))
 
         async def mark(attempts: Outcome) -> None:
@@ -381,9 +381,9 @@ class Worker:
             await self._flushed(shard)
 
         try:
-            tariff, most = self._job.tariff, self._job.max_attempts
+            tariff, most = self._job.spec.tariff, self._job.spec.max_attempts
             has_failed = earlier.error is not None and earlier.maybe_billed_twice > 0
-            books = Books(note, mark if self._job.is_billed else None)
+            books = Books(note, mark if self._job.spec.is_billed else None)
             outcome = await ask(self._lanes, request, tariff, most, books, has_failed=has_failed)
             outcome = outcome.after(earlier)
         except Stopping:
@@ -398,7 +398,7 @@ class Worker:
         finally:
             self._asked.pop(request.key, None)
             asked.set_result(outcome)
-        if outcome is not None and outcome.reply is not None and self._job.paid:
+        if outcome is not None and outcome.reply is not None and self._job.spec.paid:
             self._keep(shard, place, request, outcome)
         if outcome is None or outcome.reply is not None:
             return outcome
@@ -418,7 +418,7 @@ class Worker:
 
     def _keep(self, shard: Shard, place: int, request: Request, outcome: Outcome) -> None:
         """Into the ledger of the shard, and for its later rows with the same request."""
-        asked, model = self._job.model, outcome.reply.model if outcome.reply else None
+        asked, model = self._job.spec.model, outcome.reply.model if outcome.reply else None
         if asked is not None and model is not None and not is_same_model(asked, model):
             shard.counts["answered by another model"] += 1
         shard.ledger.add(request.key, shard.id_of(place), outcome)

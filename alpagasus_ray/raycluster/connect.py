@@ -12,59 +12,60 @@ import ray
 import ray.exceptions
 
 from alpagasus_ray import interrupts
-from alpagasus_ray.config import DEBUG, Asking, EngineConfig
+from alpagasus_ray.config import DEBUG, EngineConfig
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.raycluster import nodes, placement
+from alpagasus_ray.raycluster.pool import Pool, PoolRequest
 
 CONNECT_S = 5.0
 FREE_S = 60.0
 """How long to wait for GPUs that a finished job has used; on a shared cluster others may have taken them."""
 
 
-def demand(config: Asking, asked: EngineConfig, resources: Mapping[str, float]) -> Pool:
+def demand(request: PoolRequest, resources: Mapping[str, float]) -> Pool:
     """The processes that do a job on a cluster with these resources."""
-    each = Pool()
-    if not asked.is_model:
+    each, engine = Pool(), request.engine
+    if not engine.is_model:
         usual = max(1, nodes.fitting(resources, each))
-    elif asked.is_remote:
+    elif engine.is_remote:
         usual = 1
     else:
-        on_gpus = resources.get("GPU", 0) > 0 if asked.vllm.gpu is None else asked.vllm.gpu
-        each = Pool(cpus=asked.vllm.cpus, gpus=asked.vllm.tensor_parallel if on_gpus else 0)
+        on_gpus = resources.get("GPU", 0) > 0 if engine.vllm.gpu is None else engine.vllm.gpu
+        each = Pool(cpus=engine.vllm.cpus, gpus=engine.vllm.tensor_parallel if on_gpus else 0)
         usual = max(1, nodes.fitting(resources, each)) if on_gpus else 1
-    number = config.actors or usual
+    number = request.actors or usual
     least, most = (number, number) if isinstance(number, int) else number
     return each._replace(least=least, most=most)
 
 
-def pool(config: Asking, asked: EngineConfig) -> Pool:
+def pool(request: PoolRequest) -> Pool:
     """The processes that do a job on this cluster. `UsageError` or `StageFailed` tell of those for which it can never have a
     node."""
-    found = wanted(config, asked)
-    each = f" and {asked.where}.vllm (cpus, gpu, tensor_parallel)" if asked.kind == "vllm" else ""
-    placement.check(found, f"{config.section}.labels{each}")
-    return found
+    chosen, engine = wanted(request), request.engine
+    each = f" and {engine.where}.vllm (cpus, gpu, tensor_parallel)" if engine.kind == "vllm" else ""
+    placement.check(chosen, f"{request.section}.labels{each}")
+    return chosen
 
 
-def wanted(config: Asking, asked: EngineConfig) -> Pool:
+def wanted(request: PoolRequest) -> Pool:
     """The same, whether or not there can be nodes for them."""
-    if asked.kind == "vllm":
-        asked = _on_gpus_or_not(config, asked)
-    labels = placement.labels_of(config.labels, _pool_of(asked))
-    return demand(config, asked, placement.total(labels))._replace(labels=labels)
+    if request.engine.kind == "vllm":
+        request = request._replace(engine=_on_gpus_or_not(request))
+    labels = placement.labels_of(request.labels, _pool_of(request.engine))
+    return demand(request, placement.total(labels))._replace(labels=labels)
 
 
-def _on_gpus_or_not(config: Asking, asked: EngineConfig) -> EngineConfig:
-    """The same with `vllm.gpu` settled."""
-    if asked.vllm.gpu is not None:
-        return asked
-    gpu = placement.may_hold(Pool(gpus=1, labels=placement.labels_of(config.labels, placement.GPU)))
-    return asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"gpu": gpu})})
+def _on_gpus_or_not(request: PoolRequest) -> EngineConfig:
+    """The engine with `vllm.gpu` settled."""
+    engine = request.engine
+    if engine.vllm.gpu is not None:
+        return engine
+    gpu = placement.may_hold(Pool(gpus=1, labels=placement.labels_of(request.labels, placement.GPU)))
+    return engine.model_copy(update={"vllm": engine.vllm.model_copy(update={"gpu": gpu})})
 
 
-def _pool_of(asked: EngineConfig) -> str:
-    return placement.GPU if asked.kind == "vllm" and asked.vllm.gpu else placement.CPU
+def _pool_of(engine: EngineConfig) -> str:
+    return placement.GPU if engine.kind == "vllm" and engine.vllm.gpu else placement.CPU
 
 
 def free() -> dict[str, float]:

@@ -18,7 +18,7 @@ import alpagasus_ray
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.store.run import versions
 from alpagasus_ray.store.storage import Storage
 

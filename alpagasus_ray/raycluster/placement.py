@@ -15,8 +15,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.raycluster import nodes
+from alpagasus_ray.raycluster.pool import Pool
 
 log = logging.getLogger(__name__)
 POOL, HEAD = "ray-subcluster", "head"

@@ -1,12 +1,13 @@
-"""What answers are: how a prompt is asked and its reply kept, what identifies them, how their manifest sums up.
+"""What answers are: how a prompt is asked and its reply kept, what identifies them, what their manifest says.
 
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
+import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,13 +22,15 @@ from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.data.schema import ANSWERS, PROMPTS
 from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
+from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print, with_template
 from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import asking, reply_columns
 from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
+from alpagasus_ray.store.reply import row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage
 
@@ -38,25 +41,26 @@ UNANSWERED = (EMPTY, TRUNCATED, REFUSED, FAILED)
 GOOD = frozenset({ANSWERED, TRUNCATED})
 """Statuses of answers that can be judged."""
 CONFIG = "config.json"
+ANSWERS_JSON = "answers.json"
 
 
 @dataclass(frozen=True)
-class GenerateWork:
-    """What the runner does with each prompt: ask a model and keep what it says."""
+class AnswerTask:
+    """What is done with each prompt: ask a model and keep what it says."""
 
     model: Answerer
     test_sets: tuple[str, ...]
-    weights: Storage | None = None
-    """Where the checkpoint of this run's arm lies."""
+    checkpoint: StageDir | None = None
+    """That of this run's arm, where the model is one."""
     keeps_thoughts: bool = False
     """Whether what the model thought stays part of its answer."""
-    raised: int | None = None
+    longest: int | None = None
     """Longest answer to the prompts that are asked again because theirs was cut."""
 
     def open_engines(self) -> list[Engine]:
-        model = with_longer(_at_hand(self.model, self.weights), self.raised)
+        model = with_longer(_at_hand(self.model, self.checkpoint.storage if self.checkpoint else None), self.longest)
         engines = open_engines(model, shortest=self._messages("?", ""), test_sets=self.test_sets)
-        return noting(engines, self.raised)
+        return noting(engines, self.longest)
 
     @property
     def schema(self) -> pa.Schema:
@@ -68,14 +72,14 @@ class GenerateWork:
 
     @cached_property
     def _body(self) -> dict[str, Any]:
-        return asking.body(_anywhere(self.model), ANY_FORM) | {"prompt": self.model.prompt}
+        return body(_anywhere(self.model), ANY_FORM) | {"prompt": self.model.prompt}
 
     def request(self, row: Mapping[str, Any]) -> Request:
         blank = not (row["instruction"].strip() or row["input"].strip())
         messages = [] if blank else self._messages(row["instruction"], row["input"])
         if not self.model.is_model:
             return Request(row["prompt_id"], messages, row)
-        return Request(asking.request_key(self._body, messages), messages, row)
+        return Request(request_key(self._body, messages), messages, row)
 
     def _messages(self, instruction: str, input_text: str) -> list[Message]:
         if self.model.prompt == "alpaca":
@@ -86,7 +90,7 @@ class GenerateWork:
         return {
             **{name: row[name] for name in PROMPTS.names},
             "request_hash": request.key,
-            **reply_columns.columns(outcome),
+            **row_columns(outcome),
             **self.reading(outcome.reply, outcome.error),
         }
 
@@ -103,6 +107,41 @@ class GenerateWork:
         if nothing.status == FAILED:  # its text is kept, and is no answer
             return {"status": FAILED, "reply": None, "raw": reply.text, "error": nothing.error}
         return {"status": nothing.status, "reply": text, "error": nothing.error, **raw}
+
+    def read_again(self, rows: Rows, _: Callable[[], Rows]) -> Rows:
+        """Answers with their replies read anew."""
+        return [row | self.reading(stored_reply(row), row["error"]) for row in rows]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
+        # what is as usual is no part of it, so that older runs go on
+        thoughts = {"thoughts": "keep"} if self.keeps_thoughts else {}
+        prompt = {"prompt": self.model.prompt} if self.model.is_model else {}
+        return {"model": identity_of(_anywhere(self.model)), **prompt, **thoughts}
+
+    def inputs(self, test_set: str) -> dict[str, str]:
+        """What answers to one test set are made from besides its prompts: the checkpoint, or files of answers."""
+        model = self.model
+        if self.checkpoint is not None:
+            trained = self.checkpoint.manifest()
+            inputs = {self.checkpoint.name: trained.content_hash() if trained else "a checkpoint without a manifest"}
+        else:
+            inputs = weights_print(model)
+        if model.answers is not None:
+            for location in files_of(model.answers, [test_set]).values():
+                inputs |= {file.name: file.fingerprint() for file in found_files(location)}
+        return inputs
+
+    def manifest(self, target: Target, files: list[FileEntry], begun: Begun) -> Manifest:
+        """Answers are counted by status and group; they are written as one JSON file as well."""
+        stage = target.home
+        details = _groups(stage, files)
+        manifest = stage.build(begun, files, STATUSES, local_model=self.model.kind == "vllm", details=details)
+        exported = json.dumps(list(_exported(self.model.name, stage, files)), indent=2, ensure_ascii=False).encode()
+        written = stage.storage.write(ANSWERS_JSON, exported)
+        listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
+        return manifest.model_copy(update={"files": listed})
 
 
 def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
@@ -127,11 +166,7 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
                 "first, or name a checkpoint by `path`"
             )
         changes["model"] = home.root
-    return asking.with_template(model.model_copy(update=changes))
-
-
-def weights_of(model: Answerer, run: Run) -> Storage | None:
-    return None if model.arm is None else run.model(model.arm).storage
+    return with_template(model.model_copy(update=changes))
 
 
 def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
@@ -156,33 +191,6 @@ def _anywhere(model: Answerer) -> Answerer:
     return model if model.arm is None else model.model_copy(update={"model": f"models/{model.arm}"})
 
 
-def settings_of(model: Answerer, *, keeps_thoughts: bool = False) -> dict[str, Any]:
-    """The identity of a model's answers; a checkpoint of the run is known by its arm, wherever the run lies."""
-    # what is as usual is no part of it, so that older runs go on
-    thoughts = {"thoughts": "keep"} if keeps_thoughts else {}
-    prompt = {"prompt": model.prompt} if model.is_model else {}
-    return {"model": asking.identity_of(_anywhere(model)), **prompt, **thoughts}
-
-
-def inputs_of(model: Answerer, run: Run, test_set: str, prompts: Manifest) -> dict[str, str]:
-    """What answers to one test set are made from."""
-    inputs = {f"prompts/{test_set}": prompts.content_hash()}
-    if model.arm is not None:
-        trained = run.model(model.arm).manifest()
-        inputs[f"models/{model.arm}"] = trained.content_hash() if trained else "a checkpoint without a manifest"
-    else:
-        inputs |= asking.weights_print(model)
-    if model.answers is not None:
-        for location in files_of(model.answers, [test_set]).values():
-            inputs |= {file.name: file.fingerprint() for file in found_files(location)}
-    return inputs
-
-
-def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    local_model = begun.settings["model"]["kind"] == "vllm"
-    return stage.sum_up(begun, files, STATUSES, local_model=local_model, details=_groups(stage, files))
-
-
 def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     """Prompts by finish reason, category, skill and difficulty, and the mean length of the answers."""
     names = ["finish_reason", "category", "skill", "difficulty", "reply"]
@@ -197,3 +205,18 @@ def _groups(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
 def _says(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Which answers have words: an empty one has no length that means anything."""
     return pc.not_equal(pc.utf8_trim_whitespace(texts), "")
+
+
+def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
+    """The answers as AlpacaEval's outputs, with what else a test set says of a prompt."""
+    for entry in files:
+        for row in stage.table(entry.name, entry.sha256).to_pylist():
+            kept = {key: row[key] for key in ("prompt_id", "category", "skill", "difficulty") if row[key] is not None}
+            yield {
+                "dataset": row["test_set"],
+                **kept,
+                "instruction": row["instruction"],
+                "input": row["input"],
+                "output": row["reply"],
+                "generator": model,
+            }

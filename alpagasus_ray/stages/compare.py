@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from alpagasus_ray.config import Compare
+from alpagasus_ray.engines.identity import with_template
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import asking
-from alpagasus_ray.inference.stage import Several, Summing, Target
+from alpagasus_ray.inference.reread import read_again
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.stage import InferenceStage, Target
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.parse_verdict import JUDGED
 from alpagasus_ray.reporting.verdicts import matches_of
 from alpagasus_ray.stages.import_verdicts import import_games
-from alpagasus_ray.stages.pair_task import AGAIN, GOOD, PairWork, label_of, manifest_of, settings_of
+from alpagasus_ray.stages.pair_task import AGAIN, GOOD, PairTask
 from alpagasus_ray.stages.pairs import Bout, bouts, check_told_one_way, pair_up
-from alpagasus_ray.stages.reread import Stored, games_again, read_again
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.store.run import Manifest, Run
 
 Mode = Literal["compare", "rescore", "retry-failed"]
 
@@ -23,49 +24,34 @@ def compare(config: Compare, run: Run, mode: Mode = "compare", again: Sequence[s
     """Make `verdicts/<a>-vs-<b>/<test set>/` for every pair and test set; those that are made already are left as they are, but
     under `retry-failed` for the games with a status of `again`. `rescore` reads their stored reviews again and sends
     nothing."""
-    config = config.model_copy(update={"judge": asking.with_template(config.judge)})
-    # games of others were played as they were
-    plays_empty = config.empty_answers == "play" or config.imported is not None
-    again = asking.asked_again(config.judge, again) if mode == "retry-failed" else ()
-    raised = asking.raised(config.judge, again)
-    work = PairWork(config.judge, rubrics.load(config.judge.rubric), plays_empty, raised)
     if config.imported is not None:
         if mode == "retry-failed":
             raise UsageError("--retry-failed asks a judge again, and the games of `compare.import` come from files")
         if mode == "rescore":
             raise UsageError("--rescore reads what a judge replied, and the games of `compare.import` come from files")
-        return import_games(config, run, work)
+        return import_games(config, run, _task(config))
     _check(config)
-    found = list(bouts(config, run))
-    check_told_one_way(run, config.name, found)
-    listed = [pair_up(run, bout) for bout in found]
-    home = run.verdicts(config.name)
-    several = Several("compare", config, config.judge, work, _settings(work), home, raised, GOOD)
-    inputs = asking.weights_print(config.judge)
+    spec = AskSpec.of(config, with_template(config.judge), good=GOOD, again=again if mode == "retry-failed" else ())
+    task = _task(config, spec.longest)
+    inputs = task.inputs
+    chosen = list(bouts(config, run))
+    check_told_one_way(run, config.name, chosen)
     targets = [
-        Target(
-            run.verdicts(config.name, bout.pair, bout.test_set),
-            run.pairs(*bout),
-            manifest,
-            {run.pairs(*bout).name: manifest.content_hash()} | inputs,
-        )
-        for bout, manifest in zip(found, listed, strict=True)
+        Target.of(run.verdicts(config.name, bout.pair, bout.test_set), run.pairs(*bout), pair_up(run, bout), inputs)
+        for bout in chosen
     ]
-    names = {target.home.name: (bout.a, bout.b) for bout, target in zip(found, targets, strict=True)}
-
-    def summing(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-        return manifest_of(names[stage.name], label_of(config.judge), stage, files, begun)
-
     if mode == "rescore":
-        made = [_read_again(work, target, summing) for target in targets]
+        made = [read_again(task, target, "compare") for target in targets]
     else:
-        made = several.fill(targets, summing, again)
-    return dict(zip(found, made, strict=True))
+        made = InferenceStage("compare", spec, task, run.verdicts(config.name)).fill(targets)
+    return dict(zip(chosen, made, strict=True))
 
 
-def _read_again(work: PairWork, target: Target, summing: Summing) -> Manifest:
-    kept = Stored(target.home, "compare", _settings(work), target.inputs, target.listed, work.schema)
-    return read_again(kept, games_again(work, target.source, target.listed), summing)
+def _task(config: Compare, longest: int | None = None) -> PairTask:
+    judge = with_template(config.judge)
+    if config.imported is not None:  # games of others were played as they were
+        return PairTask(judge, rubrics.load(judge.rubric), plays_empty=True, imported=config.imported.format)
+    return PairTask(judge, rubrics.load(judge.rubric), config.empty_answers == "play", longest)
 
 
 def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:
@@ -74,18 +60,14 @@ def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:
 
     stage = run.verdicts(config.name, bout.pair, bout.test_set)
     manifest = stage.finished("compare")
-    found = summarize(matches_of(stage, manifest), config.rule)
+    summary = summarize(matches_of(stage, manifest), config.rule)
     return {
         **bout._asdict(),
         "judge": manifest.details["judge"],
         "games": manifest.rows,
         "judged_games": manifest.counts.get(JUDGED, 0),
-        **found,
+        **summary,
     }
-
-
-def _settings(work: PairWork) -> dict[str, Any]:
-    return settings_of(work.judge, work.rubric, plays_empty=work.plays_empty)
 
 
 def _check(config: Compare) -> None:

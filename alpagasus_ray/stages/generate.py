@@ -1,35 +1,23 @@
 """Let models answer test sets: every model is started once and answers all of them."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
-from alpagasus_ray.config import Answerer, Generate, TestSet, digest, identity
+from alpagasus_ray.config import Answerer, Generate, TestSet, identity
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.data.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import asking
-from alpagasus_ray.inference.stage import Several, Target
-from alpagasus_ray.stages.answer_task import (
-    GOOD,
-    UNANSWERED,
-    GenerateWork,
-    inputs_of,
-    manifest_of,
-    resolved,
-    settings_of,
-    weights_of,
-)
-from alpagasus_ray.stages.reread import Stored, answers_again, read_again
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
+from alpagasus_ray.inference.reread import read_again
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.stages.answer_task import GOOD, UNANSWERED, AnswerTask, resolved
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 
 Mode = Literal["generate", "rescore", "retry-failed"]
 ROWS_PER_SHARD = 128
-ANSWERS_JSON = "answers.json"
 
 
 def generate(config: Generate, run: Run, mode: Mode = "generate", again: Sequence[str] = UNANSWERED) -> list[Manifest]:
@@ -44,10 +32,14 @@ def generate(config: Generate, run: Run, mode: Mode = "generate", again: Sequenc
         )
     models = [resolved(model, config, run) for model in config.models]
     prompts = {test_set.name: _prompts(test_set, run.prompts(test_set.name)) for test_set in config.test_sets}
-    again = again if mode == "retry-failed" else ()
-    if mode == "rescore":
-        return [manifest for model in models for manifest in _answers_again(config, model, run, prompts)]
-    return [manifest for model in models for manifest in _answer(config, model, run, prompts, again)]
+    manifests = []
+    for model in models:
+        stage, targets = _stage(config, model, run, prompts, again if mode == "retry-failed" else ())
+        if mode == "rescore":
+            manifests += [read_again(stage.task, target, "generate") for target in targets]
+        else:
+            manifests += stage.fill(targets)
+    return manifests
 
 
 def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
@@ -58,28 +50,19 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
         test_set.name, test_set.path, test_set.format, {str(field): key for field, key in test_set.columns.items()}
     )
     inputs = {file.name: file.fingerprint() for file in readers.expand(test_set.path)}
-    done = stage.manifest()
+    done = stage.made(settings, inputs)
     if done is not None:
-        stage.same_or_refuse(done, settings, inputs)
         return done
     started = time.monotonic()
-    stage.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=settings, inputs=inputs)
+    stage.begin(begun)
     files = []
     for number, start in enumerate(range(0, len(found), ROWS_PER_SHARD)):
         rows = [{**prompt._asdict(), "test_set": test_set.name} for prompt in found[start : start + ROWS_PER_SHARD]]
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PROMPTS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    manifest = Manifest(
-        stage=stage.name,
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
-        files=files,
-        rows=len(found),
-        seconds=time.monotonic() - started,
-        versions=versions(),
-        details={"notes": _notes(test_set)},
-    )
+    begun = begun.model_copy(update={"seconds": time.monotonic() - started})
+    manifest = stage.build(begun, files, details={"notes": _notes(test_set)})
     stage.finish(manifest)
     return manifest
 
@@ -90,51 +73,15 @@ def _notes(test_set: TestSet) -> list[str]:
     return [f"{test_set.name}: only the first turn is asked; {turns:,} later turns left out"] if turns else []
 
 
-def _answer(
+def _stage(
     config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest], again: Sequence[str]
-) -> list[Manifest]:
+) -> tuple[InferenceStage, list[Target]]:
     """One model's way through all test sets."""
-    again = asking.asked_again(model, again) if again else ()
-    raised = asking.raised(model, again)
-    work = GenerateWork(model, tuple(prompts), weights_of(model, run), config.thoughts == "keep", raised)
-    settings = settings_of(model, keeps_thoughts=work.keeps_thoughts)
-    several = Several(f"generate {model.name}", config, model, work, settings, run.answers(model.name), raised, GOOD)
+    spec = AskSpec.of(config, model, good=GOOD, again=again)
+    checkpoint = None if model.arm is None else run.model(model.arm)
+    task = AnswerTask(model, tuple(prompts), checkpoint, config.thoughts == "keep", spec.longest)
     targets = [
-        Target(run.answers(model.name, name), run.prompts(name), listed, inputs_of(model, run, name, listed))
+        Target.of(run.answers(model.name, name), run.prompts(name), listed, task.inputs(name))
         for name, listed in prompts.items()
     ]
-
-    return several.fill(targets, partial(_summed_up, model.name), again)
-
-
-def _answers_again(config: Generate, model: Answerer, run: Run, prompts: Mapping[str, Manifest]) -> Iterator[Manifest]:
-    """One model's replies to all test sets, read again."""
-    work = GenerateWork(model, tuple(prompts), weights_of(model, run), config.thoughts == "keep")
-    settings = settings_of(model, keeps_thoughts=work.keeps_thoughts)
-    for name, listed in prompts.items():
-        inputs = inputs_of(model, run, name, listed)
-        kept = Stored(run.answers(model.name, name), "generate", settings, inputs, listed, work.schema)
-        yield read_again(kept, answers_again(work), partial(_summed_up, model.name))
-
-
-def _summed_up(model: str, stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    manifest = manifest_of(stage, files, begun)
-    exported = json.dumps(list(_exported(model, stage, files)), indent=2, ensure_ascii=False).encode()
-    written = stage.storage.write(ANSWERS_JSON, exported)
-    listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
-    return manifest.model_copy(update={"files": listed})
-
-
-def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
-    """The answers as AlpacaEval's outputs, with what else a test set says of a prompt."""
-    for entry in files:
-        for row in stage.table(entry.name, entry.sha256).to_pylist():
-            kept = {key: row[key] for key in ("prompt_id", "category", "skill", "difficulty") if row[key] is not None}
-            yield {
-                "dataset": row["test_set"],
-                **kept,
-                "instruction": row["instruction"],
-                "input": row["input"],
-                "output": row["reply"],
-                "generator": model,
-            }
+    return InferenceStage(f"generate {model.name}", spec, task, run.answers(model.name)), targets

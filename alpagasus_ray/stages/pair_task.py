@@ -1,9 +1,10 @@
-"""What games are: how two answers are put side by side, asked about in one order and their review read; what identifies them.
+"""What games are: how two answers are put side by side, asked about in one order and their review read, what identifies them,
+what their manifest says.
 
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,13 +14,15 @@ import pyarrow as pa
 from alpagasus_ray.config import PairJudge
 from alpagasus_ray.data.schema import PAIRS, VERDICTS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
+from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
-from alpagasus_ray.inference import asking, reply_columns
 from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging import parse_verdict
 from alpagasus_ray.judging.pair_rubric import PairRubric
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir
+from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest
 
 ORDERS = ("ab", "ba")
 AGAIN = (parse_verdict.UNPARSED, parse_verdict.REFUSED, parse_verdict.TRUNCATED, parse_verdict.FAILED)
@@ -32,20 +35,21 @@ SHOWN = ("first", "second")
 
 
 @dataclass(frozen=True)
-class PairWork:
-    """What the runner does with each game: ask which answer is better, and read the reply."""
+class PairTask:
+    """What is done with each game: ask which answer is better, and read the reply."""
 
     judge: PairJudge
     rubric: PairRubric
     plays_empty: bool = False
     """Whether an empty answer plays like any other; else the game is `unanswered`."""
-
-    raised: int | None = None
+    longest: int | None = None
     """Longest reply of the games that are asked again because theirs was cut."""
+    imported: str | None = None
+    """Whose reviews the games were read from, where nobody was asked."""
 
     def open_engines(self) -> list[Engine]:
-        allowed = with_longer(self.judge, self.raised)
-        return noting(open_engines(allowed, shortest=self.rubric.messages(NOTHING), pairs=self.rubric.form), self.raised)
+        allowed = with_longer(self.judge, self.longest)
+        return noting(open_engines(allowed, shortest=self.rubric.messages(NOTHING), pairs=self.rubric.form), self.longest)
 
     @property
     def schema(self) -> pa.Schema:
@@ -57,14 +61,14 @@ class PairWork:
 
     @cached_property
     def _body(self) -> dict[str, Any]:
-        return asking.body(self.judge, ANY_FORM)
+        return body(self.judge, ANY_FORM)
 
     def request(self, row: Mapping[str, Any]) -> Request:
         if not self.judge.is_model:
             shown = {**row, **{name: row[name] or "" for name in SHOWN}}
             return Request(f"{row['prompt_id']} {row['order']}", [], shown)
         messages = [] if self._unanswered(row) else self.rubric.messages(row)
-        return Request(asking.request_key(self._body, messages), messages, row)
+        return Request(request_key(self._body, messages), messages, row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
         reply = outcome.reply
@@ -74,26 +78,58 @@ class PairWork:
             **self.reading(row, reply, outcome.error),
             **dict(zip(_by_model(row, "words"), (_words(row[name]) for name in SHOWN), strict=True)),
             "reply": reply.text if reply else None,
-            **reply_columns.columns(outcome),
+            **row_columns(outcome),
         }
 
     def reading(self, row: Mapping[str, Any], reply: Reply | None, error: str | None) -> dict[str, Any]:
         """The columns that are read off a reply, told by model and no longer by place; `error` says why there is none."""
         if without := self._unanswered(row):
-            found = parse_verdict.Verdict(parse_verdict.UNANSWERED, error=f"no answer: {' and '.join(without)} has none")
+            verdict = parse_verdict.Verdict(parse_verdict.UNANSWERED, error=f"no answer: {' and '.join(without)} has none")
         elif reply is None:
-            found = parse_verdict.Verdict(parse_verdict.FAILED, error=error)
+            verdict = parse_verdict.Verdict(parse_verdict.FAILED, error=error)
         else:
-            asked = self.rubric
-            found = parse_verdict.read(reply.text, reply.finish_reason, asked.form, asked.scale, reasoning=reply.reasoning)
-        winner = dict(zip(SHOWN, row["order"], strict=True)).get(found.winner or "", found.winner)
-        scores = dict(zip(_by_model(row, "score"), (found.first, found.second), strict=True))
-        return {"status": found.status, "winner": winner, **scores, "error": found.error}
+            form, scale = self.rubric.form, self.rubric.scale
+            verdict = parse_verdict.read(reply.text, reply.finish_reason, form, scale, reasoning=reply.reasoning)
+        winner = dict(zip(SHOWN, row["order"], strict=True)).get(verdict.winner or "", verdict.winner)
+        scores = dict(zip(_by_model(row, "score"), (verdict.first, verdict.second), strict=True))
+        return {"status": verdict.status, "winner": winner, **scores, "error": verdict.error}
 
     def _unanswered(self, row: Mapping[str, Any]) -> list[str]:
         """The models that have no answer, or an empty one where those do not play."""
         shown = zip(row["order"], (row[name] for name in SHOWN), strict=True)
         return sorted(model for model, text in shown if text is None or not (self.plays_empty or text.strip()))
+
+    def read_again(self, rows: Rows, source: Callable[[], Rows]) -> Rows:
+        """Games with their reviews read anew; `source` are the answers that the judge saw."""
+        pairs = source()
+        shown = [(pair["prompt_id"], pair["order"]) for pair in pairs]
+        assert shown == [(row["prompt_id"], row["order"]) for row in rows], "games are kept in the order of their pairs"
+        return [row | self.reading(pair, stored_reply(row), row["error"]) for pair, row in zip(pairs, rows, strict=True)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity of a judge's games, or of imported ones."""
+        rubric = {
+            "rubric": {"prompt": self.rubric.prompt_hash(), "form": self.rubric.form, "scale": self.rubric.scale.model_dump()}
+        }
+        if self.imported is not None:
+            return {"import": self.imported, **rubric}
+        # what is as usual is no part of it, so that older runs go on
+        empty = {"empty_answers": "play"} if self.plays_empty else {}
+        return {"judge": identity_of(self.judge), **rubric, **empty}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What games are made from besides the answers: weights on this machine."""
+        return weights_print(self.judge)
+
+    def manifest(self, target: Target, files: list[FileEntry], begun: Begun) -> Manifest:
+        """Games are counted by status; the manifest says whose they are and who judged."""
+        a, b = target.listed.settings["pair"]
+        judge = self.judge.model or self.judge.kind if self.imported is None else f"imported ({self.imported})"
+        details = {"a": a, "b": b, "test_set": target.home.name.rpartition("/")[2], "judge": judge}
+        local_model = self.imported is None and self.judge.kind == "vllm"
+        return target.home.build(begun, files, parse_verdict.STATUSES, local_model=local_model, details=details)
 
 
 def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
@@ -112,26 +148,3 @@ def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str |
         {**common, "order": "ab", "first": answer_a, "second": answer_b},
         {**common, "order": "ba", "first": answer_b, "second": answer_a},
     ]
-
-
-def settings_of(judge: PairJudge, rubric: PairRubric, *, plays_empty: bool = False) -> dict[str, Any]:
-    """The identity of a judge's games."""
-    # what is as usual is no part of it, so that older runs go on
-    empty = {"empty_answers": "play"} if plays_empty else {}
-    return {"judge": asking.identity_of(judge), "rubric": rubric_identity(rubric), **empty}
-
-
-def rubric_identity(rubric: PairRubric) -> dict[str, Any]:
-    return {"prompt": rubric.prompt_hash(), "form": rubric.form, "scale": rubric.scale.model_dump()}
-
-
-def label_of(judge: PairJudge) -> str:
-    """What reports call a judge."""
-    return judge.model or judge.kind
-
-
-def manifest_of(pair: tuple[str, str], label: str, stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    a, b = pair
-    local_model = begun.settings.get("judge", {}).get("kind") == "vllm"
-    details = {"a": a, "b": b, "test_set": stage.name.rpartition("/")[2], "judge": label}
-    return stage.sum_up(begun, files, parse_verdict.STATUSES, local_model=local_model, details=details)

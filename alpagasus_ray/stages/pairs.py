@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from alpagasus_ray.config import Compare, digest
+from alpagasus_ray.config import Compare
 from alpagasus_ray.data.schema import PAIRS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.stages.pair_task import both_orders
-from alpagasus_ray.store.run import MANIFEST, Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions, versus
+from alpagasus_ray.store.run import MANIFEST, Begun, FileEntry, Manifest, Run, StageDir, shard_name, versus
 
 ROWS_PER_SHARD = 256
 """Both games of a prompt are in one shard."""
@@ -59,9 +59,8 @@ def pair_up(run: Run, bout: Bout) -> Manifest:
     listed = [stage.finished("generate") for stage in made]
     inputs = {stage.name: manifest.content_hash() for stage, manifest in zip(made, listed, strict=True)}
     stage, settings = run.pairs(*bout), {"pair": [bout.a, bout.b]}
-    done = stage.manifest()
+    done = stage.made(settings, inputs)
     if done is not None:
-        stage.same_or_refuse(done, settings, inputs)
         return done
     answers = [_by_prompt(stage, manifest) for stage, manifest in zip(made, listed, strict=True)]
     _check_same_prompts(bout, *answers)
@@ -104,13 +103,12 @@ def check_told_one_way(run: Run, name: str | None, bouts: Iterable[Bout]) -> Non
             )
 
 
-def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any]]) -> None:
+def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any]]) -> Manifest:
     """Write the pairs of imported reviews, unless they are there: all judges of two models are to see the same texts."""
     stage = run.pairs(*bout)
     done = stage.manifest()
     if done is None:
-        write_pairs(stage, begun, games)
-        return
+        return write_pairs(stage, begun, games)
     there = {(row["prompt_id"], row["order"]): row for table in stage.tables(done) for row in table.to_pylist()}
     for game in games:
         held = there.pop((game["prompt_id"], game["order"]), None)
@@ -120,6 +118,7 @@ def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any
             raise _other_answers(stage, game["prompt_id"], what)
     for prompt_id, _ in there:
         raise _other_answers(stage, prompt_id, "has this prompt, and the files have not")
+    return done
 
 
 def _other_answers(stage: StageDir, prompt_id: str, what: str) -> UsageError:
@@ -141,15 +140,6 @@ def write_pairs(stage: StageDir, begun: Begun, games: Sequence[Mapping[str, Any]
         rows = list(games[start : start + ROWS_PER_SHARD])
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PAIRS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    manifest = Manifest(
-        stage=stage.name,
-        settings=begun.settings,
-        settings_hash=digest(begun.settings),
-        inputs=begun.inputs,
-        files=files,
-        rows=len(games),
-        seconds=time.monotonic() - started,
-        versions=versions(),
-    )
+    manifest = stage.build(begun.model_copy(update={"seconds": time.monotonic() - started}), files)
     stage.finish(manifest)
     return manifest

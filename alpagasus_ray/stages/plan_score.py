@@ -7,23 +7,23 @@ a stage leaves behind while it is unfinished; nothing of how the rows are asked.
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from alpagasus_ray.batch_api.journal import at_provider
-from alpagasus_ray.config import Judge, Score, digest
+from alpagasus_ray.config import EngineConfig, Score, digest
 from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import addresses, asking, shards
-from alpagasus_ray.inference.budget import at_most_spent
-from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference import addresses
+from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.stage import Target
 from alpagasus_ray.inference.trial import drawn
-from alpagasus_ray.judging import parse_rating, rubric
-from alpagasus_ray.judging.reply_format import reply_form
-from alpagasus_ray.stages.rating_task import ScoreWork, check_model, inputs_of, settings_of
-from alpagasus_ray.store.run import FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.judging import parse_rating
+from alpagasus_ray.stages.rating_task import RatingTask, check_model, prepare
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 SAMPLE = 200
 """Requests that are made and counted; all others are taken to be like them."""
@@ -36,10 +36,7 @@ class Part(NamedTuple):
     """What there is to do in one shard."""
 
     entry: FileEntry
-    rows: int
-    """Rows left to ask."""
-    places: Sequence[int]
-    """One of them for each request: rows with the same prompt are asked once."""
+    left: Left
     known: Counter[str]
     """Sums over the replies that are there: their `count`, the fields in `MEASURED`, and how many know each (`n <field>`)."""
 
@@ -72,41 +69,37 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
-    config = config.model_copy(update={"judge": asking.with_template(config.judge)})
-    asked = rubric.load(config.judge.rubric)
-    work = ScoreWork(config.judge, asked, reply_form(config.judge, asked))
     check_model(config.judge, "score")
-    stage, examples = run.ratings(config.name), run.examples().finished("ingest")
-    settings = settings_of(config, work.rubric)
+    program, task, target = prepare(config, run)
+    spec, stage, examples, settings = program.spec, target.home, target.listed, task.settings
     done = stage.manifest()
-    _check_same(stage, done, config.judge, settings, {"examples": examples.content_hash()} | inputs_of(config.judge))
+    _check_same(target, done or stage.begun(), settings, spec.engine)
     if done is None:
-        asking.check_cap(config, config.judge, prices.tariff(config.judge))
+        spec.check_cap()
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
-    parts = _parts(config, work, run, examples, done, away)
-    sample = _sample(work, run.examples(), parts)
+    parts = _parts(task, target, done, away)
+    sample = _sample(task, target.source, parts)
     return {
         "plan": True,
         "stage": stage.name,
         "location": stage.storage.root,
         "rows": examples.rows,
-        "left": sum(part.rows for part in parts),
-        "limit": config.limit,
-        **(_paid(config, stage, parts, sample, away) if config.judge.is_model else {"requests": 0, "prompt": None}),
-        "asks": addresses.shown(config.judge),
+        "left": sum(part.left.rows for part in parts),
+        "limit": target.limit,
+        **(_paid(spec, stage, parts, sample, away) if spec.engine.is_model else {"requests": 0, "prompt": None}),
+        "asks": addresses.shown(spec.engine),
         "hashes": _hashes(settings, examples, sample),
-        "notes": list(_notes(config, parts, done, away)),
+        "notes": list(_notes(spec, parts, done, away)),
     }
 
 
-def _check_same(stage: StageDir, done: Manifest | None, judge: Judge, settings: dict[str, Any], inputs: dict[str, str]) -> None:
-    begun = None if done else stage.begun()
-    made = done or begun
-    if made is not None:
-        stage.same_or_refuse(made, settings, inputs)
-        addresses.check(stage, made, judge)
-    if begun is not None and begun.rescoring:
-        raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
+def _check_same(target: Target, made: Manifest | Begun | None, settings: dict[str, Any], engine: EngineConfig) -> None:
+    if made is None:
+        return
+    target.home.same_or_refuse(made, settings, target.inputs)
+    addresses.check(target.home, made, engine)
+    if isinstance(made, Begun) and made.rescoring:
+        raise UsageError(f"a --rescore of {target.home.name} was interrupted; run it to its end with --rescore first")
 
 
 def _under_way(stage: StageDir) -> UnderWay:
@@ -119,51 +112,28 @@ def _under_way(stage: StageDir) -> UnderWay:
     return UnderWay(by_shard, len(items), len(page.entries), reserved, page.at_most_usd)
 
 
-def _parts(config: Score, work: ScoreWork, run: Run, examples: Manifest, done: Manifest | None, away: UnderWay) -> list[Part]:
+def _parts(task: RatingTask, target: Target, done: Manifest | None, away: UnderWay) -> list[Part]:
     """Every shard, with what is left to ask of the rows that the call is about."""
-    stage = run.ratings(config.name)
-    committed = {} if done else {entry.shard: entry for entry in shards.committed(stage)}
-    trial = None if config.limit is None else drawn(examples, config.limit)
-    jobs: list[tuple[FileEntry, Sequence[int], frozenset[str]]] = []
-    for entry in examples.parts():
+    backlog = Backlog(target.home, keeps_replies=task.judge.is_model)
+    committed = {} if done else {entry.shard: entry for entry in backlog.done()}
+    trial = None if target.limit is None else drawn(target.listed, target.limit)
+
+    def part(entry: FileEntry) -> Part:
         record = committed.get(entry.name)
         # as for a call of an unfinished stage: what failed gets another chance
         over = done is not None or (record is not None and not record.counts.get(parse_rating.FAILED))
         rows: Sequence[int] = () if over else range(entry.rows) if trial is None else trial.get(entry.name, ())
-        jobs.append((entry, rows, away.keys.get(entry.name, frozenset())))
-    if not config.judge.is_model:
-        return [Part(entry, len(rows), (), Counter()) for entry, rows, _ in jobs]
-    with ThreadPoolExecutor(shards.READERS) as pool:
-        return list(pool.map(lambda job: _part(work, run.examples(), stage, *job), jobs))
+        if not task.judge.is_model:
+            return Part(entry, Left(len(rows), ()), Counter())
+        known = backlog.known(entry.name).replies
+        answered = {*known, *away.keys.get(entry.name, ())}
+        left = backlog.left(
+            target.source, entry, lambda row: task.request(row).key, answered, numbers=rows, stand_in="content_hash"
+        )
+        return Part(entry, left, measure(known.values(), MEASURED))
 
-
-def _part(
-    work: ScoreWork, source: StageDir, stage: StageDir, entry: FileEntry, rows: Sequence[int], away: frozenset[str]
-) -> Part:
-    """What is left of the rows at these places of a shard, without the requests that are `away` in batches."""
-    known = shards.known_of(stage, entry.name).replies
-    keys: list[str] = []
-    if rows and (known or away):
-        keys = [work.request(row).key for row in source.table(entry.name, entry.sha256).take(list(rows)).to_pylist()]
-    elif rows:
-        # the content decides the prompt, and is read in a hundredth of the time that making the prompts takes
-        table = source.table(entry.name, entry.sha256, ["content_hash"])
-        keys = (table if len(rows) == entry.rows else table.take(list(rows)))["content_hash"].to_pylist()
-    left = [(place, key) for place, key in zip(rows, keys, strict=True) if key not in known and key not in away]
-    first = {key: place for place, key in reversed(left)}
-    return Part(entry, len(left), sorted(first.values()), _measure(known.values()))
-
-
-def _measure(outcomes: Iterable[Outcome]) -> Counter[str]:
-    """Sums over replies that were asked for themselves, not taken from an equal row."""
-    sums: Counter[str] = Counter()
-    for outcome in outcomes:
-        if outcome.reply is not None and outcome.attempts:
-            found = {**outcome.reply._asdict(), "latency_s": outcome.latency_s, "count": 1}
-            for field in ("count", *MEASURED):
-                if found[field] is not None:
-                    sums.update({field: found[field], f"n {field}": 1})
-    return sums
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(part, target.listed.parts()))
 
 
 def _mean(known: Counter[str], field: str) -> float | None:
@@ -176,41 +146,41 @@ def evenly(total: int, most: int = SAMPLE) -> list[int]:
     return [place * total // size for place in range(size)]
 
 
-def _sample(work: ScoreWork, source: StageDir, parts: Sequence[Part]) -> list[Request]:
+def _sample(task: RatingTask, source: StageDir, parts: Sequence[Part]) -> list[Request]:
     """Requests evenly spread over those that would be sent, the first among them."""
-    chosen = evenly(sum(len(part.places) for part in parts))
+    chosen = evenly(sum(len(part.left.numbers) for part in parts))
     requests, start = [], 0
     for part in parts:
-        end = start + len(part.places)
-        places = [part.places[number - start] for number in chosen if start <= number < end]
-        if places:
-            requests += [work.request(row) for row in source.table(part.entry.name, part.entry.sha256).take(places).to_pylist()]
+        end = start + len(part.left.numbers)
+        rows = [part.left.numbers[number - start] for number in chosen if start <= number < end]
+        if rows:
+            requests += [task.request(row) for row in source.table(part.entry.name, part.entry.sha256).take(rows).to_pylist()]
         start = end
     return requests
 
 
-def _paid(config: Score, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request], away: UnderWay) -> dict[str, Any]:
+def _paid(spec: AskSpec, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request], away: UnderWay) -> dict[str, Any]:
     """The part of the summary that only judges have which are asked over a network."""
-    tariff, known = prices.tariff(config.judge), _all_known(parts)
-    requests = sum(len(part.places) for part in parts)
-    counted = _count_in(config, sample, requests)
+    known, longest = _all_known(parts), spec.tariff.max_tokens
+    requests = sum(len(part.left.numbers) for part in parts)
+    counted = _count_in(spec, sample, requests)
     reply = _mean(known, "tokens_out")
     volume = Volume(
         requests,
         requests * counted["in_each"],
         requests * (SHORTEST_REPLY if reply is None else reply),
-        None if tariff.max_tokens is None else float(requests * tariff.max_tokens),
+        None if longest is None else float(requests * longest),
     )
     out = {"out_low": round(volume.out_low), "out_high": None if volume.out_high is None else round(volume.out_high)}
     return {
-        "model": config.judge.model,
-        "mode": config.judge.mode,
+        "model": spec.engine.model,
+        "mode": spec.engine.mode,
         "requests": requests,
         "under_way": {"requests": away.requests, "batches": away.batches},
         "replies": {"count": known["count"]} | {field: _rounded(_mean(known, field)) for field in MEASURED},
-        "tokens": {**counted, "in": round(volume.tokens_in), **out, "longest_reply": tariff.max_tokens},
-        "dollars": _dollars(config, tariff, volume, _spent(known, stage, away), away),
-        "minutes": _minutes(config, volume, sum(1 for part in parts if part.places), _mean(known, "latency_s")),
+        "tokens": {**counted, "in": round(volume.tokens_in), **out, "longest_reply": longest},
+        "dollars": _dollars(spec, volume, _spent(known, stage, away), away),
+        "minutes": _minutes(spec, volume, sum(1 for part in parts if part.left.numbers), _mean(known, "latency_s")),
         "prompt": sample[0].messages if sample else None,
     }
 
@@ -219,11 +189,11 @@ def _all_known(parts: Sequence[Part]) -> Counter[str]:
     return sum((part.known for part in parts), Counter())
 
 
-def _count_in(config: Score, sample: Sequence[Request], requests: int) -> dict[str, Any]:
+def _count_in(spec: AskSpec, sample: Sequence[Request], requests: int) -> dict[str, Any]:
     """Mean tokens of the sampled prompts, and by which share of it the mean over all may differ (two standard errors)."""
     if not sample:
         return {"counted_by": None, "estimate": False, "sampled": 0, "in_each": 0.0, "margin": 0.0}
-    counter = tokens.counter(config.judge)
+    counter = tokens.counter(spec.engine)
     lengths = counter.lengths([request.messages for request in sample])
     mean, seen = statistics.fmean(lengths), len(lengths)
     error = statistics.stdev(lengths) * math.sqrt((1 - seen / requests) / seen) if seen < requests else 0.0
@@ -239,17 +209,17 @@ def _count_in(config: Score, sample: Sequence[Request], requests: int) -> dict[s
 def _spent(known: Counter[str], stage: StageDir, away: UnderWay) -> float | None:
     """Dollars spent so far, at most: the cost of the replies, what is reserved for batches under way, and what a call that
     was killed may have spent besides. None where there are replies and nothing tells."""
-    bound = at_most_spent(stage.storage) if away.at_most_usd is None else away.at_most_usd
+    bound = Backlog(stage).at_most_usd() if away.at_most_usd is None else away.at_most_usd
     at_most = max(float(known["cost_usd"]), bound)
     return None if known["count"] and not known["n cost_usd"] and not at_most else at_most
 
 
-def _dollars(config: Score, tariff: prices.Tariff, volume: Volume, spent: float | None, away: UnderWay) -> dict[str, Any]:
+def _dollars(spec: AskSpec, volume: Volume, spent: float | None, away: UnderWay) -> dict[str, Any]:
     """What is to be paid, and for how many requests `max_cost_usd` is enough (null: for all). What is reserved for batches
     under way comes back, but for what their requests cost."""
-    low = tariff.dollars(volume.tokens_in, volume.out_low)
-    high = None if volume.out_high is None else tariff.dollars(volume.tokens_in, volume.out_high)
-    cap, free = config.max_cost_usd, (config.max_cost_usd or 0.0) - (spent or 0.0) + away.reserved_usd
+    low = spec.tariff.dollars(volume.tokens_in, volume.out_low)
+    high = None if volume.out_high is None else spec.tariff.dollars(volume.tokens_in, volume.out_high)
+    cap, free = spec.max_cost_usd, (spec.max_cost_usd or 0.0) - (spent or 0.0) + away.reserved_usd
     all_requests = volume.requests + away.requests
     reached = {
         name: None
@@ -263,37 +233,38 @@ def _dollars(config: Score, tariff: prices.Tariff, volume: Volume, spent: float 
         "spent": _rounded(spent),
         "max_cost_usd": cap,
         "cap_reached_after": reached,
-        "price": _price(config, tariff),
+        "price": _price(spec),
     }
 
 
-def _price(config: Score, tariff: prices.Tariff) -> dict[str, Any] | None:
+def _price(spec: AskSpec) -> dict[str, Any] | None:
     """Dollars a million tokens, and who says so."""
+    tariff = spec.tariff
     if tariff.price is None:
         return None
-    listed = config.judge.price is None
+    listed = spec.engine.price is None
     source = f"listed {prices.price_list()['as_of']}" if listed else "score.judge.price"
     return {"input": tariff.price.input, "output": tariff.price.output, "share": tariff.share, "source": source}
 
 
-def _minutes(config: Score, volume: Volume, open_shards: int, latency_s: float | None) -> dict[str, Any]:
+def _minutes(spec: AskSpec, volume: Volume, open_shards: int, latency_s: float | None) -> dict[str, Any]:
     """The least time that the known limits allow, and which of them decides; null where none is known."""
     ways: dict[str, float] = {}
-    if config.judge.mode == "live" and volume.requests:
-        limits = _limits(config)
+    if spec.engine.mode == "live" and volume.requests:
+        limits = _limits(spec.limits.rates)
         loads = Rate(float(volume.requests), volume.tokens_in + volume.out_low)
         ways = {f"score.{kind}_per_minute": loads._asdict()[kind] / limit for kind, limit in limits.items()}
         if latency_s is not None:
-            actors = config.actors if isinstance(config.actors, int) else max(config.actors or (1,))
-            in_flight = asking.concurrency(config, config.judge) * min(actors, open_shards or 1)
+            actors = spec.processes.actors
+            actors = actors if isinstance(actors, int) else max(actors or (1,))
+            in_flight = spec.limits.concurrency * min(actors, open_shards or 1)
             ways["score.concurrency"] = volume.requests * latency_s / 60 / in_flight
     binding = max(ways, key=lambda way: ways[way]) if ways else None
     return {"least": None if binding is None else round(ways[binding], 2), "bound_by": binding}
 
 
-def _limits(config: Score) -> dict[str, float]:
+def _limits(rates: Sequence[Rate]) -> dict[str, float]:
     """`requests` and `tokens` a minute over all endpoints together; one without a limit takes whatever comes."""
-    rates = asking.rates(config, config.judge)
     each = {kind: [getattr(rate, kind) for rate in rates] for kind in Rate._fields}
     return {kind: sum(limits) for kind, limits in each.items() if None not in limits}
 
@@ -311,9 +282,9 @@ def _hashes(settings: dict[str, Any], examples: Manifest, sample: Sequence[Reque
     }
 
 
-def _notes(config: Score, parts: Sequence[Part], done: Manifest | None, away: UnderWay) -> Iterator[str]:
+def _notes(spec: AskSpec, parts: Sequence[Part], done: Manifest | None, away: UnderWay) -> Iterator[str]:
     """What a reader has to know besides the numbers."""
-    judge = config.judge
+    judge = spec.engine
     if done is not None:
         yield "the stage is finished: a call returns at once"
         without = sum(done.counts.get(status, 0) for status in parse_rating.UNSCORED)
@@ -326,19 +297,19 @@ def _notes(config: Score, parts: Sequence[Part], done: Manifest | None, away: Un
         yield f"what is spent includes {away.reserved_usd:,.4g} dollars, the most that the requests under way can cost"
     if judge.kind == "vllm":
         yield "a model in the job: what it costs is its machines' time"
-    elif prices.price(judge) is None:
+    elif spec.tariff.price is None:
         yield (
             f"no price is known for {judge.model} at {' and '.join(_hosts(judge))}; give one in dollars a million tokens, e.g. "
             "--set 'score.judge.price={input: 0.15, output: 0.6}'"
         )
-    if prices.tariff(judge).max_tokens is None:
+    if spec.tariff.max_tokens is None:
         yield "score.judge.max_tokens is null: nothing bounds what a reply can cost"
     if judge.mode == "batch":
         yield "through the batch API: up to 24 hours per round"
-    elif any(part.places for part in parts) and not (_all_known(parts)["n latency_s"] or _limits(config)):
+    elif any(part.left.numbers for part in parts) and not (_all_known(parts)["n latency_s"] or _limits(spec.limits.rates)):
         yield "how long it takes is not known: no limit is set and no reply was timed; --limit 100 without --plan tells"
 
 
-def _hosts(judge: Judge) -> list[str]:
+def _hosts(engine: EngineConfig) -> list[str]:
     """The hosts of the endpoints, each once."""
-    return list(dict.fromkeys(prices.host(place) for place in judge.at_each_endpoint()))
+    return list(dict.fromkeys(prices.host(place) for place in engine.at_each_endpoint()))

@@ -1,10 +1,10 @@
-"""What ratings are: how an example is asked about and its reply read, what identifies them, how their manifest sums up.
+"""What ratings are: how an example is asked about and its reply read, what identifies them, what their manifest says.
 
 Knows nothing of how requests are sent, nor of calls that go on where others were.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,16 +16,20 @@ from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data import readers
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
+from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print, with_template
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.engines.recorded import RecordedEngine
 from alpagasus_ray.engines.score_grammar import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import asking, reply_columns
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.judging import parse_rating
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.stage import InferenceStage, Rows, Target
+from alpagasus_ray.judging import parse_rating, rubric
+from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.judging.rubric import Rubric, Scale
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, totals
+from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, totals
 
 Mode = Literal["score", "rescore", "retry-failed"]
 FORM = ("explain", "constrained", "expected", "max_outside")
@@ -38,26 +42,26 @@ NOTHING = {"instruction": "", "input": "", "output": ""}
 
 
 @dataclass(frozen=True)
-class ScoreWork:
-    """What the runner does with each example: ask for a rating and read it."""
+class RatingTask:
+    """What is done with each example: ask for a rating and read it."""
 
     judge: Judge
     rubric: Rubric
     form: ReplyForm = ANY_FORM
-    raised: int | None = None
+    longest: int | None = None
     """Longest reply of the rows that are asked again because theirs was cut."""
 
     @property
     def allowed(self) -> Judge:
         """The judge with the longest reply that this call allows."""
-        return with_longer(self.judge, self.raised)
+        return with_longer(self.judge, self.longest)
 
     def open_engines(self) -> list[Engine]:
         engines = open_engines(self.allowed, self.form, shortest=self.rubric.messages(NOTHING))
         for engine in engines:
             if isinstance(engine, RecordedEngine):
                 engine.check(self.scale.min, self.scale.max)
-        return noting(engines, self.raised)
+        return noting(engines, self.longest)
 
     @property
     def schema(self) -> pa.Schema:
@@ -65,13 +69,13 @@ class ScoreWork:
 
     @cached_property
     def _body(self) -> dict[str, Any]:
-        return asking.body(self.judge, self.form)
+        return body(self.judge, self.form)
 
     def request(self, row: Mapping[str, Any]) -> Request:
         if not self.judge.is_model:
             return Request(row["content_hash"], [], row)
         messages = self.rubric.messages(row)
-        return Request(asking.request_key(self._body, messages), messages, row)
+        return Request(request_key(self._body, messages), messages, row)
 
     def result(self, row: Mapping[str, Any], request: Request, outcome: Outcome) -> dict[str, Any]:
         reply = outcome.reply
@@ -81,9 +85,17 @@ class ScoreWork:
             "request_hash": request.key,
             "reply": reply.text if reply else None,
             "logprobs": orjson.dumps(logprobs).decode() if logprobs else None,
-            **reply_columns.columns(outcome),
+            **row_columns(outcome),
             **(self.reading(reply) if reply else self.no_reading(outcome.error)),
         }
+
+    def read_again(self, rows: Rows, _: Callable[[], Rows]) -> Rows:
+        """Ratings with their replies read anew; those without a reply stay as they are."""
+        return [self._read_again(row) for row in rows]
+
+    def _read_again(self, row: dict[str, Any]) -> dict[str, Any]:
+        reply = stored_reply(row)
+        return row if reply is None else row | self.reading(reply)
 
     def no_reading(self, error: str | None) -> dict[str, Any]:
         """The columns that are read off a reply, where there is none."""
@@ -91,13 +103,13 @@ class ScoreWork:
 
     def reading(self, reply: Reply) -> dict[str, Any]:
         """The columns that are read off a reply."""
-        found = self._read(reply.text, reply.finish_reason, reply.reasoning)
-        expected = self._expected(reply, found.score) if found.score is not None else NOT_EXPECTED
-        return {"status": found.status, "score": found.score, "error": found.error, **expected}
+        rating = self._read(reply.text, reply.finish_reason, reply.reasoning)
+        expected = self._expected(reply, rating.score) if rating.score is not None else NOT_EXPECTED
+        return {"status": rating.status, "score": rating.score, "error": rating.error, **expected}
 
     def _read(self, text: str, finish_reason: str, reasoning: str | None = None) -> parse_rating.Reading:
-        asked = self.rubric
-        return parse_rating.read(text, finish_reason, self.scale, asked.dimension, pattern=asked.reply, reasoning=reasoning)
+        dimension, pattern = self.rubric.dimension, self.rubric.reply
+        return parse_rating.read(text, finish_reason, self.scale, dimension, pattern=pattern, reasoning=reasoning)
 
     def _expected(self, reply: Reply, score: float) -> dict[str, Any]:
         """The columns that are read off the probabilities at the place of the score that was read."""
@@ -107,13 +119,13 @@ class ScoreWork:
         def read(text: str) -> float | None:
             return self._read(text, reply.finish_reason).score
 
-        place = place_of(reply.text, reply.logprobs, score, self.form.scores, read)
-        found = distribution(after(reply.logprobs, place), self.form.scores) if place is not None else None
-        if found is None:
+        start = place_of(reply.text, reply.logprobs, score, self.form.scores, read)
+        scores = distribution(after(reply.logprobs, start), self.form.scores) if start is not None else None
+        if scores is None:
             return NOT_EXPECTED
-        shares = [{"score": float(score), "probability": share} for score, share in found.probabilities.items()]
-        mean = found.mean if found.outside <= self.judge.max_outside else None
-        return {"expected_score": mean, "probabilities": shares, "outside": found.outside}
+        shares = [{"score": float(score), "probability": share} for score, share in scores.probabilities.items()]
+        mean = scores.mean if scores.outside <= self.judge.max_outside else None
+        return {"expected_score": mean, "probabilities": shares, "outside": scores.outside}
 
     @property
     def scale(self) -> Scale:
@@ -121,11 +133,58 @@ class ScoreWork:
         own = scale_of(self.judge, self.rubric)
         return own.model_copy(update={"step": None}) if self.judge.kind == "recorded" else own
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity of the ratings; what only another kind of judge would use is left out."""
+        judge, rubric = self.judge, self.rubric
+        recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
+        # what most recipes leave alone is no part of their identity, so that older runs go on
+        form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
+        scale = scale_of(judge, rubric).model_dump()
+        reply = {} if rubric.reply is None else {"reply": rubric.reply}
+        return {
+            "judge": identity_of(judge) | recorded | (form if judge.is_model else {}),
+            "rubric": {"prompt": rubric.prompt_hash(), "dimension": rubric.dimension, "scale": scale, **reply},
+        }
 
-def scale_of(judge: Judge, asked: Rubric) -> Scale:
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the ratings are made from besides the examples: a file of ratings, or weights on this machine."""
+        judge = self.judge
+        if judge.kind == "recorded" and judge.ratings is not None:
+            return {file.name: file.fingerprint() for file in readers.expand(judge.ratings)}
+        return weights_print(judge)
+
+    def manifest(self, target: Target, files: list[FileEntry], begun: Begun) -> Manifest:
+        """Ratings are counted by status and by score."""
+        histogram = totals(files).histogram
+        details = {
+            "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
+            "asked_scale": begun.asked_scale,
+            **_of_one_score(histogram),
+            **_outside(target.home, files),
+        }
+        local_model = self.judge.kind == "vllm"
+        return target.home.build(begun, files, parse_rating.STATUSES, local_model=local_model, details=details)
+
+
+def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[InferenceStage, RatingTask, Target]:
+    """The stage that makes `ratings/<name>/` of a run, what it does with each example, and the directory to fill. Rows with a
+    status of `again` are asked anew. `UsageError` where there are no examples, or the recipe cannot be followed."""
+    judge = with_template(config.judge)
+    criteria = rubric.load(judge.rubric)
+    spec = AskSpec.of(config, judge, good=(parse_rating.SCORED,), again=again)
+    task = RatingTask(judge, criteria, reply_form(judge, criteria), spec.longest)
+    home, source = run.ratings(config.name), run.examples()
+    target = Target.of(home, source, source.finished("ingest"), task.inputs)
+    target = replace(target, asked_scale=task.settings["rubric"]["scale"], limit=config.limit)
+    return InferenceStage("score", spec, task, home), task, target
+
+
+def scale_of(judge: Judge, rubric: Rubric) -> Scale:
     """The scale of the ratings: the rubric's, but for recorded ones that name theirs."""
     if judge.scale is None:
-        return asked.scale
+        return rubric.scale
     return Scale(min=judge.scale.min, max=judge.scale.max, step=None)
 
 
@@ -143,39 +202,6 @@ def check_model(judge: Judge, mode: Mode) -> None:
     )
 
 
-def settings_of(config: Score, asked: Rubric) -> dict[str, Any]:
-    """The identity of the ratings; what only another kind of judge would use is left out."""
-    judge = config.judge
-    recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
-    # what most recipes leave alone is no part of their identity, so that older runs go on
-    form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
-    scale = scale_of(judge, asked).model_dump()
-    reply = {} if asked.reply is None else {"reply": asked.reply}
-    return {
-        "judge": asking.identity_of(judge) | recorded | (form if judge.is_model else {}),
-        "rubric": {"prompt": asked.prompt_hash(), "dimension": asked.dimension, "scale": scale, **reply},
-    }
-
-
-def inputs_of(judge: Judge) -> dict[str, str]:
-    """What the ratings are made from besides the examples: a file of ratings, or weights on this machine."""
-    if judge.kind == "recorded" and judge.ratings is not None:
-        return {file.name: file.fingerprint() for file in readers.expand(judge.ratings)}
-    return asking.weights_print(judge)
-
-
-def manifest_of(stage: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
-    histogram = totals(files).histogram
-    details = {
-        "histogram": {key: histogram[key] for key in sorted(histogram, key=float)},
-        "asked_scale": begun.asked_scale,
-        **_of_one_score(histogram),
-        **_outside(stage, files),
-    }
-    local_model = begun.settings["judge"]["kind"] == "vllm"
-    return stage.sum_up(begun, files, parse_rating.STATUSES, local_model=local_model, details=details)
-
-
 def _of_one_score(histogram: Mapping[str, int]) -> dict[str, Any]:
     """The score that more than `ALIKE` of the scored rows have: such a judge tells them hardly apart."""
     rows = sum(histogram.values())
@@ -190,10 +216,10 @@ def _outside(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     rows that tell it, and how many of these have an expected score."""
     if not files:
         return {}
-    told = pa.concat_tables(stage.table(entry.name, entry.sha256, ["outside", "expected_score"]) for entry in files)
-    told = told.filter(pc.is_valid(told["outside"]))
-    if not told.num_rows:
+    table = pa.concat_tables(stage.table(entry.name, entry.sha256, ["outside", "expected_score"]) for entry in files)
+    table = table.filter(pc.is_valid(table["outside"]))
+    if not table.num_rows:
         return {}
-    mean, most = pc.mean(told["outside"]).as_py(), pc.quantile(told["outside"], q=0.95)[0].as_py()
-    expected = told.num_rows - told["expected_score"].null_count
-    return {"outside": {"rows": told.num_rows, "mean": mean, "p95": most, "expected": expected}}
+    mean, most = pc.mean(table["outside"]).as_py(), pc.quantile(table["outside"], q=0.95)[0].as_py()
+    expected = table.num_rows - table["expected_score"].null_count
+    return {"outside": {"rows": table.num_rows, "mean": mean, "p95": most, "expected": expected}}

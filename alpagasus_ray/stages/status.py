@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.backlog import READERS, Backlog
 from alpagasus_ray.reporting.run_reader import KINDS, kind_of
 from alpagasus_ray.store import lock
-from alpagasus_ray.store.lease import shard_of
-from alpagasus_ray.store.run import LEDGER, MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
+from alpagasus_ray.store.run import MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
 from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.schedule import Order
 
-READERS = 16
 ROWS_COME_FROM = ("examples", "prompts", "pairs")
 """Kinds of stages whose rows are asked about one by one."""
 SHOWN = (*KINDS, "report")
@@ -89,9 +87,10 @@ def _finished(manifest: Manifest) -> dict[str, Any]:
 
 def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dict[str, Any]:
     """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
-    entries = shards.committed(stage)
-    waiting = _open_shards(stage.name, names) - {entry.shard for entry in entries}
-    received = [outcome.reply for shard in sorted(waiting) for outcome in shards.known_of(stage, shard).replies.values()]
+    backlog = Backlog(stage)
+    entries = backlog.done()
+    waiting = backlog.begun(names) - {entry.shard for entry in entries}
+    received = [outcome.reply for shard in sorted(waiting) for outcome in backlog.known(shard).replies.values()]
     costs = [reply.cost_usd for reply in received if reply is not None]
     done = totals(entries)
     return {
@@ -107,13 +106,6 @@ def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dic
         "seconds": round(begun.seconds, 2),
         "dollars": _sum([done.usage.get("cost_usd"), begun.discarded.get("cost_usd"), *costs]),
     }
-
-
-def _open_shards(stage: str, names: set[str]) -> set[str]:
-    """Shards that have a ledger, or an output that may have been taken back."""
-    here = [name.removeprefix(f"{stage}/").split("/") for name in names if name.startswith(f"{stage}/")]
-    ledgers = {f"{parts[1]}.parquet" for parts in here if parts[0] == LEDGER and len(parts) == 3}
-    return ledgers | {shard_of(parts[0]) for parts in here if len(parts) == 1 and parts[0].startswith("part-")}
 
 
 def _rows_of(run: Run, inputs: Mapping[str, str]) -> int | None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from alpagasus_ray.config import digest
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.lease import shard_of
+from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Storage, Written
 
 MANIFEST = "manifest.json"
@@ -62,7 +63,6 @@ class FileEntry(BaseModel):
 
 
 MODELS = 20
-USAGE = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd", "attempts", "maybe_billed_twice")
 
 
 def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
@@ -145,6 +145,12 @@ class Begun(BaseModel):
     addresses: list[str] = []
     """Where a server was asked."""
 
+    @classmethod
+    def of(cls, made: Manifest) -> "Begun":
+        """What a finished stage was made with, to go on with it."""
+        kept = {key: made.details[key] for key in ("asked_scale", "discarded", "addresses") if key in made.details}
+        return cls(settings=made.settings, inputs=made.inputs, seconds=made.seconds, **kept)
+
 
 @dataclass(frozen=True)
 class StageDir:
@@ -202,15 +208,29 @@ class StageDir:
             if name not in listed and shard_of(name) in replaced:
                 self.storage.delete(name)
 
-    def sum_up(
-        self, begun: Begun, files: list[FileEntry], statuses: Sequence[str], *, local_model: bool, details: dict[str, Any]
+    def made(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Manifest | None:
+        """The manifest of a stage that is finished, or None; `SettingsChanged` where it was made otherwise."""
+        manifest = self.manifest()
+        if manifest is not None:
+            self.same_or_refuse(manifest, settings, inputs)
+        return manifest
+
+    def build(
+        self,
+        begun: Begun,
+        files: list[FileEntry],
+        statuses: Sequence[str] = (),
+        *,
+        local_model: bool = False,
+        details: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """The manifest of rows with a status, which are counted in this order."""
+        """The manifest of files that were made with what was `begun`. Where rows have a status they are counted, in the order
+        of `statuses`; of servers that were asked it says what they used and who answered."""
         sums = totals(files)
-        discarded: dict[str, Any] = {"discarded": begun.discarded} if begun.discarded else {}
-        if begun.addresses:
-            discarded["addresses"] = begun.addresses
-        models = {"models": dict(sums.models.most_common(MODELS))} if sums.models else {}
+        recorded: dict[str, Any] = {"reasons": dict(sums.reasons.most_common())} if statuses else {}
+        recorded |= {"discarded": begun.discarded} if begun.discarded else {}
+        recorded |= {"addresses": begun.addresses} if begun.addresses else {}
+        recorded |= {"models": dict(sums.models.most_common(MODELS))} if sums.models else {}
         sums.usage.update(begun.discarded)  # a Counter adds floats just as well
         return Manifest(
             stage=self.name,
@@ -223,7 +243,7 @@ class StageDir:
             usage=dict(sums.usage),
             seconds=begun.seconds,
             versions=versions(local_model=local_model),
-            details={"reasons": dict(sums.reasons.most_common()), **discarded, **models, **details},
+            details={**recorded, **(details or {})},
         )
 
     def reopen(self) -> None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.config import DEBUG, Finetune
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.interrupts import off_main_thread
 from alpagasus_ray.progress import clock
 from alpagasus_ray.raycluster import placement
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.training.spec import Stopped, Trained, Training
 from alpagasus_ray.training.status import Teller
 

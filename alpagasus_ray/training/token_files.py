@@ -99,8 +99,8 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, parts:
     import ray
     import ray.exceptions
 
-    from alpagasus_ray.inference.shards import ONE
     from alpagasus_ray.raycluster import placement, preflight
+    from alpagasus_ray.raycluster.pool import ONE
 
     pool = ONE._replace(labels=placement.labels_of(None, placement.CPU))
     placement.check(pool, "examples are made tokens of by a process a shard")

@@ -1,0 +1,103 @@
+"""When a stage gives up: too many rows failed, hardly any result is of use, or rows are missing; and what may help.
+
+Knows counts and statuses; nothing of how rows are asked.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.engines.advice import advice
+from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.inference.coordinator import SAID
+from alpagasus_ray.inference.first_replies import FIRST, FirstLook, Usable
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.store.run import Manifest, StageDir
+
+FAILED = "failed"
+FEW_FAILURES = 20
+"""Up to so many failures their share says nothing."""
+StopRule = Callable[[Mapping[str, int]], str | None]
+"""Looks at the counts so far and says why to stop, or None."""
+
+
+def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+    """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
+    if spec.engine.kind == "recorded" or failed <= max(FEW_FAILURES, spec.max_failed * rows):
+        return None
+    kinds = sorted((entry for entry in reasons.items() if not entry[0].startswith(SAID)), key=lambda entry: -entry[1])
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in kinds[:3])
+    knob = f"{spec.section}.max_failed = {spec.max_failed:g}"
+    said = Counter({key.removeprefix(SAID): count for key, count in reasons.items() if key.startswith(SAID)})
+    commonest = f"; the commonest: {said.most_common(1)[0][0]}" if said else ""
+    return f"{failed:,} rows failed, more than {knob} of {rows:,} allows ({listed}{commonest})"
+
+
+def stop_rule(spec: AskSpec, rows: int) -> StopRule:
+    """What the driver watches the counts of a call on so many rows with."""
+
+    def rule(counts: Mapping[str, int]) -> str | None:
+        reasons = {key.removeprefix("reason "): n for key, n in counts.items() if key.startswith(("reason ", SAID))}
+        return too_many_failed(spec, rows, counts.get("status failed", 0), reasons)
+
+    return rule
+
+
+def check_results(spec: AskSpec, stage: StageDir, manifest: Manifest) -> None:
+    """Refuse to finish a stage of which too many rows failed, or hardly any is of use: `StageFailed`."""
+    failed = manifest.counts.get(FAILED, 0)
+    if too_many_failed(spec, manifest.rows, failed, {}) is not None:
+        reasons = {**manifest.details["reasons"], **_error_texts(stage, manifest)}
+        reason = too_many_failed(spec, manifest.rows, failed, reasons)
+        with advising(spec.engine):
+            raise StageFailed(f"{stage.name}: {reason}. The same command asks again for those")
+    _check_usable(stage, manifest, spec.usable)
+
+
+def _error_texts(stage: StageDir, manifest: Manifest) -> Counter[str]:
+    """The error texts of a stage's failures, counted, under the names that the coordinator has for them."""
+    texts: Counter[str] = Counter()
+    for entry in manifest.parts():
+        if entry.counts.get(FAILED):
+            rows = stage.table(entry.name, entry.sha256, ["status", "error"]).to_pylist()
+            texts.update(f"{SAID}{row['error']}" for row in rows if row["status"] == FAILED and row["error"])
+    return texts
+
+
+def _check_usable(stage: StageDir, manifest: Manifest, wanted: Usable | None) -> None:
+    """Refuse to finish a stage that made hardly anything of use: one that was through before it could be stopped."""
+    if wanted is None or manifest.rows < FIRST:
+        return
+    useless = sum(count for status, count in manifest.counts.items() if status not in wanted.statuses)
+    if useless <= wanted.share * manifest.rows:
+        return
+    look, reason = FirstLook(wanted), None
+    for entry in manifest.parts():
+        for row in stage.table(entry.name, entry.sha256, ["status", "reply"]).to_pylist():
+            reason = look.saw(row) or reason
+    if reason is not None:
+        raise StageFailed(f"{stage.name}: {reason}")
+
+
+def check_rows(manifest: Manifest, source: Manifest) -> None:
+    """Rows in = rows out, shard by shard; `StageFailed` where it is not so."""
+    expected = {entry.name: entry.rows for entry in source.parts()}
+    made = {entry.shard: entry.rows for entry in manifest.parts()}
+    if made != expected:
+        wrong = sorted(name for name in {*expected, *made} if expected.get(name) != made.get(name))
+        raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
+
+
+@contextmanager
+def advising(engine: EngineConfig) -> Iterator[None]:
+    """Add what may help to the reason for which a stage stops, where that is known."""
+    try:
+        yield
+    except BudgetReached:
+        raise
+    except StageFailed as error:
+        hint = advice(str(error), engine.where)
+        if hint is None:
+            raise
+        raise StageFailed(f"{error}\nWhat may help: {hint}") from None
