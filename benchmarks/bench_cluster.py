@@ -21,7 +21,9 @@ from ray.cluster_utils import Cluster
 from alpagasus_ray.config import Judge, Score, digest
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.coordinator import Board
+from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import DONE, FileEntry, Manifest, Run
@@ -116,10 +118,10 @@ def _entry(number: int) -> FileEntry:
     return FileEntry(name=name, rows=ROWS_EACH, bytes=1 << 20, sha256=f"{number:064x}", counts={"scored": ROWS_EACH})
 
 
-def _read(run: Run) -> list[shards.Task]:
+def _read(run: Run) -> list[Task]:
     names = [entry.name for entry in run.examples().finished("ingest").parts()]
     done = {name.removesuffix(".json") for name in run.ratings("judge").storage.at(DONE).names()}
-    return [shards.Task(name) for name in names if name not in done]
+    return [Task(name) for name in names if name not in done]
 
 
 def _plan(run: Run, slots: int) -> None:
@@ -131,7 +133,7 @@ def _records(run: Run) -> None:
     home = run.ratings("judge")
     for number in range(FIRST):
         shards.record(home, _entry(number))
-    assert len(shards.committed(home)) == FIRST
+    assert len(Backlog(home).done()) == FIRST
 
 
 def _apart(does: Callable[..., Any], run: Run, *given: Any) -> tuple[str, str]:

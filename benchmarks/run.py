@@ -38,7 +38,7 @@ from alpagasus_ray.judging import rubric
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 from bench_cluster import bench_board, bench_nodes, bench_planner
@@ -60,8 +60,10 @@ def _api(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bo
     with server("--latency", str(LATENCY_S)) as judge:
         asked = Judge(kind="api", model="toy", base_url=judge.base_url)
         config = Score(judge=asked, concurrency=concurrency, actors=1, limit=rows)
-        made = score_stage._job  # noqa: SLF001 - the ledger cannot be switched off otherwise, and should not be
-        with mock.patch.object(score_stage, "_job", lambda *given: replace(made(*given), paid=with_ledger)):
+        made = InferenceStage.job  # the ledger cannot be switched off otherwise, and should not be
+        with ExitStack() as stack:
+            if not with_ledger:
+                stack.enter_context(mock.patch.object(InferenceStage, "job", lambda *given: _without_ledger(made(*given))))
             score(config, copy_examples(run, folder))
         return judge.stats()
 
@@ -91,7 +93,7 @@ def _row(table: Table, name: str, rows: int, wanted: int, stats: Stats) -> None:
 
 
 def _requests(run: Run, rows: int) -> list[Request]:
-    work = ScoreWork(Judge(kind="api", model="toy"), rubric.load("accuracy"))
+    work = RatingTask(Judge(kind="api", model="toy"), rubric.load("accuracy"))
     examples = run.examples()
     taken: list[Request] = []
     for shard in examples.tables(examples.finished("ingest")):

@@ -8,8 +8,8 @@ USED = schema_fields("finish_reason", "tokens_in", "tokens_out", "tokens_cached"
 SERVED = schema_fields("model", "fingerprint")
 COUNTED = schema_fields("latency_s", "attempts", "maybe_billed_twice")
 ADDED = schema_fields(*(name for name in COLUMNS if name not in {field.name for field in (*USED, *SERVED, *COUNTED)}))
-"""What a reply leaves in its row (`store/reply.py`), in the order in which files have it. Columns that came later are at the end,
-and older files lack them."""
+"""What a reply leaves in its row (`store/reply.py`), in the order in which files have it. Columns that came later are at the
+end, and older files lack them."""
 
 TURN = pa.struct([("instruction", pa.string()), ("output", pa.string())])
 

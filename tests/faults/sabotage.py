@@ -1,19 +1,16 @@
 """Works that end the worker they run in; a driver is made to use one by `prepare` of `Arena.start`."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import ray.cloudpickle
 
-from alpagasus_ray.config import Score
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
-from alpagasus_ray.inference.shards import Job
-from alpagasus_ray.stages import score as stage
-from alpagasus_ray.stages.rating_task import ScoreWork
-from alpagasus_ray.store.run import Run
+from alpagasus_ray.inference.spec import Job
+from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store.storage import FAILPOINT
 
 DEADLY, IN_WORKERS, MOST, DEATHS = "FAULTS_DEADLY", "FAULTS_FAILPOINT_IN_WORKERS", "FAULTS_MOST", "FAULTS_DEATHS"
@@ -34,7 +31,7 @@ class DeadlyEngine:
         return await self._inner.complete(request)
 
 
-class DeadlyWork(ScoreWork):
+class DeadlyWork(RatingTask):
     """Some row kills its worker, whoever asks it."""
 
     text: ClassVar[str]
@@ -44,7 +41,7 @@ class DeadlyWork(ScoreWork):
         return [DeadlyEngine(engine, self.text, self.deaths) for engine in super().open_engines()]
 
 
-class FailpointWork(ScoreWork):
+class FailpointWork(RatingTask):
     """Sets a failpoint in the first few workers, one after the other, and nowhere else."""
 
     failpoint: ClassVar[str]
@@ -71,14 +68,16 @@ def failpoint_in_workers() -> None:
     _use(FailpointWork)
 
 
-def _use(kind: type[ScoreWork]) -> None:
+def _use(kind: type[RatingTask]) -> None:
     """Let the driver's next job have this work; it goes to the workers by value, who do not know this module."""
     import faults.sabotage
 
     ray.cloudpickle.register_pickle_by_value(faults.sabotage)  # type: ignore[no-untyped-call]
-    make = stage._job
+    make = InferenceStage.job
 
-    def job(config: Score, work: ScoreWork, run: Run, again: Sequence[str] = ()) -> Job:
-        return replace(make(config, work, run, again), work=kind(work.judge, work.rubric))
+    def job(stage: InferenceStage, target: Target) -> Job:
+        task = stage.task
+        assert isinstance(task, RatingTask)
+        return replace(make(stage, target), work=kind(task.judge, task.rubric))
 
-    stage._job = job
+    InferenceStage.job = job  # type: ignore[method-assign]

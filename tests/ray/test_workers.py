@@ -1,6 +1,7 @@
 """Workers and their engines on real Ray: one that dies, what is asked again, which row is set aside; pools that grow."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,19 +9,20 @@ import pytest
 import ray
 
 import toy_engines
-from alpagasus_ray.config import Score
-from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.engines.prices import Tariff
-from alpagasus_ray.inference import driver, shards
-from alpagasus_ray.inference.endpoint import Terms
-from alpagasus_ray.inference.shards import Job, Pool, Task
+from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.inference import driver
+from alpagasus_ray.inference.spec import AskSpec, Job, Task
 from alpagasus_ray.progress import Progress
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
 from toy_engines import MortalWork
 from toy_runs import api_judge, toy_run
 
 ROWS, IN_FLIGHT = 200, 8
+REMOTE = AskSpec.of(Score(concurrency=IN_FLIGHT), Judge(max_attempts=3, max_outage_s=60.0))
+SPEC = replace(REMOTE, limits=REMOTE.limits._replace(adaptive=False))
+"""Replies are kept, and engines in the workers take all at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +34,11 @@ def _known_to_workers() -> None:
 def test_a_row_that_kills_engines_is_set_aside_after_two_and_no_other_row_is_lost_or_asked_twice(tmp_path: Path) -> None:
     run = toy_run(tmp_path, ROWS, rows_per_shard=50)
     home = run.ratings("judge")
-    terms = Terms(IN_FLIGHT, (Rate(),), 1, capped=False, adaptive=False, max_outage_s=60.0)
-    job = Job(MortalWork("70"), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True, pool=Pool())
+    job = Job(MortalWork("70"), SPEC, run.examples(), home, home.storage)
     tasks = [Task(f"part-{number:05d}.parquet") for number in range(4)]
     with Progress("toy", ROWS) as progress:
         driver.drive([job], tasks, None, progress, lambda _: None)
-    assert shards.missing(job, [task.shard for task in tasks]) == []
+    assert job.backlog.open([task.shard for task in tasks]) == []
     rows = pa.concat_tables(home.storage.read_table(task.shard) for task in tasks).to_pylist()
     failed = {row["request_hash"]: row["error"] for row in rows if row["status"] == "failed"}
     assert list(failed) == ["70"]
@@ -64,14 +65,12 @@ def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         run = toy_run(tmp_path / name, 30, rows_per_shard=10)
         home = run.ratings(name)
-        terms = Terms(IN_FLIGHT, (Rate(),), 2, capped=False, adaptive=False, max_outage_s=60.0)
-        tariff = Tariff(None, 1.0, 9)
-        jobs.append(Job(MortalWork("none"), run.examples(), home, home.storage, terms, tariff, 3, paid=True, pool=Pool(1, 2)))
+        jobs.append(Job(MortalWork("none"), SPEC.on(Pool(1, 2)), run.examples(), home, home.storage))
     tasks = [Task(f"part-{number:05d}.parquet", job=place) for place in (0, 1) for number in range(3)]
     with Progress("toy", 60) as progress:
         driver.drive(jobs, tasks, None, progress, lambda _: None)
     for job in jobs:
-        shares = [entry.counts for entry in shards.committed(job.home)]
+        shares = [entry.counts for entry in job.backlog.done()]
         assert shares == [{"scored": 10}] * 3
 
 

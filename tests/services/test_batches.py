@@ -19,15 +19,12 @@ from alpagasus_ray.batch_api.provider import Provider
 from alpagasus_ray.batch_api.replay import Collected
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.inference import asking
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
-from alpagasus_ray.inference.shards import Task
-from alpagasus_ray.judging import rubric
+from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.rating_task import ScoreWork
-from alpagasus_ray.stages.score import _bill, _job
+from alpagasus_ray.stages.rating_task import prepare
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter, LoopbackJudge
@@ -57,15 +54,17 @@ class Caller:
         base_url = judge.pop("base_url", self.server.base_url)
         asked = api_judge(base_url, **{"mode": "batch", "price": PRICE, "batch": batch, **judge})
         config = Score(judge=asked, max_cost_usd=max_cost_usd)
-        self.job = _job(config, ScoreWork(asked, rubric.load("accuracy")), self.run)
-        examples = self.run.examples().finished("ingest")
-        tasks = [Task(entry.name) for entry in examples.parts()]
-        cap = asking.cap(config, _bill(self.job, examples))
-        return batches.collect(asked, self.job, tasks, examples.rows, cap, lambda counts: None)
+        stage, task, target = prepare(config, self.run)
+        self.job = stage.job(target)
+        tasks = [Task(entry.name) for entry in target.listed.parts()]
+        cap = stage.bill([target]).cap()
+        return batches.collect(task.judge, self.job, tasks, target.listed.rows, cap, lambda counts: None)
 
     def known(self) -> dict[str, dict[str, Outcome]]:
         """By shard what its ledger holds."""
-        return {entry.name: self.job.known(entry.name).replies for entry in self.run.examples().finished("ingest").parts()}
+        return {
+            entry.name: self.job.backlog.known(entry.name).replies for entry in self.run.examples().finished("ingest").parts()
+        }
 
     def outcomes(self) -> list[Outcome]:
         return [outcome for known in self.known().values() for outcome in known.values()]

@@ -16,8 +16,8 @@ import pytest
 from alpagasus_ray.config import Judge, Price, Score, Vllm
 from alpagasus_ray.doctor import storage_probe
 from alpagasus_ray.doctor.checks import Check, examine
-from alpagasus_ray.inference.shards import Pool
 from alpagasus_ray.raycluster import nodes
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter

@@ -18,14 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
-from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import AlpagasusError
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.endpoint import Terms
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.shards import Job
+from alpagasus_ray.inference.spec import AskSpec, Job
 from alpagasus_ray.store import lease, lock, object_lock
 from alpagasus_ray.store.run import Begun, Run
 from alpagasus_ray.terminal import say
@@ -93,7 +92,7 @@ async def _work(job: Job) -> None:
     (engine,) = lock_guard.while_held(job.work.open_engines(), job.lease)
     assert job.lease is not None
     threading.Thread(target=_look, args=(job.lease,), daemon=True).start()
-    for shard in shards.missing(job, [entry.shard for entry in job.source.finished("ingest").parts()]):
+    for shard in job.backlog.open([entry.shard for entry in job.source.finished("ingest").parts()]):
         results = []
         for row in shards.rows_of(job.source.storage.read_table(shard)):
             request = job.work.request(row)
@@ -110,18 +109,18 @@ def _look(held_by: lease.Lease) -> None:
 def _drive(location: str, log: str) -> None:
     with lock.held(Run.open(location)) as run:
         home = run.ratings("judge")
-        terms = Terms(1, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
-        job = Job(Work(log), run.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True)
+        judge = Judge(model="toy", max_attempts=3, max_outage_s=1.0)
+        job = Job(Work(log), AskSpec.of(Score(judge=judge, concurrency=1), judge), run.examples(), home, home.storage)
         home.begin(Begun(settings={}, inputs={}))
-        found = shards.recorded(home)
+        found = job.backlog.records()
         with tempfile.NamedTemporaryFile() as told:
             pickle.dump(job, told)
             told.flush()
             for _ in range(STARTS):  # a worker that was kept from its lock for too long stops; another goes on
                 if subprocess.run([sys.executable, __file__, "--worker", told.name], check=False).returncode == 0:
                     break
-        files = shards.committed(home, found)
-        home.finish(home.sum_up(Begun(settings={}, inputs={}), files, ["scored"], local_model=False, details={}))
+        files = job.backlog.done(found)
+        home.finish(home.build(Begun(settings={}, inputs={}), files, ["scored"]))
 
 
 def main() -> int:

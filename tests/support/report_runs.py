@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.data.schema import ANSWERS, CURVE, RATINGS, VERDICTS
+from alpagasus_ray.judging.parse_verdict import STATUSES
 from alpagasus_ray.reporting.arms_table import TOLD
-from alpagasus_ray.stages.pair_task import both_orders, manifest_of
+from alpagasus_ray.stages.pair_task import both_orders
 from alpagasus_ray.stages.pairs import write_pairs
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
 from toy_runs import ids
@@ -46,7 +47,7 @@ def rate(run: Run, scores: Sequence[float | None], replies: Sequence[str] | None
     written = stage.storage.write_table(shard_name(0), pa.Table.from_pylist(rows, schema=RATINGS))
     entry = describe(shard_name(0), written, rows)
     details = {"histogram": {key: entry.histogram[key] for key in sorted(entry.histogram, key=float)}}
-    stage.finish(stage.sum_up(begun, [entry], ("scored", "failed"), local_model=False, details=details))
+    stage.finish(stage.build(begun, [entry], ("scored", "failed"), details=details))
 
 
 def train(run: Run, arm: str, losses: Sequence[float] = (3.0, 2.0, 1.5), **details: Any) -> None:
@@ -114,7 +115,8 @@ def judge(
     inputs = {pairs.name: pairs.finished("compare").content_hash()}
     label = f"judge {name}" if name else "toy judge"
     begun = Begun(settings={"judge": {"kind": "api", "model": label}}, inputs=inputs, seconds=1.5)
-    stage.finish(manifest_of(pair, label, stage, [describe(shard_name(0), written, rows)], begun))
+    details = {"a": a, "b": b, "test_set": "toys", "judge": label}
+    stage.finish(stage.build(begun, [describe(shard_name(0), written, rows)], STATUSES, details=details))
 
 
 def _verdict(game: Mapping[str, Any], winner: str | None) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from alpagasus_ray.config import Endpoint, Judge, Recipe, Score, digest, identity
 from alpagasus_ray.engines.base import Reply, Request
+from alpagasus_ray.engines.identity import identity_of
 from alpagasus_ray.engines.model_list import ask_models
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
-from alpagasus_ray.inference import addresses, asking
+from alpagasus_ray.inference import addresses
 from alpagasus_ray.store.run import Begun
 from toy_runs import toy_run
 
@@ -173,8 +174,8 @@ def test_an_address_its_query_and_its_headers_are_no_part_of_what_ratings_are() 
         Judge(model="m", base_url="http://a/v1"),
         Judge(model="m", base_url="http://b/v1", query={"v": "1"}, headers={"x": "X"}, other_address=True),
     )
-    assert digest(asking.identity_of(plain)) == digest(asking.identity_of(elsewhere))
-    assert asking.identity_of(plain) | {"system": "merge"} == asking.identity_of(plain.model_copy(update={"system": "merge"}))
+    assert digest(identity_of(plain)) == digest(identity_of(elsewhere))
+    assert identity_of(plain) | {"system": "merge"} == identity_of(plain.model_copy(update={"system": "merge"}))
     assert identity(Score(max_unusable=0.1)) == identity(Score())
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpagasus_ray.inference.shards import FEW, LARGEST, Task, in_calls
+from alpagasus_ray.inference.shards import FEW, LARGEST, in_calls
+from alpagasus_ray.inference.spec import Task
 
 
 @given(st.integers(1, 20_000), st.integers(1, 5_000))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
+from alpagasus_ray.config import Arm, Ingest, Judge, Pick
 from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.rubric import Scale
@@ -19,7 +19,7 @@ from alpagasus_ray.selection.policies import Columns, choose
 from alpagasus_ray.stages import existing_arms
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.rating_task import ScoreWork, settings_of
+from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store.run import STATE, Begun, Run
 from report_runs import rate, train
 from toy_runs import toy_run
@@ -146,7 +146,7 @@ def recorded(file: Path, **changes: Any) -> Judge:
 
 
 def opened(judge: Judge) -> list[Any]:
-    return ScoreWork(judge, rubric.load("accuracy")).open_engines()
+    return RatingTask(judge, rubric.load("accuracy")).open_engines()
 
 
 def test_recorded_scores_beyond_the_scale_are_refused_with_their_ends_and_the_advice_works(shared: Path) -> None:
@@ -159,9 +159,9 @@ def test_recorded_scores_beyond_the_scale_are_refused_with_their_ends_and_the_ad
     named = recorded(file, scale={"min": 1, "max": 6})
     (engine,) = opened(named)
     assert set(engine.scores) == set(scores)
-    work = ScoreWork(named, rubric.load("accuracy"))
+    work = RatingTask(named, rubric.load("accuracy"))
     assert all(work.scale.holds(score) for score in scores), "no row is lost for being above"
-    assert settings_of(Score(judge=named), work.rubric)["rubric"]["scale"] == {"min": 1.0, "max": 6.0, "step": None}
+    assert work.settings["rubric"]["scale"] == {"min": 1.0, "max": 6.0, "step": None}
 
 
 def test_a_release_whose_score_stands_in_the_review_alone_is_looked_at_as_well(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_release_whose_score_stands_in_the_review_alone_is_looked_at_as_well(t
 def test_a_scale_is_for_recorded_ratings_alone() -> None:
     with pytest.raises(ValueError, match="its rubric's"):
         Judge(kind="rules", scale={"min": 1, "max": 6})
-    plain = settings_of(Score(judge=recorded(Path("x.csv"))), rubric.load("accuracy"))
+    plain = RatingTask(recorded(Path("x.csv")), rubric.load("accuracy")).settings
     assert plain["rubric"]["scale"] == {"min": 0.0, "max": 5.0, "step": 0.5}
 
 

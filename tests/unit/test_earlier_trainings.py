@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
+from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.inference.asking import checkpoint_print
 from alpagasus_ray.reporting import arms_table
 from alpagasus_ray.stages.finetune import FORM, finetune, former_settings, settings_of
 from alpagasus_ray.store.run import STATE, Begun, Manifest, Run

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from test_object_lock import Hand
 
+from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, ReplyForm, Request
-from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineUnusable, RunLocked
 from alpagasus_ray.inference import lock_guard, shards
-from alpagasus_ray.inference.endpoint import Terms
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.inference.shards import Job
+from alpagasus_ray.inference.spec import AskSpec, Job
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.lease import Lease, shard_of
 from alpagasus_ray.store.object_lock import SharedLock
@@ -69,8 +68,8 @@ class Drivers:
         taken = SharedLock(self.run.storage, Hand())
         mine = Run(replace(self.run.storage, guard=taken.take()))
         home = mine.ratings("judge")
-        terms = Terms(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=1.0)
-        return Job(Work(), mine.examples(), home, home.storage, terms, Tariff(None, 1.0, 9), 3, paid=True), taken
+        judge = Judge(max_attempts=3, max_outage_s=1.0)
+        return Job(Work(), AskSpec.of(Score(concurrency=8), judge), mine.examples(), home, home.storage), taken
 
     @property
     def stage(self) -> StageDir:
@@ -92,8 +91,8 @@ def commit(job: Job, who: str, shard: str = SHARD) -> None:
 
 
 def finish(job: Job, found: frozenset[str] | None = None) -> Manifest:
-    files = shards.committed(job.home, found)
-    manifest = job.home.sum_up(BEGUN, files, ["scored"], local_model=False, details={})
+    files = job.backlog.done(found)
+    manifest = job.home.build(BEGUN, files, ["scored"])
     job.home.begin(BEGUN)
     job.home.finish(manifest)
     return manifest
@@ -145,8 +144,8 @@ def test_a_record_that_an_earlier_driver_leaves_while_a_later_one_works_does_not
     old, _ = drivers.next()
     commit(old, "in time")
     new, _ = drivers.next()
-    found = shards.recorded(new.home)
-    assert shards.missing(new, [SHARD, "part-00001.parquet"]) == ["part-00001.parquet"]
+    found = new.backlog.records()
+    assert new.backlog.open([SHARD, "part-00001.parquet"]) == ["part-00001.parquet"]
     late = old.file_of("part-00001.parquet")
     written = drivers.stage.storage.write_table(late, shards._table_of(rows_of("late"), RATINGS))
     shards.record(drivers.stage, describe(late, written, rows_of("late")))
@@ -177,8 +176,8 @@ def test_runs_of_earlier_versions_have_no_epoch_in_their_names_and_go_on(drivers
     written = home.storage.write_table(SHARD, shards._table_of(rows_of("older"), RATINGS))
     shards.record(home, describe(SHARD, written, rows_of("older")))
     job, _ = drivers.next()
-    found = shards.recorded(job.home)
-    assert shards.missing(job, [SHARD, "part-00001.parquet"]) == ["part-00001.parquet"]
+    found = job.backlog.records()
+    assert job.backlog.open([SHARD, "part-00001.parquet"]) == ["part-00001.parquet"]
     commit(job, "new", "part-00001.parquet")
     manifest = finish(job, found)
     assert [entry.name for entry in manifest.parts()] == [SHARD, job.file_of("part-00001.parquet")]
@@ -194,7 +193,7 @@ def test_rows_that_are_asked_again_keep_what_an_earlier_epoch_has_of_the_others(
     lock_of_old.release()
     new, _ = drivers.next()
     shards.take_back(new, {"failed"})
-    assert shards.missing(new, [SHARD]) == [SHARD]
+    assert new.backlog.open([SHARD]) == [SHARD]
     known = new.known(SHARD)
     assert ({key: outcome.reply.text for key, outcome in known.replies.items() if outcome.reply}, set(known.unanswered)) == (
         {"0": "kept"},

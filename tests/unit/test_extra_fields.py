@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from alpagasus_ray.config import Answerer, EngineConfig, Judge, PairJudge
 from alpagasus_ray.engines.base import ReplyForm
+from alpagasus_ray.engines.identity import identity_of
 from alpagasus_ray.engines.openai_api import request_body
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.extra_fields import FIXED, KNOBS
-from alpagasus_ray.inference import asking
 from alpagasus_ray.recipe import load
 
 LIMITS = ("max_tokens", "max_new_tokens", "max_output_tokens", "maxOutputTokens", "max_length", "num_predict")
@@ -68,7 +68,7 @@ def test_the_recipe_that_a_refusal_advises_is_taken_and_goes_on_with_the_replies
     judge = load(None, ["score.judge.model=o", *advised, "score.judge.extra={reasoning_effort: low}"]).recipe.score.judge
     older = {"max_completion_tokens": 2048, "reasoning_effort": "low"}
     assert request_body(judge) == {"model": "o", "temperature": 0.0, **older}
-    assert asking.identity_of(judge) == {
+    assert identity_of(judge) == {
         "kind": "api",
         "model": "o",
         "temperature": 0.0,
@@ -79,7 +79,7 @@ def test_the_recipe_that_a_refusal_advises_is_taken_and_goes_on_with_the_replies
 
 
 def test_the_name_of_the_limit_is_no_part_of_what_older_runs_were_made_with() -> None:
-    assert set(asking.identity_of(Judge(model="o"))) == {"kind", "model", "temperature", "top_p", "max_tokens", "extra"}
+    assert set(identity_of(Judge(model="o"))) == {"kind", "model", "temperature", "top_p", "max_tokens", "extra"}
 
 
 def test_an_answer_that_counts_reasoning_may_be_longer_than_the_papers() -> None:

@@ -14,13 +14,11 @@ from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.inference.coordinator import Board
 from alpagasus_ray.inference.cut_prompts import MANY, CutPrompts
+from alpagasus_ray.inference.failures import advising
 from alpagasus_ray.inference.first_replies import FIRST, FirstLook, Usable
-from alpagasus_ray.inference.usefulness import advising, usable
+from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.worker import Worker
-from alpagasus_ray.judging import rubric
-from alpagasus_ray.judging.reply_format import reply_form
-from alpagasus_ray.stages import score
-from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.stages.rating_task import prepare
 from toy_runs import api_judge, toy_run
 
 USABLE = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
@@ -53,8 +51,9 @@ def test_one_reply_is_shown_as_it_came_and_commands_no_terminal() -> None:
 
 
 def test_what_is_recorded_may_be_of_a_part_of_the_rows() -> None:
-    assert usable(Score(), Judge(kind="recorded", ratings="x.csv"), {"scored"}) is None
-    assert usable(Score(max_unusable=0.2), Judge(), {"scored"}) == Usable(frozenset({"scored"}), 0.2, "score.max_unusable")
+    recorded, good = Judge(kind="recorded", ratings="x.csv"), {"scored"}
+    assert AskSpec.of(Score(), recorded, good=good).usable is None
+    assert AskSpec.of(Score(max_unusable=0.2), Judge(), good=good).usable == Usable(frozenset(good), 0.2, "score.max_unusable")
 
 
 # prompts that are cut
@@ -172,10 +171,9 @@ def test_a_server_that_answers_prose_is_asked_a_hundred_times_at_most_and_one_re
     server = Listening(("127.0.0.1", 0), Prose)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     config = Score(judge=api_judge(f"http://127.0.0.1:{server.server_port}/v1"))
-    run, rubrics = toy_run(tmp_path, 500, rows_per_shard=500), rubric.load("accuracy")
-    work = ScoreWork(config.judge, rubrics, reply_form(config.judge, rubrics))
-    board = Board((Rate(),))
-    worker = Worker([score._job(config, work, run)], Link(board))
+    run, board = toy_run(tmp_path, 500, rows_per_shard=500), Board((Rate(),))
+    stage, _, target = prepare(config, run)
+    worker = Worker([stage.job(target)], Link(board))
     done = worker({"tasks": [json.dumps([["part-00000.parquet", None, 0]])]})
     worker._loop.call_soon_threadsafe(worker._loop.stop)
     server.shutdown()

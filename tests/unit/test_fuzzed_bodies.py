@@ -21,7 +21,7 @@ from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineError, TryAgain
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.rating_task import ScoreWork
+from alpagasus_ray.stages.rating_task import RatingTask
 
 BODIES = 2000
 SOUND: dict[str, Any] = {
@@ -100,7 +100,7 @@ def _body(draw: random.Random) -> bytes:
             return body
 
 
-def _kept(reply: Reply, work: ScoreWork, ledger: Ledger) -> None:
+def _kept(reply: Reply, work: RatingTask, ledger: Ledger) -> None:
     """The way of a reply: into the ledger, read, into a file."""
     outcome = Outcome(reply, None, 1, 1.0)
     ledger.add("key", "row", outcome)
@@ -146,7 +146,7 @@ def test_whatever_a_server_answers_costs_its_row_at_most(tmp_path: Path) -> None
         _http(draw.choice(STATUSES), _body(draw), *([draw.choice(HEADERS)] if draw.random() < 0.3 else []))
         for _ in range(BODIES)
     )
-    work = ScoreWork(Judge(kind="api", model="toy", expected=True), rubric.load("accuracy"), ReplyForm(scores=("4", "5")))
+    work = RatingTask(Judge(kind="api", model="toy", expected=True), rubric.load("accuracy"), ReplyForm(scores=("4", "5")))
     ledger, ends = Ledger(Storage.open(str(tmp_path / "ledger"))), {"replies": 0, "failures": 0}
 
     told: list[tuple[str, float | None]] = []

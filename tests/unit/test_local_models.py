@@ -9,17 +9,18 @@ import pytest
 from alpagasus_ray.config import Answerer, Arm, Generate, Judge, Score, Vllm
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.engines.base import ANY_FORM
+from alpagasus_ray.engines.identity import weights_print, with_template
 from alpagasus_ray.engines.vllm_model import _merged, start_failure
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
-from alpagasus_ray.inference import asking
-from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.inference.spec import limits_of
+from alpagasus_ray.inference.stage import begin
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.raycluster import connect, nodes
+from alpagasus_ray.raycluster.pool import Pool, PoolRequest
 from alpagasus_ray.selection.policies import Columns, choose
-from alpagasus_ray.stages.answer_task import GenerateWork, resolved, settings_of
-from alpagasus_ray.stages.rating_task import ScoreWork
-from alpagasus_ray.stages.rating_task import settings_of as settings_of_ratings
+from alpagasus_ray.stages.answer_task import AnswerTask, resolved
+from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store.run import Run
 
 LOCAL = Judge(kind="vllm", model="m")
@@ -44,7 +45,7 @@ LOCAL = Judge(kind="vllm", model="m")
 def test_one_engine_for_each_gpu_unless_the_recipe_says_otherwise(
     judge: Judge, score: dict[str, Any], resources: dict[str, float], pool: Pool
 ) -> None:
-    assert connect.demand(Score(judge=judge, **score), judge, resources) == pool
+    assert connect.demand(PoolRequest.of(Score(judge=judge, **score), judge), resources) == pool
 
 
 @pytest.mark.parametrize(("gpus", "count", "most"), [(0, 2, 1 + 2 * 8), (1, 2, 2 * 4), (4, 2, 2), (8, 2, 0), (1, 0, 0)])
@@ -57,18 +58,18 @@ def test_gpus_of_different_nodes_are_not_added_up(gpus: int, count: int, most: i
 
 def test_an_engine_has_more_in_flight_than_it_works_on_so_that_it_never_waits() -> None:
     judge = LOCAL.model_copy(update={"vllm": Vllm(max_num_seqs=64)})
-    assert asking.terms(Score(), judge).concurrency == 72
-    assert asking.terms(Score(concurrency=8), judge).concurrency == 8
-    assert asking.terms(Score(), Judge()).concurrency == 64
-    assert not asking.terms(Score(max_cost_usd=1), judge).capped, "a model in the job has no price"
+    assert limits_of(Score(), judge).concurrency == 72
+    assert limits_of(Score(concurrency=8), judge).concurrency == 8
+    assert limits_of(Score(), Judge()).concurrency == 64
+    assert not limits_of(Score(max_cost_usd=1), judge).capped, "a model in the job has no price"
 
 
 def test_only_what_decides_replies_is_the_identity_of_a_local_judge(tmp_path: Any) -> None:
     asked = rubric.load("accuracy")
 
     def settings(**changes: Any) -> dict[str, Any]:
-        judge = asking.with_template(Judge(kind="vllm", model="m", **changes))
-        found: dict[str, Any] = settings_of_ratings(Score(judge=judge), asked)["judge"]
+        judge = with_template(Judge(kind="vllm", model="m", **changes))
+        found: dict[str, Any] = RatingTask(judge, asked).settings["judge"]
         return found
 
     assert settings() == {
@@ -94,7 +95,7 @@ def test_only_what_decides_replies_is_the_identity_of_a_local_judge(tmp_path: An
 def test_requests_with_another_form_are_other_requests() -> None:
     asked, row = rubric.load("accuracy"), {"content_hash": "c", "instruction": "i", "input": "", "output": "o"}
     judges = [LOCAL, Judge(kind="vllm", model="m", explain=False), Judge(kind="vllm", model="n"), Judge(model="m")]
-    keys = {ScoreWork(judge, asked, reply_form(judge, asked)).request(row).key for judge in judges}
+    keys = {RatingTask(judge, asked, reply_form(judge, asked)).request(row).key for judge in judges}
     assert len(keys) == 4
 
 
@@ -126,22 +127,22 @@ def test_an_engine_that_ran_out_of_memory_names_the_knobs_of_its_device() -> Non
 
 def test_a_call_that_came_to_nothing_binds_nobody_and_one_with_replies_does(tmp_path: Any) -> None:
     stage = Run.open(str(tmp_path)).ratings("judge")
-    asking.begin(stage, {"model": "misspelt"}, {})
-    assert asking.begin(stage, {"model": "right"}, {}).settings == {"model": "right"}
+    begin(stage, {"model": "misspelt"}, {})
+    assert begin(stage, {"model": "right"}, {}).settings == {"model": "right"}
     stage.storage.at("ledger", "part-00000").write("1.jsonl", b"{}\n")
     with pytest.raises(SettingsChanged, match="model: 'right' there, 'other' now"):
-        asking.begin(stage, {"model": "other"}, {})
+        begin(stage, {"model": "other"}, {})
 
 
 def test_a_checkpoint_that_was_overwritten_is_another(tmp_path: Any) -> None:
     judge = Judge(kind="vllm", model=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"a" * 5_000_000)
-    before = asking.weights_print(judge)
+    before = weights_print(judge)
     (tmp_path / "notes.txt").write_text("nothing that a model reads")
-    assert asking.weights_print(judge) == before != {}
+    assert weights_print(judge) == before != {}
     (tmp_path / "model.safetensors").write_bytes(b"a" * 4_999_999 + b"b")
-    assert asking.weights_print(judge) != before
-    assert asking.weights_print(Judge(kind="vllm", model="Qwen/Qwen3-8B")) == {}
+    assert weights_print(judge) != before
+    assert weights_print(Judge(kind="vllm", model="Qwen/Qwen3-8B")) == {}
 
 
 # models that answer
@@ -157,7 +158,7 @@ def test_the_source_of_a_model_says_its_kind(tmp_path: Any) -> None:
     own = resolved(Answerer(name="a", path="x", max_tokens=5, temperature=0.0, seed=4), config, run)
     assert (own.max_tokens, own.temperature, own.seed, own.vllm.chat_template) == (5, 0.0, 4, None)
     bare = Answerer(name="a", api="x", max_tokens=9, max_tokens_field="max_completion_tokens", temperature=None)
-    assert GenerateWork(resolved(bare, config, run), ())._body == {
+    assert AnswerTask(resolved(bare, config, run), ())._body == {
         "model": "x",
         "seed": 3,
         "max_completion_tokens": 9,
@@ -173,21 +174,21 @@ def test_the_checkpoint_of_an_arm_is_known_by_its_arm_wherever_the_run_lies(tmp_
         run.model("selected").storage.write("config.json", b"{}")
         ready = resolved(model, Generate(), run)
         assert ready.model == run.model("selected").storage.root
-        found.append(settings_of(ready))
+        found.append(AnswerTask(ready, ()).settings)
     assert found[0] == found[1]
     assert found[0]["model"]["model"] == "models/selected"
 
 
 def test_prompts_are_sent_as_chat_or_as_alpacas_text() -> None:
     row = {"prompt_id": "p", "instruction": "Add.", "input": "1 2"}
-    [chat] = GenerateWork(Answerer(name="a", api="m"), ()).request(row).messages
+    [chat] = AnswerTask(Answerer(name="a", api="m"), ()).request(row).messages
     assert chat == {"role": "user", "content": "Add.\n\n1 2"}
-    [alpaca] = GenerateWork(Answerer(name="a", api="m", prompt="alpaca"), ()).request(row).messages
+    [alpaca] = AnswerTask(Answerer(name="a", api="m", prompt="alpaca"), ()).request(row).messages
     assert alpaca["content"] == alpaca_prompt("Add.", "1 2")
     assert alpaca["content"].endswith("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:")
     assert "### Input" not in alpaca_prompt("Add {this}.", "")
-    assert GenerateWork(Answerer(name="a", api="m"), ()).request({**row, "instruction": " ", "input": ""}).messages == []
-    assert GenerateWork(Answerer(name="a", api="m"), ()).form == ANY_FORM
+    assert AnswerTask(Answerer(name="a", api="m"), ()).request({**row, "instruction": " ", "input": ""}).messages == []
+    assert AnswerTask(Answerer(name="a", api="m"), ()).form == ANY_FORM
 
 
 # choosing by the expected score

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.training import attention, devices, driver, model, settings, shapes
 from alpagasus_ray.training import finished_model as saved
 from alpagasus_ray.training.devices import Place

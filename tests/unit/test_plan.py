@@ -24,16 +24,16 @@ from alpagasus_ray.config import Endpoint, Ingest, Judge, Price, Score, digest
 from alpagasus_ray.engines import tokens
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.budget import Budget
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
-from alpagasus_ray.inference.shards import known_of
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan_score import SAMPLE, evenly, plan
-from alpagasus_ray.stages.rating_task import ScoreWork, settings_of
+from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import DONE, LEDGER, Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.store.storage import Storage
@@ -55,8 +55,8 @@ def _score(limit: int | None = None, **judge: Any) -> Score:
     return Score(judge=Judge(**{"model": MODEL, **judge}), limit=limit)
 
 
-def _work(config: Score) -> ScoreWork:
-    return ScoreWork(config.judge, rubric.load(config.judge.rubric))
+def _work(config: Score) -> RatingTask:
+    return RatingTask(config.judge, rubric.load(config.judge.rubric))
 
 
 def _rows(run: Run, shard: str) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def _rows(run: Run, shard: str) -> list[dict[str, Any]]:
 
 def _begin(run: Run, config: Score, **changes: Any) -> StageDir:
     """The stage as a call leaves it that was stopped at its beginning."""
-    stage, settings = run.ratings(config.name), settings_of(config, _work(config).rubric)
+    stage, settings = run.ratings(config.name), _work(config).settings
     inputs = {"examples": run.examples().finished("ingest").content_hash()}
     stage.begin(Begun(settings=settings, inputs=inputs, asked_scale=settings["rubric"]["scale"], **changes))
     return stage
@@ -195,7 +195,7 @@ def test_changed_settings_are_refused_as_by_the_call_itself(tmp_path: Path, leav
     leave(run, _score())
     with pytest.raises(SettingsChanged, match=rf"judge\.model: '{MODEL}' there, 'other' now"):
         plan(_score(model="other"), run)
-    assert plan(_score(timeout_s=1), run)["hashes"]["settings"] == digest(settings_of(_score(), rubric.load("accuracy")))
+    assert plan(_score(timeout_s=1), run)["hashes"]["settings"] == digest(_work(_score()).settings)
 
 
 def test_what_the_call_would_refuse_for_other_reasons_is_refused_too(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_shard_that_a_driver_commits_meanwhile_is_read_from_its_output(tmp_pat
     _answer(run, config, "part-00000.parquet", range(4))
     _commit(run, config, "part-00000.parquet")
     vanishing = StageDir(stage.name, Vanishing(stage.storage.fs, stage.storage.root))
-    assert len(known_of(vanishing, "part-00000.parquet").replies) == 10
+    assert len(Backlog(vanishing).known("part-00000.parquet").replies) == 10
 
 
 @given(st.integers(0, 100_000), st.integers(1, 300))

@@ -15,23 +15,22 @@ from alpagasus_ray.data.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
 from alpagasus_ray.engines.longer import noting
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
-from alpagasus_ray.inference import asking
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.open_shard import Shard
-from alpagasus_ray.inference.shards import Task, take_back
+from alpagasus_ray.inference.shards import take_back
+from alpagasus_ray.inference.spec import Task, longer_reply, retried
+from alpagasus_ray.inference.stage import Target, reopen
 from alpagasus_ray.judging import pair_rubric, parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.reporting.judge_doubts import doubts
 from alpagasus_ray.reporting.text import mean_answer_length
 from alpagasus_ray.stages import pair_task
-from alpagasus_ray.stages.answer_task import GenerateWork, resolved
-from alpagasus_ray.stages.answer_task import manifest_of as answers_manifest
-from alpagasus_ray.stages.answer_task import settings_of as settings_of_answers
+from alpagasus_ray.stages.answer_task import AnswerTask, resolved
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.pairs import Bout, pair_up
-from alpagasus_ray.stages.rating_task import ScoreWork, inputs_of, manifest_of, settings_of
-from alpagasus_ray.stages.score import _job, score
+from alpagasus_ray.stages.rating_task import RatingTask, prepare
+from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Begun, Run, describe, shard_name
 from report_runs import answer, prompt
 from toy_runs import api_judge, ratings, toy_run
@@ -51,7 +50,7 @@ def _rated(folder: Path, replies: list[tuple[str, str]], **changes: Any) -> tupl
     """Ratings as an earlier version left them, that had read a 5 in each of these replies."""
     run, config = toy_run(folder, len(replies)), Score(judge=api_judge(NOWHERE, **changes))
     asked = rubric.load("accuracy")
-    work = ScoreWork(config.judge, asked)
+    work = RatingTask(config.judge, asked)
     examples = run.examples().finished("ingest")
     rows = []
     for row, (text, finish) in zip(run.examples().storage.read_table(PART).to_pylist(), replies, strict=True):
@@ -59,14 +58,10 @@ def _rated(folder: Path, replies: list[tuple[str, str]], **changes: Any) -> tupl
         made = work.result(row, work.request(row), outcome)
         rows.append(made | ({"status": "scored", "score": 5.0, "error": None} if finish == STOP else {}))
     stage = run.ratings("judge")
-    settings = settings_of(config, asked)
-    begun = Begun(
-        settings=settings,
-        inputs={"examples": examples.content_hash()} | inputs_of(config.judge),
-        asked_scale=settings["rubric"]["scale"],
-    )
+    target = Target.of(stage, run.examples(), examples, work.inputs)
+    begun = Begun(settings=work.settings, inputs=target.inputs, asked_scale=work.settings["rubric"]["scale"])
     written = stage.storage.write_table(PART, _older(rows, RATINGS))
-    stage.finish(manifest_of(stage, [describe(PART, written, rows)], begun))
+    stage.finish(work.manifest(target, [describe(PART, written, rows)], begun))
     return run, config
 
 
@@ -103,10 +98,10 @@ def test_a_rubrics_own_pattern_is_a_way_to_read_and_comes_by_reading_again(tmp_p
 def test_only_rows_of_the_statuses_that_were_asked_for_are_asked_again(tmp_path: Path) -> None:
     run, config = _rated(tmp_path, REPLIES)
     done = score(config, run, "rescore")
-    work = ScoreWork(config.judge, rubric.load("accuracy"))
     for again, left in ((("truncated",), [2]), (parse_rating.UNSCORED, [2, 3])):
-        job = _job(config, work, run, again)
-        asking.reopen(run.ratings("judge"), done, again, done.details["asked_scale"])
+        stage, work, target = prepare(config, run, again)
+        job = stage.job(target)
+        reopen(target.home, done, again)
         take_back(job, set(again))
         shard = Shard.open(job, Task(PART))
         assert [n for n, row in enumerate(shard.rows) if work.request(row).key not in shard.known] == left
@@ -117,20 +112,20 @@ def test_a_longer_reply_is_for_rows_that_were_cut_and_each_says_so(tmp_path: Pat
     with pytest.raises(UsageError, match="say --retry-failed truncated"):
         score(config, run, "retry-failed")
     judge = config.judge
-    assert asking.asked_again(judge, ("truncated",)) == ("truncated",), "what the message says is taken"
-    assert asking.raised(judge, ("truncated",)) == 1024
-    assert asking.raised(judge, ()) is None, "an ordinary call asks as ever"
+    assert retried(judge, ("truncated",)) == ("truncated",), "what the message says is taken"
+    assert longer_reply(judge, ("truncated",)) == 1024
+    assert longer_reply(judge, ()) is None, "an ordinary call asks as ever"
     for wrong in ({"retry_max_tokens": 200}, {"retry_max_tokens": 999, "mode": "batch"}):
         with pytest.raises(UsageError, match="retry_max_tokens"):
-            asking.raised(judge.model_copy(update=wrong), ("truncated",))
+            longer_reply(judge.model_copy(update=wrong), ("truncated",))
     row = run.examples().storage.read_table(PART).to_pylist()[2]
-    usual, longer = ScoreWork(judge, rubric.load("accuracy")), ScoreWork(judge, rubric.load("accuracy"), raised=1024)
+    usual, longer = RatingTask(judge, rubric.load("accuracy")), RatingTask(judge, rubric.load("accuracy"), longest=1024)
     assert usual.request(row).key == longer.request(row).key, "a reply stays known by how the stage asks"
     assert (usual.allowed.max_tokens, longer.allowed.max_tokens) == (256, 1024)
     [engine] = noting([_Says("4\nGood.")], 1024)
     reply = asyncio.run(engine.complete(longer.request(row)))
     assert longer.result(row, longer.request(row), Outcome(reply, None, 1, 1.0))["max_tokens"] == 1024
-    assert settings_of(config, rubric.load("accuracy")) == settings_of(Score(judge=api_judge(NOWHERE)), rubric.load("accuracy"))
+    assert longer.settings == RatingTask(api_judge(NOWHERE), rubric.load("accuracy")).settings
 
 
 class _Says:
@@ -163,17 +158,16 @@ def _compared(folder: Path, replies: list[str]) -> tuple[Run, Compare]:
     config = Compare(pairs=(("one", "two"),), judge=PairJudge(model="toy", base_url=NOWHERE))
     bout = Bout("one", "two", "toys")
     listed = pair_up(run, bout)
-    work = pair_task.PairWork(config.judge, pair_rubric.load("pairwise"))
+    work = pair_task.PairTask(config.judge, pair_rubric.load("pairwise"))
     rows = [
         work.result(game, work.request(game), Outcome(Reply(text), None, 1, 1.0)) | {"status": "judged", "winner": "a"}
         for game, text in zip(run.pairs(*bout).storage.read_table(PART).to_pylist(), replies, strict=True)
     ]
     stage = run.verdicts(None, bout.pair, "toys")
-    begun = Begun(
-        settings=pair_task.settings_of(config.judge, work.rubric), inputs={run.pairs(*bout).name: listed.content_hash()}
-    )
+    target = Target.of(stage, run.pairs(*bout), listed)
+    begun = Begun(settings=work.settings, inputs=target.inputs)
     entry = describe(PART, stage.storage.write_table(PART, _older(rows, VERDICTS)), rows)
-    stage.finish(pair_task.manifest_of(("one", "two"), "toy", stage, [entry], begun))
+    stage.finish(work.manifest(target, [entry], begun))
     return run, config
 
 
@@ -196,13 +190,12 @@ def test_an_empty_answer_enters_no_game_unless_asked() -> None:
     one = {"prompt_id": "p", "test_set": "toys", **prompt("toys", 0)}
     game = pair_task.both_orders(one, "  \n", "An answer.")[0]
     for plays, status in ((False, "unanswered"), (True, "judged")):
-        work = pair_task.PairWork(PairJudge(model="toy"), asked, plays)
+        work = pair_task.PairTask(PairJudge(model="toy"), asked, plays)
         assert bool(work.request(game).messages) == plays
         assert work.result(game, work.request(game), Outcome(Reply("3 8"), None, 1, 1.0))["status"] == status
-    assert pair_task.settings_of(PairJudge(model="toy"), asked) == pair_task.settings_of(
-        PairJudge(model="toy"), asked, plays_empty=False
-    )
-    assert "empty_answers" not in pair_task.settings_of(PairJudge(model="toy"), asked)
+    usual = pair_task.PairTask(PairJudge(model="toy"), asked)
+    assert usual.settings == pair_task.PairTask(PairJudge(model="toy"), asked, plays_empty=False).settings
+    assert "empty_answers" not in usual.settings
 
 
 # answers
@@ -226,7 +219,7 @@ def test_an_empty_answer_enters_no_game_unless_asked() -> None:
 def test_an_answer_is_what_a_reader_sees_and_the_raw_reply_is_kept(
     reply: Reply, status: str, text: str | None, error: str | None
 ) -> None:
-    work = GenerateWork(Answerer(name="model", api="toy"), ("toys",))
+    work = AnswerTask(Answerer(name="model", api="toy"), ("toys",))
     row = {**dict.fromkeys(ANSWERS.names), **prompt("toys", 0), "source": "toy#1"}
     made = work.result(row, work.request(row), Outcome(reply, None, 1, 1.0))
     assert (made["status"], made["reply"]) == (status, text)
@@ -237,7 +230,7 @@ def test_an_answer_is_what_a_reader_sees_and_the_raw_reply_is_kept(
 
 
 def test_thoughts_stay_in_an_answer_where_the_recipe_keeps_them() -> None:
-    work = GenerateWork(Answerer(name="model", api="toy"), ("toys",), keeps_thoughts=True)
+    work = AnswerTask(Answerer(name="model", api="toy"), ("toys",), keeps_thoughts=True)
     found = work.reading(Reply("<think>hm</think>\n\nAn answer."), None)
     assert (found["reply"], found["raw"], found["status"]) == ("<think>hm</think>\n\nAn answer.", None, "answered")
 
@@ -250,7 +243,7 @@ def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp
     )
     with pytest.raises(UsageError, match="not finished in this run"):
         generate(config, run, "rescore")
-    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    work = AnswerTask(resolved(config.models[0], config, run), ("toys",))
     listed = run.prompts("toys").finished("generate")
     said = ("<think>hm</think>\n\nAn answer.", "  ")
     rows = [
@@ -258,9 +251,10 @@ def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp
         for row, text in zip(run.prompts("toys").storage.read_table(PART).to_pylist(), said, strict=True)
     ]
     stage = run.answers("model", "toys")
-    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
+    target = Target.of(stage, run.prompts("toys"), listed)
+    begun = Begun(settings=work.settings, inputs=target.inputs)
     entry = describe(PART, stage.storage.write_table(PART, _older(rows, ANSWERS)), rows)
-    stage.finish(answers_manifest(stage, [entry], begun))
+    stage.finish(work.manifest(target, [entry], begun))
     [manifest] = generate(config, run, "rescore")
     assert manifest.counts == {"answered": 1, "empty": 1}
     assert manifest.details["mean_answer_length"] == {"value": len("An answer."), "unit": "characters"}
@@ -277,7 +271,7 @@ def _told(text: str, places: dict[str, dict[str, float]], **changes: Any) -> dic
     tree = {place: {token: math.log(p) for token, p in told.items()} for place, told in places.items()}
     judge = api_judge(NOWHERE, expected=True, rubric="accuracy-integer", **changes)
     asked = rubric.load("accuracy-integer")
-    return ScoreWork(judge, asked, reply_form(judge, asked)).reading(Reply(text, logprobs=tree))
+    return RatingTask(judge, asked, reply_form(judge, asked)).reading(Reply(text, logprobs=tree))
 
 
 def test_the_expected_score_is_read_at_the_place_of_the_score_that_was_read() -> None:
@@ -322,13 +316,14 @@ def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: P
     )
     with pytest.raises(UsageError, match="not finished in this run"):
         generate(config, run, "rescore")
-    work = GenerateWork(resolved(config.models[0], config, run), ("toys",))
+    work = AnswerTask(resolved(config.models[0], config, run), ("toys",))
     stage, listed = run.answers("model", "toys"), run.prompts("toys").finished("generate")
     row = run.prompts("toys").storage.read_table(PART).to_pylist()[0]
     made = work.result(row, work.request(row), Outcome(Reply("An answer."), None, 1, 1.0))
     entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist([made], schema=ANSWERS)), [made])
-    begun = Begun(settings=settings_of_answers(work.model), inputs={"prompts/toys": listed.content_hash()})
-    done = answers_manifest(stage, [entry], begun)
+    target = Target.of(stage, run.prompts("toys"), listed)
+    begun = Begun(settings=work.settings, inputs=target.inputs)
+    done = work.manifest(target, [entry], begun)
     stage.finish(done)
     stage.storage.write_table(PART, pa.Table.from_pylist([made | {"reply": "Another one."}], schema=ANSWERS))
     with pytest.raises(StageFailed, match="is not the file its manifest lists"):
@@ -343,6 +338,8 @@ def test_answers_without_blanks_are_measured_by_their_characters_and_older_runs_
     rows = [empty | {"prompt_id": str(n), "status": "answered", "reply": text} for n, text in enumerate(texts)]
     schema = pa.schema([field.with_nullable(True) for field in ANSWERS])
     entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist(rows, schema=schema)), rows)
-    made = answers_manifest(stage, [entry], Begun(settings=settings_of_answers(Answerer(name="model", api="toy")), inputs={}))
+    work = AnswerTask(Answerer(name="model", api="toy"), ("toys",))
+    begun = Begun(settings=work.settings, inputs={})
+    made = work.manifest(Target(stage, stage, stage.build(begun, []), {}), [entry], begun)
     assert mean_answer_length(made.details) == {"value": (10 + 7) / 2, "unit": "characters"}
     assert mean_answer_length({"mean_answer_words": 3.0}) == {"value": 3.0, "unit": "words"}

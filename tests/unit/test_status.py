@@ -8,7 +8,7 @@ import pytest
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.inference import shards
-from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.ledger import Outcome, ledger_of
 from alpagasus_ray.stages.status import status
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import STATE, Begun, FileEntry, Manifest, Run, describe, shard_name
@@ -62,7 +62,7 @@ def test_of_an_unfinished_stage_committed_rows_and_waiting_replies_are_told_and_
     begin(run)
     home = run.ratings("judge")
     shards.record(home, rated(run, 0, cost_usd=0.5))
-    ledger = shards.ledger_of(home, shard_name(1))
+    ledger = ledger_of(home, shard_name(1))
     for key in ("a", "b"):
         ledger.add(key, key, Outcome(Reply("4", "stop", 10, 1, 0, 0.25), None, 1, 0.1))
     ledger.add("c", "c", Outcome(None, "timeout", 1, None, 1))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.inference.shards import Pool
+from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import driver
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.inference.shards import Task
+from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.store.run import FileEntry, Manifest, Run, shard_name

@@ -6,7 +6,7 @@ import pytest
 
 from alpagasus_ray.config import Judge, Pick, Score
 from alpagasus_ray.errors import StageFailed
-from alpagasus_ray.inference.shards import Task
+from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.plan_score import plan
 from alpagasus_ray.stages.status import status

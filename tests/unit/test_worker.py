@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
+from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
-from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.errors import EngineDied, EngineUnusable, RowRefused, TryAgain, UsageError
 from alpagasus_ray.inference import shards
+from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.coordinator import Board
-from alpagasus_ray.inference.endpoint import Terms
 from alpagasus_ray.inference.first_replies import Usable
 from alpagasus_ray.inference.ledger import Ledger, Outcome, known_in
 from alpagasus_ray.inference.open_shard import Shard
-from alpagasus_ray.inference.shards import Job, Task
+from alpagasus_ray.inference.spec import AskSpec, Job, Task
 from alpagasus_ray.inference.worker import DEATHS, FLUSH_ATTEMPTS, Worker, scattered
 from alpagasus_ray.store.run import DONE, LEDGER, Run
 from alpagasus_ray.store.storage import Storage
@@ -117,9 +117,8 @@ class Stage:
 
     def job(self, work: Asking, **changes: Any) -> Job:
         home = self.run.ratings("judge")
-        terms = Terms(8, (Rate(),), 1, capped=False, adaptive=True, max_outage_s=14_400.0)
-        job = Job(work, self.run.examples(), home, home.storage, terms, Tariff(None, 1.0, 100), max_attempts=3, paid=True)
-        return replace(job, **changes)
+        spec = AskSpec.of(Score(concurrency=8), Judge(max_attempts=3, max_tokens=100))
+        return Job(work, replace(spec, **changes), self.run.examples(), home, home.storage)
 
     def worker(self, work: Asking, link: Link | None = None, **changes: Any) -> Worker:
         worker = Worker([self.job(work, **changes)], link or Link(self.board))
@@ -222,7 +221,7 @@ def test_a_shard_whose_last_replies_cannot_be_written_at_once_is_finished_when_t
 
 def test_a_request_that_failed_is_not_asked_again_for_a_later_row_of_the_shard(stage: Stage) -> None:
     work = Asking(Toy(_failing("same")), {"0": "same", "19": "same"})
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).spec.limits._replace(concurrency=1)), SHARDS[0]) == ""
     assert work.engine.asked.count("same") == 3
     found = [(row["status"], row["attempts"]) for row in stage.results(SHARDS[0]) if row["request_hash"] == "same"]
     assert found == [("failed", 3), ("failed", 0)]
@@ -319,15 +318,15 @@ def test_equal_requests_in_flight_are_sent_and_paid_once(stage: Stage) -> None:
 
 def test_a_later_equal_row_of_the_shard_takes_the_reply_that_is_there(stage: Stage) -> None:
     work = _asking(row_0="same", row_19="same")
-    _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0])
+    _do(stage.worker(work, limits=stage.job(work).spec.limits._replace(concurrency=2)), SHARDS[0])
     assert work.engine.asked.count("same") == 1
     assert sum(row["cost_usd"] for row in stage.results(SHARDS[0])) == 19.0
 
 
 def test_offline_judges_are_asked_for_every_row_and_leave_no_ledger(stage: Stage) -> None:
     work = _asking(row_0="same", row_1="same")
-    terms = stage.job(work).terms._replace(adaptive=False)
-    assert _do(stage.worker(work, paid=False, terms=terms), SHARDS[0]) == ""
+    limits = stage.job(work).spec.limits._replace(adaptive=False)
+    assert _do(stage.worker(work, engine=Judge(kind="rules", max_attempts=3), limits=limits), SHARDS[0]) == ""
     assert work.engine.asked.count("same") == 2
     assert stage.run.ratings("judge").storage.at(LEDGER, "part-00000").names() == []
 
@@ -341,7 +340,7 @@ def test_an_equal_request_that_fails_fails_for_all_who_wait_for_it(stage: Stage)
 
 def _both_at_once(stage: Stage, work: Asking) -> tuple[str, str]:
     """Both shards on one worker; no row of the first is answered before the second has begun."""
-    worker = stage.worker(work, terms=stage.job(work).terms._replace(concurrency=12))
+    worker = stage.worker(work, limits=stage.job(work).spec.limits._replace(concurrency=12))
     work.engine.may_answer = lambda: "0" in work.seen and any(int(number) >= ROWS // 2 for number in tuple(work.seen))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(_do, worker, SHARDS[0])
@@ -399,12 +398,12 @@ def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_r
             name = "other" if request.key in ("3", "4") else "toy-2024-07-18"
             return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
 
-    assert _do(stage.worker(Asking(Named(lambda _: None)), model="toy"), SHARDS[0]) == ""
+    assert _do(stage.worker(Asking(Named(lambda _: None)), engine=Judge(model="toy", max_attempts=3)), SHARDS[0]) == ""
     assert stage.board.snapshot().counts["answered by another model"] == 2
     rows = stage.results(SHARDS[0])
     assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
     assert rows[7]["fingerprint"] == "fp 7"
-    (entry,) = shards.committed(stage.run.ratings("judge"))
+    (entry,) = Backlog(stage.run.ratings("judge")).done()
     assert entry.models == {"toy-2024-07-18": 18, "other": 2}
 
 
@@ -536,8 +535,8 @@ def test_what_was_written_down_and_not_sent_before_a_stop_does_not_count(stage: 
         return None
 
     work = _asking(behave)
-    one = stage.job(work).terms._replace(concurrency=1)
-    assert _do(stage.worker(work, terms=one), SHARDS[0]) == "enough"
+    one = stage.job(work).spec.limits._replace(concurrency=1)
+    assert _do(stage.worker(work, limits=one), SHARDS[0]) == "enough"
     left = stage.job(work).ledger(SHARDS[0]).load()
     assert set(left.replies) == set(work.engine.asked)
     assert left.unanswered, "rows were written down ahead"
@@ -558,7 +557,7 @@ def test_a_model_in_the_job_bills_nobody_and_nothing_is_written_down_ahead(stage
         return None
 
     work = _asking(behave)
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(adaptive=False)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).spec.limits._replace(adaptive=False)), SHARDS[0]) == ""
     assert set(known) == {0}
 
 
@@ -662,7 +661,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_stage_with_the_reason(stage: 
     home.mkdir(parents=True)
     (home / LEDGER).write_text("in the way")
     work = _asking()
-    reason = _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=1)), SHARDS[0])
+    reason = _do(stage.worker(work, limits=stage.job(work).spec.limits._replace(concurrency=1)), SHARDS[0])
     assert "ledger" in reason
     assert stage.committed == []
 
@@ -730,7 +729,7 @@ def test_rows_are_marked_before_they_are_sent_and_those_that_are_done_are_not(st
         return None
 
     work = _asking(behave)
-    assert _do(stage.worker(work, terms=stage.job(work).terms._replace(concurrency=2)), SHARDS[0]) == ""
+    assert _do(stage.worker(work, limits=stage.job(work).spec.limits._replace(concurrency=2)), SHARDS[0]) == ""
     assert all(int(key) in places for key, places in marked)
     assert 0 not in marked[-1][1]
     assert stage.board._under_way == {}
@@ -886,8 +885,8 @@ class Unread(Asking):
 def test_a_judge_that_cannot_be_read_costs_a_hundred_requests_at_most(large: Stage) -> None:
     work = Unread(Toy(lambda _: None))
     usable = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")
-    terms = large.job(work).terms._replace(concurrency=64)
-    reason = _do(large.worker(work, usable=usable, terms=terms), SHARDS[0])
+    limits = large.job(work).spec.limits._replace(concurrency=64)
+    reason = _do(large.worker(work, usable=usable, limits=limits), SHARDS[0])
     assert reason.startswith("50 of the first 50 rows have no usable result (50 x unparsed)")
     assert "as it came:\n---\n4 for " in reason
     assert len(work.engine.asked) <= 100
@@ -908,8 +907,8 @@ def test_a_judge_that_can_be_read_is_asked_for_all_rows_in_about_the_same_time(l
 def test_sixty_bad_rows_side_by_side_cost_a_worker_no_outage(large: Stage) -> None:
     bad = {str(number) for number in range(400, 460)}
     work = _asking(lambda key: TryAgain("http 500") if key in bad else None)
-    terms = large.job(work).terms._replace(concurrency=16)
-    assert _do(large.worker(work, terms=terms), SHARDS[0]) == ""
+    limits = large.job(work).spec.limits._replace(concurrency=16)
+    assert _do(large.worker(work, limits=limits), SHARDS[0]) == ""
     rows = large.results(SHARDS[0])
     assert {str(place) for place, row in enumerate(rows) if row["status"] == "failed"} == bad
     assert large.board.snapshot().counts.get("outages", 0) == 0

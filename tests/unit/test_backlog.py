@@ -7,27 +7,26 @@ import pytest
 from alpagasus_ray.config import Price, Score
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.inference import asking
+from alpagasus_ray.inference.bill import Account
 from alpagasus_ray.inference.ledger import Outcome
-from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.rating_task import ScoreWork
-from alpagasus_ray.stages.score import _bill, _job, score
+from alpagasus_ray.stages.rating_task import prepare
+from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 from toy_runs import api_judge, toy_run
 
 ROWS = 20
 
 
-def _account(run: Run, replies: int, cost_usd: float | None) -> asking.Account:
+def _account(run: Run, replies: int, cost_usd: float | None) -> Account:
     """Where a stage stands that has so many replies, of 100 tokens in and 10 out, with a price of a dollar for a thousand."""
     judge = api_judge("http://127.0.0.1:9/v1", price=Price(input=1000.0, output=1000.0))
-    work = ScoreWork(judge, rubric.load("accuracy"))
-    job = _job(Score(judge=judge, max_cost_usd=5.0), work, run)
+    stage, work, target = prepare(Score(judge=judge, max_cost_usd=5.0), run)
+    job = stage.job(target)
     rows, ledger = run.examples().storage.read_table("part-00000.parquet").to_pylist(), job.ledger("part-00000.parquet")
     for row in rows[:replies]:
         ledger.add(work.request(row).key, row["example_id"], Outcome(Reply("4", "stop", 100, 10, 0, cost_usd), None, 1, 1.0))
     ledger.flush()
-    return asking.account(_bill(job, run.examples().finished("ingest")))
+    return stage.bill([target]).account()
 
 
 def test_replies_of_calls_that_had_no_price_count_by_the_present_one(tmp_path: Path) -> None:
