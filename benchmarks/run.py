@@ -34,9 +34,10 @@ from bench_training import bench_arms, bench_gpu, bench_packing, bench_trainer
 from alpagasus_ray.config import Ingest, Judge, Score
 from alpagasus_ray.engines.base import Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
+from alpagasus_ray.inference.spec import Job
+from alpagasus_ray.inference.stage import InferenceStage, Target
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.raycluster import connect
-from alpagasus_ray.stages import score as score_stage
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.stages.score import score
@@ -60,10 +61,13 @@ def _api(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bo
     with server("--latency", str(LATENCY_S)) as judge:
         asked = Judge(kind="api", model="toy", base_url=judge.base_url)
         config = Score(judge=asked, concurrency=concurrency, actors=1, limit=rows)
-        made = InferenceStage.job  # the ledger cannot be switched off otherwise, and should not be
-        with ExitStack() as stack:
-            if not with_ledger:
-                stack.enter_context(mock.patch.object(InferenceStage, "job", lambda *given: _without_ledger(made(*given))))
+        make = InferenceStage.job  # the ledger cannot be switched off otherwise, and should not be
+
+        def job(stage: InferenceStage, target: Target) -> Job:
+            made = make(stage, target)
+            return replace(made, spec=replace(made.spec, paid=with_ledger))
+
+        with mock.patch.object(InferenceStage, "job", job):
             score(config, copy_examples(run, folder))
         return judge.stats()
 

@@ -43,6 +43,8 @@ class AskSpec:
     """What the recipe says of the workers."""
     pool: Pool = ONE
     """The workers, once the cluster is known (`on`)."""
+    paid: bool = True
+    """Whether replies cost something, so that a ledger is kept."""
     max_cost_usd: float | None = None
     max_failed: float = 1.0
     """Stop when a larger share of all rows has failed."""
@@ -67,6 +69,7 @@ class AskSpec:
             limits_of(config, engine),
             tariff(with_longer(engine, longest)),
             PoolRequest.of(config, engine),
+            paid=engine.is_model,
             max_cost_usd=config.max_cost_usd,
             max_failed=config.max_failed,
             usable=Usable(frozenset(good), config.max_unusable, f"{config.section}.max_unusable") if looks else None,
@@ -77,11 +80,6 @@ class AskSpec:
     def on(self, pool: Pool) -> "AskSpec":
         """The same with its workers: they share the rate limits."""
         return replace(self, pool=pool, limits=self.limits._replace(workers=pool.most))
-
-    @property
-    def paid(self) -> bool:
-        """Whether replies cost something, so that a ledger is kept."""
-        return self.engine.is_model
 
     @property
     def is_billed(self) -> bool:

@@ -16,13 +16,13 @@ from alpagasus_ray.batch_api import batches, provider
 from alpagasus_ray.batch_api.journal import Entry, Item, Journal, under_way
 from alpagasus_ray.batch_api.openai_batches import BatchClient
 from alpagasus_ray.batch_api.provider import Provider
-from alpagasus_ray.batch_api.replay import Collected
 from alpagasus_ray.config import Ingest, Score
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.inference.spec import Task
+from alpagasus_ray.inference.stage import Collected
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.rating_task import prepare
 from alpagasus_ray.store.run import Run
@@ -62,9 +62,8 @@ class Caller:
 
     def known(self) -> dict[str, dict[str, Outcome]]:
         """By shard what its ledger holds."""
-        return {
-            entry.name: self.job.backlog.known(entry.name).replies for entry in self.run.examples().finished("ingest").parts()
-        }
+        names = [entry.name for entry in self.run.examples().finished("ingest").parts()]
+        return {name: known.replies for name, known in self.job.backlog.known_of(names).items()}
 
     def outcomes(self) -> list[Outcome]:
         return [outcome for known in self.known().values() for outcome in known.values()]
