@@ -169,7 +169,7 @@ def test_unanswered_requests_stay_counted_when_the_driver_dies_before_they_are_a
     monkeypatch.setattr(Provider, "create", dying)
     with pytest.raises(StageFailed, match="interrupted"):
         caller(max_attempts=9)
-    (left,) = caller.job.known("part-00000.parquet").unanswered.values()
+    (left,) = caller.job.backlog.known("part-00000.parquet").unanswered.values()
     assert (left.attempts, left.maybe_billed_twice) == (2, 2)
     monkeypatch.undo()
     caller(max_attempts=1)

@@ -109,7 +109,7 @@ def test_a_driver_that_was_replaced_commits_nothing_and_keeps_what_it_paid_for(d
     with pytest.raises(RunLocked):
         finish(old)
     assert drivers.stage.storage.all_names() == {f"{LEDGER}/part-00000/{name}" for name in ledger_files(drivers)}
-    assert set(new.known(SHARD).replies) == {"0"}
+    assert set(new.backlog.known(SHARD).replies) == {"0"}
 
 
 def ledger_files(drivers: Drivers) -> list[str]:
@@ -194,7 +194,7 @@ def test_rows_that_are_asked_again_keep_what_an_earlier_epoch_has_of_the_others(
     new, _ = drivers.next()
     shards.take_back(new, {"failed"})
     assert new.backlog.open([SHARD]) == [SHARD]
-    known = new.known(SHARD)
+    known = new.backlog.known(SHARD)
     assert ({key: outcome.reply.text for key, outcome in known.replies.items() if outcome.reply}, set(known.unanswered)) == (
         {"0": "kept"},
         {"1"},
@@ -212,7 +212,7 @@ def test_a_ledger_that_goes_leaves_what_another_driver_has_written_since(drivers
     theirs.add("1", "toy:1", paid)
     theirs.flush()
     mine.delete()
-    assert set(new.known(SHARD).replies) == {"1"}
+    assert set(new.backlog.known(SHARD).replies) == {"1"}
     assert all(job.lease and job.lease.epoch in name for job, name in zip([new], ledger_files(drivers), strict=True))
     assert f"{time.time_ns():020d}-0a1b2c-00000.jsonl" < ledger_files(drivers)[0], "segments of older versions come first"
     again = new.ledger(SHARD)

@@ -117,8 +117,11 @@ class Stage:
 
     def job(self, work: Asking, **changes: Any) -> Job:
         home = self.run.ratings("judge")
-        spec = AskSpec.of(Score(concurrency=8), Judge(max_attempts=3, max_tokens=100))
-        return Job(work, replace(spec, **changes), self.run.examples(), home, home.storage)
+        spec, output = (
+            AskSpec.of(Score(concurrency=8), Judge(max_attempts=3, max_tokens=100)),
+            changes.pop("output", home.storage),
+        )
+        return Job(work, replace(spec, **changes), self.run.examples(), home, output)
 
     def worker(self, work: Asking, link: Link | None = None, **changes: Any) -> Worker:
         worker = Worker([self.job(work, **changes)], link or Link(self.board))
@@ -248,7 +251,7 @@ def test_after_forty_minutes_of_outage_every_row_is_there_once_and_all_that_may_
 
     began: list[float] = []
     work = _asking(behave)
-    worker = stage.worker(work, max_attempts=6)
+    worker = stage.worker(work, engine=Judge(max_attempts=6))
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda shard: _do(worker, shard), SHARDS)) == ["", ""]
     rows = [row for shard in SHARDS for row in stage.results(shard)]
@@ -326,7 +329,7 @@ def test_a_later_equal_row_of_the_shard_takes_the_reply_that_is_there(stage: Sta
 def test_offline_judges_are_asked_for_every_row_and_leave_no_ledger(stage: Stage) -> None:
     work = _asking(row_0="same", row_1="same")
     limits = stage.job(work).spec.limits._replace(adaptive=False)
-    assert _do(stage.worker(work, engine=Judge(kind="rules", max_attempts=3), limits=limits), SHARDS[0]) == ""
+    assert _do(stage.worker(work, paid=False, limits=limits), SHARDS[0]) == ""
     assert work.engine.asked.count("same") == 2
     assert stage.run.ratings("judge").storage.at(LEDGER, "part-00000").names() == []
 
@@ -398,7 +401,10 @@ def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_r
             name = "other" if request.key in ("3", "4") else "toy-2024-07-18"
             return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
 
-    assert _do(stage.worker(Asking(Named(lambda _: None)), engine=Judge(model="toy", max_attempts=3)), SHARDS[0]) == ""
+    assert (
+        _do(stage.worker(Asking(Named(lambda _: None)), engine=Judge(model="toy", max_attempts=3, max_tokens=100)), SHARDS[0])
+        == ""
+    )
     assert stage.board.snapshot().counts["answered by another model"] == 2
     rows = stage.results(SHARDS[0])
     assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
@@ -444,7 +450,7 @@ def test_unanswered_attempts_stay_counted_when_the_stage_stops_in_between_and_wh
         return TryAgain("http 500", "", "unknown") if key in ("7", "9") else None
 
     work = _asking(trouble)
-    assert _do(stage.worker(work, max_attempts=9), SHARDS[0]) == "enough"
+    assert _do(stage.worker(work, engine=Judge(max_attempts=9)), SHARDS[0]) == "enough"
     left = stage.job(work).ledger(SHARDS[0]).load().unanswered
     sent = {key: work.engine.asked.count(key) for key in ("7", "9")}
     assert {key: outcome.maybe_billed_twice for key, outcome in left.items()} == sent
