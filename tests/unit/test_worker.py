@@ -401,10 +401,7 @@ def test_replies_of_another_model_than_the_one_asked_for_are_counted_and_every_r
             name = "other" if request.key in ("3", "4") else "toy-2024-07-18"
             return (await super().complete(request))._replace(model=name, fingerprint=f"fp {request.key}")
 
-    assert (
-        _do(stage.worker(Asking(Named(lambda _: None)), engine=Judge(model="toy", max_attempts=3, max_tokens=100)), SHARDS[0])
-        == ""
-    )
+    assert _do(stage.worker(Asking(Named(lambda _: None)), engine=Judge(model="toy", max_attempts=3)), SHARDS[0]) == ""
     assert stage.board.snapshot().counts["answered by another model"] == 2
     rows = stage.results(SHARDS[0])
     assert [row["model"] for row in rows[2:6]] == ["toy-2024-07-18", "other", "other", "toy-2024-07-18"]
