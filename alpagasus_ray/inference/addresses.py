@@ -16,39 +16,39 @@ KEY = "addresses"
 """Where a manifest's details hold them."""
 
 
-def addresses_of(asked: EngineConfig) -> list[str]:
+def addresses_of(engine: EngineConfig) -> list[str]:
     """The addresses of a server that is asked, in order; none for a model in the job."""
-    places = asked.at_each_endpoint() if asked.is_remote else ()
-    return list(dict.fromkeys(place.base_url.rstrip("/") for place in places))
+    endpoints = engine.at_each_endpoint() if engine.is_remote else ()
+    return list(dict.fromkeys(endpoint.base_url.rstrip("/") for endpoint in endpoints))
 
 
-def shown(asked: EngineConfig) -> str:
+def shown(engine: EngineConfig) -> str:
     """Who is asked and where, in words."""
-    if not asked.is_remote:
-        return f"{asked.model or asked.kind}, in the job" if asked.is_model else f"the `{asked.kind}` judge"
-    origin = f" (from {BASE_URL})" if from_environment(asked) else ""
-    return f"{asked.model} at {', '.join(addresses_of(asked))}{origin}"
+    if not engine.is_remote:
+        return f"{engine.model or engine.kind}, in the job" if engine.is_model else f"the `{engine.kind}` judge"
+    origin = f" (from {BASE_URL})" if from_environment(engine) else ""
+    return f"{engine.model} at {', '.join(addresses_of(engine))}{origin}"
 
 
-def from_environment(asked: EngineConfig) -> bool:
+def from_environment(engine: EngineConfig) -> bool:
     """Whether the address is the environment's and not the recipe's."""
-    return bool(os.environ.get(BASE_URL, "").strip()) and "base_url" not in asked.model_fields_set and not asked.endpoints
+    return bool(os.environ.get(BASE_URL, "").strip()) and "base_url" not in engine.model_fields_set and not engine.endpoints
 
 
-def tell(stage: str, asked: EngineConfig) -> None:
+def tell(stage: str, engine: EngineConfig) -> None:
     """The first line of a stage."""
-    say(f"{stage}: asks {shown(asked)}")
+    say(f"{stage}: asks {shown(engine)}")
 
 
-def check(stage: StageDir, made: Manifest | Begun, asked: EngineConfig) -> None:
+def check(stage: StageDir, made: Manifest | Begun, engine: EngineConfig) -> None:
     """Refuse another address than the stage has on record, unless the recipe allows it. Older stages have none."""
     before = recorded(made)
-    strangers = [address for address in addresses_of(asked) if address not in before]
-    if before and strangers and not asked.other_address:
+    strangers = [address for address in addresses_of(engine) if address not in before]
+    if before and strangers and not engine.other_address:
         raise SettingsChanged(
             f"{stage.name}/ in this run was asked for at {', '.join(before)}, and the recipe says {', '.join(strangers)} now, "
             "where another model may answer to the same name. Go back to that address, or allow it: "
-            f"{asked.where}.other_address=true"
+            f"{engine.where}.other_address=true"
         )
 
 
@@ -57,10 +57,10 @@ def recorded(made: Manifest | Begun) -> Sequence[str]:
     return made.addresses if isinstance(made, Begun) else made.details.get(KEY, [])
 
 
-def record(stage: StageDir, begun: Begun, asked: EngineConfig) -> Begun:
+def record(stage: StageDir, begun: Begun, engine: EngineConfig) -> Begun:
     """Check the addresses of a stage that goes on, and put them on record."""
-    check(stage, begun, asked)
-    known = list(dict.fromkeys([*begun.addresses, *addresses_of(asked)]))
+    check(stage, begun, engine)
+    known = list(dict.fromkeys([*begun.addresses, *addresses_of(engine)]))
     if known == begun.addresses:
         return begun
     begun = begun.model_copy(update={"addresses": known})

@@ -71,14 +71,14 @@ def confirm(job: Job) -> None:
 
 
 def unwritable(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> dict[int, str]:
-    """The rows that no file of this schema can hold, by place, with the reason of each."""
-    found = {}
-    for place, row in enumerate(rows):
+    """The rows that no file of this schema can hold, by number, with the reason of each."""
+    reasons = {}
+    for number, row in enumerate(rows):
         try:
             pa.RecordBatch.from_pylist([row], schema=schema)
         except (pa.ArrowException, *UNREADABLE) as error:
-            found[place] = f"{type(error).__name__}: {error}"
-    return found
+            reasons[number] = f"{type(error).__name__}: {error}"
+    return reasons
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

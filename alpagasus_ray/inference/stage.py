@@ -161,12 +161,12 @@ class InferenceStage:
         for part in bill.parts:
             # rows that failed in an earlier call of an unfinished stage get another chance
             take_back(part.job, {FAILED, *self.spec.again})
-        found = [part.job.backlog.records() for part in bill.parts]
+        records = [part.job.backlog.records() for part in bill.parts]
         seconds = self._drive(bill, _open_tasks(bill.parts))
         begun = [_later(earlier, seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
         for target, now in zip(targets, begun, strict=True):
             target.home.begin(now)
-        return [self._finish(*each) for each in zip(targets, begun, found, strict=True)]
+        return [self._finish(*each) for each in zip(targets, begun, records, strict=True)]
 
     def _drive(self, bill: Bill, tasks: Sequence[Task]) -> float:
         """Do the tasks; the answer is the seconds they took, the start of Ray left out."""

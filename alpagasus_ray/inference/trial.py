@@ -14,14 +14,14 @@ AT_A_TIME = 4096
 
 
 def drawn(examples: Manifest, limit: int) -> dict[str, tuple[int, ...]]:
-    """Places of the drawn rows in each shard, in order; shards of which none was drawn are left out."""
+    """Numbers of the drawn rows in each shard, in order; shards of which none was drawn are left out."""
     parts = examples.parts()
     ends = np.cumsum([part.rows for part in parts])
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    rows: defaultdict[str, list[int]] = defaultdict(list)
     for row in sorted(_numbers(int(ends[-1]) if parts else 0, limit)):
         at = int(np.searchsorted(ends, row, side="right"))
-        found[parts[at].name].append(row - int(ends[at]) + parts[at].rows)
-    return {name: tuple(places) for name, places in found.items()}
+        rows[parts[at].name].append(row - int(ends[at]) + parts[at].rows)
+    return {name: tuple(numbers) for name, numbers in rows.items()}
 
 
 def _numbers(rows: int, limit: int) -> list[int]:
@@ -30,7 +30,7 @@ def _numbers(rows: int, limit: int) -> list[int]:
         return list(range(rows))
     seed = int.from_bytes(hashlib.blake2b(b"trial:0", digest_size=8).digest(), "big")
     dice = np.random.Generator(np.random.PCG64(seed))
-    found: dict[int, None] = {}
-    while len(found) < limit:
-        found.update(dict.fromkeys(dice.integers(0, rows, AT_A_TIME).tolist()))
-    return list(found)[:limit]
+    chosen: dict[int, None] = {}
+    while len(chosen) < limit:
+        chosen.update(dict.fromkeys(dice.integers(0, rows, AT_A_TIME).tolist()))
+    return list(chosen)[:limit]

@@ -46,7 +46,7 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     """Make `prompts/<test set>/`, the test set as all models are asked it."""
     # its files are known by what they hold, wherever they lie
     settings = {"test_set": {key: value for key, value in identity(test_set).items() if key != "path"}}
-    found = prompt_sets.load(
+    prompts = prompt_sets.load(
         test_set.name, test_set.path, test_set.format, {str(field): key for field, key in test_set.columns.items()}
     )
     inputs = {file.name: file.fingerprint() for file in readers.expand(test_set.path)}
@@ -57,8 +57,8 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
     begun = Begun(settings=settings, inputs=inputs)
     stage.begin(begun)
     files = []
-    for number, start in enumerate(range(0, len(found), ROWS_PER_SHARD)):
-        rows = [{**prompt._asdict(), "test_set": test_set.name} for prompt in found[start : start + ROWS_PER_SHARD]]
+    for number, start in enumerate(range(0, len(prompts), ROWS_PER_SHARD)):
+        rows = [{**prompt._asdict(), "test_set": test_set.name} for prompt in prompts[start : start + ROWS_PER_SHARD]]
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PROMPTS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
     begun = begun.model_copy(update={"seconds": time.monotonic() - started})

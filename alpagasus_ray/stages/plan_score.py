@@ -108,7 +108,7 @@ def _under_way(stage: StageDir) -> UnderWay:
     for item in items:
         keys[item.shard].add(item.key)
     reserved = sum(entry.usd for entry in page.entries if entry.lent)
-    by_shard = {shard: frozenset(found) for shard, found in keys.items()}
+    by_shard = {shard: frozenset(requests) for shard, requests in keys.items()}
     return UnderWay(by_shard, len(items), len(page.entries), reserved, page.at_most_usd)
 
 
