@@ -31,6 +31,7 @@ def identity_of(engine: EngineConfig) -> dict[str, Any]:
         # as older recipes said it, by `extra`: their runs go on
         chosen["extra"] = {**chosen["extra"], engine.max_tokens_field: chosen["max_tokens"]}
         chosen["max_tokens"] = None
+    # what older recipes could not say is left out where it is as usual, so that their runs are the same
     if engine.is_model and engine.seed is not None:
         chosen["seed"] = engine.seed
     if engine.is_remote and engine.system != "own":
@@ -80,6 +81,7 @@ def checkpoint_print(name: str, path: str | None) -> dict[str, str]:
 
 def _ends(file: str) -> tuple[int, str]:
     """Size of a file, and a hash of its first and last MiB."""
+    # to hash all of a checkpoint would take minutes at each call; its ends hold the header and the last tensor
     with open(file, "rb") as stream:
         size = os.path.getsize(file)
         content = stream.read(MIB)

@@ -42,6 +42,7 @@ def tell(stage: str, engine: EngineConfig) -> None:
 
 def check(stage: StageDir, made: Manifest | Begun, engine: EngineConfig) -> None:
     """Refuse another address than the stage has on record, unless the recipe allows it. Older stages have none."""
+    # a key of the environment may have moved the address: the same model name elsewhere may be another model
     before = recorded(made)
     strangers = [address for address in addresses_of(engine) if address not in before]
     if before and strangers and not engine.other_address:

@@ -114,6 +114,7 @@ class Backlog:
         rows = (table if len(numbers) == entry.rows else table.take(list(numbers))).to_pylist()
         keys = [row[stand_in] if columns else key_of(row) for row in rows]
         left = [(number, key) for number, key in zip(numbers, keys, strict=True) if key not in replies]
+        # of equal requests the first one stays, as it is the one that workers send
         first = {key: number for number, key in reversed(left)}
         return Left(len(left), sorted(first.values()))
 
@@ -155,6 +156,7 @@ def _of_another(name: str, guard: Any) -> bool:
 
 
 def _cost(tariff: Tariff, usage: Mapping[str, Any]) -> float:
+    # replies from before a price was set cost dollars all the same, and the cap has to count them
     known = usage.get("cost_usd")
     if known is None:
         known = tariff.dollars(*(usage.get(f"tokens_{kind}") or 0 for kind in ("in", "out", "cached")))

@@ -29,7 +29,12 @@ class Part(NamedTuple):
         """Rows that have no reply yet."""
         job, entries = self.job, {entry.name: entry for entry in self.source.parts()}
 
+<<<<<<< ours
         def left(shard: str, replies: StoredReplies) -> int:
+=======
+        def left(shard: str, replies: Known) -> int:
+            # to make the requests of a shard takes a second; where nothing is answered its rows need not be read
+>>>>>>> theirs
             if not replies.replies:
                 return entries[shard].rows
             return job.backlog.left(job.source, entries[shard], lambda row: job.work.request(row).key, replies.replies).rows
@@ -70,6 +75,7 @@ class Bill(NamedTuple):
         paid = self.finished_usd
         for part, replies in zip(self.parts, known, strict=True):
             paid += part.job.backlog.spent_usd(part.job.spec.tariff, replies.values())
+        # a call that was killed may have sent requests whose replies nobody has: its bound counts them as paid
         return max(paid, Backlog(self.home).at_most_usd())
 
     def cap(self) -> Cap | None:

@@ -20,9 +20,15 @@ FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 
 
+<<<<<<< ours
 def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str, int], texts: Mapping[str, int]) -> str | None:
     """Why to give up: more than `max_failed` of all rows failed, with the commonest reasons and error text. What somebody has
     recorded may fairly be of a part of them."""
+=======
+def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
+    """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
+    # ten bad rows of the first eleven are no reason to end a run of millions
+>>>>>>> theirs
     if spec.engine.kind == "recorded" or failed <= max(FEW_FAILURES, spec.max_failed * rows):
         return None
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in Counter(reasons).most_common(3))
@@ -42,6 +48,7 @@ def stop_rule(spec: AskSpec, rows: int) -> StopRule:
 
 def check_results(spec: AskSpec, stage: StageDir, manifest: Manifest) -> None:
     """Refuse to finish a stage of which too many rows failed, or hardly any is of use: `StageFailed`."""
+    # the rule is asked without reasons first: to count the error texts all failed shards have to be read
     failed = manifest.counts.get(FAILED, 0)
     if too_many_failed(spec, manifest.rows, failed, {}, {}) is not None:
         reasons, texts = manifest.details["reasons"], _error_texts(stage, manifest)

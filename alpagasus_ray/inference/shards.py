@@ -48,6 +48,7 @@ def commit(job: Job, shard: str, results: list[dict[str, Any]], ledger: Ledger) 
     """Write the output, then the commit record that makes it count, then let go of the ledger. `RunLocked` where the driver has
     lost the run's lock: then nothing of it counts."""
     file = job.file_of(shard)
+    # a lock that is lost between two of these steps leaves a file without a record, which nobody reads
     confirm(job)
     written = job.output.write_table(file, _table_of(results, job.work.schema))
     if job.is_trial:

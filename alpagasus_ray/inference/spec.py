@@ -67,6 +67,7 @@ class AskSpec:
             config.section,
             engine,
             limits_of(config, engine),
+            # what a cap reserves has to cover the longest reply that this call allows
             tariff(with_longer(engine, longest)),
             PoolRequest.of(config, engine),
             paid=engine.is_model,
@@ -79,11 +80,13 @@ class AskSpec:
 
     def on(self, pool: Pool) -> "AskSpec":
         """The same with its workers: they share the rate limits."""
+        # a rate is that of the whole cluster, whatever the number of those who send
         return replace(self, pool=pool, limits=self.limits._replace(workers=pool.most))
 
     @property
     def is_billed(self) -> bool:
         """Whether somebody else counts the requests, and may have billed one that was never answered."""
+        # a model in the job bills nobody: what it did not answer is simply done again
         return self.paid and self.limits.adaptive
 
     @property
@@ -120,7 +123,12 @@ def _unknown_price(engine: EngineConfig) -> str:
 
 def limits_of(config: Asking, engine: EngineConfig) -> RequestLimits:
     """The limits that the workers of a stage keep to; `AskSpec.on` says how many workers share them."""
+<<<<<<< ours
     return RequestLimits(
+=======
+    # only a server of others has limits, costs dollars and pushes back: a model in the job takes all it is given
+    return Terms(
+>>>>>>> theirs
         concurrency=_concurrency(config, engine),
         rates=_rates(config, engine) if engine.is_remote else (Rate(),),
         workers=1,
@@ -142,6 +150,7 @@ def _concurrency(config: Asking, engine: EngineConfig) -> int:
 def _rates(config: Asking, engine: EngineConfig) -> tuple[Rate, ...]:
     """The limits a minute of each endpoint."""
     common = Rate(config.requests_per_minute, config.tokens_per_minute)
+    # an endpoint that names a limit has that one, and for the other still the stage's
     own = [Rate(endpoint.requests_per_minute, endpoint.tokens_per_minute) for endpoint in engine.endpoints]
     return tuple(Rate(*(a or b for a, b in zip(rate, common, strict=True))) for rate in own) or (common,)
 

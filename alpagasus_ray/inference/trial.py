@@ -30,6 +30,8 @@ def _numbers(rows: int, limit: int) -> list[int]:
         return list(range(rows))
     seed = int.from_bytes(hashlib.blake2b(b"trial:0", digest_size=8).digest(), "big")
     dice = np.random.Generator(np.random.PCG64(seed))
+    # drawn until there are enough, and not shuffled: a smaller limit is the beginning of a larger one, and 100 million row
+    # numbers need not be in memory
     chosen: dict[int, None] = {}
     while len(chosen) < limit:
         chosen.update(dict.fromkeys(dice.integers(0, rows, AT_A_TIME).tolist()))

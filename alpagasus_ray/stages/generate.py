@@ -33,6 +33,7 @@ def generate(config: Generate, run: Run, mode: Mode = "generate", again: Sequenc
     models = [resolved(model, config, run) for model in config.models]
     prompts = {test_set.name: _prompts(test_set, run.prompts(test_set.name)) for test_set in config.test_sets}
     manifests = []
+    # one model after the other: a GPU holds one, and a cap is per model
     for model in models:
         stage, targets = _stage(config, model, run, prompts, again if mode == "retry-failed" else ())
         if mode == "rescore":

@@ -196,6 +196,7 @@ def _count_in(spec: AskSpec, sample: Sequence[Request], requests: int) -> dict[s
     counter = tokens.counter(spec.engine)
     lengths = counter.lengths([request.messages for request in sample])
     mean, seen = statistics.fmean(lengths), len(lengths)
+    # the sample is drawn without putting back, which makes the error of its mean smaller (finite population)
     error = statistics.stdev(lengths) * math.sqrt((1 - seen / requests) / seen) if seen < requests else 0.0
     return {
         "counted_by": counter.by,
@@ -209,6 +210,7 @@ def _count_in(spec: AskSpec, sample: Sequence[Request], requests: int) -> dict[s
 def _spent(known: Counter[str], stage: StageDir, away: UnderWay) -> float | None:
     """Dollars spent so far, at most: the cost of the replies, what is reserved for batches under way, and what a call that
     was killed may have spent besides. None where there are replies and nothing tells."""
+    # a call that was killed has left its bound; where batches are under way theirs is the later one
     bound = Backlog(stage).at_most_usd() if away.at_most_usd is None else away.at_most_usd
     at_most = max(float(known["cost_usd"]), bound)
     return None if known["count"] and not known["n cost_usd"] and not at_most else at_most
@@ -259,6 +261,7 @@ def _minutes(spec: AskSpec, volume: Volume, open_shards: int, latency_s: float |
             actors = actors if isinstance(actors, int) else max(actors or (1,))
             in_flight = spec.limits.concurrency * min(actors, open_shards or 1)
             ways["score.concurrency"] = volume.requests * latency_s / 60 / in_flight
+    # the slowest of the limits decides
     binding = max(ways, key=lambda way: ways[way]) if ways else None
     return {"least": None if binding is None else round(ways[binding], 2), "bound_by": binding}
 

@@ -130,6 +130,7 @@ class RatingTask:
     @property
     def scale(self) -> Scale:
         """Recorded ratings may be means of several; all others come from the rubric's steps."""
+        # steps bind what a judge may write, not a mean of several raters
         own = scale_of(self.judge, self.rubric)
         return own.model_copy(update={"step": None}) if self.judge.kind == "recorded" else own
 
@@ -217,6 +218,7 @@ def _outside(stage: StageDir, files: list[FileEntry]) -> dict[str, Any]:
     if not files:
         return {}
     table = pa.concat_tables(stage.table(entry.name, entry.sha256, ["outside", "expected_score"]) for entry in files)
+    # rows without probabilities say nothing of the judge, and would pull the mean to zero
     table = table.filter(pc.is_valid(table["outside"]))
     if not table.num_rows:
         return {}

@@ -87,6 +87,7 @@ def _finished(manifest: Manifest) -> dict[str, Any]:
 
 def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dict[str, Any]:
     """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
+    # no tariff is at hand here: what is told is what the replies say they cost
     backlog = Backlog(stage)
     entries = backlog.done()
     waiting = backlog.begun(names) - {entry.shard for entry in entries}

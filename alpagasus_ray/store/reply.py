@@ -67,6 +67,7 @@ class Outcome(NamedTuple):
         """The same outcome for another row with the same request: it was asked and paid once."""
         reply = self.reply
         if reply is not None:
+            # an amount that is not zero here would be counted once for each equal row
             nothing: dict[str, Any] = dict.fromkeys(BOUGHT, 0)
             reply = reply._replace(**nothing | {"cost_usd": None if reply.cost_usd is None else 0.0})
         return Outcome(reply, self.error, 0, None)
@@ -79,6 +80,7 @@ class Outcome(NamedTuple):
 
 def _columns(record: type[Reply] | type[Outcome]) -> dict[str, Column]:
     """The fields of a record that are columns."""
+    # an annotation is `Annotated[type, Column(...)]`: the column is among what follows the type
     marks = {name: get_args(hint)[1:] for name, hint in get_type_hints(record, include_extras=True).items()}
     return {name: column for name, found in marks.items() for column in found if isinstance(column, Column)}
 
@@ -108,6 +110,7 @@ def stored_reply(row: Mapping[str, Any]) -> Reply | None:
     text = row["reply"] if row.get("raw") is None else row["raw"]
     if text is None:
         return None
+    # files of earlier versions lack columns, and then fields have their defaults
     kept = {name: row[name] for name in OF_REPLY if name in row}
     logprobs = orjson.loads(row["logprobs"]) if row.get("logprobs") else None
     return Reply(text, **{**kept, "finish_reason": kept["finish_reason"] or STOP, "logprobs": logprobs})
