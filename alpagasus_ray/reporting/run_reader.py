@@ -1,7 +1,4 @@
-"""What a run holds that a report can tell of: its finished stages, and the files in them that are read whole.
-
-Knows where things stand in a run; makes no figures of them.
-"""
+"""What a run holds that a report is made of: its finished stages, and the files in them that are read whole."""
 
 import io
 import json
@@ -18,12 +15,12 @@ KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pair
 EXACT_FIELDS = ["prompt_id", "reply", "reference"]
 
 
-class Evidence(NamedTuple):
-    """A run as a report sees it."""
+class FinishedStages(NamedTuple):
+    """The finished stages of a run."""
 
     run: Run
     manifests: Mapping[str, Manifest]
-    """Of all finished stages but the report, by name, in the order of the experiment."""
+    """Of all but the report, by name, in the order of the experiment."""
 
     def named(self, kind: str) -> dict[str, Manifest]:
         """The manifests of `<kind>/<name>`, by name."""
@@ -39,21 +36,23 @@ class Evidence(NamedTuple):
         return {(names[1], names[2]): manifest for names, manifest in parts.items() if len(names) == 3}
 
     def stage(self, name: str) -> StageDir:
+        """The directory of a stage, by its name."""
         return StageDir(name, self.run.storage.at(*name.split("/")))
 
     def inputs(self) -> dict[str, str]:
+        """The content hash of every stage, by name."""
         return {name: manifest.content_hash() for name, manifest in self.manifests.items()}
 
 
-def evidence(run: Run) -> Evidence:
-    """Find all finished stages of a run."""
+def finished_stages(run: Run) -> FinishedStages:
+    """Read the manifests of a run."""
     names = [name.removesuffix(f"/{MANIFEST}") for name in run.storage.all_names() if name.endswith(f"/{MANIFEST}")]
-    found: dict[str, Manifest] = {}
-    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_place):
+    manifests: dict[str, Manifest] = {}
+    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_stage_order):
         manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
         if manifest is not None:
-            found[name] = manifest
-    return Evidence(run, found)
+            manifests[name] = manifest
+    return FinishedStages(run, manifests)
 
 
 def kind_of(name: str) -> str:
@@ -62,7 +61,7 @@ def kind_of(name: str) -> str:
     return "verdicts" if first.startswith("verdicts-") else first
 
 
-def _place(name: str) -> tuple[int, str]:
+def _stage_order(name: str) -> tuple[int, str]:
     return KINDS.index(kind_of(name)), name
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpagasus_ray.progress import clock
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.number_text import money
 
 WELL = ("examples", "scored", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
 """Outcomes that nobody has to be told of."""

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.status_text import status_lines
 from alpagasus_ray.reporting.terminal_comparisons import compared_lines
 from alpagasus_ray.reporting.terminal_plan import whole_plan_lines
 from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
-from alpagasus_ray.reporting.text import money
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40

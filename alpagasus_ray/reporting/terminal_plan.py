@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.terminal import spelled
 
 

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from alpagasus_ray.reporting.arms_table import comparison
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.training_data import comparison
 from alpagasus_ray.terminal import spelled
 
 MASKED, TRAINED, END = "dim", "green", "green reverse"
