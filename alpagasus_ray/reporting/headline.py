@@ -174,14 +174,14 @@ def headline(about: Sides, parts: Parts, claim: str | None) -> Headline:
     pooled = main.groups.pooled[0] if main else None
     sizes = (parts.sizes.get(about.arm or ""), parts.sizes.get(about.baseline or ""))
     ratios = _ratios(mine, other, sizes)
-    asked = _questions(about, parts)
-    badge = questions.weakest(one.verdict for one in asked)
+    question_list = _questions(about, parts)
+    badge = questions.weakest(one.verdict for one in question_list)
     rating = next((entry for entry in parts.ratings if entry.main), None)
     return Headline(
-        question=questions.badge_question(asked),
+        question=questions.badge_question(question_list),
         verdict=badge,
         word=questions.WORDS[badge],
-        questions=asked,
+        questions=question_list,
         sentence=questions.sentence(about, pooled, parts.sizes),
         cheaper=_cheaper(about, ratios),
         arm=Side(about.arm, sizes[0]),

@@ -90,15 +90,15 @@ def trained_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What finished trainings took, and how many times as much the largest of them did."""
     for model in models:
         yield from _trained(model)
-    found = comparison({model["name"]: model for model in models})
-    for arm in found["arms"]:
-        if arm["arm"] != found["largest"]:
+    compared = comparison({model["name"]: model for model in models})
+    for arm in compared["arms"]:
+        if arm["arm"] != compared["largest"]:
             times = (
                 f"{ratio:,.2f} times the {name.replace('_', ' ')}"
                 for name, ratio in arm["times_less_than_largest"].items()
                 if ratio is not None
             )
-            yield f"  {found['largest']} took, beside {arm['arm']}, {', '.join(times)}"
+            yield f"  {compared['largest']} took, beside {arm['arm']}, {', '.join(times)}"
 
 
 def _trained(model: Mapping[str, Any]) -> Iterator[str]:
