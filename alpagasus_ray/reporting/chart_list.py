@@ -85,9 +85,7 @@ def _outcomes(pair: PairEntry) -> Chart:
 
 
 def _ranking(ranking: Ranking) -> Chart:
-    ratings = [
-        Estimate(model.model, model.rating, model.low, model.high) for model in ranking.models if model.rating is not None
-    ]
+    ratings = [Estimate(model.model, model.rating, model.low, model.high) for model in ranking.models]
     caption = f"Bradley-Terry ratings by {ranking.voter} with 95% intervals; 400 points more are odds of 10 to 1."
     return Chart(charts.estimates(ratings, None, "rating"), caption)
 

@@ -95,6 +95,7 @@ def _svg(draw: Draw, size: tuple[float, float], style: Mapping[str, Any], **opti
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    # ids in the file come from the salt of the style: without one the same chart would differ from call to call
     with matplotlib.rc_context({**STYLE, **style}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # whoever reads the page has other fonts than this machine
         figure, axes = pyplot.subplots(figsize=size, layout="constrained", subplot_kw=options or None)
@@ -127,6 +128,7 @@ def outcome_bars(bars: Sequence[Bar]) -> Markup:
     def draw(axes: Any) -> None:
         rows = range(len(bars))
         start = [0.0] * len(bars)
+        # losses are hatched too: colours alone say nothing in a black and white print
         for name, colour, hatch in (("win", BLUE, ""), ("tie", GREY, ""), ("lose", ORANGE, "///")):
             counts = [getattr(bar, name) for bar in bars]
             widths = [count / max(1, bar.win + bar.tie + bar.lose) for count, bar in zip(counts, bars, strict=True)]

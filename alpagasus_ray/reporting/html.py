@@ -76,6 +76,7 @@ def packed(value: Any) -> str:
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update({name: getattr(number_text, name) for name in FILTERS})
+    # Jinja's own knows plain values alone; it still escapes what this returns for HTML
     environment.policies["json.dumps_function"] = _json
     return environment
 

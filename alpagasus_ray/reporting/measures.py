@@ -22,6 +22,7 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 def read(kind: type[AnyEntry], values: Mapping[str, Any], **more: Any) -> AnyEntry:
     """An entry from plain values and more fields. Raises pydantic's `ValidationError` where a key is missing or not known."""
+    # pydantic checks the keys here, so that a new one in `evaluation` fails a test and does not vanish from the report
     return _adapter(kind).validate_python({**values, **more})
 
 
@@ -181,7 +182,7 @@ class RankedModel(Entry):
     model: str
     component: int
     """Ratings of two components cannot be compared."""
-    rating: float | None
+    rating: float
     low: float | None
     high: float | None
     results: int

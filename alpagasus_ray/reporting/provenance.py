@@ -123,6 +123,7 @@ def costs(manifests: Mapping[str, Manifest]) -> list[StageCost]:
 def _cost(name: str, manifest: Manifest) -> StageCost:
     usage, details = manifest.usage, manifest.details
     is_training = name.startswith("models/") and "steps" in details
+    # `usage` is what engines were asked for; a training counts its own tokens and dollars
     return StageCost(
         stage=name,
         rows=manifest.rows,

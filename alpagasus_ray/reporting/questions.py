@@ -174,6 +174,7 @@ def doubts(statistics: PairStatistics) -> list[str]:
         what, whole = "comparisons", statistics.comparisons
     if statistics.judged < LEAST_JUDGED * whole:
         reasons.append(f"only {statistics.judged:,} of {whole:,} {what} are judged, and {LEAST_JUDGED:.0%} have to be")
+    # both have to agree: with few prompts the bootstrap's interval is too narrow, which the exact test is not
     p = statistics.sign_test_p
     if low is None or high is None:
         reasons.append("all prompts went the same way, which leaves no interval to go by")

@@ -72,6 +72,7 @@ def training(arm: str, details: Details, curve: Sequence[Mapping[str, Any]]) -> 
 
 def thinned(curve: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
     """A curve in at most `CURVE_POINTS` points."""
+    # means, not every nth update: single losses are noise that hides the course
     width = -(-len(curve) // CURVE_POINTS) or 1
     stretches = [curve[start : start + width] for start in range(0, len(curve), width)]
     return [
