@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from alpagasus_ray.evaluation.exact_match import exact_match
 from alpagasus_ray.evaluation.intervals import sign_test
 from alpagasus_ray.reporting.measures import Entry, ExactMatch, read
+from alpagasus_ray.reporting.run_reader import AnswerRow
 from alpagasus_ray.store.run import Manifest
 
 
@@ -17,8 +18,7 @@ class Answers(NamedTuple):
     test_set: str
     arm: str | None
     """The arm that the model was trained on in this run."""
-    rows: Sequence[Mapping[str, Any]]
-    """`prompt_id`, `reply` and `reference` of each prompt."""
+    rows: Sequence[AnswerRow]
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def exact_comparison(arm: str | None, baseline: str | None, answers: Sequence[An
     return ExactComparison(mine, other, only_arm, only_baseline, sign_test(only_arm, only_baseline))
 
 
-def _exact(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return exact_match([(row["reply"], row["reference"]) for row in rows])
+def _exact(rows: Sequence[AnswerRow]) -> dict[str, Any]:
+    return exact_match([(row.reply, row.reference) for row in rows])
 
 
-def _right(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+def _right(rows: Sequence[AnswerRow]) -> set[str]:
     """Ids of the prompts that are answered exactly."""
-    return {row["prompt_id"] for row in rows if _exact([row])["exact"]}
+    return {row.prompt_id for row in rows if _exact([row])["exact"]}

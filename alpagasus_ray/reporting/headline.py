@@ -191,7 +191,7 @@ def headline(about: Sides, parts: Parts, claim: str | None) -> Headline:
         test_sets=main.groups.test_sets if main else [],
         others=_others(parts.pairs, main, parts.control_comparisons),
         ratios=ratios,
-        rating_cost=rating and RatingCost(rating.name, rating.seconds, rating.dollars),
+        rating_cost=RatingCost(rating.name, rating.seconds, rating.dollars) if rating else None,
         heldout=_heldout(mine, other),
         exact=exact_comparison(about.arm, about.baseline, parts.answers),
         claim=claim,

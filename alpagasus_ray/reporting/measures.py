@@ -23,11 +23,12 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 def read(kind: type[AnyEntry], values: Mapping[str, Any], **more: Any) -> AnyEntry:
     """An entry from plain values and more fields. Raises pydantic's `ValidationError` where a key is missing or not known."""
     # pydantic checks the keys here, so that a new one in `evaluation` fails a test and does not vanish from the report
-    return _adapter(kind).validate_python({**values, **more})
+    adapter: TypeAdapter[AnyEntry] = _adapter(kind)
+    return adapter.validate_python({**values, **more})
 
 
 @cache
-def _adapter(kind: type[AnyEntry]) -> TypeAdapter[AnyEntry]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

@@ -158,7 +158,7 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
         selection=selection,
         examples=_examples(stages.manifests.get("examples")),
-        table=table and Shown(table.shown, table.of),
+        table=Shown(table.shown, table.of) if table else None,
         answers=[answers_data.answers_entry(*key, manifest) for key, manifest in stages.answers().items()],
         sides=Shown(sides.shown, sides.of),
         trainings=parts.trainings,

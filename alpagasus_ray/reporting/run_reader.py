@@ -3,16 +3,25 @@
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alpagasus_ray.reporting.training_data import CurvePoint
 from alpagasus_ray.store.run import MANIFEST, Manifest, Run, StageDir
 
 KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts")
 """First parts of the stages' names, in the order of the experiment; another judge's verdicts are `verdicts-<name>`."""
-EXACT_FIELDS = ["prompt_id", "reply", "reference"]
+
+
+class AnswerRow(NamedTuple):
+    """A model's answer beside the reference; either may be missing."""
+
+    prompt_id: str
+    reply: str | None
+    reference: str | None
 
 
 class FinishedStages(NamedTuple):
@@ -70,13 +79,13 @@ def read_json(stage: StageDir, manifest: Manifest, name: str) -> Any:
     return json.loads(stage.storage.read(name)) if any(entry.name == name for entry in manifest.files) else None
 
 
-def curve_of(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
-    """The training curve, a row for each update; empty where there is none."""
+def curve_of(stage: StageDir, manifest: Manifest) -> list[CurvePoint]:
+    """The training curve, a point for each update; empty where there is none."""
     if not any(entry.name == "curve.parquet" for entry in manifest.files):
         return []
-    columns = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds"]
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(stage.storage.read("curve.parquet")), columns=columns).to_pylist()
-    return rows
+    columns = [field.name for field in fields(CurvePoint)]
+    table = pq.read_table(io.BytesIO(stage.storage.read("curve.parquet")), columns=columns)
+    return [CurvePoint(**row) for row in table.to_pylist()]
 
 
 def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> Iterator[pa.Table]:
@@ -86,6 +95,6 @@ def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> I
             yield stage.table(entry.name, entry.sha256, columns)
 
 
-def answer_rows(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
+def answer_rows(stage: StageDir, manifest: Manifest) -> list[AnswerRow]:
     """Reply and reference of each prompt."""
-    return [row for table in stage.tables(manifest, EXACT_FIELDS) for row in table.to_pylist()]
+    return [AnswerRow(**row) for table in stage.tables(manifest, list(AnswerRow._fields)) for row in table.to_pylist()]

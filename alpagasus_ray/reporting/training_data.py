@@ -22,7 +22,7 @@ Details = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CurvePoint(Entry):
-    """A stretch of updates: its mean loss, and the rest at its last update."""
+    """One update, or a stretch of them: its mean loss, and the rest at its last update."""
 
     step: int
     epoch: float
@@ -64,23 +64,23 @@ class Training(Entry):
     curve: Sequence[CurvePoint]
 
 
-def training(arm: str, details: Details, curve: Sequence[Mapping[str, Any]]) -> Training:
-    """The entry of an arm; `curve` has a row for each update."""
+def training(arm: str, details: Details, curve: Sequence[CurvePoint]) -> Training:
+    """The entry of an arm; `curve` has a point for each update."""
     measures = {name: details.get(name) for name in ("model", "parameters", *MEASURES, HELDOUT)}
     return Training(arm=arm, **measures, curve=thinned(curve))
 
 
-def thinned(curve: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
+def thinned(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
     """A curve in at most `CURVE_POINTS` points."""
     # means, not every nth update: single losses are noise that hides the course
     width = -(-len(curve) // CURVE_POINTS) or 1
     stretches = [curve[start : start + width] for start in range(0, len(curve), width)]
     return [
         CurvePoint(
-            step=stretch[-1]["step"],
-            epoch=round(stretch[-1]["epoch"], 4),
-            loss=round(sum(row["loss"] for row in stretch) / len(stretch), LOSS_DIGITS),
-            learning_rate=stretch[-1]["learning_rate"],
+            step=stretch[-1].step,
+            epoch=round(stretch[-1].epoch, 4),
+            loss=round(sum(point.loss for point in stretch) / len(stretch), LOSS_DIGITS),
+            learning_rate=stretch[-1].learning_rate,
         )
         for stretch in stretches
     ]

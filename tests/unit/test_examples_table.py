@@ -13,7 +13,7 @@ from alpagasus_ray.reporting import examples_table
 from alpagasus_ray.reporting.examples_table import TableArm
 from alpagasus_ray.reporting.examples_table import examples_table as table_of
 from alpagasus_ray.reporting.run_reader import finished_stages
-from alpagasus_ray.reporting.training_data import CURVE_POINTS, thinned
+from alpagasus_ray.reporting.training_data import CURVE_POINTS, CurvePoint, thinned
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Run
 from report_runs import rate
@@ -107,7 +107,7 @@ def test_other_ratings_stand_beside_the_arms_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 240, 241, 5000])
 def test_a_curve_in_few_points_keeps_its_end_and_its_mean(steps: int) -> None:
-    curve = [{"step": step, "epoch": step / steps, "loss": 1.0, "learning_rate": 0.1} for step in range(1, steps + 1)]
+    curve = [CurvePoint(step=step, epoch=step / steps, loss=1.0, learning_rate=0.1) for step in range(1, steps + 1)]
     points = thinned(curve)
     assert len(points) <= CURVE_POINTS
     assert points[-1].step == steps
