@@ -88,7 +88,7 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-def _svg(draw: Draw, size: tuple[float, float], style: Mapping[str, Any], **options: Any) -> str:
+def _svg(draw: Draw, size: tuple[float, float], style: Any, **options: Any) -> str:
     """A drawing as the text of an SVG file; `options` are those of its axes."""
     import matplotlib
 

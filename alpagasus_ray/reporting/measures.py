@@ -23,7 +23,7 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 def read(kind: type[AnyEntry], values: Mapping[str, Any], **more: Any) -> AnyEntry:
     """An entry from plain values and more fields. Raises pydantic's `ValidationError` where a key is missing or not known."""
     # pydantic checks the keys here, so that a new one in `evaluation` fails a test and does not vanish from the report
-    adapter: TypeAdapter[AnyEntry] = _adapter(kind)
+    adapter: TypeAdapter[AnyEntry] = _adapter(kind)  # type: ignore[arg-type]  # mypy does not see that a class has a hash
     return adapter.validate_python({**values, **more})
 
 
