@@ -48,7 +48,7 @@ def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
 def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
-    from alpagasus_ray.reporting.judge_doubts import doubts
+    from alpagasus_ray.reporting.selection_data import judge_doubts
     from alpagasus_ray.stages.rating_task import Mode
     from alpagasus_ray.stages.score import score
 
@@ -74,7 +74,7 @@ def _score(call: Call) -> dict[str, Any]:
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
-    told = doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
+    told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
     report["notes"] = [*_score_notes(manifest, judge.kind), *told]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
@@ -141,7 +141,7 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 
 def _generate(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.reporting.text import mean_answer_length
+    from alpagasus_ray.reporting.answers_data import mean_answer_length
     from alpagasus_ray.stages.answer_task import ANSWERS_JSON, UNANSWERED
     from alpagasus_ray.stages.generate import Mode, generate
 

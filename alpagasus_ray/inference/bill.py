@@ -29,12 +29,8 @@ class Part(NamedTuple):
         """Rows that have no reply yet."""
         job, entries = self.job, {entry.name: entry for entry in self.source.parts()}
 
-<<<<<<< ours
         def left(shard: str, replies: StoredReplies) -> int:
-=======
-        def left(shard: str, replies: Known) -> int:
             # to make the requests of a shard takes a second; where nothing is answered its rows need not be read
->>>>>>> theirs
             if not replies.replies:
                 return entries[shard].rows
             return job.backlog.left(job.source, entries[shard], lambda row: job.work.request(row).key, replies.replies).rows

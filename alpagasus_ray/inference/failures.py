@@ -20,15 +20,10 @@ FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
 
 
-<<<<<<< ours
 def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str, int], texts: Mapping[str, int]) -> str | None:
     """Why to give up: more than `max_failed` of all rows failed, with the commonest reasons and error text. What somebody has
     recorded may fairly be of a part of them."""
-=======
-def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str, int]) -> str | None:
-    """Why to give up: more than `max_failed` of all rows failed. What somebody has recorded may fairly be of a part of them."""
     # ten bad rows of the first eleven are no reason to end a run of millions
->>>>>>> theirs
     if spec.engine.kind == "recorded" or failed <= max(FEW_FAILURES, spec.max_failed * rows):
         return None
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in Counter(reasons).most_common(3))

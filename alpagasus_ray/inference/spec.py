@@ -123,12 +123,8 @@ def _unknown_price(engine: EngineConfig) -> str:
 
 def limits_of(config: Asking, engine: EngineConfig) -> RequestLimits:
     """The limits that the workers of a stage keep to; `AskSpec.on` says how many workers share them."""
-<<<<<<< ours
-    return RequestLimits(
-=======
     # only a server of others has limits, costs dollars and pushes back: a model in the job takes all it is given
-    return Terms(
->>>>>>> theirs
+    return RequestLimits(
         concurrency=_concurrency(config, engine),
         rates=_rates(config, engine) if engine.is_remote else (Rate(),),
         workers=1,

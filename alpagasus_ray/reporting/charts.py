@@ -1,23 +1,26 @@
-"""The figures of the page as SVG that stands inside HTML: text stays text, colours follow the page's light and dark themes.
+"""Charts as SVG: parts of the page, whose text stays text and whose colours follow its light and dark themes, and files.
 
-Sizes are chosen for a phone: a figure is scaled to the width of its column, and its text stays readable there. Every figure
-is told in words by its caption, and its numbers stand in a table of the page.
+Sizes are chosen for a phone: a chart is scaled to the width of its column, and its text stays readable there. A caption says
+every chart in words, and its numbers stand in a table of the page. matplotlib is loaded when a chart is drawn.
 """
 
 import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from alpagasus_ray.reporting.selection_data import CategoryShare, Cut, ScoreBin
+from alpagasus_ray.reporting.training_data import Training
+
 INK, LINE, GROUND = "#010203", "#040506", "#070809"
 """Stand for the page's own colours of text, lines and ground."""
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #8a8f98".split()
-"""Told apart with every common kind of colour blindness (Okabe and Ito's palette)."""
+"""Distinct with every common kind of colour blindness (Okabe and Ito's palette); blue is what wins or is kept, orange what
+loses or is left out."""
 THEME = {
     INK: "currentColor",
     LINE: "var(--line)",
@@ -30,12 +33,16 @@ THEME = {
     SKY: "var(--sky)",
     GREY: "var(--grey)",
 }
+PAPER = {INK: "#1a1a1a", LINE: "#b0b0b0", GROUND: "#ffffff"}
+"""The page's own colours in a file, which has no theme."""
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 WIDTH = 4.2
 RADAR_LABELS = 32
 MOST_LEVEL = 12
 """Labels around a radar that find room without being turned."""
+MOST_COUNTED = 12
+"""Bars of a histogram that have room for their counts."""
 STYLE: Any = {
     "text.parse_math": False,
     "svg.hashsalt": "alpagasus",
@@ -81,25 +88,29 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-@contextmanager
-def _canvas(size: tuple[float, float], svg: list[Markup], **options: Any) -> Iterator[Any]:
-    """Axes to draw on; the SVG is appended when the block ends."""
+def _svg(draw: Draw, size: tuple[float, float], style: Any, **options: Any) -> str:
+    """A drawing as the text of an SVG file; `options` are those of its axes."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the page's reader has other fonts than this machine
+    # ids in the file come from the salt of the style: without one the same chart would differ from call to call
+    with matplotlib.rc_context({**STYLE, **style}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # whoever reads the page has other fonts than this machine
         figure, axes = pyplot.subplots(figsize=size, layout="constrained", subplot_kw=options or None)
         try:
-            yield axes
+            draw(axes)
             text = io.StringIO()
             # no layout knows of the labels around a circle
             figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight" if options else None)
-            svg.append(inline(text.getvalue()))
         finally:
             pyplot.close(figure)
+    return text.getvalue()
+
+
+def _part_of_page(draw: Draw, height: float, width: float = WIDTH, **options: Any) -> Markup:
+    return inline(_svg(draw, (width, height), {}, **options))
 
 
 def inline(svg: str) -> Markup:
@@ -111,32 +122,24 @@ def inline(svg: str) -> Markup:
     return Markup(SIZE.sub(head, body, count=1).strip())  # noqa: S704 - matplotlib has escaped all text
 
 
-def _drawn(height: float, draw: Draw, width: float = WIDTH, **options: Any) -> Markup:
-    svg: list[Markup] = []
-    with _canvas((width, height), svg, **options) as axes:
-        draw(axes)
-    return svg[0]
-
-
 def outcome_bars(bars: Sequence[Bar]) -> Markup:
     """Shares of win, tie and lose, a bar for each group, the first at the top; counts stand in the bars."""
 
     def draw(axes: Any) -> None:
-        places = range(len(bars))
+        rows = range(len(bars))
         start = [0.0] * len(bars)
+        # losses are hatched too: colours alone say nothing in a black and white print
         for name, colour, hatch in (("win", BLUE, ""), ("tie", GREY, ""), ("lose", ORANGE, "///")):
             counts = [getattr(bar, name) for bar in bars]
             widths = [count / max(1, bar.win + bar.tie + bar.lose) for count, bar in zip(counts, bars, strict=True)]
             axes.barh(
-                places, widths, left=start, color=colour, edgecolor=GROUND, linewidth=1, hatch=hatch, label=name, height=0.68
+                rows, widths, left=start, color=colour, edgecolor=GROUND, linewidth=1, hatch=hatch, label=name, height=0.68
             )
-            for place, count, left, width in zip(places, counts, start, widths, strict=True):
+            for row, count, left, width in zip(rows, counts, start, widths, strict=True):
                 if width > 0.06:
                     box = None if name == "win" else {"facecolor": GROUND, "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
                     ink = GROUND if name == "win" else INK
-                    axes.text(
-                        left + width / 2, place, f"{count:,}", color=ink, ha="center", va="center", fontsize=9.5, bbox=box
-                    )
+                    axes.text(left + width / 2, row, f"{count:,}", color=ink, ha="center", va="center", fontsize=9.5, bbox=box)
             start = [left + width for left, width in zip(start, widths, strict=True)]
         _rows(axes, [bar.label for bar in bars])
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
@@ -144,17 +147,17 @@ def outcome_bars(bars: Sequence[Bar]) -> Markup:
         axes.grid(False)
         axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, handlelength=1.2, columnspacing=1.4)
 
-    return _drawn(0.85 + 0.36 * len(bars), draw)
+    return _part_of_page(draw, 0.85 + 0.36 * len(bars))
 
 
 def estimates(values: Sequence[Estimate], parity: float | None, label: str) -> Markup:
     """Values with their intervals beside a line at parity."""
 
     def draw(axes: Any) -> None:
-        for place, (_, value, low, high) in enumerate(values):
+        for row, (_, value, low, high) in enumerate(values):
             if low is not None and high is not None:
-                axes.plot([low, high], [place, place], color=BLUE, linewidth=2.4, solid_capstyle="round")
-            axes.plot([value], [place], "o", color=BLUE, markersize=6.5, markeredgecolor=GROUND)
+                axes.plot([low, high], [row, row], color=BLUE, linewidth=2.4, solid_capstyle="round")
+            axes.plot([value], [row], "o", color=BLUE, markersize=6.5, markeredgecolor=GROUND)
         _rows(axes, [estimate.label for estimate in values])
         axes.grid(axis="y", visible=False)
         if parity is not None:
@@ -162,7 +165,7 @@ def estimates(values: Sequence[Estimate], parity: float | None, label: str) -> M
             _symmetric(axes, parity)
         axes.set(xlabel=label)
 
-    return _drawn(0.8 + 0.32 * len(values), draw)
+    return _part_of_page(draw, 0.8 + 0.32 * len(values))
 
 
 def _symmetric(axes: Any, middle: float) -> None:
@@ -185,7 +188,7 @@ def shortened(label: str, most: int = 26) -> str:
 def radar(groups: Sequence[tuple[str, float]]) -> Markup:
     """Win rates around a circle; the dotted ring is parity."""
     shown = groups[:RADAR_LABELS]
-    angles = [2 * math.pi * place / len(shown) for place in range(len(shown))]
+    angles = [2 * math.pi * number / len(shown) for number in range(len(shown))]
 
     def draw(axes: Any) -> None:
         axes.set_theta_zero_location("N")
@@ -201,7 +204,7 @@ def radar(groups: Sequence[tuple[str, float]]) -> Markup:
             _around(axes, angle, name, turned=len(shown) > MOST_LEVEL)
 
     side = WIDTH if len(shown) <= MOST_LEVEL else 1.5 * WIDTH
-    return _drawn(0.8 * side, draw, width=side, projection="polar")
+    return _part_of_page(draw, 0.8 * side, side, projection="polar")
 
 
 def _around(axes: Any, angle: float, name: str, *, turned: bool) -> None:
@@ -219,65 +222,82 @@ def rate_bars(groups: Sequence[Estimate]) -> Markup:
     return estimates(groups, 0.5, "win rate, ties as half")
 
 
-def histogram(bins: Sequence[Mapping[str, float]]) -> Markup:
-    """Rows per score, the kept ones in another colour."""
+def histogram(bins: Sequence[ScoreBin]) -> Markup:
+    """Rows by score, the kept ones in another colour."""
+    return _part_of_page(lambda axes: _draw_histogram(axes, bins), 3.0)
+
+
+def histogram_file(counts: Mapping[str, int], kept: Mapping[str, int], title: str) -> str:
+    """The same as the text of an SVG file; `counts` and `kept` go from score to rows."""
+    bins = [ScoreBin(float(score), counts[score], kept.get(score, 0)) for score in sorted(counts, key=float)]
 
     def draw(axes: Any) -> None:
-        labels = [f"{entry['score']:g}" for entry in bins]
-        kept, rows = [entry["kept"] for entry in bins], [entry["rows"] for entry in bins]
-        dropped = [all_ - some for all_, some in zip(rows, kept, strict=True)]
-        axes.bar(labels, kept, color=BLUE, label="kept")
-        axes.bar(labels, dropped, bottom=kept, color=ORANGE, hatch="///", edgecolor=GROUND, linewidth=0, label="left out")
-        for place, count in enumerate(rows if len(bins) <= 12 else ()):
-            axes.annotate(f"{count:,.0f}", (place, count), ha="center", va="bottom", fontsize=9)
-        axes.set(xlabel="score")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.2)
+        _draw_histogram(axes, bins)
+        axes.set(ylabel="examples")
+        axes.figure.suptitle(title)
 
-    return _drawn(3.0, draw)
+    text = _svg(draw, (7, 3.5), {"figure.facecolor": GROUND})
+    for colour, on_paper in PAPER.items():
+        text = text.replace(colour, on_paper)
+    return text
 
 
-def threshold_curve(points: Sequence[Mapping[str, float]], cut: float | None) -> Markup:
+def _draw_histogram(axes: Any, bins: Sequence[ScoreBin]) -> None:
+    labels, kept = [f"{entry.score:g}" for entry in bins], [entry.kept for entry in bins]
+    left_out = [entry.rows - entry.kept for entry in bins]
+    axes.bar(labels, kept, color=BLUE, label="kept")
+    axes.bar(labels, left_out, bottom=kept, color=ORANGE, hatch="///", edgecolor=GROUND, linewidth=0, label="left out")
+    for number, entry in enumerate(bins if len(bins) <= MOST_COUNTED else ()):
+        axes.annotate(f"{entry.rows:,.0f}", (number, entry.rows), ha="center", va="bottom", fontsize=9)
+    axes.set(xlabel="score")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.2)
+
+
+def threshold_curve(points: Sequence[Cut], cut: float | None) -> Markup:
     """Examples kept at each possible cut."""
 
     def draw(axes: Any) -> None:
-        places, rows = [entry["threshold"] for entry in points], [entry["rows"] for entry in points]
-        axes.plot(places, rows, color=BLUE, linewidth=1.8, marker="o", markersize=4.5, drawstyle="steps-pre")
+        thresholds, rows = [entry.threshold for entry in points], [entry.rows for entry in points]
+        axes.plot(thresholds, rows, color=BLUE, linewidth=1.8, marker="o", markersize=4.5, drawstyle="steps-pre")
         if cut is not None:
             axes.axvline(cut, color=VERMILLION, linewidth=1.6, linestyle=(0, (4, 2)), label=f"cut at {cut:g}")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes.set(xlabel="lowest score kept", ylim=(0, max(rows) * 1.06))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
-    return _drawn(3.0, draw)
+    return _part_of_page(draw, 3.0)
 
 
-def shares(groups: Sequence[tuple[str, float]], overall: float | None) -> Markup:
+def shares(categories: Sequence[CategoryShare], overall: float | None) -> Markup:
     """Kept share of each category; the dotted line is that of all."""
 
     def draw(axes: Any) -> None:
-        axes.barh(range(len(groups)), [share for _, share in groups], color=BLUE, height=0.62)
-        for place, (_, share) in enumerate(groups):
-            axes.text(share + 0.015, place, f"{share:.0%}", va="center", fontsize=9.5)
+        values = [entry.share for entry in categories]
+        axes.barh(range(len(values)), values, color=BLUE, height=0.62)
+        for row, share in enumerate(values):
+            axes.text(share + 0.015, row, f"{share:.0%}", va="center", fontsize=9.5)
         if overall is not None:
             axes.axvline(overall, color=INK, linewidth=1, linestyle=":")
-        _rows(axes, [name for name, _ in groups])
+        _rows(axes, [entry.category or "none" for entry in categories])
         axes.set(xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25%", "50%", "75%", "100%"])
         axes.grid(axis="y", visible=False)
 
-    return _drawn(0.6 + 0.29 * len(groups), draw)
+    return _part_of_page(draw, 0.6 + 0.29 * len(categories))
 
 
-def curves(trainings: Sequence[tuple[str, Sequence[Mapping[str, float]]]], across: str) -> Markup:
+def curves(trainings: Sequence[Training], across: str) -> Markup:
     """Training losses, one line for each arm, over `step` or `epoch`."""
 
     def draw(axes: Any) -> None:
-        for number, (arm, curve) in enumerate(trainings):
+        for number, training in enumerate(trainings):
             style = DASHES[number % len(DASHES)]
-            places, losses = [row[across] for row in curve], [row["loss"] for row in curve]
-            axes.plot(places, losses, color=SERIES[number % len(SERIES)], linestyle=style, linewidth=1.6, label=shortened(arm))
+            color, label = SERIES[number % len(SERIES)], shortened(training.arm)
+            progress = [getattr(point, across) for point in training.curve]
+            losses = [point.loss for point in training.curve]
+            axes.plot(progress, losses, color=color, linestyle=style, linewidth=1.6, label=label)
         axes.set(xlabel={"step": "update", "epoch": "epoch"}[across], ylabel="loss")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(trainings)), handlelength=2)
 
-    return _drawn(3.2 + 0.2 * (len(trainings) // 4), draw)
+    return _part_of_page(draw, 3.2 + 0.2 * (len(trainings) // 4))

@@ -1,63 +1,109 @@
-"""What judges and people said of the models, as plain values: statistics of each pair, ranking, agreement. Pure.
-
-`verdicts`: an entry for each pair and judge: `judge` (its `compare.name`), `label` (what judged), `voter` (a name that tells it
-from the others), `a`, `b`, `same_model`, `test_sets` and `groups` (`evaluation.statistics.grouped`: pooled, test sets,
-categories, skills, difficulties). `radars`: `voter`, `a`, `b`, `test_set`, `kind` (`skill`, `category`) and `groups` with
-`group`, `judged`, `win_rate`, for groups with at least one verdict. `ranking`: for each judge of more than two models its
-`voter` and `evaluation.ranking.bradley_terry`. `agreement`: `evaluation.agreement.agreement`, null with fewer than two voters.
-"""
+"""What judges and people say of the models: statistics of each pair, ranking, agreement. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
-from alpagasus_ray.evaluation import agreement as agreeing
-from alpagasus_ray.evaluation.match_rules import OUTCOMES, Game, Match, Winner, decide
+from alpagasus_ray.evaluation import agreement as votes
+from alpagasus_ray.evaluation.match_rules import OUTCOMES, Game, Match, Rule, Winner, decide
 from alpagasus_ray.evaluation.ranking import Result, bradley_terry
 from alpagasus_ray.evaluation.statistics import grouped
+from alpagasus_ray.reporting.measures import Agreement, BradleyTerry, Entry, Groups, Interval, read
 
-FEWEST_FOR_A_RADAR = 3
 TURNED: Mapping[Winner, Winner] = {"a": "b", "b": "a", "tie": "tie"}
 VOTE_OF: Mapping[str, Winner] = {outcome: winner for winner, outcome in OUTCOMES.items()}
 
 
-class Judged(NamedTuple):
-    """What one judge said of two models, told from the side of `a`."""
+class PairGames(NamedTuple):
+    """The games of two models before one judge, from the side of `a`."""
 
     judge: str | None
     """Its `compare.name`."""
     label: str
-    """What judged."""
+    """What the judge is: a model's name, `rules`, `imported (…)`."""
     a: str
     b: str
     test_sets: tuple[str, ...]
     matches: Sequence[Match]
     games: Sequence[Mapping[str, Any]]
-    """Each prompt with both answers and both reviews, as `stages.verdicts.games` tells them."""
+    """Each prompt with both answers and both reviews, as `verdicts.games` gives them."""
 
     @property
     def who(self) -> tuple[str | None, str]:
+        """The judge, as `voters` knows it."""
         return self.judge, self.label
 
 
-class Settings(NamedTuple):
-    """How games become figures."""
+@dataclass(frozen=True)
+class StatisticsSettings(Entry):
+    """How games become numbers."""
 
     rule: Rule
     resamples: int
     seed: int
 
 
-def from_the_side_of(arms: Iterable[str], found: Judged) -> Judged:
+@dataclass(frozen=True)
+class PairEntry(Entry):
+    """Statistics of one pair of models by one judge."""
+
+    judge: str | None
+    """Its `compare.name`."""
+    label: str
+    """What the judge is."""
+    voter: str
+    """A name of the judge that no other has."""
+    a: str
+    b: str
+    same_model: bool
+    test_sets: Sequence[str]
+    groups: Groups
+
+
+@dataclass(frozen=True)
+class RadarGroup(Entry):
+    """One ray of a radar."""
+
+    group: str
+    judged: int
+    win_rate: Interval
+
+
+@dataclass(frozen=True)
+class Radar(Entry):
+    """Win rates of a pair by skill or category, of groups with a verdict at least."""
+
+    voter: str
+    a: str
+    b: str
+    test_set: str
+    kind: str
+    """`skill` or `category`."""
+    groups: Sequence[RadarGroup]
+
+
+@dataclass(frozen=True)
+class Voter(Entry):
+    """Whose opinion an entry is."""
+
+    voter: str
+
+
+@dataclass(frozen=True)
+class Ranking(BradleyTerry, Voter):
+    """Ratings of more than two models by one judge."""
+
+
+def from_the_side_of(arms: Iterable[str], pair: PairGames) -> PairGames:
     """The same with a and b exchanged where only b is one of these."""
-    if found.b not in arms or found.a in arms:
-        return found
-    return found._replace(
-        a=found.b,
-        b=found.a,
-        matches=[_turned_match(match) for match in found.matches],
-        games=[_turned_games(row) for row in found.games],
+    if pair.b not in arms or pair.a in arms:
+        return pair
+    return pair._replace(
+        a=pair.b,
+        b=pair.a,
+        matches=[_turned_match(match) for match in pair.matches],
+        games=[_turned_games(row) for row in pair.games],
     )
 
 
@@ -87,93 +133,100 @@ def _turned_review(review: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**review, "winner": winner, "score_a": review["score_b"], "score_b": review["score_a"]}
 
 
-def voters(found: Iterable[Judged]) -> dict[tuple[str | None, str], str]:
-    """A name for each judge: what judged, and its `compare.name` where that alone tells it from another."""
-    who = dict.fromkeys(one.who for one in found)
-    labels = Counter(label for _, label in who)
-    return {(judge, label): label if labels[label] == 1 else f"{label} ({judge or 'unnamed'})" for judge, label in who}
+def voters(pairs: Iterable[PairGames]) -> dict[tuple[str | None, str], str]:
+    """A name for each judge: what it is, and its `compare.name` where another is the same."""
+    judges = dict.fromkeys(pair.who for pair in pairs)
+    labels = Counter(label for _, label in judges)
+    return {(judge, label): label if labels[label] == 1 else f"{label} ({judge or 'unnamed'})" for judge, label in judges}
 
 
-def verdicts(found: Sequence[Judged], settings: Settings) -> list[dict[str, Any]]:
-    names = voters(found)
+def pair_statistics(pairs: Sequence[PairGames], settings: StatisticsSettings) -> list[PairEntry]:
+    """An entry for each pair and judge."""
+    names = voters(pairs)
     return [
-        {
-            "judge": one.judge,
-            "label": one.label,
-            "voter": names[one.who],
-            "a": one.a,
-            "b": one.b,
-            "same_model": one.a == one.b,
-            "test_sets": list(one.test_sets),
-            "groups": grouped(one.matches, settings.rule, resamples=settings.resamples, seed=settings.seed),
-        }
-        for one in found
+        PairEntry(
+            judge=pair.judge,
+            label=pair.label,
+            voter=names[pair.who],
+            a=pair.a,
+            b=pair.b,
+            same_model=pair.a == pair.b,
+            test_sets=list(pair.test_sets),
+            groups=read(Groups, grouped(pair.matches, settings.rule, resamples=settings.resamples, seed=settings.seed)),
+        )
+        for pair in pairs
     ]
 
 
-def radars(told: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def radars(pairs: Iterable[PairEntry]) -> list[Radar]:
     """Win rates by skill and category, of each pair, judge and test set that has some."""
-    found = []
-    for entry in told:
-        for kind, key in (("skill", "skills"), ("category", "categories")):
-            for test_set in entry["test_sets"]:
+    charts = []
+    for pair in pairs:
+        for kind, members in (("skill", pair.groups.skills), ("category", pair.groups.categories)):
+            for test_set in pair.test_sets:
                 groups = [
-                    {name: group[name] for name in ("group", "judged", "win_rate")}
-                    for group in entry["groups"][key]
-                    if group["test_set"] == test_set and group["judged"]
+                    RadarGroup(group.group, group.judged, group.win_rate)
+                    for group in members
+                    if group.test_set == test_set and group.judged
                 ]
                 if len(groups) > 1:
-                    pair = {name: entry[name] for name in ("voter", "a", "b")}
-                    found.append({**pair, "test_set": test_set, "kind": kind, "groups": groups})
-    return found
+                    charts.append(Radar(pair.voter, pair.a, pair.b, test_set, kind, groups))
+    return charts
 
 
-def ranking(found: Sequence[Judged], settings: Settings) -> list[dict[str, Any]]:
+def ranking(pairs: Sequence[PairGames], settings: StatisticsSettings) -> list[Ranking]:
     """Bradley-Terry ratings by each judge of more than two models."""
-    names, ranked = voters(found), []
-    for who, voter in names.items():
+    ranked = []
+    for who, voter in voters(pairs).items():
         # older runs may hold a pair in both directions; two models have one result on a prompt
         once = {
-            (frozenset((one.a, one.b)), result.prompt_id): result
-            for one in reversed(found)
-            if one.who == who and one.a != one.b
-            for result in _results(one, settings.rule)
+            (frozenset((pair.a, pair.b)), result.prompt_id): result
+            for pair in reversed(pairs)
+            if pair.who == who and pair.a != pair.b
+            for result in _results(pair, settings.rule)
         }
         results = list(once.values())
         if len({model for result in results for model in result[:2]}) > 2:
-            ranked.append({"voter": voter, **bradley_terry(results, seed=settings.seed)})
+            ranked.append(read(Ranking, bradley_terry(results, seed=settings.seed), voter=voter))
     return ranked
 
 
-def _results(one: Judged, rule: Rule) -> Iterator[Result]:
-    for match in one.matches:
+def _results(pair: PairGames, rule: Rule) -> Iterator[Result]:
+    for match in pair.matches:
         outcome = decide(rule, match)
         if outcome is not None:
-            yield Result(one.a, one.b, outcome, f"{match.test_set}/{match.prompt_id}")
+            yield Result(pair.a, pair.b, outcome, f"{match.test_set}/{match.prompt_id}")
 
 
 def agreement(
-    found: Sequence[Judged], settings: Settings, files: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]
-) -> dict[str, Any] | None:
-    """How far judges and people agree; `found` as the pairs were told to judges, and `files` the rows of each file of votes
-    with its name. Votes are read against the pairs as they were told; only then all are brought into one order."""
-    told = [one for one in found if one.a != one.b]
-    votes = list(_judges_votes(told, voters(found), settings.rule))
-    items = [item for one in told for item in _items(one)]
-    said = [vote for name, rows in files for vote in agreeing.read_votes(rows, items, name)]
-    judges = {(vote.item, vote.voter): vote for vote in agreeing.in_one_order(votes, items)}
-    everyone = [*judges.values(), *agreeing.in_one_order(said, items)]
-    return agreeing.agreement(everyone) if len({vote.voter for vote in everyone}) > 1 else None
+    pairs: Sequence[PairGames],
+    settings: StatisticsSettings,
+    files: Iterable[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> Agreement | None:
+    """How far judges and people agree; None with fewer than two voters. `files` has the rows of each file of votes with its
+    name.
+
+    A person's vote for `a` means the first model of `compare.pairs`. So votes are read against the pairs in that order, as
+    `pairs` has them; only then all are brought into one order.
+    """
+    pairs = [pair for pair in pairs if pair.a != pair.b]
+    items = [item for pair in pairs for item in _items(pair)]
+    by_people = [vote for name, rows in files for vote in votes.read_votes(rows, items, name)]
+    by_judges = votes.in_one_order(_judges_votes(pairs, voters(pairs), settings.rule), items)
+    # a judge that was asked about a pair in both directions has one vote on it
+    once = {(vote.item, vote.voter): vote for vote in by_judges}
+    everyone = [*once.values(), *votes.in_one_order(by_people, items)]
+    return read(Agreement, votes.agreement(everyone)) if len({vote.voter for vote in everyone}) > 1 else None
 
 
-def _items(one: Judged) -> list[agreeing.Comparison]:
-    """What is voted on, as the pair was told."""
-    return [agreeing.Comparison(match.prompt_id, match.test_set, one.a, one.b) for match in one.matches]
+def _items(pair: PairGames) -> list[votes.Comparison]:
+    """What is voted on."""
+    return [votes.Comparison(match.prompt_id, match.test_set, pair.a, pair.b) for match in pair.matches]
 
 
-def _judges_votes(found: Iterable[Judged], names: Mapping[tuple[str | None, str], str], rule: Rule) -> Iterator[agreeing.Vote]:
-    for one in found:
-        for item, match in zip(_items(one), one.matches, strict=True):
+def _judges_votes(pairs: Iterable[PairGames], names: Mapping[tuple[str | None, str], str], rule: Rule) -> Iterator[votes.Vote]:
+    for pair in pairs:
+        for item, match in zip(_items(pair), pair.matches, strict=True):
             outcome = decide(rule, match)
             if outcome is not None:
-                yield agreeing.Vote(item.item, names[one.who], VOTE_OF[outcome])
+                yield votes.Vote(item.item, names[pair.who], VOTE_OF[outcome])

@@ -1,32 +1,19 @@
-"""The question of a report and its answer, in words and numbers: what the first screen says. Pure.
-
-`first`: `question`; `verdict` (`shown`, `reversed`, `not shown`, `no data`) and `word` (the same in a word) of the badge,
-which is the weakest answer of `questions`: against the baseline, and against as many at random (`questions.py`); `sentence`
-(what the answer against the baseline stands on); `cheaper` (for how much less, or null); `arm` and `baseline` (`name`, `rows`);
-`judge`; `pooled` (statistics of the pair over all test sets, or null) and `test_sets`; `others` (the other pairs and judges,
-each with `a`, `b`, `voter`, counts, `winning_score`, `verdict`; arms that differ by their seed are one); `ratios` (`what`,
-`arm`, `baseline`, `times`: how many times as much the baseline took); `rating_cost` (`seconds`, `dollars`); `heldout` and
-`exact` (of both, or null); `claim`; `notes`.
-
-| word | what it needs |
-|---|---|
-| Yes | the 95% interval and the exact sign test exclude parity, and at least 80% of the prompts are judged |
-| No, the other way round | the same, on the other side of parity |
-| Not shown | anything less; of the badge also: one of the two answers is missing or not shown |
-| No data | nothing is judged |
-"""
+"""The first screen of a report: the question, its answer, and what that stands on and cost. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.reporting import questions
+from alpagasus_ray.reporting.answers_data import Answers, ExactComparison, exact_comparison
+from alpagasus_ray.reporting.comparisons_data import PairEntry
+from alpagasus_ray.reporting.measures import Entry, Group, Interval, PairStatistics
+from alpagasus_ray.reporting.number_text import ratio_text
+from alpagasus_ray.reporting.questions import FULL, Arms, Compared, ControlComparison, Controls, Question, Sides
+from alpagasus_ray.reporting.selection_data import RatingsEntry
+from alpagasus_ray.reporting.training_data import Training
 
-PARITY = 1.0
-LARGEST_P = 0.05
-"""Of the exact test; the interval has the confidence that goes with it."""
-LEAST_JUDGED = 0.8
-"""Share of the prompts below which those that have a verdict may be another kind of prompts."""
-SHOWN, REVERSED, NOT_SHOWN, NO_DATA = "shown", "reversed", "not shown", "no data"
 RATIOS = {
     "examples": "training examples",
     "steps": "updates",
@@ -40,18 +27,9 @@ IN_THE_ANSWER = {
     "training_minutes": ("training time", "as much training time"),
     "dollars": ("money", "as much money"),
 }
-WORDS = {SHOWN: "Yes", REVERSED: "No, the other way round", NOT_SHOWN: "Not shown", NO_DATA: "No data"}
-COUNTS = ("prompts", "judged", "win", "tie", "lose", "no_verdict")
 
 
-class Sides(NamedTuple):
-    """Whom the question is about."""
-
-    arm: str | None
-    baseline: str | None
-
-
-class Known(NamedTuple):
+class Names(NamedTuple):
     """The names that a question can be about."""
 
     sizes: Mapping[str, int]
@@ -61,169 +39,282 @@ class Known(NamedTuple):
     """Models that were compared, by arm where they have one."""
 
 
-def sides(arm: str | None, baseline: str | None, known: Known) -> Sides:
+class Parts(NamedTuple):
+    """What the first screen is made of."""
+
+    pairs: Sequence[PairEntry]
+    trainings: Sequence[Training]
+    ratings: Sequence[RatingsEntry]
+    answers: Sequence[Answers]
+    arm_of: Mapping[str, str]
+    """Arm of each model that has one."""
+    sizes: Mapping[str, int]
+    stale: Sequence[str]
+    controls: Controls | None
+    """The random arms beside the arm."""
+    control_comparisons: Sequence[ControlComparison]
+
+
+@dataclass(frozen=True)
+class Side(Entry):
+    """The arm or the baseline."""
+
+    name: str | None
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class OtherComparison(Entry):
+    """A pair and judge beside the main one; arms that differ by their seed are one."""
+
+    a: str
+    b: str
+    voter: str
+    prompts: int
+    judged: int
+    win: int
+    tie: int
+    lose: int
+    no_verdict: int
+    winning_score: Interval
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Ratio(Entry):
+    """How many times as much the baseline took."""
+
+    key: str
+    what: str
+    arm: float
+    baseline: float
+    times: float | None
+
+
+@dataclass(frozen=True)
+class RatingCost(Entry):
+    """What the ratings took that the arm was chosen by."""
+
+    name: str
+    seconds: float
+    dollars: float | None
+
+
+@dataclass(frozen=True)
+class HeldoutComparison(Entry):
+    """Losses over held-out examples."""
+
+    arm: Mapping[str, float]
+    baseline: Mapping[str, float]
+    difference: float
+    """Loss of the arm minus that of the baseline."""
+
+
+@dataclass(frozen=True)
+class Headline(Entry):
+    """The first screen."""
+
+    question: str
+    verdict: str
+    """The weakest of the answers to `questions`: `shown`, `reversed`, `not shown`, `no data`."""
+    word: str
+    """The same as a reader's answer: Yes, …"""
+    questions: Sequence[Question]
+    sentence: str
+    """What the answer against the baseline stands on."""
+    cheaper: str | None
+    """For how much less."""
+    arm: Side
+    baseline: Side
+    judge: str | None
+    pooled: Group | None
+    """Statistics of the arm against the baseline, over all test sets."""
+    test_sets: Sequence[Group]
+    others: Sequence[OtherComparison]
+    ratios: Sequence[Ratio]
+    rating_cost: RatingCost | None
+    heldout: HeldoutComparison | None
+    exact: ExactComparison | None
+    claim: str | None
+    notes: Sequence[str]
+
+
+def sides(arm: str | None, baseline: str | None, names: Names) -> Sides:
     """The arm and the baseline: as the recipe says, else the first arm against `full` or the largest, compared ones first.
     Raises `UsageError` for a name that the run does not have."""
-    names = list(dict.fromkeys([*known.sizes, *known.models, *(name for pair in known.pairs for name in pair)]))
+    every = list(dict.fromkeys([*names.sizes, *names.models, *(name for pair in names.pairs for name in pair)]))
     for key, value in (("arm", arm), ("baseline", baseline)):
-        if value is not None and value not in names:
-            there = f"it has {', '.join(names)}" if names else "it has no arm or model yet"
+        if value is not None and value not in every:
+            there = f"it has {', '.join(every)}" if every else "it has no arm or model yet"
             raise UsageError(f"report.{key} is {value!r}, which this run does not have; {there}")
-    arm = arm or _first(known)
-    return Sides(arm, baseline or _opponent(arm, known, names))
+    arm = arm or _first(names)
+    return Sides(arm, baseline or _opponent(arm, names, every))
 
 
-def _first(known: Known) -> str | None:
-    compared = [pair for pair in known.pairs if pair[0] != pair[1]] or list(known.pairs)
+def _first(names: Names) -> str | None:
+    compared = [pair for pair in names.pairs if pair[0] != pair[1]] or list(names.pairs)
     among = {name for pair in compared for name in pair}
-    of_the_run = next(iter(known.sizes), None)
-    return compared[0][0] if compared and of_the_run not in among else of_the_run or next(iter(known.models), None)
+    of_the_run = next(iter(names.sizes), None)
+    return compared[0][0] if compared and of_the_run not in among else of_the_run or next(iter(names.models), None)
 
 
-def _opponent(arm: str | None, known: Known, names: Iterable[str]) -> str | None:
-    met = [name for pair in known.pairs if arm in pair for name in pair if name != arm]
-    for others in (met, [name for name in known.sizes if name != arm]):
+def _opponent(arm: str | None, names: Names, every: Iterable[str]) -> str | None:
+    met = [name for pair in names.pairs if arm in pair for name in pair if name != arm]
+    for others in (met, [name for name in names.sizes if name != arm]):
         if others:
-            return "full" if "full" in others else max(others, key=lambda name: known.sizes.get(name, 0))
-    return next((name for name in names if name != arm), arm if (arm, arm) in known.pairs else None)
+            return FULL if FULL in others else max(others, key=lambda name: names.sizes.get(name, 0))
+    return next((name for name in every if name != arm), arm if (arm, arm) in names.pairs else None)
 
 
-def verdict(entry: Mapping[str, Any] | None) -> str:
-    """What the statistics of a pair (`evaluation.statistics.summarize`, or `seeds.combined`) allow to say."""
-    if entry is None or entry["winning_score"]["value"] is None:
-        return NO_DATA
-    if doubts(entry):
-        return NOT_SHOWN
-    return SHOWN if entry["winning_score"]["value"] > PARITY else REVERSED
-
-
-def doubts(entry: Mapping[str, Any]) -> list[str]:
-    """Why a difference is not shown; empty where it is."""
-    found, low, high = [], entry["winning_score"]["low"], entry["winning_score"]["high"]
-    what = "comparisons" if entry.get("seeds", 1) > 1 else "prompts"
-    whole = entry[what]
-    if entry["judged"] < LEAST_JUDGED * whole:
-        found.append(f"only {entry['judged']:,} of {whole:,} {what} are judged, and {LEAST_JUDGED:.0%} have to be")
-    p = entry["sign_test_p"]
-    if low is None or high is None:
-        found.append("all prompts went the same way, which leaves no interval to go by")
-    elif low <= PARITY <= high:
-        found.append("the interval includes parity")
-    elif p is None or p >= LARGEST_P:
-        found.append(f"the interval excludes parity, the exact sign test does not (p {'no data' if p is None else f'{p:.3f}'})")
-    return found
-
-
-def question(found: Sides, sizes: Mapping[str, int]) -> str:
-    if found.arm is None:
-        return "What is in this run?"
-    if found.baseline is None:
-        return f"Is {found.arm} worth training on?"
-    if found.arm not in sizes or found.baseline not in sizes:
-        return f"Does {found.arm} beat {found.baseline}?"
-    mine, other = sizes[found.arm], sizes[found.baseline]
-    against = f"all {other:,}" if found.baseline == "full" else f"the {other:,} of {found.baseline}"
-    return f"Does training on the {mine:,} {found.arm} examples beat training on {against}?"
-
-
-def sentence(found: Sides, entry: Mapping[str, Any] | None, sizes: Mapping[str, int]) -> str:
-    """The numbers that the answer stands on, and what they allow to say."""
-    if found.arm is None or found.baseline is None:
-        return "There is nothing to compare yet; jobs/run_all.py makes all of an experiment."
-    if entry is None:
-        return f"No verdicts compare {found.arm} with {found.baseline}; jobs/compare.py makes them."
-    if not entry["judged"]:
-        return f"Of {entry['prompts']:,} prompts none has a verdict in both orders; jobs/compare.py --retry-failed asks again."
-    mine, other = (f"the model trained on {name}" if name in sizes else str(name) for name in found)
-    wins = f"{mine[0].upper()}{mine[1:]} wins {entry['win']:,} of {entry['judged']:,} prompts against {other}"
-    counts = f"{wins}, ties {entry['tie']:,} and loses {entry['lose']:,}"
-    return f"{counts}: a winning score of {_certain(entry)}"
-
-
-def of_seeds(arm: str, entry: Mapping[str, Any]) -> str:
-    """The sentence of an arm against several controls that differ by their seed."""
-    return (
-        f"The model trained on {arm} wins {entry['win']:,} of {entry['judged']:,} comparisons against those trained on "
-        f"{entry['seeds']} random draws, ties {entry['tie']:,} and loses {entry['lose']:,}: a mean winning score of "
-        f"{_certain(entry)} By seed from {entry['least']:.3f} to {entry['most']:.3f}."
+def headline(about: Sides, parts: Parts, claim: str | None) -> Headline:
+    """The first screen of a report about these two."""
+    main = _main_pair(about, parts)
+    by_arm = {entry.arm: entry for entry in parts.trainings}
+    mine, other = by_arm.get(about.arm or ""), by_arm.get(about.baseline or "")
+    pooled = main.groups.pooled[0] if main else None
+    sizes = (parts.sizes.get(about.arm or ""), parts.sizes.get(about.baseline or ""))
+    ratios = _ratios(mine, other, sizes)
+    question_list = _questions(about, parts)
+    badge = questions.weakest(one.verdict for one in question_list)
+    rating = next((entry for entry in parts.ratings if entry.main), None)
+    return Headline(
+        question=questions.badge_question(question_list),
+        verdict=badge,
+        word=questions.WORDS[badge],
+        questions=question_list,
+        sentence=questions.sentence(about, pooled, parts.sizes),
+        cheaper=_cheaper(about, ratios),
+        arm=Side(about.arm, sizes[0]),
+        baseline=Side(about.baseline, sizes[1]),
+        judge=main.voter if main else None,
+        pooled=pooled,
+        test_sets=main.groups.test_sets if main else [],
+        others=_others(parts.pairs, main, parts.control_comparisons),
+        ratios=ratios,
+        rating_cost=RatingCost(rating.name, rating.seconds, rating.dollars) if rating else None,
+        heldout=_heldout(mine, other),
+        exact=exact_comparison(about.arm, about.baseline, parts.answers),
+        claim=claim,
+        notes=[*_notes(main, parts.pairs, parts.stale), *_heldout_notes(mine, other)],
     )
 
 
-def _certain(entry: Mapping[str, Any]) -> str:
-    score, why = entry["winning_score"], "; ".join(doubts(entry))
-    interval = "" if score["low"] is None else f" (95%: {score['low']:.3f} to {score['high']:.3f}; parity is 1)"
-    return f"{score['value']:.3f}{interval}." + (f" {why[0].upper()}{why[1:]}: a difference is not shown." if why else "")
+def _questions(about: Sides, parts: Parts) -> list[Question]:
+    """Against the baseline, and against as many at random."""
+    arms = Arms(parts.sizes, [entry.arm for entry in parts.trainings])
+    main = _main_pair(about, parts)
+    if about.arm is None or parts.controls is None:
+        return [questions.against_one(about, _compared(main), arms)]
+    by_voter = {entry.voter: entry for entry in parts.control_comparisons}
+    comparison = by_voter.get(main.voter if main else "") or next(iter(parts.control_comparisons), None)
+    at_random = questions.against_random(about.arm, parts.controls, comparison, arms)
+    if about.baseline not in parts.controls.names:
+        return [questions.against_one(about, _compared(main), arms), at_random]
+    # a control as the baseline must not hide how the arm does against everything
+    whole = Sides(about.arm, FULL)
+    if FULL not in parts.sizes:
+        return [at_random]
+    return [questions.against_one(whole, _compared(_main_pair(whole, parts)), arms), at_random]
 
 
-def ratios(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None, sizes: tuple[int | None, int | None]) -> list[Any]:
-    """How many times as much the baseline took; where nothing was trained, of examples alone."""
-    if not mine or not other:
-        mine, other = {"examples": sizes[0]}, {"examples": sizes[1]}
-    found = []
+def _compared(pair: PairEntry | None) -> Compared | None:
+    return None if pair is None else Compared(pair.voter, pair.groups.pooled[0])
+
+
+def _main_pair(about: Sides, parts: Parts) -> PairEntry | None:
+    """The verdicts that the answer stands on: the first judge's of the two."""
+    for entry in parts.pairs:
+        if (parts.arm_of.get(entry.a, entry.a), parts.arm_of.get(entry.b, entry.b)) == about:
+            return entry
+    return None
+
+
+def _ratios(mine: Training | None, other: Training | None, sizes: tuple[int | None, int | None]) -> list[Ratio]:
+    """How many times as much the baseline took; where not both were trained, of examples alone."""
+    took: list[Mapping[str, float | None]] = [{"examples": size} for size in sizes]
+    if mine and other:
+        took = [{key: getattr(training, key) for key in RATIOS} for training in (mine, other)]
+    ratios = []
     for key, what in RATIOS.items():
-        here, there = mine.get(key), other.get(key)
-        if here is not None and there is not None:
-            times = round(there / here, 4) if here else None
-            found.append({"key": key, "what": what, "arm": here, "baseline": there, "times": times})
-    return found
+        arm, baseline = (values.get(key) for values in took)
+        if arm is not None and baseline is not None:
+            ratios.append(Ratio(key, what, arm, baseline, round(baseline / arm, 4) if arm else None))
+    return ratios
 
 
-def cheaper(found: Sides, told: Iterable[Mapping[str, Any]]) -> str | None:
+def _cheaper(about: Sides, ratios: Iterable[Ratio]) -> str | None:
     """For how much less, in a sentence."""
-    known = {entry["key"]: times(entry["times"]) for entry in told if entry["times"] is not None}
+    known = {ratio.key: ratio_text(ratio.times) for ratio in ratios if ratio.times is not None}
     words = [
         alike if known[key] == "1" else f"{known[key]} times the {what}"
         for key, (what, alike) in IN_THE_ANSWER.items()
         if key in known
     ]
-    if not words or found.baseline is None:
+    if not words or about.baseline is None:
         return None
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return f"Training on {found.baseline} took {listed}."
+    return f"Training on {about.baseline} took {listed}."
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
-
-
-def others(
-    told: Iterable[Mapping[str, Any]], main: Mapping[str, Any] | None, seeds: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
-    """The pairs and judges beside the main one; `seeds` are the controls (`controls.against`), told as one where there are
-    several."""
-    several = [entry for entry in seeds if len(entry["pairs"]) > 1]
-    as_one = {(entry["voter"], *pair) for entry in several for pair in entry["pairs"]}
-    found = [
-        (entry, entry["groups"]["pooled"][0])
-        for entry in told
-        if entry is not main and (entry["voter"], entry["a"], entry["b"]) not in as_one
-    ]
+def _others(
+    pairs: Iterable[PairEntry], main: PairEntry | None, control_comparisons: Sequence[ControlComparison]
+) -> list[OtherComparison]:
+    """The pairs and judges beside the main one; controls that differ by their seed are one."""
+    several = [entry for entry in control_comparisons if len(entry.pairs) > 1]
+    as_one = {(entry.voter, *pair) for entry in several for pair in entry.pairs}
+    single = [pair for pair in pairs if pair is not main and (pair.voter, pair.a, pair.b) not in as_one]
     return [
-        {
-            **{name: entry[name] for name in ("a", "b", "voter")},
-            **{name: pooled[name] for name in (*COUNTS, "winning_score")},
-            "verdict": verdict(pooled),
-        }
-        for entry, pooled in [*found, *((entry, entry["pooled"]) for entry in several)]
+        *(_other((pair.a, pair.b), pair.voter, pair.groups.pooled[0]) for pair in single),
+        *(_other((entry.arm, entry.controls.label), entry.voter, entry.statistics) for entry in several),
     ]
 
 
-def notes(main: Mapping[str, Any] | None, told: Iterable[Mapping[str, Any]], stale: Sequence[str]) -> list[str]:
+def _other(pair: tuple[str, str], voter: str, statistics: PairStatistics) -> OtherComparison:
+    return OtherComparison(
+        a=pair[0],
+        b=pair[1],
+        voter=voter,
+        prompts=statistics.prompts,
+        judged=statistics.judged,
+        win=statistics.win,
+        tie=statistics.tie,
+        lose=statistics.lose,
+        no_verdict=statistics.no_verdict,
+        winning_score=statistics.winning_score,
+        verdict=questions.verdict(statistics),
+    )
+
+
+def _heldout(mine: Training | None, other: Training | None) -> HeldoutComparison | None:
+    if not mine or not other or not mine.heldout or not other.heldout:
+        return None
+    difference = round(mine.heldout["loss"] - other.heldout["loss"], 5)
+    return HeldoutComparison(mine.heldout, other.heldout, difference)
+
+
+def _notes(main: PairEntry | None, pairs: Iterable[PairEntry], stale: Sequence[str]) -> list[str]:
     """What a reader of the answer has to know."""
-    found = []
-    if main and main["label"] == "rules":
-        found.append("Judged by mechanical rules, a baseline: no language model read the answers.")
-    alone = dict.fromkeys(entry["a"] for entry in told if entry["same_model"])
-    found += [f"{a} is compared with itself: what differs from a tie there is the judge's doing." for a in alone]
-    missing = main["groups"]["pooled"][0]["no_verdict"] if main else 0
-    if missing:
-        who = (
-            "1 prompt has no verdict in both orders and counts"
-            if missing == 1
-            else f"{missing:,} prompts have no verdict in both orders and count"
-        )
-        found.append(f"{who} for nobody.")
+    notes = []
+    if main and main.label == "rules":
+        notes.append("Judged by mechanical rules, a baseline: no language model read the answers.")
+    alone = dict.fromkeys(pair.a for pair in pairs if pair.same_model)
+    notes += [f"{a} is compared with itself: what differs from a tie there is the judge's doing." for a in alone]
+    missing = main.groups.pooled[0].no_verdict if main else 0
+    if missing == 1:
+        notes.append("1 prompt has no verdict in both orders and counts for nobody.")
+    elif missing:
+        notes.append(f"{missing:,} prompts have no verdict in both orders and count for nobody.")
     if stale:
         more = f", and {len(stale) - 1:,} more of the kind" if len(stale) > 1 else ""
-        found.append(f"{stale[0]}{more}: what is told here is not all of what the run now holds.")
-    return found
+        notes.append(f"{stale[0]}{more}: what is told here is not all of what the run now holds.")
+    return notes
+
+
+def _heldout_notes(*trainings: Training | None) -> list[str]:
+    """What makes a held-out loss too low."""
+    measured = [(entry.arm, entry.heldout.get("in_arm")) for entry in trainings if entry and entry.heldout]
+    return [
+        f"{count:,} of the held-out examples are in {arm} too: its held-out loss is too low."
+        for arm, count in measured
+        if count
+    ]

@@ -1,16 +1,9 @@
-"""Where everything in a run came from, and what each stage took: figures from manifests alone. Pure.
+"""Where everything in a run comes from, and what each stage took: from manifests alone. Pure."""
 
-`chain` is a list with an entry for each stage: `stage`, `rows`, `settings_hash`, `content_hash` and `inputs`, each
-with `name`, `hash` and `state`: `same` as the stage of that name now, `changed` since, `gone` from the run, or a `file`.
-`versions` lists `package`, `version` and the `stages` made with it.
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-`costs` has an entry for each stage: `stage`, `rows`, `seconds`, and where known `tokens_in`, `tokens_out`, `dollars`, `note`;
-what nobody knows is null, never 0. `kinds` has the sums over the stages of a kind: `kind`, `stages`, and the same.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+from alpagasus_ray.reporting.measures import Entry
 from alpagasus_ray.reporting.run_reader import KINDS, kind_of
 from alpagasus_ray.store.run import Manifest
 
@@ -19,18 +12,88 @@ MINOR = ("pairs", "prompts")
 """Stages that only lay out what others have made; they cost nothing to speak of."""
 
 
-def chain(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class StageInput(Entry):
+    """Something that a stage was made from."""
+
+    name: str
+    """A stage, or a file outside the run."""
+    hash: str
+    """Its hash when it was read."""
+    state: str
+    """`same` as the stage of that name now, `changed` since, `gone` from the run, or a `file`."""
+
+
+@dataclass(frozen=True)
+class StageOrigin(Entry):
+    """Settings and inputs of a finished stage, by their hashes."""
+
+    stage: str
+    rows: int
+    settings_hash: str
+    content_hash: str
+    inputs: Sequence[StageInput]
+
+
+@dataclass(frozen=True)
+class TotalCost(Entry):
+    """Sums over stages; of tokens and dollars over those that know them. Null is what nobody knows."""
+
+    seconds: float
+    tokens_in: float | None
+    tokens_out: float | None
+    dollars: float | None
+
+
+@dataclass(frozen=True)
+class StageName(Entry):
+    """Which stage an entry is about."""
+
+    stage: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class StageCost(TotalCost, StageName):
+    """What one stage took."""
+
+    note: str | None
+
+
+@dataclass(frozen=True)
+class KindName(Entry):
+    """Which stages an entry is about."""
+
+    kind: str
+    stages: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class KindCost(TotalCost, KindName):
+    """What all stages of a kind took."""
+
+
+@dataclass(frozen=True)
+class PackageVersion(Entry):
+    """A version of a package, and the stages made with it."""
+
+    package: str
+    version: str
+    stages: Sequence[str]
+
+
+def origins(manifests: Mapping[str, Manifest]) -> list[StageOrigin]:
+    """An entry for each stage."""
     hashes = {name: manifest.content_hash() for name, manifest in manifests.items()}
     return [
-        {
-            "stage": name,
-            "rows": manifest.rows,
-            "settings_hash": manifest.settings_hash,
-            "content_hash": hashes[name],
-            "inputs": [
-                {"name": key, "hash": made, "state": _state(key, made, hashes)} for key, made in manifest.inputs.items()
-            ],
-        }
+        StageOrigin(
+            stage=name,
+            rows=manifest.rows,
+            settings_hash=manifest.settings_hash,
+            content_hash=hashes[name],
+            inputs=[StageInput(key, made, _state(key, made, hashes)) for key, made in manifest.inputs.items()],
+        )
         for name, manifest in manifests.items()
     ]
 
@@ -41,59 +104,68 @@ def _state(name: str, made: str, hashes: Mapping[str, str]) -> str:
     return GONE if kind_of(name) in KINDS and (name == "examples" or "/" in name) else FILE
 
 
-def stale(links: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each stage that was made from something that is no longer so, in words."""
+def stale(stages: Sequence[StageOrigin]) -> list[str]:
+    """A line for each input of a stage that is no longer what it was."""
     words = {CHANGED: "has changed since", GONE: "is no longer in the run"}
     return [
-        f"{link['stage']} was made from {entry['name']}, which {words[entry['state']]}"
-        for link in links
-        for entry in link["inputs"]
-        if entry["state"] in words
+        f"{origin.stage} was made from {source.name}, which {words[source.state]}"
+        for origin in stages
+        for source in origin.inputs
+        if source.state in words
     ]
 
 
-def taken(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    """`costs` of each stage, `kinds` of each kind of stage, `total` of all."""
-    told = costs(manifests)
-    return {"costs": told, "kinds": by_kind(told), "total": total(told)}
-
-
-def costs(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def costs(manifests: Mapping[str, Manifest]) -> list[StageCost]:
+    """What each stage took, but for the minor ones."""
     return [_cost(name, manifest) for name, manifest in manifests.items() if kind_of(name) not in MINOR]
 
 
-def _cost(name: str, manifest: Manifest) -> dict[str, Any]:
-    used, details = manifest.usage, manifest.details
-    trained = name.startswith("models/") and "steps" in details
-    return {
-        "stage": name,
-        "rows": manifest.rows,
-        "seconds": round(manifest.seconds, 3),
-        "tokens_in": details["tokens"] if trained else used.get("tokens_in"),
-        "tokens_out": used.get("tokens_out"),
-        "dollars": details.get("dollars") if trained else used.get("cost_usd"),
-        "note": f"{details['steps']:,} updates on {details['workers']} x {details['device']}" if trained else None,
-    }
+def _cost(name: str, manifest: Manifest) -> StageCost:
+    usage, details = manifest.usage, manifest.details
+    is_training = name.startswith("models/") and "steps" in details
+    # `usage` is what engines were asked for; a training counts its own tokens and dollars
+    return StageCost(
+        stage=name,
+        rows=manifest.rows,
+        seconds=round(manifest.seconds, 3),
+        tokens_in=details["tokens"] if is_training else usage.get("tokens_in"),
+        tokens_out=usage.get("tokens_out"),
+        dollars=details.get("dollars") if is_training else usage.get("cost_usd"),
+        note=f"{details['steps']:,} updates on {details['workers']} x {details['device']}" if is_training else None,
+    )
 
 
-def versions(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str], list[str]] = {}
+def by_kind(stages: Sequence[StageCost]) -> list[KindCost]:
+    """What the stages of each kind took together."""
+    kinds: dict[str, list[StageCost]] = {}
+    for cost in stages:
+        kinds.setdefault(kind_of(cost.stage), []).append(cost)
+    return [
+        KindCost(kind=kind, stages=len(members), rows=sum(cost.rows for cost in members), **vars(total(members)))
+        for kind, members in kinds.items()
+    ]
+
+
+def total(stages: Sequence[StageCost]) -> TotalCost:
+    """What stages took together."""
+    return TotalCost(
+        seconds=round(sum(cost.seconds for cost in stages), 3),
+        tokens_in=_sum(cost.tokens_in for cost in stages),
+        tokens_out=_sum(cost.tokens_out for cost in stages),
+        dollars=_sum(cost.dollars for cost in stages),
+    )
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum of what is known; None, not 0, where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def versions(manifests: Mapping[str, Manifest]) -> list[PackageVersion]:
+    """Every version of every package that a stage was made with."""
+    stages: dict[tuple[str, str], list[str]] = {}
     for name, manifest in manifests.items():
         for package, version in manifest.versions.items():
-            found.setdefault((package, version), []).append(name)
-    return [{"package": key[0], "version": key[1], "stages": names} for key, names in sorted(found.items())]
-
-
-def by_kind(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        found.setdefault(kind_of(entry["stage"]), []).append(entry)
-    rows = {kind: sum(entry["rows"] for entry in some) for kind, some in found.items()}
-    return [{"kind": kind, "stages": len(some), "rows": rows[kind], **total(some)} for kind, some in found.items()]
-
-
-def total(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums over the stages; of tokens and dollars over those that know them."""
-    known = {key: [entry[key] for entry in entries if entry[key] is not None] for key in ("tokens_in", "tokens_out", "dollars")}
-    seconds = round(sum(entry["seconds"] for entry in entries), 3)
-    return {"seconds": seconds, **{key: sum(values) if values else None for key, values in known.items()}}
+            stages.setdefault((package, version), []).append(name)
+    return [PackageVersion(package, version, names) for (package, version), names in sorted(stages.items())]

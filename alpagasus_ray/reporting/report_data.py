@@ -1,190 +1,294 @@
-"""All figures of a report as plain JSON values, `report.json`: the page shows nothing that is not in it.
+"""All numbers of a report, `report.json`: the page shows nothing that is not in it.
 
-| key | what |
-|---|---|
-| `title` | heading |
-| `settings` | `rule`, `resamples`, `seed` of the statistics |
-| `first` | the question and the answer (`answer.py`) |
-| `verdicts`, `radars`, `ranking`, `agreement` | what judges and people said (`judged.py`) |
-| `objective` | answers beside references: `model`, `arm`, `test_set`, and `evaluation.objective.exact_match` |
-| `ratings`, `arms`, `selection` | what was rated and chosen (`selected.py`) |
-| `examples` | `rows`, `rejected`, `duplicates`, `source`, `reasons` of what was rejected; null without any |
-| `table` | `shown` and `of`: how many examples the page holds, of how many |
-| `answers` | `model`, `test_set`, `rows`, `counts`, `reasons`, `mean_length` (`value`, `unit`) |
-| `sides` | `shown` and `of`: how many prompts are shown side by side, over all pairs |
-| `trainings` | what trainings took, and their curves (`trained.py`) |
-| `costs`, `kinds`, `total`, `chain`, `versions`, `stale` | what stages took and came from (`chain.py`) |
-
-Null is what nobody knows, and an empty list what there is none of. Pure; the parts that read a run hand their figures in.
+Null is what nobody knows, and an empty list what there is none of. `report.schema.json` is made from the classes here;
+`python -m alpagasus_ray.reporting.report_data` writes it anew.
 """
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, NamedTuple
 
-from alpagasus_ray.evaluation.exact_match import exact_match
-from alpagasus_ray.evaluation.intervals import sign_test
-from alpagasus_ray.reporting import headline, questions
-from alpagasus_ray.reporting.arms_table import HELDOUT
-from alpagasus_ray.reporting.controls import Controls
-from alpagasus_ray.reporting.headline import Sides
-from alpagasus_ray.reporting.text import mean_answer_length
+import pyarrow.compute as pc
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from alpagasus_ray.config import Report
+from alpagasus_ray.data import readers
+from alpagasus_ray.data.schema import DROPPED
+from alpagasus_ray.errors import InputError
+from alpagasus_ray.reporting import (
+    answers_data,
+    comparisons_data,
+    examples_table,
+    headline,
+    provenance,
+    questions,
+    selection_data,
+    training_data,
+    verdicts,
+)
+from alpagasus_ray.reporting.answers_data import Answers, AnswersEntry, ModelExactMatch
+from alpagasus_ray.reporting.comparisons_data import PairEntry, PairGames, Radar, Ranking, StatisticsSettings
+from alpagasus_ray.reporting.examples_table import ExamplesTable, TableArm
+from alpagasus_ray.reporting.headline import Headline, Names, Parts
+from alpagasus_ray.reporting.measures import Agreement, Entry
+from alpagasus_ray.reporting.provenance import KindCost, PackageVersion, StageCost, StageOrigin, TotalCost
+from alpagasus_ray.reporting.questions import Sides
+from alpagasus_ray.reporting.run_reader import FinishedStages, answer_rows, curve_of, dropped_tables, read_json
+from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selection
+from alpagasus_ray.reporting.side_by_side import SideBySide, side_by_side
+from alpagasus_ray.reporting.training_data import Training
 from alpagasus_ray.store.run import Manifest
 
-Answered = tuple[str, str, str | None, Sequence[Mapping[str, Any]]]
-"""Model, test set, arm of the model, rows with `prompt_id`, `reply`, `reference`."""
+SCHEMA = files("alpagasus_ray.reporting") / "report.schema.json"
+MODEL = "models/"
 
 
-class Parts(NamedTuple):
-    """What the first screen is made of."""
+@dataclass(frozen=True)
+class ExamplesEntry(Entry):
+    """What was ingested."""
 
-    verdicts: Sequence[Mapping[str, Any]]
-    trainings: Sequence[Mapping[str, Any]]
-    ratings: Sequence[Mapping[str, Any]]
-    answered: Sequence[Answered]
-    arm_of: Mapping[str, str]
-    """Arm of each model that has one."""
-    sizes: Mapping[str, int]
+    rows: int
+    rejected: int
+    duplicates: int
+    name: str | None
+    source: str | Sequence[str] | None
+    reasons: Mapping[str, int]
+    """Records that were rejected, by reason."""
+
+
+@dataclass(frozen=True)
+class Shown(Entry):
+    """How much of what there is the page holds."""
+
+    shown: int
+    of: int
+
+
+@dataclass(frozen=True)
+class ReportData(Entry):
+    """`report.json`."""
+
+    title: str
+    settings: StatisticsSettings
+    first: Headline
+    """The first screen: the question and the answer."""
+    verdicts: Sequence[PairEntry]
+    """What judges say, pair by pair."""
+    radars: Sequence[Radar]
+    ranking: Sequence[Ranking]
+    """By each judge of more than two models."""
+    agreement: Agreement | None
+    """Of judges and people; null with fewer than two voters."""
+    objective: Sequence[ModelExactMatch]
+    """Answers beside references."""
+    ratings: Sequence[RatingsEntry]
+    arms: Sequence[ArmEntry]
+    selection: Selection | None
+    """The report's arm as it was chosen; null where it is none of this run's."""
+    examples: ExamplesEntry | None
+    table: Shown | None
+    """Examples."""
+    answers: Sequence[AnswersEntry]
+    sides: Shown
+    """Prompts side by side, over all pairs."""
+    trainings: Sequence[Training]
+    costs: Sequence[StageCost]
+    kinds: Sequence[KindCost]
+    total: TotalCost
+    chain: Sequence[StageOrigin]
+    """What every stage was made from."""
+    versions: Sequence[PackageVersion]
     stale: Sequence[str]
-    controls: Controls | None = None
-    """The random arms beside the arm."""
-    against_controls: Sequence[Mapping[str, Any]] = ()
-    """What each judge said of the arm and its controls (`controls.against`)."""
+    """Inputs of stages that are no longer what they were, in words."""
 
 
-def first(found: Sides, parts: Parts, claim: str | None) -> dict[str, Any]:
-    """The first screen; see `answer.py`."""
-    main = main_verdict(found, parts)
-    pooled = main["groups"]["pooled"][0] if main else None
-    by_arm = {entry["arm"]: entry for entry in parts.trainings}
-    mine, other = by_arm.get(found.arm), by_arm.get(found.baseline)
-    sizes = (parts.sizes.get(found.arm or ""), parts.sizes.get(found.baseline or ""))
-    told = headline.ratios(mine, other, sizes)
-    asked = questions_of(found, parts)
-    badge = questions.weakest(asked)
-    rating = next((entry for entry in parts.ratings if entry["main"]), None)
+class ReportContents(NamedTuple):
+    """A report: its data, and the texts that only the page holds."""
+
+    data: ReportData
+    table: ExamplesTable | None
+    sides: SideBySide
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title for each field, which would only be its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
+def schema() -> str:
+    """The JSON schema of `report.json`, as the text of its file."""
+    of_data = TypeAdapter(ReportData).json_schema(mode="serialization", schema_generator=_Untitled)
+    document = {"$schema": _Untitled.schema_dialect, **of_data}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def report_contents(config: Report, stages: FinishedStages, order: Sequence[str] = ()) -> ReportContents:
+    """All that a report of the run says, before it is a page; `order` names the arms of the recipe. Raises `UsageError` for an
+    arm that the run does not have, `InputError` for votes that fit nothing."""
+    settings = StatisticsSettings(config.rule, config.resamples, config.seed)
+    subsets = selection_data.ordered(stages.named("subsets"), order)
+    pairs = [_games(stages, one) for one in verdicts.comparisons(stages.run) if _is_wanted(config, one.judge)]
+    arm_of = _arms_of_models(stages)
+    about = headline.sides(config.arm, config.baseline, _names(stages, subsets, pairs, arm_of))
+    mine = {model for model, arm in arm_of.items() if arm == about.arm} | {about.arm or ""}
+    # people vote on the pairs as they were asked about; all else is from the side of the report's arm
+    from_its_side = [comparisons_data.from_the_side_of(mine, pair) for pair in pairs]
+    parts = _parts(stages, about, subsets, from_its_side, arm_of, settings)
+    selection = _selection(stages, about.arm, parts.ratings)
+    limit = config.table_mib << 20
+    table = examples_table.examples_table(stages, _table_arm(about, selection, parts.ratings), limit)
+    sides = side_by_side(from_its_side, config.rule, limit // 4)
+    costs = provenance.costs(stages.manifests)
+    data = ReportData(
+        title=config.title or _title(about),
+        settings=settings,
+        first=headline.headline(about, parts, config.claim),
+        verdicts=parts.pairs,
+        radars=comparisons_data.radars(parts.pairs),
+        ranking=comparisons_data.ranking(from_its_side, settings),
+        agreement=comparisons_data.agreement(pairs, settings, _votes(config)),
+        objective=answers_data.exact_matches(parts.answers),
+        ratings=parts.ratings,
+        arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
+        selection=selection,
+        examples=_examples(stages.manifests.get("examples")),
+        table=Shown(table.shown, table.of) if table else None,
+        answers=[answers_data.answers_entry(*key, manifest) for key, manifest in stages.answers().items()],
+        sides=Shown(sides.shown, sides.of),
+        trainings=parts.trainings,
+        costs=costs,
+        kinds=provenance.by_kind(costs),
+        total=provenance.total(costs),
+        chain=provenance.origins(stages.manifests),
+        versions=provenance.versions(stages.manifests),
+        stale=parts.stale,
+    )
+    return ReportContents(data, table, sides)
+
+
+def _parts(
+    stages: FinishedStages,
+    about: Sides,
+    subsets: Mapping[str, Manifest],
+    pairs: Sequence[PairGames],
+    arm_of: Mapping[str, str],
+    settings: StatisticsSettings,
+) -> Parts:
+    """What the first screen is made of; `pairs` are from the side of the report's arm, `arm_of` has the arm of each model."""
+    sizes = {name: manifest.rows for name, manifest in subsets.items()}
+    policies = {name: manifest.settings["arm"]["policy"] for name, manifest in subsets.items()}
+    controls = questions.controls(about.arm, policies, sizes)
+    ratings = stages.named("ratings")
+    main_ratings = selection_data.ratings_of(stages.manifests.get(f"subsets/{about.arm}"), ratings)
+    return Parts(
+        pairs=comparisons_data.pair_statistics(pairs, settings),
+        trainings=[
+            training_data.training(arm, manifest.details, curve_of(stages.stage(f"{MODEL}{arm}"), manifest))
+            for arm, manifest in selection_data.ordered(stages.named("models"), list(subsets)).items()
+        ],
+        ratings=selection_data.ratings(ratings, main_ratings),
+        answers=[
+            Answers(model, test_set, arm_of.get(model), answer_rows(stages.stage(f"answers/{model}/{test_set}"), manifest))
+            for (model, test_set), manifest in stages.answers().items()
+        ],
+        arm_of=arm_of,
+        sizes=sizes,
+        stale=provenance.stale(provenance.origins(stages.manifests)),
+        controls=controls,
+        control_comparisons=questions.control_comparisons(about.arm, controls, pairs, arm_of, settings),
+    )
+
+
+def _games(stages: FinishedStages, one: verdicts.Comparison) -> PairGames:
+    matches, games = verdicts.matches(stages.run, one), verdicts.games(stages.run, one)
+    return PairGames(one.judge, one.label, one.a, one.b, one.test_sets, matches, games)
+
+
+def _is_wanted(config: Report, judge: str | None) -> bool:
+    return judge is None or not config.compare or judge in config.compare
+
+
+def _arms_of_models(stages: FinishedStages) -> dict[str, str]:
+    """The arm that each answering model was trained on, of those that were trained in this run."""
     return {
-        "question": questions.badge_question(asked),
-        "verdict": badge,
-        "word": headline.WORDS[badge],
-        "questions": asked,
-        "sentence": headline.sentence(found, pooled, parts.sizes),
-        "cheaper": headline.cheaper(found, told),
-        "arm": {"name": found.arm, "rows": sizes[0]},
-        "baseline": {"name": found.baseline, "rows": sizes[1]},
-        "judge": main["voter"] if main else None,
-        "pooled": pooled,
-        "test_sets": main["groups"]["test_sets"] if main else [],
-        "others": headline.others(parts.verdicts, main, parts.against_controls),
-        "ratios": told,
-        "rating_cost": rating and {"name": rating["name"], "seconds": rating["seconds"], "dollars": rating["dollars"]},
-        "heldout": _heldout(mine, other),
-        "exact": _exact(found, parts),
-        "claim": claim,
-        "notes": headline.notes(main, parts.verdicts, parts.stale) + _seen_before(mine, other),
+        model: name.removeprefix(MODEL)
+        for (model, _), manifest in stages.answers().items()
+        for name in manifest.inputs
+        if name.startswith(MODEL)
     }
 
 
-def questions_of(found: Sides, parts: Parts) -> list[dict[str, Any]]:
-    """Both questions: against the baseline, and against as many at random; see `questions.py`."""
-    about = questions.About(parts.sizes, [entry["arm"] for entry in parts.trainings])
-    main = main_verdict(found, parts)
-    controls = parts.controls
-    if found.arm is None or controls is None:
-        return [questions.against_one(found, _compared(main), about)]
-    by_voter = {entry["voter"]: entry for entry in parts.against_controls}
-    judged = by_voter.get(main["voter"] if main else "") or next(iter(parts.against_controls), None)
-    at_random = questions.against_random(found.arm, controls, judged, about)
-    if found.baseline not in controls.names:
-        return [questions.against_one(found, _compared(main), about), at_random]
-    whole = Sides(found.arm, questions.FULL)
-    if questions.FULL not in parts.sizes:
-        return [at_random]
-    return [questions.against_one(whole, _compared(main_verdict(whole, parts)), about), at_random]
+def _names(
+    stages: FinishedStages, subsets: Mapping[str, Manifest], pairs: Sequence[PairGames], arm_of: Mapping[str, str]
+) -> Names:
+    sizes = {arm: manifest.rows for arm, manifest in subsets.items()}
+    models = [*stages.named("models"), *(model for model, _ in stages.answers())]
+    return Names(sizes, models, [(arm_of.get(pair.a, pair.a), arm_of.get(pair.b, pair.b)) for pair in pairs])
 
 
-def _compared(entry: Mapping[str, Any] | None) -> questions.Compared | None:
-    return None if entry is None else questions.Compared(entry["voter"], entry["groups"]["pooled"][0])
+def _table_arm(about: Sides, selection: Selection | None, ratings: Sequence[RatingsEntry]) -> TableArm:
+    main = next((entry.name for entry in ratings if entry.main), None)
+    if selection is None:
+        return TableArm(about.arm, main, by_score=False, by_expected=False)
+    return TableArm(selection.arm, main, by_score=selection.by_score, by_expected=selection.by == "expected")
 
 
-def main_verdict(found: Sides, parts: Parts) -> Mapping[str, Any] | None:
-    """The verdicts that the answer stands on: the first judge's of the two."""
-    for entry in parts.verdicts:
-        if [parts.arm_of.get(entry[side], entry[side]) for side in ("a", "b")] == [found.arm, found.baseline]:
-            return entry
-    return None
+def _title(about: Sides) -> str:
+    if about.arm is None:
+        return "A run without arms"
+    return about.arm if about.baseline is None else f"{about.arm} against {about.baseline}"
 
 
-def _heldout(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    measured = [entry and entry[HELDOUT] for entry in (mine, other)]
-    if not measured[0] or not measured[1]:
+def _votes(config: Report) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of each file of votes, with its path."""
+    if not config.votes:
+        return []
+    by_file = []
+    for file in readers.expand(config.votes, "report.votes"):
+        rows = []
+        for record in readers.records(file):
+            if record.data is None:
+                raise InputError(file.path, f"record at {record.position}", record.problem)
+            rows.append(record.data)
+        by_file.append((file.path, rows))
+    return by_file
+
+
+def _selection(stages: FinishedStages, arm: str | None, ratings: Sequence[RatingsEntry]) -> Selection | None:
+    """The report's arm as it was chosen; None where it is none of this run's."""
+    name = f"subsets/{arm}"
+    if arm is None or name not in stages.manifests:
         return None
-    return {"arm": measured[0], "baseline": measured[1], "difference": round(measured[0]["loss"] - measured[1]["loss"], 5)}
+    stage, manifest = stages.stage(name), stages.manifests[name]
+    reasons: Counter[str] = Counter()
+    for table in dropped_tables(stage, manifest, [DROPPED.field("reason").name]):
+        for entry in pc.value_counts(table["reason"]).to_pylist():
+            reasons[entry["values"]] += entry["counts"]
+    main = next((entry for entry in ratings if entry.main), None)
+    by_rules = main is not None and main.kind == "rules"
+    judge_reasons = examples_table.judge_reasons(stages, arm, main.name) if main and by_rules else {}
+    return selection_data.selection(arm, manifest, read_json(stage, manifest, "selection.json"), reasons, judge_reasons)
 
 
-def _seen_before(*sides: Mapping[str, Any] | None) -> list[str]:
-    """What makes a held-out loss too low."""
-    measured = [(side["arm"], side[HELDOUT].get("in_arm")) for side in sides if side and side[HELDOUT]]
-    return [
-        f"{count:,} of the held-out examples are in {arm} too: its held-out loss is too low."
-        for arm, count in measured
-        if count
-    ]
-
-
-def _exact(found: Sides, parts: Parts) -> dict[str, Any] | None:
-    """Answers beside references, over the test sets that both models have answered; p is that of a sign test by prompt."""
-    sides = [{test_set: rows for _, test_set, arm, rows in parts.answered if arm == name} for name in found]
-    both = [test_set for test_set in sides[0] if test_set in sides[1]]
-    pairs = [[(row["reply"], row["reference"]) for test_set in both for row in side[test_set]] for side in sides]
-    told = [exact_match(side) for side in pairs]
-    if not told[0]["prompts"] or not told[1]["prompts"]:
-        return None
-    right = [{(name, key) for name in both for key in _right(side[name])} for side in sides]
-    alone = [len(right[0] - right[1]), len(right[1] - right[0])]
-    return {
-        "arm": told[0],
-        "baseline": told[1],
-        "only_arm": alone[0],
-        "only_baseline": alone[1],
-        "sign_test_p": sign_test(*alone),
-    }
-
-
-def _right(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {row["prompt_id"] for row in rows if exact_match([(row["reply"], row["reference"])])["exact"]}
-
-
-def objective(answered: Sequence[Answered]) -> list[dict[str, Any]]:
-    """Of each model and test set with references."""
-    told = [
-        {"model": model, "arm": arm, "test_set": test_set, **exact_match([(row["reply"], row["reference"]) for row in rows])}
-        for model, test_set, arm, rows in answered
-    ]
-    return [entry for entry in told if entry["prompts"]]
-
-
-def examples(manifest: Manifest | None) -> dict[str, Any] | None:
+def _examples(manifest: Manifest | None) -> ExamplesEntry | None:
     if manifest is None:
         return None
-    return {
-        "rows": manifest.rows,
-        "rejected": manifest.counts.get("rejected", 0),
-        "duplicates": manifest.counts.get("duplicates", 0),
-        "name": manifest.settings.get("name"),
-        "source": manifest.settings.get("source"),
-        "reasons": manifest.details.get("reasons", {}),
-    }
+    return ExamplesEntry(
+        rows=manifest.rows,
+        rejected=manifest.counts.get("rejected", 0),
+        duplicates=manifest.counts.get("duplicates", 0),
+        name=manifest.settings.get("name"),
+        source=manifest.settings.get("source"),
+        reasons=manifest.details.get("reasons", {}),
+    )
 
 
-def answers(manifests: Mapping[tuple[str, str], Manifest]) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": model,
-            "test_set": test_set,
-            "rows": manifest.rows,
-            "counts": manifest.counts,
-            "reasons": manifest.details.get("reasons", {}),
-            "mean_length": mean_answer_length(manifest.details),
-        }
-        for (model, test_set), manifest in manifests.items()
-    ]
+if __name__ == "__main__":
+    with open(str(SCHEMA), "w", encoding="utf-8") as file:
+        file.write(schema())

@@ -1,29 +1,35 @@
-"""What a run holds that a report can tell of: its finished stages, and the files in them that are read whole.
-
-Knows where things stand in a run; makes no figures of them.
-"""
+"""What a run holds that a report is made of: its finished stages, and the files in them that are read whole."""
 
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alpagasus_ray.reporting.training_data import CurvePoint
 from alpagasus_ray.store.run import MANIFEST, Manifest, Run, StageDir
 
 KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts")
 """First parts of the stages' names, in the order of the experiment; another judge's verdicts are `verdicts-<name>`."""
-EXACT_FIELDS = ["prompt_id", "reply", "reference"]
 
 
-class Evidence(NamedTuple):
-    """A run as a report sees it."""
+class AnswerRow(NamedTuple):
+    """A model's answer beside the reference; either may be missing."""
+
+    prompt_id: str
+    reply: str | None
+    reference: str | None
+
+
+class FinishedStages(NamedTuple):
+    """The finished stages of a run."""
 
     run: Run
     manifests: Mapping[str, Manifest]
-    """Of all finished stages but the report, by name, in the order of the experiment."""
+    """Of all but the report, by name, in the order of the experiment."""
 
     def named(self, kind: str) -> dict[str, Manifest]:
         """The manifests of `<kind>/<name>`, by name."""
@@ -39,21 +45,23 @@ class Evidence(NamedTuple):
         return {(names[1], names[2]): manifest for names, manifest in parts.items() if len(names) == 3}
 
     def stage(self, name: str) -> StageDir:
+        """The directory of a stage, by its name."""
         return StageDir(name, self.run.storage.at(*name.split("/")))
 
     def inputs(self) -> dict[str, str]:
+        """The content hash of every stage, by name."""
         return {name: manifest.content_hash() for name, manifest in self.manifests.items()}
 
 
-def evidence(run: Run) -> Evidence:
-    """Find all finished stages of a run."""
+def finished_stages(run: Run) -> FinishedStages:
+    """Read the manifests of a run."""
     names = [name.removesuffix(f"/{MANIFEST}") for name in run.storage.all_names() if name.endswith(f"/{MANIFEST}")]
-    found: dict[str, Manifest] = {}
-    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_place):
+    manifests: dict[str, Manifest] = {}
+    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_stage_order):
         manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
         if manifest is not None:
-            found[name] = manifest
-    return Evidence(run, found)
+            manifests[name] = manifest
+    return FinishedStages(run, manifests)
 
 
 def kind_of(name: str) -> str:
@@ -62,7 +70,7 @@ def kind_of(name: str) -> str:
     return "verdicts" if first.startswith("verdicts-") else first
 
 
-def _place(name: str) -> tuple[int, str]:
+def _stage_order(name: str) -> tuple[int, str]:
     return KINDS.index(kind_of(name)), name
 
 
@@ -71,13 +79,13 @@ def read_json(stage: StageDir, manifest: Manifest, name: str) -> Any:
     return json.loads(stage.storage.read(name)) if any(entry.name == name for entry in manifest.files) else None
 
 
-def curve_of(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
-    """The training curve, a row for each update; empty where there is none."""
+def curve_of(stage: StageDir, manifest: Manifest) -> list[CurvePoint]:
+    """The training curve, a point for each update; empty where there is none."""
     if not any(entry.name == "curve.parquet" for entry in manifest.files):
         return []
-    columns = ["step", "epoch", "loss", "learning_rate", "tokens", "seconds"]
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(stage.storage.read("curve.parquet")), columns=columns).to_pylist()
-    return rows
+    columns = [field.name for field in fields(CurvePoint)]
+    table = pq.read_table(io.BytesIO(stage.storage.read("curve.parquet")), columns=columns)
+    return [CurvePoint(**row) for row in table.to_pylist()]
 
 
 def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> Iterator[pa.Table]:
@@ -87,6 +95,6 @@ def dropped_tables(stage: StageDir, manifest: Manifest, columns: list[str]) -> I
             yield stage.table(entry.name, entry.sha256, columns)
 
 
-def answer_rows(stage: StageDir, manifest: Manifest) -> list[dict[str, Any]]:
+def answer_rows(stage: StageDir, manifest: Manifest) -> list[AnswerRow]:
     """Reply and reference of each prompt."""
-    return [row for table in stage.tables(manifest, EXACT_FIELDS) for row in table.to_pylist()]
+    return [AnswerRow(**row) for table in stage.tables(manifest, list(AnswerRow._fields)) for row in table.to_pylist()]

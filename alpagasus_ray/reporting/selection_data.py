@@ -1,28 +1,141 @@
-"""What was rated and what was chosen, as plain values: ratings by judge, arms, the cut, reasons of what was left out. Pure.
-
-`ratings`: `name`, `main` (whether the arm was picked by them), `judge`, `kind`, `dimension`, `rows`, `counts`, `reasons`,
-`histogram` (score -> rows), `mean`, `seconds`, `dollars`, `outside` (of expected scores: `rows`, `mean`, `p95`, `expected`),
-`doubts` (what makes the judge unfit, in words). `arms`: `arm`, `policy`, `rule` (in words), `rows`, `dropped`,
-`share`, `tokens`, `counted_by`, `length` (mean, of the outputs), `length_unit`, `unscored`, `ratings`. `selection`, of the
-report's arm: `arm`, `rule`, `by_score`, `by`, `cut` (the lowest score kept, of arms that go by the score), `dropped_reasons`,
-`judge_reasons` (what the offline judge said of the dropped), and `rows`, `tokens`, `mean_output_length`, `histogram`,
-`threshold_curve`, `categories` of `selection.json`.
-"""
+"""What is rated and what is chosen: ratings by judge, arms, the cut, why examples are left out. Pure: from manifests."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from alpagasus_ray.reporting.judge_doubts import REFUSED, doubts
+from alpagasus_ray.reporting.measures import Entry, read
 from alpagasus_ray.store.run import Manifest
 
 RATINGS = "ratings/"
 BY_SCORE = ("threshold", "top")
 MOST_REASONS = 12
 NUMBER = re.compile(r"\d+([.,]\d+)*")
-MARKED = ". ("
+NOTE_BEGINS = ". ("
 """What follows this in a reply of the offline judge says only that it was one."""
+MAX_OUTSIDE, DOUBTFUL_OUTSIDE = 0.5, 0.2
+"""Bounds of the mean of `outside`, where the recipe gives no others (`score.judge.max_outside`, `score.judge.warn_outside`)."""
+
+
+@dataclass(frozen=True)
+class RatingsEntry(Entry):
+    """All ratings by one judge."""
+
+    name: str
+    main: bool
+    """Whether the report's arm was chosen by them."""
+    judge: str
+    """Its model, or its kind."""
+    kind: str | None
+    dimension: str | None
+    prompt_hash: str | None
+    rows: int
+    counts: Mapping[str, int]
+    """Rows by status."""
+    reasons: Mapping[str, int]
+    """Rows without a score by reason."""
+    histogram: Mapping[str, int]
+    """Rows by score."""
+    mean: float | None
+    seconds: float
+    dollars: float | None
+    outside: Mapping[str, float] | None
+    """Of expected scores, the probability that the reply is no score: `rows`, `mean`, `p95`, `expected`."""
+    doubts: Sequence[str]
+    """What makes the judge unfit, in words."""
+
+
+@dataclass(frozen=True)
+class ArmEntry(Entry):
+    """An arm as it was chosen."""
+
+    arm: str
+    policy: str
+    rule: str
+    """The policy in words."""
+    rows: int
+    dropped: int
+    share: float | None
+    tokens: int | None
+    counted_by: str | None
+    """Who counted the tokens."""
+    length: float | None
+    """Mean length of an output, in `length_unit`."""
+    length_unit: str
+    unscored: int | None
+    ratings: str | None
+
+
+@dataclass(frozen=True)
+class RowCounts(Entry):
+    """How many rows were kept."""
+
+    all: int
+    kept: int
+    share: float | None
+
+
+@dataclass(frozen=True)
+class TokenCounts(Entry):
+    """How many tokens were kept."""
+
+    all: int
+    kept: int
+    counted_by: str
+
+
+@dataclass(frozen=True)
+class ScoreBin(Entry):
+    """Rows with one score."""
+
+    score: float
+    rows: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Cut(Entry):
+    """What the arm would be with another threshold."""
+
+    threshold: float
+    rows: int
+    share: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class CategoryShare(Entry):
+    """How much of a category was kept."""
+
+    category: str | None
+    rows: int
+    kept: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Selection(Entry):
+    """The report's arm: `selection.json`, where the cut lies, and why examples were left out."""
+
+    arm: str
+    rule: str
+    by_score: bool
+    by: str
+    """`score` or `expected`."""
+    cut: float | None
+    """The lowest score kept, of arms that are chosen by the score."""
+    rows: RowCounts
+    tokens: TokenCounts
+    histogram: Sequence[ScoreBin]
+    threshold_curve: Sequence[Cut]
+    categories: Sequence[CategoryShare]
+    mean_output_length: Mapping[str, float | str | None]
+    """`all`, `kept`, `dropped`, and their `unit`."""
+    dropped_reasons: Mapping[str, int]
+    judge_reasons: Mapping[str, int]
+    """What the offline judge finds wrong with the examples that are left out."""
 
 
 def ratings_of(arm: Manifest | None, names: Iterable[str]) -> str | None:
@@ -32,63 +145,92 @@ def ratings_of(arm: Manifest | None, names: Iterable[str]) -> str | None:
     return next((name for name in (*made_from, *known) if name in known), None)
 
 
-def rated(manifests: Mapping[str, Manifest], main: str | None) -> list[dict[str, Any]]:
+def ratings(manifests: Mapping[str, Manifest], main: str | None) -> list[RatingsEntry]:
     """All ratings, the main ones first."""
     order = sorted(manifests, key=lambda name: (name != main, name))
-    return [_rated(name, manifests[name], is_main=name == main) for name in order]
+    return [_ratings(name, manifests[name], is_main=name == main) for name in order]
 
 
-def _rated(name: str, manifest: Manifest, *, is_main: bool) -> dict[str, Any]:
+def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
     judge, rubric = manifest.settings.get("judge", {}), manifest.settings.get("rubric", {})
     histogram = manifest.details.get("histogram", {})
     scored = sum(histogram.values())
-    return {
-        "name": name,
-        "main": is_main,
-        "judge": judge.get("model") or judge.get("kind") or "unknown",
-        "kind": judge.get("kind"),
-        "dimension": rubric.get("dimension"),
-        "prompt_hash": rubric.get("prompt"),
-        "rows": manifest.rows,
-        "counts": manifest.counts,
-        "reasons": manifest.details.get("reasons", {}),
-        "histogram": histogram,
-        "mean": round(sum(float(score) * rows for score, rows in histogram.items()) / scored, 4) if scored else None,
-        "seconds": round(manifest.seconds, 3),
-        "dollars": manifest.usage.get("cost_usd"),
-        "outside": manifest.details.get("outside"),
-        "doubts": list(doubts(manifest.details, judge.get("max_outside", REFUSED))) if "model" in judge else [],
-    }
+    return RatingsEntry(
+        name=name,
+        main=is_main,
+        judge=judge.get("model") or judge.get("kind") or "unknown",
+        kind=judge.get("kind"),
+        dimension=rubric.get("dimension"),
+        prompt_hash=rubric.get("prompt"),
+        rows=manifest.rows,
+        counts=manifest.counts,
+        reasons=manifest.details.get("reasons", {}),
+        histogram=histogram,
+        mean=round(sum(float(score) * rows for score, rows in histogram.items()) / scored, 4) if scored else None,
+        seconds=round(manifest.seconds, 3),
+        dollars=manifest.usage.get("cost_usd"),
+        outside=manifest.details.get("outside"),
+        doubts=list(judge_doubts(manifest.details, judge.get("max_outside", MAX_OUTSIDE))) if "model" in judge else [],
+    )
 
 
-def arms(manifests: Mapping[str, Manifest], order: Iterable[str]) -> list[dict[str, Any]]:
-    return [_arm(name, manifests[name]) for name in order]
+def judge_doubts(
+    details: Mapping[str, Any], max_outside: float = MAX_OUTSIDE, doubtful: float = DOUBTFUL_OUTSIDE
+) -> Iterator[str]:
+    """What makes a judge unfit or doubtful, a sentence each, from the details of its ratings' manifest: nearly all rows have
+    one score; the probability that no score stands where one should is above a bound."""
+    if one := details.get("one_score"):
+        yield f"{one['share']:.1%} of the scored rows have one score, {one['score']:g}: this judge hardly tells them apart"
+    outside = details.get("outside")
+    if outside is None or outside["mean"] <= doubtful:
+        return
+    how = (
+        f"the probability that no score of the scale stands where it should is {outside['mean']:.2f} in the mean, "
+        f"{outside['p95']:.2f} at the 95th percentile"
+    )
+    if outside["mean"] > max_outside:
+        yield f"this judge is unfit for expected scores: {how}; {outside['expected']:,} of {outside['rows']:,} rows have one"
+    else:
+        yield f"expected scores are doubtful: {how}"
 
 
-def _arm(name: str, manifest: Manifest) -> dict[str, Any]:
+def arm_entry(name: str, manifest: Manifest) -> ArmEntry:
+    """An arm, from its manifest."""
     details, dropped = manifest.details, manifest.counts.get("dropped", 0)
-    tokens = details.get("tokens", {})
+    tokens, length = details.get("tokens", {}), mean_length(details)
     whole = manifest.rows + dropped
-    return {
-        "arm": name,
-        "policy": manifest.settings["arm"]["policy"],
-        "rule": rule(manifest.settings["arm"]),
-        "rows": manifest.rows,
-        "dropped": dropped,
-        "share": round(manifest.rows / whole, 6) if whole else None,
-        "tokens": tokens.get("kept"),
-        "counted_by": tokens.get("counted_by"),
-        "length": mean_length(details).get("kept"),
-        "length_unit": mean_length(details)["unit"],
-        "unscored": details.get("unscored"),
-        "ratings": ratings_of(manifest, [key.removeprefix(RATINGS) for key in manifest.inputs if key.startswith(RATINGS)]),
-    }
+    return ArmEntry(
+        arm=name,
+        policy=manifest.settings["arm"]["policy"],
+        rule=rule(manifest.settings["arm"]),
+        rows=manifest.rows,
+        dropped=dropped,
+        share=round(manifest.rows / whole, 6) if whole else None,
+        tokens=tokens.get("kept"),
+        counted_by=tokens.get("counted_by"),
+        length=length.get("kept"),
+        length_unit=length["unit"],
+        unscored=details.get("unscored"),
+        ratings=ratings_of(manifest, [key.removeprefix(RATINGS) for key in manifest.inputs if key.startswith(RATINGS)]),
+    )
 
 
-def mean_length(told: Mapping[str, Any]) -> Mapping[str, Any]:
+def mean_length(details: Mapping[str, Any]) -> Mapping[str, Any]:
     """Mean lengths of the outputs with their `unit`; older runs measured in words."""
-    found: Mapping[str, Any] = told.get("mean_output_length") or {**told.get("mean_output_words", {}), "unit": "words"}
-    return found
+    lengths: Mapping[str, Any] = details.get("mean_output_length") or {**details.get("mean_output_words", {}), "unit": "words"}
+    return lengths
+
+
+def ordered(manifests: Mapping[str, Manifest], order: Sequence[str]) -> dict[str, Manifest]:
+    """Arms, or models by their arm, in the order of the recipe; what it does not name comes after, arms chosen by their score
+    first."""
+
+    def rank(name: str) -> tuple[int, bool, str]:
+        arm = manifests[name].settings.get("arm", {})
+        is_by_score = isinstance(arm, Mapping) and arm.get("policy") in BY_SCORE
+        return order.index(name) if name in order else len(order), not is_by_score, name
+
+    return {name: manifests[name] for name in sorted(manifests, key=rank)}
 
 
 def rule(arm: Mapping[str, Any]) -> str:
@@ -108,27 +250,33 @@ def rule(arm: Mapping[str, Any]) -> str:
     return words[arm["policy"]] + (f"; at least {floors}" if floors else "")
 
 
-def selection(arm: str, manifest: Manifest, told: Mapping[str, Any], reasons: Counter[str]) -> dict[str, Any]:
-    """The report's arm: what `selection.json` says of it, where the cut lies, why the others were left out."""
-    kept = [entry["score"] for entry in told["histogram"] if entry["kept"]]
+def selection(
+    arm: str, manifest: Manifest, summary: Mapping[str, Any], reasons: Counter[str], judge_reasons: Mapping[str, int]
+) -> Selection:
+    """The report's arm; `summary` is its `selection.json`, `reasons` counts why rows were dropped."""
+    kept = [entry["score"] for entry in summary["histogram"] if entry["kept"]]
     chosen_by_score = manifest.settings["arm"]["policy"] in BY_SCORE
-    return {
-        "arm": arm,
-        "rule": rule(manifest.settings["arm"]),
-        "by_score": chosen_by_score,
-        "by": manifest.settings["arm"].get("by", "score"),
-        "cut": min(kept) if kept and chosen_by_score else None,
-        **{key: told[key] for key in ("rows", "tokens", "histogram", "threshold_curve", "categories")},
-        "mean_output_length": mean_length(told),
-        "dropped_reasons": dict(reasons.most_common(MOST_REASONS)),
-        "judge_reasons": {},
-    }
+    return Selection(
+        arm=arm,
+        rule=rule(manifest.settings["arm"]),
+        by_score=chosen_by_score,
+        by=manifest.settings["arm"].get("by", "score"),
+        cut=min(kept) if kept and chosen_by_score else None,
+        rows=read(RowCounts, summary["rows"]),
+        tokens=read(TokenCounts, summary["tokens"]),
+        histogram=[read(ScoreBin, entry) for entry in summary["histogram"]],
+        threshold_curve=[read(Cut, entry) for entry in summary["threshold_curve"]],
+        categories=[read(CategoryShare, entry) for entry in summary["categories"]],
+        mean_output_length=mean_length(summary),
+        dropped_reasons=dict(reasons.most_common(MOST_REASONS)),
+        judge_reasons=judge_reasons,
+    )
 
 
 def rule_reasons(replies: Iterable[str | None]) -> dict[str, int]:
-    """What the offline judge found wrong, most frequent first; numbers are left out, so that equal findings are counted."""
-    found: Counter[str] = Counter()
+    """What the offline judge finds wrong, most frequent first; numbers are left out, so that equal findings are counted."""
+    counts: Counter[str] = Counter()
     for reply in replies:
-        said = (reply or "").partition("\n")[2].rpartition(MARKED)[0]
-        found.update(NUMBER.sub("N", reason.strip()) for reason in said.split(";") if reason.strip())
-    return dict(found.most_common(MOST_REASONS))
+        sentence = (reply or "").partition("\n")[2].rpartition(NOTE_BEGINS)[0]
+        counts.update(NUMBER.sub("N", reason.strip()) for reason in sentence.split(";") if reason.strip())
+    return dict(counts.most_common(MOST_REASONS))

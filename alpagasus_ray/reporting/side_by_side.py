@@ -1,19 +1,42 @@
 """Answers side by side with both reviews, for the page: every prompt and every answer is held once. Pure.
 
-The blob is an object: `prompts`, each `[id, test set, category, skill, instruction, input]`; `answers`, a list of texts or
-nulls; `comparisons`, each with `a`, `b`, `voter` and `rows`, each `[prompt, answer of a, answer of b, outcome, ab, ba]` where
-the first three are numbers in those lists and `ab`, `ba` are null or `[status, winner, score of a, score of b, reply, error]`.
+The classes are the JSON that the page's script reads; `report.json` has only how much there is of it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
-from alpagasus_ray.evaluation.match_rules import decide
-from alpagasus_ray.reporting.comparisons_data import Judged, voters
+from alpagasus_ray.evaluation.match_rules import Rule, decide
+from alpagasus_ray.reporting.comparisons_data import PairGames, voters
 
 ABOUT = ("prompt_id", "test_set", "category", "skill", "instruction", "input")
 REVIEW = ("status", "winner", "score_a", "score_b", "reply", "error")
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """The prompts of one pair and judge."""
+
+    a: str
+    b: str
+    voter: str
+    rows: Sequence[Sequence[Any]]
+    """Each `[prompt, answer of a, answer of b, outcome, ab, ba]`: the first three are numbers in `SideBySide`'s lists; `ab` and
+    `ba` are null or `[status, winner, score of a, score of b, reply, error]`."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """All that is shown side by side."""
+
+    prompts: Sequence[Sequence[str | None]]
+    """Each `[id, test set, category, skill, instruction, input]`."""
+    answers: Sequence[str | None]
+    comparisons: Sequence[PairRows]
+    shown: int
+    of: int
+    """How many rows there are, shown or not."""
 
 
 class _Pool(NamedTuple):
@@ -23,10 +46,10 @@ class _Pool(NamedTuple):
     numbers: dict[Any, int]
 
     def number(self, item: Any) -> int:
-        found = self.numbers.setdefault(item, len(self.items))
-        if found == len(self.items):
+        known = self.numbers.setdefault(item, len(self.items))
+        if known == len(self.items):
             self.items.append(item)
-        return found
+        return known
 
 
 class _Pools(NamedTuple):
@@ -34,26 +57,26 @@ class _Pools(NamedTuple):
     answers: _Pool
 
 
-def side_by_side(found: Sequence[Judged], rule: Rule, limit: int) -> dict[str, Any]:
-    """The blob, with `shown` and `of` rows: the first so many of every comparison that their texts fit into `limit` bytes."""
-    pools, names = _Pools(_Pool([], {}), _Pool([], {})), voters(found)
-    rows: list[list[list[Any]]] = [[] for _ in found]
-    outcomes = [{(match.test_set, match.prompt_id): decide(rule, match) for match in one.matches} for one in found]
+def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int) -> SideBySide:
+    """The first so many rows of every pair that their texts fit into `limit` bytes."""
+    pools, names = _Pools(_Pool([], {}), _Pool([], {})), voters(pairs)
+    rows: list[list[list[Any]]] = [[] for _ in pairs]
+    outcomes = [{(match.test_set, match.prompt_id): decide(rule, match) for match in pair.matches} for pair in pairs]
     room = limit
-    for number in range(max((len(one.games) for one in found), default=0)):
-        for one, held, decided in zip(found, rows, outcomes, strict=True):
-            if number < len(one.games) and room > 0:
-                game = one.games[number]
+    # row by row over all pairs, so that a large one leaves room for the others
+    for number in range(max((len(pair.games) for pair in pairs), default=0)):
+        for pair, members, outcome_of in zip(pairs, rows, outcomes, strict=True):
+            if number < len(pair.games) and room > 0:
+                game = pair.games[number]
                 room -= _bytes(game)
-                held.append(_row(game, decided.get((game["test_set"], game["prompt_id"])), pools))
-    told = zip(found, rows, strict=True)
-    return {
-        "prompts": pools.prompts.items,
-        "answers": pools.answers.items,
-        "comparisons": [{"a": one.a, "b": one.b, "voter": names[one.who], "rows": held} for one, held in told],
-        "shown": sum(map(len, rows)),
-        "of": sum(len(one.games) for one in found),
-    }
+                members.append(_row(game, outcome_of.get((game["test_set"], game["prompt_id"])), pools))
+    return SideBySide(
+        prompts=pools.prompts.items,
+        answers=pools.answers.items,
+        comparisons=[PairRows(pair.a, pair.b, names[pair.who], members) for pair, members in zip(pairs, rows, strict=True)],
+        shown=sum(map(len, rows)),
+        of=sum(len(pair.games) for pair in pairs),
+    )
 
 
 def _row(game: Mapping[str, Any], outcome: str | None, pools: _Pools) -> list[Any]:

@@ -1,21 +1,27 @@
-"""A stage's summary as a person reads it: a few lines and a small bar chart on a terminal."""
+"""Summaries of jobs as a person reads them on a terminal: of a stage, of what `doctor` checked, of how far a run is.
+
+A summary is what a job prints with `--json`; which lines it gets depends on the keys it has.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from alpagasus_ray.reporting.status_text import status_lines
-from alpagasus_ray.reporting.terminal_comparisons import compared_lines
-from alpagasus_ray.reporting.terminal_plan import whole_plan_lines
+from alpagasus_ray.progress import clock
+from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.terminal_plan import score_plan_lines, whole_plan_lines
 from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
-from alpagasus_ray.reporting.text import money
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
 TWICE = "maybe_billed_twice"
+WELL = ("examples", "scored", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
+"""Outcomes that nobody has to be warned of."""
+
+Summary = Mapping[str, Any]
 
 
-def show(report: Mapping[str, Any], stream: TextIO) -> None:
-    """Print a summary; which lines it gets depends on what it holds."""
+def show(report: Summary, stream: TextIO) -> None:
+    """Print a summary."""
     if report.get("preview"):
         show_preview(report, stream)
         return
@@ -23,17 +29,17 @@ def show(report: Mapping[str, Any], stream: TextIO) -> None:
         say(line, stream)
 
 
-def in_a_line(report: Mapping[str, Any]) -> str:
-    """What a stage has come to, in a line of an overview."""
+def in_a_line(report: Summary) -> str:
+    """A stage's summary in one line, for an overview."""
     return str(report.get("answer") or next(_lines(report)))
 
 
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+def _lines(report: Summary) -> Iterator[str]:
     own = next((lines for key, lines in OWN_LINES.items() if key in report), _stage)
     return own(report)
 
 
-def _stage(report: Mapping[str, Any]) -> Iterator[str]:
+def _stage(report: Summary) -> Iterator[str]:
     yield f"{report['stage']}: {report['rows']:,} rows in {report['location']}"
     counts = report.get("counts")
     if counts:
@@ -52,7 +58,7 @@ def _stage(report: Mapping[str, Any]) -> Iterator[str]:
     for answers in report.get("answers", ()):
         yield from _answers(answers)
     for comparison in report.get("comparisons", ()):
-        yield from compared_lines(comparison)
+        yield from _comparison(comparison)
     yield from trained_lines(report.get("models", ()))
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
@@ -67,7 +73,7 @@ def _used(name: str, value: float) -> str:
     return f"${value:,.4f}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
 
 
-def _checks(report: Mapping[str, Any]) -> Iterator[str]:
+def _checks(report: Summary) -> Iterator[str]:
     """One line a check, with what to do where it is not `ok`."""
     width = max((len(check["name"]) for check in report["checks"]), default=0)
     for check in report["checks"]:
@@ -82,7 +88,7 @@ def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
         yield f"  {float(score):>5g} {'█' * max(1, round(BAR * count / most)):<{BAR}} {count:,}"
 
 
-def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
+def _arm(arm: Summary) -> Iterator[str]:
     length = arm.get("mean_output_length") or {**arm["mean_output_words"], "unit": "words"}  # words: of an older run
     tokens = arm["tokens"]
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
@@ -96,7 +102,7 @@ def _arm(arm: Mapping[str, Any]) -> Iterator[str]:
         yield f"    beside it, as the records came: {', '.join(arm['as_it_came'])}"
 
 
-def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
+def _answers(answers: Summary) -> Iterator[str]:
     counts = ", ".join(f"{count:,} {name}" for name, count in answers["counts"].items())
     mean = answers["mean_answer_length"]
     length = "" if mean["value"] is None else f", {mean['value']:,.0f} {mean['unit']} an answer"
@@ -106,81 +112,84 @@ def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {answers['file']}"
 
 
-def _plan(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a call would do; the first prompt stands at the end."""
-    trial = "" if report["limit"] is None else f", a trial with {report['limit']:,} drawn from all"
-    yield f"plan of {report['stage']}: {report['left']:,} of {report['rows']:,} rows left to ask{trial}; nothing was sent"
-    if "tokens" in report:
-        yield from _load(report)
-        yield from _dollars(report["dollars"], report["requests"])
-        minutes = report["minutes"]
-        if minutes["least"] is not None:
-            yield f"  minutes: at least {minutes['least']:,.1f}, bound by {minutes['bound_by']}"
-    yield f"  asks {report['asks']}"
-    for note in report["notes"]:
-        yield f"  {note}"
-    yield "  hashes: " + ", ".join(f"{name} {value}" for name, value in report["hashes"].items() if value)
-    if report["prompt"]:
-        yield f"\nThe first request to {report['model']}:"
-    for message in report["prompt"] or ():
-        yield f"--- {message['role']} ---\n{spelled(message['content'])}"
-
-
-def _load(report: Mapping[str, Any]) -> Iterator[str]:
-    replies, tokens, requests = report["replies"], report["tokens"], report["requests"]
-    yield f"  requests: {requests:,}; {replies['count']:,} replies so far{_means(replies)}"
-    away = report["under_way"]
-    if away["batches"]:
-        yield f"  {away['requests']:,} requests are under way in {away['batches']:,} batches; a call collects what they bring"
-    if not requests:
+def _comparison(comparison: Summary) -> Iterator[str]:
+    """A pair on a test set, in three lines."""
+    counts = f"{comparison['win']:,} win, {comparison['tie']:,} tie, {comparison['lose']:,} lose"
+    missing = f", {comparison['no_verdict']:,} without a verdict" if comparison["no_verdict"] else ""
+    pair = f"{comparison['a']} against {comparison['b']} on {comparison['test_set']}"
+    yield f"  {pair}, judged by {comparison['judge']}: {counts}{missing}"
+    if not comparison["judged"]:
+        yield "    no prompt has a verdict in both orders: no data"
         return
-    about = "about " if tokens["margin"] or tokens["estimate"] else ""
-    margin = f" ± {tokens['margin']:.1%}" if tokens["margin"] else ""
-    mean = f"{tokens['in_each']:,.0f}{margin} a request, the mean of {tokens['sampled']:,}"
-    yield f"  tokens in: {about}{tokens['in']:,} ({mean})"
-    yield f"    counted by {tokens['counted_by']}"
-    low = "the score alone" if replies["tokens_out"] is None else f"{replies['tokens_out']:,.1f} a reply, as so far"
-    high = "no bound" if tokens["out_high"] is None else f"{tokens['out_high']:,} (each {tokens['longest_reply']:,})"
-    yield f"  tokens out: {tokens['out_low']:,} ({low}) to {high}"
+    score, p = comparison["winning_score"], comparison["sign_test_p"]
+    certain = "" if p is None else f", sign test p = {p:.2g}"
+    yield f"    winning score {score['value']:.3f} ({_interval(score)}; parity is 1){certain}"
+    position = comparison["position"]
+    if position["consistency"] is not None:
+        same, first = _share(position["consistency"]), _share(position["first_slot_share"])
+        yield f"    the same winner in both orders: {same} of the prompts; the first answer wins {first} of the decided games"
 
 
-def _means(replies: Mapping[str, Any]) -> str:
-    words = {"tokens_in": "{:,.0f} tokens in", "tokens_out": "{:,.0f} out", "latency_s": "{:,.2f} s"}
-    known = [text.format(replies[field]) for field, text in words.items() if replies[field] is not None]
-    return f", {', '.join(known)} on average" if known else ""
+def _share(value: float | None) -> str:
+    return "no data" if value is None else f"{value:.0%}"
 
 
-def _dollars(dollars: Mapping[str, Any], requests: int) -> Iterator[str]:
-    low, high, spent = (money(dollars[name]) for name in ("low", "high", "spent"))
-    yield f"  dollars: {low if low == high else f'{low} to {high}'}; {spent} spent so far"
-    price = dollars["price"]
-    if price is None or not requests:
-        return
-    share = "" if price["share"] == 1 else f", times {price['share']:g} for the batch API"
-    yield f"    at {price['input']:g} a million tokens in and {price['output']:g} out ({price['source']}){share}"
-    if dollars["max_cost_usd"] is not None:
-        yield f"    score.max_cost_usd={dollars['max_cost_usd']:g} {_cap(dollars, requests)}"
+def _interval(score: Mapping[str, float | None]) -> str:
+    """The interval of a score."""
+    return "too few to tell an interval" if score["low"] is None else f"95%: {score['low']:.3f} to {score['high']:.3f}"
 
 
-def _cap(dollars: Mapping[str, Any], requests: int) -> str:
-    at_low, at_high = (dollars["cap_reached_after"][name] for name in ("low", "high"))
-    if at_high is None:
-        return "is enough"
-    if at_low is None:
-        return f"may be reached, after about {at_high:,} of {requests:,} requests"
-    return f"is reached after about {at_high:,} to {at_low:,} of {requests:,} requests"
+def _status(report: Summary) -> Iterator[str]:
+    """The summary of `stages/status.py`."""
+    driver = report["driver"]
+    yield f"{report['location']}: {f'{driver} is at work on it' if driver else 'no driver is at work on it'}"
+    if not report["stages"]:
+        yield "  nothing is there yet"
+    for stage in report["stages"]:
+        yield f"  {stage['stage']}: {', '.join(_stage_status(stage))}"
+        for reason, count in stage["reasons"].items():
+            yield f"    {count:,} x {reason}"
+    if report["stages"]:
+        cost = "" if report["dollars"] is None else f", ${money(report['dollars'])}"
+        yield f"  in all {clock(report['seconds'])}{cost}"
+    if "damaged" in report:
+        yield from (f"  damaged: {line}" for line in report["damaged"])
+        whole = "all of them are as they were written" if report["ok"] else f"{len(report['damaged']):,} are not as written"
+        yield f"  {report['files']:,} files compared with their checksums: {whole}"
 
 
-def _experiment(report: Mapping[str, Any]) -> Iterator[str]:
+def _stage_status(stage: Summary) -> Iterator[str]:
+    yield _progress(stage)
+    if stage["replies"]:
+        yield f"{stage['replies']:,} replies in shards that are not done yet"
+    for outcome, count in stage["counts"].items():
+        if count and outcome not in WELL:
+            yield f"{count:,} {outcome}"
+    yield clock(stage["seconds"])
+    if stage["dollars"] is not None:
+        yield f"${money(stage['dollars'])}"
+
+
+def _progress(stage: Summary) -> str:
+    rows, of = ("steps", "of_steps") if stage["steps"] is not None else ("rows", "of")
+    what = "updates" if rows == "steps" else "rows"
+    if stage["state"] == "finished":
+        return f"finished, {stage[rows]:,} {what}"
+    total = "" if stage[of] is None else f" of {stage[of]:,}"
+    share = f" ({stage[rows] / stage[of]:.0%})" if stage[of] else ""
+    return f"unfinished, {stage[rows]:,}{total} {what}{share}"
+
+
+def _experiment(report: Summary) -> Iterator[str]:
     yield f"experiment: done in {report['seconds']:,.0f} s. {report['answer']}"
     yield f"  {report['page']}"
 
 
-OWN_LINES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
-    "status": status_lines,
+    "status": _status,
     "plan_of_all": whole_plan_lines,
-    "plan": _plan,
+    "plan": score_plan_lines,
     "steps": _experiment,
 }
-"""Summaries that are told in their own way, by a key that only they have."""
+"""Summaries with lines of their own, by a key that only they have."""

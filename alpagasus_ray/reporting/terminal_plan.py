@@ -1,9 +1,9 @@
-"""The plan of a whole experiment as a person reads it on a terminal: what judging, training and the evaluation will take."""
+"""Plans as a person reads them on a terminal: what a call of score would send and cost, and what a whole experiment takes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.terminal import spelled
 
 
@@ -32,10 +32,10 @@ def _total(total: Mapping[str, Any]) -> Iterator[str]:
     yield f"  total: {bound}"
 
 
-def _score(judged: Mapping[str, Any]) -> str:
-    asked = f"{judged['left']:,} of {judged['rows']:,} rows left to ask, {judged['requests']:,} requests"
-    dollars = judged.get("dollars")
-    return asked if dollars is None else f"{asked}; {_dollars(dollars['low'], dollars['high'])}"
+def _score(plan: Mapping[str, Any]) -> str:
+    left = f"{plan['left']:,} of {plan['rows']:,} rows left to ask, {plan['requests']:,} requests"
+    dollars = plan.get("dollars")
+    return left if dollars is None else f"{left}; {_dollars(dollars['low'], dollars['high'])}"
 
 
 def _arm(arm: Mapping[str, Any]) -> str:
@@ -60,3 +60,68 @@ def _dollars(low: float | None, high: float | None) -> str:
     if low == high:
         return f"${money(low)}" if low is not None else "dollars unknown"
     return f"${money(low)} to ${money(high)}"
+
+
+def score_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a call would do; the first prompt stands at the end."""
+    trial = "" if report["limit"] is None else f", a trial with {report['limit']:,} drawn from all"
+    yield f"plan of {report['stage']}: {report['left']:,} of {report['rows']:,} rows left to ask{trial}; nothing was sent"
+    if "tokens" in report:
+        yield from _load(report)
+        yield from _score_dollars(report["dollars"], report["requests"])
+        minutes = report["minutes"]
+        if minutes["least"] is not None:
+            yield f"  minutes: at least {minutes['least']:,.1f}, bound by {minutes['bound_by']}"
+    yield f"  asks {report['asks']}"
+    for note in report["notes"]:
+        yield f"  {note}"
+    yield "  hashes: " + ", ".join(f"{name} {value}" for name, value in report["hashes"].items() if value)
+    if report["prompt"]:
+        yield f"\nThe first request to {report['model']}:"
+    for message in report["prompt"] or ():
+        yield f"--- {message['role']} ---\n{spelled(message['content'])}"
+
+
+def _load(report: Mapping[str, Any]) -> Iterator[str]:
+    replies, tokens, requests = report["replies"], report["tokens"], report["requests"]
+    yield f"  requests: {requests:,}; {replies['count']:,} replies so far{_means(replies)}"
+    away = report["under_way"]
+    if away["batches"]:
+        yield f"  {away['requests']:,} requests are under way in {away['batches']:,} batches; a call collects what they bring"
+    if not requests:
+        return
+    about = "about " if tokens["margin"] or tokens["estimate"] else ""
+    margin = f" ± {tokens['margin']:.1%}" if tokens["margin"] else ""
+    mean = f"{tokens['in_each']:,.0f}{margin} a request, the mean of {tokens['sampled']:,}"
+    yield f"  tokens in: {about}{tokens['in']:,} ({mean})"
+    yield f"    counted by {tokens['counted_by']}"
+    low = "the score alone" if replies["tokens_out"] is None else f"{replies['tokens_out']:,.1f} a reply, as so far"
+    high = "no bound" if tokens["out_high"] is None else f"{tokens['out_high']:,} (each {tokens['longest_reply']:,})"
+    yield f"  tokens out: {tokens['out_low']:,} ({low}) to {high}"
+
+
+def _means(replies: Mapping[str, Any]) -> str:
+    words = {"tokens_in": "{:,.0f} tokens in", "tokens_out": "{:,.0f} out", "latency_s": "{:,.2f} s"}
+    known = [text.format(replies[field]) for field, text in words.items() if replies[field] is not None]
+    return f", {', '.join(known)} on average" if known else ""
+
+
+def _score_dollars(dollars: Mapping[str, Any], requests: int) -> Iterator[str]:
+    low, high, spent = (money(dollars[name]) for name in ("low", "high", "spent"))
+    yield f"  dollars: {low if low == high else f'{low} to {high}'}; {spent} spent so far"
+    price = dollars["price"]
+    if price is None or not requests:
+        return
+    share = "" if price["share"] == 1 else f", times {price['share']:g} for the batch API"
+    yield f"    at {price['input']:g} a million tokens in and {price['output']:g} out ({price['source']}){share}"
+    if dollars["max_cost_usd"] is not None:
+        yield f"    score.max_cost_usd={dollars['max_cost_usd']:g} {_cap(dollars, requests)}"
+
+
+def _cap(dollars: Mapping[str, Any], requests: int) -> str:
+    at_low, at_high = (dollars["cap_reached_after"][name] for name in ("low", "high"))
+    if at_high is None:
+        return "is enough"
+    if at_low is None:
+        return f"may be reached, after about {at_high:,} of {requests:,} requests"
+    return f"is reached after about {at_high:,} to {at_low:,} of {requests:,} requests"

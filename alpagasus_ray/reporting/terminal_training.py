@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from alpagasus_ray.reporting.arms_table import comparison
-from alpagasus_ray.reporting.text import money
+from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.training_data import comparison
 from alpagasus_ray.terminal import spelled
 
 MASKED, TRAINED, END = "dim", "green", "green reverse"
@@ -90,15 +90,15 @@ def trained_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What finished trainings took, and how many times as much the largest of them did."""
     for model in models:
         yield from _trained(model)
-    found = comparison({model["name"]: model for model in models})
-    for arm in found["arms"]:
-        if arm["arm"] != found["largest"]:
+    compared = comparison({model["name"]: model for model in models})
+    for arm in compared["arms"]:
+        if arm["arm"] != compared["largest"]:
             times = (
                 f"{ratio:,.2f} times the {name.replace('_', ' ')}"
                 for name, ratio in arm["times_less_than_largest"].items()
                 if ratio is not None
             )
-            yield f"  {found['largest']} took, beside {arm['arm']}, {', '.join(times)}"
+            yield f"  {compared['largest']} took, beside {arm['arm']}, {', '.join(times)}"
 
 
 def _trained(model: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The games of a run as statistics and reports take them: both orders of a prompt side by side."""
+"""The games of a run, both orders of a prompt side by side, as statistics and reports take them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ PREFIX = "verdicts"
 
 
 class Comparison(NamedTuple):
-    """What one judge said of two models."""
+    """The finished verdicts of one judge on two models."""
 
     judge: str | None
     """The judge's `compare.name`."""
@@ -18,7 +18,7 @@ class Comparison(NamedTuple):
     b: str
     test_sets: tuple[str, ...]
     label: str
-    """What judged: a model's name, `rules`, `imported (…)`."""
+    """What the judge is: a model's name, `rules`, `imported (…)`."""
 
     @property
     def pair(self) -> str:
@@ -27,11 +27,11 @@ class Comparison(NamedTuple):
 
 def comparisons(run: Run) -> list[Comparison]:
     """All finished verdicts of the run, the unnamed judge's first."""
-    found: dict[tuple[str | None, str, str, str], list[str]] = {}
+    test_sets: dict[tuple[str | None, str, str, str], list[str]] = {}
     for judge, manifest in _finished(run):
         a, b, test_set, label = (manifest.details[key] for key in ("a", "b", "test_set", "judge"))
-        found.setdefault((judge, a, b, label), []).append(test_set)
-    return [Comparison(judge, a, b, tuple(sorted(sets)), label) for (judge, a, b, label), sets in found.items()]
+        test_sets.setdefault((judge, a, b, label), []).append(test_set)
+    return [Comparison(judge, a, b, tuple(sorted(sets)), label) for (judge, a, b, label), sets in test_sets.items()]
 
 
 def _finished(run: Run) -> Iterable[tuple[str | None, Manifest]]:
@@ -45,10 +45,8 @@ def _finished(run: Run) -> Iterable[tuple[str | None, Manifest]]:
 
 def matches(run: Run, comparison: Comparison) -> list[Match]:
     """The games of a comparison, a match for each prompt; a game without a verdict is none."""
-    found = []
-    for test_set in comparison.test_sets:
-        found += matches_of(run.verdicts(comparison.judge, comparison.pair, test_set))
-    return found
+    stages = (run.verdicts(comparison.judge, comparison.pair, test_set) for test_set in comparison.test_sets)
+    return [match for stage in stages for match in matches_of(stage)]
 
 
 def matches_of(stage: StageDir, manifest: Manifest | None = None) -> list[Match]:
@@ -58,11 +56,11 @@ def matches_of(stage: StageDir, manifest: Manifest | None = None) -> list[Match]
 
 def _by_prompt(stage: StageDir, manifest: Manifest | None = None) -> dict[str, dict[str, dict[str, Any]]]:
     """The rows of a directory of games, by prompt and order."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    prompts: dict[str, dict[str, dict[str, Any]]] = {}
     for table in stage.tables(manifest or stage.finished("compare")):
         for row in table.to_pylist():
-            found.setdefault(row["prompt_id"], {})[row["order"]] = row
-    return found
+            prompts.setdefault(row["prompt_id"], {})[row["order"]] = row
+    return prompts
 
 
 def _match(rows: Mapping[str, Mapping[str, Any]]) -> Match:
@@ -75,22 +73,22 @@ def _game(row: Mapping[str, Any] | None) -> Game | None:
     return None if row is None or row["winner"] is None else Game(row["winner"], row["score_a"], row["score_b"])
 
 
-TOLD = ("status", "winner", "score_a", "score_b", "reply", "error")
+REVIEW = ("status", "winner", "score_a", "score_b", "reply", "error")
 
 
 def games(run: Run, comparison: Comparison) -> list[dict[str, Any]]:
-    """Every prompt with both answers and what the judge said of them in each order."""
-    found = []
+    """Every prompt with both answers and the judge's review in each order."""
+    rows = []
     for test_set in comparison.test_sets:
         reviews = _by_prompt(run.verdicts(comparison.judge, comparison.pair, test_set))
         answers = _by_prompt(run.pairs(comparison.a, comparison.b, test_set))
-        found += [_side_by_side(answers[prompt]["ab"], rows) for prompt, rows in reviews.items()]
-    return found
+        rows += [_side_by_side(answers[prompt]["ab"], orders) for prompt, orders in reviews.items()]
+    return rows
 
 
 def _side_by_side(pair: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     kept = ("prompt_id", "test_set", "category", "skill", "instruction", "input")
-    orders = {order: {name: row[name] for name in TOLD} for order, row in rows.items()}
+    orders = {order: {name: row[name] for name in REVIEW} for order, row in rows.items()}
     return {
         **{name: pair[name] for name in kept},
         "answer_a": pair["first"],

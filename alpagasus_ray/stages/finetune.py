@@ -14,7 +14,7 @@ from alpagasus_ray.data import readers
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.finetune_config import LEARNING_RATE
-from alpagasus_ray.reporting.arms_table import comparison
+from alpagasus_ray.reporting.training_data import comparison
 from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 
 if TYPE_CHECKING:

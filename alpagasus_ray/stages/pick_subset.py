@@ -19,7 +19,7 @@ from alpagasus_ray.data.schema import DROPPED, EXAMPLES, SUBSET, conformed
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
-from alpagasus_ray.reporting.figures import score_histogram
+from alpagasus_ray.reporting.charts import histogram_file
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
 from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
@@ -363,4 +363,4 @@ def _histogram_svg(report: Mapping[str, Any], arm: str) -> str:
     bins = report["histogram"]
     counts = {f"{entry['score']:g}": entry["rows"] for entry in bins}
     kept = {f"{entry['score']:g}": entry["kept"] for entry in bins}
-    return score_histogram(counts, kept, f"{arm}: {report['rows']['kept']:,} of {report['rows']['all']:,} examples kept")
+    return histogram_file(counts, kept, f"{arm}: {report['rows']['kept']:,} of {report['rows']['all']:,} examples kept")

@@ -11,7 +11,7 @@ import pytest
 from alpagasus_ray.config import Answerer, Compare, Generate, Ingest, Judge, PairJudge, Score, TestSet, Vllm
 from alpagasus_ray.engines.vllm_model import Prompts
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.reporting.judge_doubts import doubts
+from alpagasus_ray.reporting.selection_data import judge_doubts
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
@@ -64,7 +64,7 @@ def judged(short_run: Run, shared: Path) -> list[dict[str, Any]]:
     judge = vllm_judge(shared / "tiny_llama", explain=False, expected=True, max_outside=1.0)
     manifest = score(Score(name="in-job", judge=judge, max_failed=1), short_run)
     assert manifest.details["outside"]["mean"] > 0.5
-    assert "unfit for expected scores" in " ".join(doubts(manifest.details)), "and it is told"
+    assert "unfit for expected scores" in " ".join(judge_doubts(manifest.details)), "and it is told"
     rows: list[dict[str, Any]] = ratings(short_run, "in-job").to_pylist()
     assert manifest.counts == {"scored": len(rows) - 1, "failed": 1}
     assert [row["example_id"] for row in rows] == ids(short_run)

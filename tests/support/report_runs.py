@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from alpagasus_ray.config import digest
 from alpagasus_ray.data.schema import ANSWERS, CURVE, RATINGS, VERDICTS
 from alpagasus_ray.judging.parse_verdict import STATUSES
-from alpagasus_ray.reporting.arms_table import TOLD
+from alpagasus_ray.reporting.training_data import MEASURES
 from alpagasus_ray.stages.pair_task import both_orders
 from alpagasus_ray.stages.pairs import write_pairs
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
@@ -59,7 +59,7 @@ def train(run: Run, arm: str, losses: Sequence[float] = (3.0, 2.0, 1.5), **detai
     pq.write_table(pa.Table.from_pylist(rows, schema=CURVE), sink)
     written = stage.storage.write("curve.parquet", sink.getvalue())
     inputs = {f"subsets/{arm}": subset.content_hash()} if subset else {}
-    told = {**dict.fromkeys(TOLD), "model": "toy-7b", "steps": len(losses), "workers": 1, "device": "CPU"}
+    told = {**dict.fromkeys(MEASURES), "model": "toy-7b", "steps": len(losses), "workers": 1, "device": "CPU"}
     told["loss"] = {"first": losses[0], "last_tenth": losses[-1]}
     rows_of_arm = subset.rows if subset else 0
     details = {**told, "examples": rows_of_arm, "tokens": 10 * rows_of_arm, **details}

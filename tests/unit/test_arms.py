@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.reporting.arms_table import COMPARED, TOLD, comparison
+from alpagasus_ray.reporting.training_data import COMPARED, MEASURES, comparison
 
 
 def took(examples: int, **changes: Any) -> dict[str, Any]:
     """What a training on so many examples took, as its manifest tells it."""
-    plain = dict.fromkeys(TOLD)
+    plain = dict.fromkeys(MEASURES)
     found = {"examples": examples, "steps": examples // 40, "tokens": examples * 500, "minutes": 10 + examples / 100}
     return plain | found | {"training_minutes": examples / 100, "dollars": examples / 1000} | changes
 
@@ -61,7 +61,7 @@ def test_every_arm_is_told_in_the_order_given_with_all_that_is_compared() -> Non
     found = comparison({name: took(size, device="CPU") for name, size in (("b", 3), ("a", 2), ("c", 9))})
     assert [entry["arm"] for entry in found["arms"]] == ["b", "a", "c"]
     for entry in found["arms"]:
-        assert set(entry) == {"arm", "times_less_than_largest", "heldout", *TOLD}
+        assert set(entry) == {"arm", "times_less_than_largest", "heldout", *MEASURES}
         assert entry["device"] == "CPU"
 
 

@@ -9,7 +9,7 @@ import pytest
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.reporting import arms_table
+from alpagasus_ray.reporting import training_data
 from alpagasus_ray.stages.finetune import FORM, finetune, former_settings, settings_of
 from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
 from alpagasus_ray.training.checkpoints import WHOLE, Mark, name_of
@@ -29,7 +29,7 @@ def inputs_of(run: Run, config: Finetune) -> dict[str, str]:
 
 
 def finish(run: Run, config: Finetune, settings: dict[str, Any]) -> Manifest:
-    told = dict.fromkeys((*arms_table.TOLD, *arms_table.COMPARED, "examples"), 1)
+    told = dict.fromkeys((*training_data.MEASURES, *training_data.COMPARED, "examples"), 1)
     manifest = Manifest(
         stage=f"models/{ARM}",
         settings=settings,

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from alpagasus_ray.config import Arm, Pick, Report
 from alpagasus_ray.evaluation.match_rules import Game, Match
 from alpagasus_ray.evaluation.seeds import combined
 from alpagasus_ray.evaluation.statistics import summarize
-from alpagasus_ray.reporting.controls import controls
-from alpagasus_ray.reporting.headline import doubts, verdict
-from alpagasus_ray.reporting.questions import weakest
-from alpagasus_ray.reporting.run_reader import evidence
+from alpagasus_ray.reporting.measures import SeedStatistics, Statistics, read
+from alpagasus_ray.reporting.questions import controls, doubts, verdict, weakest
+from alpagasus_ray.reporting.report_data import report_contents
+from alpagasus_ray.reporting.run_reader import finished_stages
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.report import figures, report
+from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Run
 from report_runs import LOSE, NONE, TIE, WIN, Outcomes, judge, rate, train
 from toy_runs import toy_run
@@ -35,8 +36,9 @@ def arms(folder: Path, *others: Arm) -> Run:
 
 
 def first(run: Run, **settings: Any) -> dict[str, Any]:
-    found: dict[str, Any] = figures(Report(resamples=1_000, **settings), evidence(run), ("selected",)).found["first"]
-    return found
+    contents = report_contents(Report(resamples=1_000, **settings), finished_stages(run), ("selected",))
+    headline: dict[str, Any] = orjson.loads(orjson.dumps(contents.data.first))
+    return headline
 
 
 def matches(outcomes: Outcomes) -> list[Match]:
@@ -67,7 +69,7 @@ def summed(outcomes: Outcomes) -> dict[str, Any]:
 def test_yes_needs_the_interval_the_exact_test_and_four_prompts_of_five(
     outcomes: Outcomes, said: str, why: list[str] | None
 ) -> None:
-    entry = summed(outcomes)
+    entry = read(Statistics, summed(outcomes))
     assert verdict(entry) == said
     assert why is None or doubts(entry) == why
 
@@ -86,8 +88,8 @@ def test_yes_needs_the_interval_the_exact_test_and_four_prompts_of_five(
     ],
 )
 def test_the_badge_says_no_more_than_the_weaker_answer(answers: tuple[str, ...], badge: str) -> None:
-    assert weakest([{"verdict": one} for one in answers]) == badge
-    assert weakest([{"verdict": one} for one in reversed(answers)]) == badge
+    assert weakest(answers) == badge
+    assert weakest(reversed(answers)) == badge
 
 
 @pytest.mark.parametrize(
@@ -183,8 +185,9 @@ def test_a_missing_verdict_counts_for_nobody_and_too_many_of_them_show_nothing()
     found = combined(runs, "alpagasus", 500)
     assert (found["judged"], found["no_verdict"], found["comparisons"]) == (100, 100, 200)
     assert found["winning_score"]["value"] == pytest.approx(1.6)
-    assert verdict(found) == NOT_SHOWN
-    assert doubts(found) == ["only 100 of 200 comparisons are judged, and 80% have to be"]
+    entry = read(SeedStatistics, found)
+    assert verdict(entry) == NOT_SHOWN
+    assert doubts(entry) == ["only 100 of 200 comparisons are judged, and 80% have to be"]
     assert combined([matches([NONE] * 3)] * 2, "alpagasus")["winning_score"]["value"] is None
 
 

@@ -21,8 +21,8 @@ from alpagasus_ray.inference.spec import Task, longer_reply, retried
 from alpagasus_ray.inference.stage import Target, reopen
 from alpagasus_ray.judging import pair_rubric, parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
-from alpagasus_ray.reporting.judge_doubts import doubts
-from alpagasus_ray.reporting.text import mean_answer_length
+from alpagasus_ray.reporting.answers_data import mean_answer_length
+from alpagasus_ray.reporting.selection_data import judge_doubts
 from alpagasus_ray.stages import pair_task
 from alpagasus_ray.stages.answer_task import AnswerTask, resolved
 from alpagasus_ray.stages.compare import compare
@@ -293,18 +293,18 @@ def test_a_judge_whose_probability_lies_outside_of_the_scale_has_no_expected_sco
     assert _told("4", far)["outside"] == pytest.approx(0.99)
     assert _told("4", far, max_outside=1.0)["expected_score"] == pytest.approx(4.0)
     outside = {"rows": 100, "mean": 0.99, "p95": 1.0, "expected": 0}
-    [unfit] = doubts({"outside": outside})
+    [unfit] = judge_doubts({"outside": outside})
     assert unfit.startswith("this judge is unfit for expected scores")
-    [doubtful] = doubts({"outside": outside | {"mean": 0.3}})
+    [doubtful] = judge_doubts({"outside": outside | {"mean": 0.3}})
     assert doubtful.startswith("expected scores are doubtful")
-    assert list(doubts({"outside": outside | {"mean": 0.1}})) == []
+    assert list(judge_doubts({"outside": outside | {"mean": 0.1}})) == []
 
 
 def test_ratings_that_are_nearly_all_alike_are_told(tmp_path: Path) -> None:
     run, config = _rated(tmp_path, [("4\nGood.", STOP)] * 55 + [("2\nBad.", STOP)] * 5)
     manifest = score(config, run, "rescore")
     assert manifest.details["one_score"] == {"score": 4.0, "share": pytest.approx(55 / 60)}
-    assert "91.7% of the scored rows have one score, 4" in next(doubts(manifest.details))
+    assert "91.7% of the scored rows have one score, 4" in next(judge_doubts(manifest.details))
 
 
 def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
 from alpagasus_ray.errors import InputError, UsageError
-from alpagasus_ray.reporting.run_reader import evidence
+from alpagasus_ray.reporting.report_data import SCHEMA, report_contents, schema
+from alpagasus_ray.reporting.run_reader import finished_stages
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.report import figures, report
+from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Run
 from report_runs import LOSE, NONE, TIE, WIN, answer, judge, prompt, rate, train
 from toy_runs import toy_run
@@ -28,6 +31,7 @@ ARMS = (
     Arm(name="full", policy="full"),
 )
 ORDER = tuple(arm.name for arm in ARMS)
+VALIDATOR = Draft202012Validator(json.loads(SCHEMA.read_text()))
 HOSTILE = '</script><img src=x onerror="alert(1)"><b>$bold$'
 
 
@@ -44,20 +48,34 @@ def rated(folder: Path, rows: int = 40) -> Run:
 
 
 def found(run: Run, **settings: Any) -> dict[str, Any]:
-    """The figures of a report."""
-    return figures(Report(**settings), evidence(run), ORDER).found
+    """The data of a report, as `report.json` has it."""
+    data: dict[str, Any] = orjson.loads(orjson.dumps(report_contents(Report(**settings), finished_stages(run), ORDER).data))
+    return data
 
 
 def made(run: Run, **settings: Any) -> dict[str, Any]:
-    """The same from the file that a report leaves, strictly read."""
+    """The same from the file that a report leaves, strictly read, in the form that the schema says."""
 
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} is no JSON")
 
     report(Report(**settings), run, ORDER)
     told: dict[str, Any] = json.loads(run.report().storage.read("report.json"), parse_constant=refuse)
-    assert told == json.loads(json.dumps(found(run, **settings)))
+    assert told == found(run, **settings)
+    VALIDATOR.validate(told)
     return told
+
+
+def whole(folder: Path) -> Run:
+    """A run with something in every part of its report."""
+    run = rated(folder, 60)
+    for arm in ("selected", "full"):
+        train(run, arm, minutes=2.0, training_minutes=1.0, dollars=0.5, heldout={"loss": 1.2, "examples": 9, "in_arm": 1})
+        answer(run, f"model-{arm}", "toys", [("Four.", "4"), (None, "x")], arm)
+    judge(run, ("selected", "full"), [WIN] * 9 + [LOSE] * 3 + [TIE, NONE])
+    judge(run, ("selected", "random"), [WIN] * 9 + [LOSE] * 3 + [TIE, NONE])
+    judge(run, ("full", "selected"), [WIN, LOSE], name="second")
+    return run
 
 
 def page(run: Run) -> str:
@@ -76,6 +94,19 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes.update(name for name, _ in attrs)
+
+
+def test_a_report_with_every_part_has_the_form_of_its_schema(tmp_path: Path) -> None:
+    told = made(whole(tmp_path))
+    assert not [key for key, value in told.items() if value in (None, []) and key != "stale"]
+
+
+def test_the_schema_file_is_that_of_the_classes_and_allows_no_other_key(tmp_path: Path) -> None:
+    assert SCHEMA.read_text() == schema()
+    told = made(empty(tmp_path))
+    assert not VALIDATOR.is_valid(told | {"more": 1})
+    assert not VALIDATOR.is_valid(told | {"first": told["first"] | {"more": 1}})
+    assert not VALIDATOR.is_valid({key: value for key, value in told.items() if key != "stale"})
 
 
 def test_an_empty_run_has_a_report_that_says_how_to_begin(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from alpagasus_ray.config import Report
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.evaluation.agreement import Comparison, in_one_order, read_votes
 from alpagasus_ray.evaluation.match_rules import OUTCOMES, decide
-from alpagasus_ray.reporting.run_reader import evidence
+from alpagasus_ray.reporting.measures import Agreement
+from alpagasus_ray.reporting.report_data import report_contents
+from alpagasus_ray.reporting.run_reader import finished_stages
 from alpagasus_ray.reporting.verdicts import comparisons, matches
-from alpagasus_ray.stages.report import figures
 from alpagasus_ray.store.run import Run
 from report_runs import LOSE, TIE, WIN, judge
 
@@ -35,12 +36,17 @@ def ballot(folder: Path, run: Run, words: tuple[str, str, str], **more: Any) -> 
     return str(path)
 
 
-def kappa(run: Run, votes: str, arm: str) -> float | None:
-    [pair] = figures(Report(votes=(votes,), arm=arm), evidence(run)).found["agreement"]["pairs"]
-    assert pair["voters"] == ["copy", "toy judge"]
-    assert pair["items"] == len(OUTCOME)
-    found: float | None = pair["kappa"]
+def agreement(run: Run, votes: str, arm: str | None = None) -> Agreement:
+    found = report_contents(Report(votes=(votes,), arm=arm), finished_stages(run)).data.agreement
+    assert found is not None
     return found
+
+
+def kappa(run: Run, votes: str, arm: str) -> float | None:
+    [pair] = agreement(run, votes, arm).pairs
+    assert pair.voters == ["copy", "toy judge"]
+    assert pair.items == len(OUTCOME)
+    return pair.kappa
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["told from a", "told from b"])
@@ -70,15 +76,15 @@ def test_where_two_judges_were_told_a_pair_in_two_orders_a_vote_has_to_name_the_
     judge(run, ("full", "selected"), [LOSE, LOSE, WIN, TIE], name="second")
     votes = tmp_path / "votes.csv"
     votes.write_text("prompt_id,voter,vote\ntoys-0,ann,selected\ntoys-2,ann,full\ntoys-3,ann,tie\n")
-    agreed = figures(Report(votes=(str(votes),)), evidence(run)).found["agreement"]
-    assert {pair["kappa"] for pair in agreed["pairs"]} == {1.0}
+    agreed = agreement(run, str(votes))
+    assert {pair.kappa for pair in agreed.pairs} == {1.0}
     votes.write_text("prompt_id,voter,vote\ntoys-0,ann,a\n")
     with pytest.raises(InputError, match=r"the vote 'a' can mean full or selected; write the better model, or add `a` and `b`"):
-        figures(Report(votes=(str(votes),)), evidence(run))
+        agreement(run, str(votes))
     votes.write_text(
         "prompt_id,voter,vote,a,b\ntoys-0,ann,win,selected,full\ntoys-2,ann,lose,selected,full\ntoys-3,ann,tie,,\n"
     )
-    assert figures(Report(votes=(str(votes),)), evidence(run)).found["agreement"] == agreed
+    assert agreement(run, str(votes)) == agreed
 
 
 def test_a_vote_that_is_a_side_and_the_other_models_name_is_refused() -> None:
