@@ -19,10 +19,11 @@ from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refu
 from alpagasus_ray.batch_api.provider import Provider, QueueFull
 from alpagasus_ray.batch_api.replay import Collected, Settled
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Rate, Reply
+from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.prices import Need, tariff
-from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
+from alpagasus_ray.errors import UNREADABLE, EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError
 from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.first_replies import ROOM, FirstLook
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import Job, Task
 from alpagasus_ray.progress import Progress
@@ -76,7 +77,10 @@ class Collector:
         self._judge, self._job = judge, job
         self.provider = Provider(judge, job.work.form)
         self._journal = Journal(job.home.storage, cap)
-        self.packer = Packer(job, tasks, self.provider.client.line, judge.batch.max_bytes)
+        self.packer = Packer(job, tasks, self.provider.client.line, judge.batch.max_bytes, self._saw)
+        self._first = FirstLook(job.usable) if job.usable and judge.mode == "batch" else None
+        self._useless: str | None = None
+        """Why to stop: the first results are of no use."""
         self._flights: list[Flight] = []
         self._rows_settled = 0
         self._most = self._largest = judge.batch.max_requests
@@ -145,7 +149,12 @@ class Collector:
             undecided = any(not flight.accepted for flight in self._flights)
             if len(self._flights) >= self._judge.batch.in_flight or self._full.holds(undecided):
                 return "wait"
-            why = self.packer.fill(Limits(self._most, self._judge.batch.max_bytes, self._journal.free))
+            is_first = self._first is not None and not self._first.is_over
+            if is_first and self._flights:
+                return "wait"
+            most = min(self._most, ROOM) if is_first else self._most
+            why = self.packer.fill(Limits(most, self._judge.batch.max_bytes, self._journal.free))
+            self._stop_if_useless()
             if why == "money" and self._flights:
                 return "wait"  # for what comes back from those: better than a few requests now
             if why == "money" and self.packer.pack.usd < self._journal.least:
@@ -249,6 +258,7 @@ class Collector:
                 if after.maybe_billed_twice:
                     kept[item.shard].append((item.key, item.example_id, after.without_reply()))
                 continue
+            self._saw(item.key, item.example_id, after)
             rows = self.packer.settle(item.key, after if after.reply is None else None)
             self._rows_settled += 1 + len(rows)
             if after.reply is not None or after.maybe_billed_twice:
@@ -295,9 +305,24 @@ class Collector:
         counts = {"from ledger": packer.rows_known, "status failed": len(packer.failed)}
         counts |= {f"reason {reason}": count for reason, count in reasons.items()}
         progress.show(packer.rows_known + self._rows_settled + sum(flight.done for flight in self._flights), counts)
+        self._stop_if_useless()
         reason = hopeless(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
+
+    def _saw(self, key: str, example_id: str, outcome: Outcome) -> None:
+        """Look at a row's result: a judge that cannot be read is found out by a first, small batch, as it is live."""
+        if self._first is None or self._useless is not None:
+            return
+        try:
+            result = self._job.work.result({"example_id": example_id}, Request(key, [], {}), outcome)
+        except UNREADABLE as error:  # whatever a judge writes costs its row only
+            result = self._job.work.result({"example_id": example_id}, Request(key, [], {}), Outcome(None, str(error), 0, None))
+        self._useless = self._first.saw(result)
+
+    def _stop_if_useless(self) -> None:
+        if self._useless is not None:
+            raise StageFailed(f"stopped: {self._useless}. {self.left_behind()}")
 
     def _tell(self, text: str) -> None:
         say(f"score: {text}")

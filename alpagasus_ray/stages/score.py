@@ -141,7 +141,8 @@ def _drive(config: Score, job: "shards.Job", tasks: "Sequence[shards.Task]", exa
     pool = connect.pool(config, config.judge)
     preflight.check(job.source, pool.labels)
     before = time.monotonic()
-    job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
+    with usefulness.advising(config.judge):
+        job, tasks, at_cap = _by_batches(config, job, tasks, examples, hopeless)
     before = time.monotonic() - before
     bill = _bill(job, examples)
     cap = asking.cap(config, bill)

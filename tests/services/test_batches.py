@@ -22,6 +22,7 @@ from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.inference import asking
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.first_replies import ROOM
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.inference.shards import Task
 from alpagasus_ray.judging import rubric
@@ -119,8 +120,26 @@ def test_batches_keep_to_the_limits_of_the_recipe_and_of_the_provider(
     assert made == batches if batches else made > 1
 
 
+def test_a_judge_that_cannot_be_read_costs_one_small_batch_and_calling_again_costs_none(call: Callable[..., Caller]) -> None:
+    caller = call(400, "--says", "A fine answer", rows_per_shard=40)
+    for _ in range(2):
+        with pytest.raises(StageFailed, match=r"of the first \d+ rows have no usable result .*`score\.max_unusable`") as error:
+            caller()
+        assert "one such reply, as it came:\n---\nA fine answer" in str(error.value)
+        assert (caller.server.stats()["batches"], len(caller.server.taken())) == (1, ROOM)
+        assert len(caller.outcomes()) == ROOM, "what was paid is kept"
+        assert Journal(caller.job.home.storage, None).entries == []
+
+
+def test_a_judge_that_can_be_read_gets_whole_batches_after_a_small_one(call: Callable[..., Caller]) -> None:
+    caller = call(400, rows_per_shard=40)
+    caller()
+    assert caller.server.stats()["batches"] == 2
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
 def test_no_more_batches_are_at_the_provider_than_the_recipe_says(call: Callable[..., Caller]) -> None:
-    caller = call(60)
+    caller = call(100)
     seen: list[int] = []
     note = Journal.note
 

@@ -112,7 +112,7 @@ class Judge:
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The sound reply."""
         asked = body["messages"][-1]["content"]
-        said = self.scores.get(message_hash(asked), pair_scores(asked) if self.options.pairs else 3)
+        said = self.scores.get(message_hash(asked), pair_scores(asked) if self.options.pairs else self.options.says)
         text = f"{said}\nThe response does what was asked."
         tokens_in, tokens_out, cached = self._tokens(body)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
@@ -248,6 +248,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser()
     options.add_argument("--scores")
     options.add_argument("--pairs", action="store_true", help="score two answers by their lengths (`pair_scores`)")
+    options.add_argument(
+        "--says", default="3", help="the first line of a reply that has no other score, e.g. a sentence without one"
+    )
     options.add_argument("--log")
     options.add_argument("--key")
     options.add_argument("--model", default="toy")
