@@ -74,7 +74,7 @@ class Judge:
         self.batches = Batches(options, self.completion, self.note)
         self.arrivals = Arrivals()
         self.kinds: Counter[str] = Counter()
-        self.in_flight = self.peak = self.wrong_key = 0
+        self.in_flight = self.peak = self.wrong_key = self.listed = 0
         self.answered: list[float] = []
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -174,6 +174,7 @@ class Judge:
         return await handler(request)
 
     async def models(self, request: web.Request) -> web.Response:
+        self.listed += 1
         known = {"id": self.options.model, "object": "model", "created": 0, "owned_by": "loopback"}
         return web.json_response({"object": "list", "data": [known]})
 
@@ -202,6 +203,7 @@ class Judge:
         return web.json_response(
             {
                 "taken": self.arrivals.count,
+                "listed": self.listed,
                 "answered": len(self.answered),
                 "peak": self.peak,
                 "seconds": self.answered[-1] - self.arrivals.first if self.answered else 0.0,

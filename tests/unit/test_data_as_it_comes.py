@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
-from alpagasus_ray.data import prompt_sets
+from alpagasus_ray.data import prompt_sets, thoughts
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Manifest, Run
@@ -90,6 +90,27 @@ def test_thinking_is_kept_and_told_or_dropped(tmp_path: Path, shared: Path) -> N
     assert rows[0]["output"].startswith("<think>")
     assert manifest.details["notes"] == ["20 answers with thinking, which is kept; ingest.reasoning=drop takes it off"]
     assert _made(source, tmp_path / "dropped", reasoning="drop")[2][0]["output"] == "Lima."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>\nhm\n</think>\n\nLima.", "Lima."),
+        (" [THINK]hm[/THINK] Lima.", "Lima."),
+        ("<scratchpad>hm</scratchpad>Lima.", "Lima."),
+        ("◁think▷hm◁/think▷Lima.", "Lima."),
+        ("hm, so\n</think>\n\nLima.", "Lima."),
+        ("<think>a `</think>` is quoted</think>Lima.", "Lima."),
+        ("Lima. <think>is a mark</think>", None),
+        ("Close it by </think> and go on.", None),
+        ("`<think>` opens it.\n</think>\nLima.", "Lima."),
+        ("<think>without an end", None),
+    ],
+)
+def test_an_answer_loses_the_thinking_that_it_begins_with_and_keeps_marks_that_it_speaks_of(
+    text: str, said: str | None
+) -> None:
+    assert thoughts.without(text) == (text if said is None else said)
 
 
 def test_a_conversation_is_one_example_of_its_last_answer_and_says_which_others_are_learned(tmp_path: Path) -> None:
