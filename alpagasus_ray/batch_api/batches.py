@@ -149,7 +149,7 @@ class Collector:
             undecided = any(not flight.accepted for flight in self._flights)
             if len(self._flights) >= self._judge.batch.in_flight or self._full.holds(undecided):
                 return "wait"
-            is_first = self._first is not None and not self._first.is_over
+            is_first = self._is_first()
             if is_first and self._flights:
                 return "wait"
             most = min(self._most, ROOM) if is_first else self._most
@@ -319,6 +319,11 @@ class Collector:
         except UNREADABLE as error:  # whatever a judge writes costs its row only
             result = self._job.work.result({"example_id": example_id}, Request(key, [], {}), Outcome(None, str(error), 0, None))
         self._useless = self._first.saw(result)
+
+    def _is_first(self) -> bool:
+        """Whether it has yet to be seen that the judge can be read; larger batches go only where a call has seen it."""
+        is_seen = self._first is None or self._first.is_over
+        return not is_seen and all(flight.entry.requests <= ROOM for flight in self._flights)
 
     def _stop_if_useless(self) -> None:
         if self._useless is not None:

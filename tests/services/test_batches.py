@@ -138,6 +138,30 @@ def test_a_judge_that_can_be_read_gets_whole_batches_after_a_small_one(call: Cal
     assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
 
 
+def test_a_call_that_finds_a_larger_batch_under_way_sends_the_next_beside_it(
+    call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, limits = call(400, rows_per_shard=40), {"max_requests": 100}
+    created = iter((None, None, KeyboardInterrupt()))
+    create, known = Provider.create, []
+
+    def dying(self: Provider, *arguments: Any) -> Any:
+        if (death := next(created, None)) is not None:
+            raise death
+        known.append(len(Journal(caller.job.home.storage, None).entries))
+        caller.server.control(batch_seconds=0.05 if len(known) == 1 else 3.0)
+        return create(self, *arguments)
+
+    monkeypatch.setattr(Provider, "create", dying)
+    with pytest.raises(StageFailed, match="interrupted"):
+        caller(batch=limits)
+    assert known == [1, 1]
+    assert len(Journal(caller.job.home.storage, None).entries) == 2, "of the third it is not known whether it was created"
+    caller(batch=limits)
+    assert known[2] == 2, "the one under way and the first of this call"
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
 def test_no_more_batches_are_at_the_provider_than_the_recipe_says(call: Callable[..., Caller]) -> None:
     caller = call(100)
     seen: list[int] = []
