@@ -40,6 +40,8 @@ class Call(NamedTuple):
     recipe: Recipe
     run: Run
     flags: argparse.Namespace
+    servers_answer: bool = False
+    """Whether the servers of the recipe were asked for their models before, and need not be again."""
 
 
 class JobSpec(NamedTuple):

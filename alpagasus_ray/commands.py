@@ -66,7 +66,7 @@ def _score(call: Call) -> dict[str, Any]:
         refuse(of_score(call.recipe, call.run, sends=False))
         return planned
     if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
-        refuse(of_score(call.recipe, call.run))
+        refuse(of_score(call.recipe, call.run, sends=not call.servers_answer))
     mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
     manifest = score(config, call.run, mode, _again(call.flags.retry_failed, parse_rating.UNSCORED))

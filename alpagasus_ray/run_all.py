@@ -56,7 +56,7 @@ def run_all(call: Call) -> dict[str, Any]:
     for number, step in enumerate(STEPS, 1):
         console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
-        reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step)))
+        reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
             feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
         terminal.show(reports[step.name], sys.stderr)

@@ -19,11 +19,21 @@ from alpagasus_ray.batch_api.openai_batches import ENDED, Refusal, refusal, refu
 from alpagasus_ray.batch_api.replay import ReplayTask
 from alpagasus_ray.batch_api.retrying_client import QueueFull, RetryingBatchClient
 from alpagasus_ray.config import Judge
-from alpagasus_ray.engines.base import Rate, Reply
+from alpagasus_ray.engines.base import Rate, Reply, Request
 from alpagasus_ray.engines.prices import Need, tariff
-from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, StageFailed, TryAgain, UsageError, reason_of
+from alpagasus_ray.errors import (
+    UNREADABLE,
+    EngineError,
+    EngineUnusable,
+    RowRefused,
+    StageFailed,
+    TryAgain,
+    UsageError,
+    reason_of,
+)
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.counts import Counts, StopRule, in_words
+from alpagasus_ray.inference.first_replies import ROOM, FirstLook
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.stage import RemainingWork
@@ -78,7 +88,11 @@ class BatchCollector:
         self._judge, self._job = judge, job
         self.client = RetryingBatchClient(judge, job.work.form)
         self._journal = Journal(job.home.storage, cap)
-        self.builder = BatchBuilder(job, tasks, self.client.line, judge.batch.max_bytes)
+        self.builder = BatchBuilder(job, tasks, self.client.line, judge.batch.max_bytes, self._saw)
+        usable = job.spec.usable
+        self._first = FirstLook(usable) if usable and judge.mode == "batch" else None
+        self._useless: str | None = None
+        """Why to stop: the first results are of no use."""
         self._submitted: list[SubmittedBatch] = []
         self._rows_settled = 0
         self._most = self._largest = judge.batch.max_requests
@@ -147,7 +161,12 @@ class BatchCollector:
             undecided = any(not submitted.accepted for submitted in self._submitted)
             if len(self._submitted) >= self._judge.batch.in_flight or self._full.holds(undecided):
                 return "wait"
-            why = self.builder.fill(BatchLimits(self._most, self._judge.batch.max_bytes, self._journal.free))
+            is_first = self._is_first()
+            if is_first and self._submitted:
+                return "wait"
+            most = min(self._most, ROOM) if is_first else self._most
+            why = self.builder.fill(BatchLimits(most, self._judge.batch.max_bytes, self._journal.free))
+            self._stop_if_useless()
             if why == "money" and self._submitted:
                 return "wait"  # for what comes back from those: better than a few requests now
             if why == "money" and self.builder.draft.usd < self._journal.least:
@@ -251,6 +270,7 @@ class BatchCollector:
                 if after.maybe_billed_twice:
                     kept[item.shard].append((item.key, item.example_id, after.without_reply()))
                 continue
+            self._saw(item.key, item.example_id, after)
             rows = self.builder.settle(item.key, after if after.reply is None else None)
             self._rows_settled += 1 + len(rows)
             if after.reply is not None or after.maybe_billed_twice:
@@ -298,9 +318,29 @@ class BatchCollector:
         counts = Counts(stored=builder.rows_known, statuses=failed, without_reply=reasons)
         done = builder.rows_known + self._rows_settled + sum(submitted.done for submitted in self._submitted)
         progress.show(done, counts.stored, in_words(counts))
+        self._stop_if_useless()
         reason = rule(counts) if self._judge.mode == "batch" else None
         if reason is not None:
             raise StageFailed(f"stopped: {reason}. {self.left_behind()}")
+
+    def _saw(self, key: str, example_id: str, outcome: Outcome) -> None:
+        """Look at a row's result: a judge that cannot be read is found out by a first, small batch, as it is live."""
+        if self._first is None or self._useless is not None:
+            return
+        try:
+            result = self._job.work.result({"example_id": example_id}, Request(key, [], {}), outcome)
+        except UNREADABLE as error:  # whatever a judge writes costs its row only
+            result = self._job.work.result({"example_id": example_id}, Request(key, [], {}), Outcome(None, str(error), 0, None))
+        self._useless = self._first.saw(result)
+
+    def _is_first(self) -> bool:
+        """Whether it has yet to be seen that the judge can be read; larger batches go only where a call has seen it."""
+        is_seen = self._first is None or self._first.is_over
+        return not is_seen and all(batch.entry.requests <= ROOM for batch in self._submitted)
+
+    def _stop_if_useless(self) -> None:
+        if self._useless is not None:
+            raise StageFailed(f"stopped: {self._useless}. {self.left_behind()}")
 
     def _tell(self, text: str) -> None:
         say(f"score: {text}")

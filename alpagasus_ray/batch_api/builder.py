@@ -54,8 +54,17 @@ class EqualRow(NamedTuple):
 class BatchBuilder:
     """Goes through the tasks; knows for each request whether it is to be asked, under way, answered or failed."""
 
-    def __init__(self, job: Job, tasks: Sequence[Task], line: Callable[[Request], bytes], max_bytes: int) -> None:
-        self._job, self._tasks, self._line, self._max_bytes = job, tasks, line, max_bytes
+    def __init__(
+        self,
+        job: Job,
+        tasks: Sequence[Task],
+        line: Callable[[Request], bytes],
+        max_bytes: int,
+        saw: Callable[[str, str, Outcome], None],
+    ) -> None:
+        """`line` makes a request's line of an input file; `saw` is shown the key, the example and the reply of every row that
+        an earlier call has asked."""
+        self._job, self._tasks, self._line, self._max_bytes, self._saw = job, tasks, line, max_bytes, saw
         self._todo: deque[tuple[Task, dict[str, Item] | None]] = deque((task, None) for task in tasks)
         """Shards to open; where only some of their requests are to be asked again, those."""
         self._ready: deque[tuple[Item, bytes]] = deque()
@@ -132,6 +141,8 @@ class BatchBuilder:
         ledger = self._job.ledger(task.shard)
         for request, example_id in requests:
             row = EqualRow(task.shard, example_id, stored.unanswered.get(request.key, NO_ATTEMPTS))
+            if request.key in stored.replies:
+                self._saw(request.key, example_id, stored.replies[request.key])
             answer = self._consider(request, row, stored)
             if answer is not None:
                 ledger.add(request.key, example_id, answer)

@@ -187,7 +187,8 @@ class InferenceStage:
         started = time.monotonic()
         at_cap = False
         if self.ahead is not None:
-            job, tasks, at_cap = self.ahead(bill, tasks, rule)
+            with failures.advising(spec.engine):
+                job, tasks, at_cap = self.ahead(bill, tasks, rule)
             bill = bill._replace(parts=[bill.parts[0]._replace(job=job)])
         cap = bill.cap()
         try:

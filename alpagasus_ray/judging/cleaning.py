@@ -19,12 +19,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from alpagasus_ray.data.thoughts import MARKS
 from alpagasus_ray.engines.base import CONTENT_FILTER, FINISH_REASONS, LENGTH, REFUSAL
 
-_NAME = r"(?:[a-z]+:)?(?:think|thinking|thoughts?|reasoning|scratchpad)"
-_OPENING = rf"<{_NAME}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>"
-_CLOSING = rf"</{_NAME}>|\[/think\]|◁/think▷|<\|(?:end_of_thought|end_thinking)\|>"
-MARKS = re.compile(rf"`+[^`\n]*`+|(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})", re.IGNORECASE)
 CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|(?!message\|)[^<|]*\|>[^<]*){0,3}<\|message\|>")
 CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 FRAMES = (

@@ -66,7 +66,8 @@ def _by_prompt(stage: StageDir, manifest: Manifest | None = None) -> dict[str, d
 def _match(rows: Mapping[str, Mapping[str, Any]]) -> Match:
     row = next(iter(rows.values()))
     about = {name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "words_a", "words_b")}
-    return Match(**about, ab=_game(rows.get("ab")), ba=_game(rows.get("ba")))
+    match = Match(**about, ab=_game(rows.get("ab")), ba=_game(rows.get("ba")))
+    return match._replace(length_a=row.get("length_a"), length_b=row.get("length_b"))  # files of earlier versions lack these
 
 
 def _game(row: Mapping[str, Any] | None) -> Game | None:

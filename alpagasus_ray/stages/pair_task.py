@@ -76,7 +76,7 @@ class PairTask:
             **{name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")},
             "request_hash": request.key,
             **self.reading(row, reply, outcome.error),
-            **dict(zip(_by_model(row, "words"), (_words(row[name]) for name in SHOWN), strict=True)),
+            **lengths(row),
             "reply": reply.text if reply else None,
             **row_columns(outcome),
         }
@@ -104,7 +104,10 @@ class PairTask:
         pairs = source()
         shown = [(pair["prompt_id"], pair["order"]) for pair in pairs]
         assert shown == [(row["prompt_id"], row["order"]) for row in rows], "games are kept in the order of their pairs"
-        return [row | self.reading(pair, stored_reply(row), row["error"]) for pair, row in zip(pairs, rows, strict=True)]
+        return [
+            row | lengths(pair) | self.reading(pair, stored_reply(row), row["error"])
+            for pair, row in zip(pairs, rows, strict=True)
+        ]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,8 +140,13 @@ def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
     return [f"{name}_{model}" for model in row["order"]]
 
 
-def _words(answer: str | None) -> int | None:
-    return None if answer is None else len(answer.split())
+def lengths(row: Mapping[str, Any]) -> dict[str, int | None]:
+    """How long both answers of a game are: `length_*` in characters, which say it in every script; `words_*`, between blanks,
+    for readers of earlier versions."""
+    answers: list[str | None] = [row[name] for name in SHOWN]
+    characters = [None if answer is None else len(answer) for answer in answers]
+    words = [None if answer is None else len(answer.split()) for answer in answers]
+    return dict(zip(_by_model(row, "length") + _by_model(row, "words"), characters + words, strict=True))
 
 
 def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:

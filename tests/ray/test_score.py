@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from alpagasus_ray.inference.ledger import FLUSH_S
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.stages.status import status
 from loopback import JudgeStarter
-from toy_runs import ROOT, api_judge, ids, own_job, prompt_hashes, ratings, toy_run
+from toy_runs import ROOT, api_judge, ids, job, own_job, prompt_hashes, ratings, toy_run
 
 CONCURRENCY = 32
 ROWS = 1500
@@ -149,6 +150,23 @@ def test_a_request_that_no_row_gets_through_stops_the_stage_after_a_dozen_in_the
     with pytest.raises(StageFailed, match="stopped: http 400: broken"):
         score(Score(judge=api_judge(server.base_url)), run)
     assert len(server.taken()) <= 100
+
+
+def test_a_judge_that_answers_prose_ends_the_job_with_code_1_after_tens_of_replies_and_shows_one(
+    tmp_path: Path, judge: JudgeStarter
+) -> None:
+    run, server = toy_run(tmp_path, 2000), judge("--says", "Let us weigh this with care.", "--latency", "0.05")
+    options = [part for key in (f"base_url={server.base_url}", "model=toy") for part in ("--set", f"score.judge.{key}")]
+    done = job("score", run.storage.root, *options, "--json")
+    assert done.returncode == 1, done.stderr
+    told = re.search(r"(\d+) of the first \1 rows have no usable result \(\1 x unparsed\)", done.stderr)
+    assert told, done.stderr
+    assert (
+        "one such reply, as it came:\n---\nLet us weigh this with care.\nThe response does what was asked.\n---" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert 50 <= len(server.taken()) <= 100
+    assert run.ratings("judge").manifest() is None
 
 
 def test_keys_stand_in_no_file_of_the_run(tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.inference import endpoint
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.coordinator import Cap
+from alpagasus_ray.inference.first_replies import ROOM
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.stage import RemainingWork
@@ -118,8 +119,50 @@ def test_batches_keep_to_the_limits_of_the_recipe_and_of_the_provider(
     assert made == batches if batches else made > 1
 
 
+def test_a_judge_that_cannot_be_read_costs_one_small_batch_and_calling_again_costs_none(call: Callable[..., Caller]) -> None:
+    caller = call(400, "--says", "A fine answer", rows_per_shard=40)
+    for _ in range(2):
+        with pytest.raises(StageFailed, match=r"of the first \d+ rows have no usable result .*`score\.max_unusable`") as error:
+            caller()
+        assert "one such reply, as it came:\n---\nA fine answer" in str(error.value)
+        assert (caller.server.stats()["batches"], len(caller.server.taken())) == (1, ROOM)
+        assert len(caller.outcomes()) == ROOM, "what was paid is kept"
+        assert Journal(caller.job.home.storage, None).entries == []
+
+
+def test_a_judge_that_can_be_read_gets_whole_batches_after_a_small_one(call: Callable[..., Caller]) -> None:
+    caller = call(400, rows_per_shard=40)
+    caller()
+    assert caller.server.stats()["batches"] == 2
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
+def test_a_call_that_finds_a_larger_batch_under_way_sends_the_next_beside_it(
+    call: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, limits = call(400, rows_per_shard=40), {"max_requests": 100}
+    created = iter((None, None, KeyboardInterrupt()))
+    create, known = RetryingBatchClient.create, []
+
+    def dying(self: RetryingBatchClient, *arguments: Any) -> Any:
+        if (death := next(created, None)) is not None:
+            raise death
+        known.append(len(Journal(caller.job.home.storage, None).entries))
+        caller.server.control(batch_seconds=0.05 if len(known) == 1 else 3.0)
+        return create(self, *arguments)
+
+    monkeypatch.setattr(RetryingBatchClient, "create", dying)
+    with pytest.raises(StageFailed, match="interrupted"):
+        caller(batch=limits)
+    assert known == [1, 1]
+    assert len(Journal(caller.job.home.storage, None).entries) == 2, "of the third it is not known whether it was created"
+    caller(batch=limits)
+    assert known[2] == 2, "the one under way and the first of this call"
+    assert sorted(caller.server.taken()) == sorted(prompt_hashes(caller.run))
+
+
 def test_no_more_batches_are_at_the_provider_than_the_recipe_says(call: Callable[..., Caller]) -> None:
-    caller = call(60)
+    caller = call(100)
     seen: list[int] = []
     note = Journal.note
 

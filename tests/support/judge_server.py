@@ -74,7 +74,7 @@ class Judge:
         self.batches = Batches(options, self.completion, self.note)
         self.arrivals = Arrivals()
         self.kinds: Counter[str] = Counter()
-        self.in_flight = self.peak = self.wrong_key = 0
+        self.in_flight = self.peak = self.wrong_key = self.listed = 0
         self.answered: list[float] = []
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -112,7 +112,7 @@ class Judge:
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The sound reply."""
         asked = body["messages"][-1]["content"]
-        said = self.scores.get(message_hash(asked), pair_scores(asked) if self.options.pairs else 3)
+        said = self.scores.get(message_hash(asked), pair_scores(asked) if self.options.pairs else self.options.says)
         text = f"{said}\nThe response does what was asked."
         tokens_in, tokens_out, cached = self._tokens(body)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
@@ -174,6 +174,7 @@ class Judge:
         return await handler(request)
 
     async def models(self, request: web.Request) -> web.Response:
+        self.listed += 1
         known = {"id": self.options.model, "object": "model", "created": 0, "owned_by": "loopback"}
         return web.json_response({"object": "list", "data": [known]})
 
@@ -202,6 +203,7 @@ class Judge:
         return web.json_response(
             {
                 "taken": self.arrivals.count,
+                "listed": self.listed,
                 "answered": len(self.answered),
                 "peak": self.peak,
                 "seconds": self.answered[-1] - self.arrivals.first if self.answered else 0.0,
@@ -248,6 +250,9 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser()
     options.add_argument("--scores")
     options.add_argument("--pairs", action="store_true", help="score two answers by their lengths (`pair_scores`)")
+    options.add_argument(
+        "--says", default="3", help="the first line of a reply that has no other score, e.g. a sentence without one"
+    )
     options.add_argument("--log")
     options.add_argument("--key")
     options.add_argument("--model", default="toy")

@@ -104,6 +104,20 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(tmp_path: Path, monkeypat
     assert not list(before(recipe, run)), "of a cluster its own check tells"
 
 
+def test_each_server_is_asked_for_its_models_once_in_a_whole_experiment(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_further(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server = judge()
+    rater = {"judge": {"model": "toy", "base_url": server.base_url}}
+    monkeypatch.setattr("alpagasus_ray.stages.score.score", no_further)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(Call(doable(tmp_path, score=rater), Run.open(str(tmp_path / "run")), NO_FLAGS))
+    assert server.stats()["listed"] == 1
+
+
 def test_what_is_finished_needs_its_server_no_more(tmp_path: Path) -> None:
     recipe = doable(tmp_path, score={"judge": {"model": "toy", "base_url": "http://127.0.0.1:9/v1"}})
     run = toy_run(tmp_path, 3)

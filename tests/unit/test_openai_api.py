@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import json
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixed_server import FixedServer, answering, as_bytes, ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -26,27 +25,6 @@ unhurried = settings(deadline=None)
 KEY = "canary-77"
 
 
-class Server(HTTPServer):
-    answer: tuple[int, bytes, dict[str, str]]
-    asked: list[dict[str, Any]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        status, body, headers = self.server.answer
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def _key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -55,36 +33,21 @@ def _key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(_key: None) -> Iterator[Server]:
-    running = Server(("127.0.0.1", 0), Handler)
-    running.asked = []
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+def server(_key: None) -> Iterator[FixedServer]:
+    with answering(200, b"") as running:
+        yield running
 
 
-def _ask(server: Server, status: int, body: object, **headers: str) -> Reply:
-    server.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
-    judge = Judge(kind="api", model="toy", base_url=f"http://127.0.0.1:{server.server_port}/v1", timeout_s=10)
-
-    async def once() -> Reply:
-        engine = OpenAIEngine(judge)
-        try:
-            return await engine.complete(Request("key", [{"role": "user", "content": "Rate it."}], {}))
-        finally:
-            await engine.close()
-
-    return asyncio.run(once())
+def _ask(server: FixedServer, status: int, body: object, **headers: str) -> Reply:
+    server.answer = (status, as_bytes(body), headers)
+    return ask(server, model="toy")
 
 
 def _chat(message: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"choices": [{"message": message, "finish_reason": more.pop("finish_reason", "stop")}], **more}
 
 
-def test_a_reply_is_taken_with_its_tokens(server: Server) -> None:
+def test_a_reply_is_taken_with_its_tokens(server: FixedServer) -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     assert _ask(server, 200, _chat({"content": "4.5"}, usage=usage)) == Reply("4.5", "stop", 9, 2, 4)
     assert server.asked == [
@@ -102,23 +65,23 @@ def test_a_reply_is_taken_with_its_tokens(server: Server) -> None:
         ),
     ],
 )
-def test_text_comes_in_several_forms(server: Server, message: dict[str, Any], text: str) -> None:
+def test_text_comes_in_several_forms(server: FixedServer, message: dict[str, Any], text: str) -> None:
     assert _ask(server, 200, _chat(message)).text == text
 
 
-def test_a_refusal_of_the_provider_is_marked_as_one(server: Server) -> None:
+def test_a_refusal_of_the_provider_is_marked_as_one(server: FixedServer) -> None:
     assert _ask(server, 200, _chat({"content": None, "refusal": "No."}))[:2] == ("No.", "refusal")
 
 
 @pytest.mark.parametrize("usage", [None, [], {"prompt_tokens": "9", "completion_tokens": 1.5, "prompt_tokens_details": None}])
-def test_token_counts_that_are_none_are_not_known(server: Server, usage: object) -> None:
+def test_token_counts_that_are_none_are_not_known(server: FixedServer, usage: object) -> None:
     assert _ask(server, 200, _chat({"content": "4"}, usage=usage))[2:5] == (None, None, None)
 
 
 @pytest.mark.parametrize(
     "body", [b"<html>gateway</html>", b'{"choices": [', {"choices": []}, {"error": "?"}, [], {"choices": [{"message": None}]}]
 )
-def test_a_body_that_is_no_reply_may_be_asked_for_again(server: Server, body: object) -> None:
+def test_a_body_that_is_no_reply_may_be_asked_for_again(server: FixedServer, body: object) -> None:
     with pytest.raises(TryAgain, match="malformed reply"):
         _ask(server, 200, body)
 
@@ -156,7 +119,7 @@ def test_any_json_is_a_reply_or_may_be_asked_for_again(body: object) -> None:
     ],
 )
 def test_each_status_has_its_consequence_and_no_message_holds_the_key(
-    server: Server, status: int, message: str, error: type[EngineError], told: str
+    server: FixedServer, status: int, message: str, error: type[EngineError], told: str
 ) -> None:
     with pytest.raises(error, match=told) as raised:
         _ask(server, status, {"error": {"message": message}})
@@ -165,14 +128,14 @@ def test_each_status_has_its_consequence_and_no_message_holds_the_key(
 
 @pytest.mark.parametrize("body", [f"<html>{KEY}</html>".encode(), {"told": KEY}, b"." * 297 + KEY.encode()])
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_a_body_that_repeats_the_key_is_told_without_it(server: Server, status: int, body: object) -> None:
+def test_a_body_that_repeats_the_key_is_told_without_it(server: FixedServer, status: int, body: object) -> None:
     with pytest.raises(EngineError) as raised:
         _ask(server, status, body)
     assert KEY[:3] not in str(raised.value)
 
 
 def test_a_server_that_wants_a_key_where_there_is_none_is_told_with_the_variable_and_the_machine(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: FixedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(EngineUnusable) as raised:
@@ -181,7 +144,7 @@ def test_a_server_that_wants_a_key_where_there_is_none_is_told_with_the_variable
     assert str(raised.value) == f"http 401: the server wants a key, and on {socket.gethostname()} {missing}: none is no key"
 
 
-def test_an_account_without_money_stops_the_stage_though_its_status_says_slow_down(server: Server) -> None:
+def test_an_account_without_money_stops_the_stage_though_its_status_says_slow_down(server: FixedServer) -> None:
     with pytest.raises(EngineUnusable, match="no money left"):
         _ask(server, 429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
 
@@ -363,7 +326,7 @@ def test_a_handshake_that_fails_has_cost_nothing() -> None:
     ],
 )
 def test_a_server_that_works_and_turns_away_has_billed_nothing_and_one_that_broke_may_have(
-    server: Server, status: int, cause: str
+    server: FixedServer, status: int, cause: str
 ) -> None:
     with pytest.raises(TryAgain) as raised:
         _ask(server, status, {"error": {"message": "no"}}, **{"Retry-After": "3"})
@@ -371,13 +334,13 @@ def test_a_server_that_works_and_turns_away_has_billed_nothing_and_one_that_brok
 
 
 @pytest.mark.parametrize("body", [b"<html>gateway</html>", b'{"choices": [', b""])
-def test_an_answer_that_is_no_reply_may_have_been_billed(server: Server, body: bytes) -> None:
+def test_an_answer_that_is_no_reply_may_have_been_billed(server: FixedServer, body: bytes) -> None:
     with pytest.raises(TryAgain) as raised:
         _ask(server, 200, body)
     assert raised.value.cause == "unknown"
 
 
-def test_a_request_that_is_too_large_for_the_limit_of_a_minute_is_the_rows_own_fault(server: Server) -> None:
+def test_a_request_that_is_too_large_for_the_limit_of_a_minute_is_the_rows_own_fault(server: FixedServer) -> None:
     with pytest.raises(RowRefused, match="too long"):
         _ask(
             server, 429, {"error": {"message": "Request too large for gpt-4o on tokens per min: Limit 30000, Requested 41000"}}
@@ -396,7 +359,9 @@ def test_a_request_that_is_too_large_for_the_limit_of_a_minute_is_the_rows_own_f
         ({}, None),
     ],
 )
-def test_the_pause_that_a_server_asks_for_is_passed_on(server: Server, headers: dict[str, str], seconds: float | None) -> None:
+def test_the_pause_that_a_server_asks_for_is_passed_on(
+    server: FixedServer, headers: dict[str, str], seconds: float | None
+) -> None:
     with pytest.raises(TryAgain) as raised:
         _ask(server, 429, {}, **headers)
     assert raised.value.retry_after_s == seconds

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.store.run import STATE, Run
-from alpagasus_ray.training import heldout, measure, model, settings
+from alpagasus_ray.training import measure, model, settings
 from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.failures import why_stopped
 from alpagasus_ray.training.spec import Stopped, Trained, Training
 from alpagasus_ray.training.token_files import Tokens
-from trainings import run_with_arms, tiny
+from trainings import plain_heldout, run_with_arms, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks for it
 FIRST, LAST = 20, 26
@@ -54,21 +54,6 @@ def done(training: Training, monkeypatch: pytest.MonkeyPatch) -> Trained:
     return found
 
 
-def loss_of(folder: str, config: Finetune) -> float:
-    """The held-out loss of a model in plain PyTorch, one example after the other."""
-    its = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    held = heldout.read(config)
-    assert held is not None
-    tokens, total = Tokens([held.tokens]), 0.0
-    for index in range(len(tokens)):
-        ids, prompt = torch.tensor(tokens.ids(index)).long(), int(tokens.prompt_tokens[index])
-        with torch.no_grad():
-            total += torch.nn.functional.cross_entropy(
-                its(ids[None]).logits[0, prompt - 1 : -1], ids[prompt:], reduction="sum"
-            ).item()
-    return total / int(tokens.label_tokens.sum())
-
-
 # what is measured, and kept
 
 
@@ -79,8 +64,12 @@ def test_the_held_out_loss_is_measured_before_the_first_update_and_after_the_las
     facts = done(training_of(config, run, "arm"), monkeypatch).facts
     before, after = facts["heldout_curve"]
     assert (before["step"], after["step"]) == (0, 3)
-    assert before["loss"] == pytest.approx(loss_of(str(config.model), config), abs=1e-4)
-    assert after["loss"] == facts["heldout"]["loss"] == pytest.approx(loss_of(run.model("arm").storage.root, config), abs=1e-4)
+    assert before["loss"] == pytest.approx(plain_heldout(str(config.model), config)[0], abs=1e-4)
+    assert (
+        after["loss"]
+        == facts["heldout"]["loss"]
+        == pytest.approx(plain_heldout(run.model("arm").storage.root, config)[0], abs=1e-4)
+    )
     assert facts["kept_step"] == 3
 
 
@@ -97,7 +86,7 @@ def test_the_weights_of_the_lowest_held_out_loss_become_the_model(
     assert best != 6
     assert facts["kept_step"] == best
     assert facts["heldout"]["loss"] == curve[best]
-    assert loss_of(run.model("arm").storage.root, config) == pytest.approx(curve[best], abs=1e-4)
+    assert plain_heldout(run.model("arm").storage.root, config)[0] == pytest.approx(curve[best], abs=1e-4)
 
 
 def test_a_training_that_goes_on_remembers_what_was_measured_and_the_best(
