@@ -112,12 +112,14 @@ VERDICTS = pa.schema(  # one row a game
         pa.field("winner", pa.string()),  # a, b, tie: the models, whatever the order; null unless judged
         pa.field("score_a", pa.float64()),  # null where the verdict has no scores
         pa.field("score_b", pa.float64()),
-        pa.field("words_a", pa.int32()),  # length of the answers; null where there is none
+        pa.field("words_a", pa.int32()),  # of the answers, between blanks, as earlier versions measured; null without one
         pa.field("words_b", pa.int32()),
         *(RATINGS.field(name) for name in ("reply", "finish_reason", "tokens_in", "tokens_out", "tokens_cached", "cost_usd")),
         *(RATINGS.field(name) for name in ("latency_s", "attempts", "maybe_billed_twice", "model", "fingerprint")),
         pa.field("error", pa.string()),  # why there is no verdict
         *(RATINGS.field(name) for name in ("reasoning", "max_tokens")),
+        pa.field("length_a", pa.int64()),  # of the answers, in characters; null without one; files may lack them
+        pa.field("length_b", pa.int64()),
     ]
 )
 

@@ -1,7 +1,7 @@
 """Whether a comparison was won by length: pure functions over the judged prompts of which both lengths are known."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ FEWEST_FOR_A_FIT = 10
 POINTS: dict[Outcome, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 Floats = NDArray[np.float64]
+Unit = Literal["characters", "words"]
 
 
 class Fit(NamedTuple):
@@ -26,26 +27,40 @@ class Fit(NamedTuple):
 
 
 def length_report(judged: Sequence[tuple[Match, Outcome]]) -> dict[str, Any]:
-    """Mean lengths in words, who won the prompts with unequal lengths, and the win rate with the lengths' part taken out."""
-    known = [(match, POINTS[outcome]) for match, outcome in judged if None not in (match.words_a, match.words_b)]
-    words = np.array([(match.words_a, match.words_b) for match, _ in known], dtype=np.float64).reshape(-1, 2)
+    """Mean lengths in `unit`, who won the prompts with unequal lengths, and the win rate with the lengths' part taken out."""
+    unit = unit_of([match for match, _ in judged])
+    known = [(both, POINTS[outcome]) for match, outcome in judged if None not in (both := _lengths(match, unit))]
+    lengths = np.array([both for both, _ in known], dtype=np.float64).reshape(-1, 2)
     points = np.array([point for _, point in known], dtype=np.float64)
-    longer = words[:, 0] - words[:, 1]
+    longer = lengths[:, 0] - lengths[:, 1]
     decided = (points != POINTS["tie"]) & (longer != 0)
     fit = length_controlled(longer, points)
     return {
         "prompts": len(known),
-        "mean_words_a": rounded(words[:, 0].mean()) if known else None,
-        "mean_words_b": rounded(words[:, 1].mean()) if known else None,
+        "unit": unit,
+        "mean_length_a": rounded(lengths[:, 0].mean()) if known else None,
+        "mean_length_b": rounded(lengths[:, 1].mean()) if known else None,
         "longer_win_share": share(int(((longer > 0) == (points == POINTS["win"]))[decided].sum()), int(decided.sum())),
         "length_controlled_win_rate": {**interval(fit.value, fit.low, fit.high), "why_not": fit.why_not},
     }
 
 
+def unit_of(matches: Iterable[Match]) -> Unit:
+    """What the lengths of these prompts are compared in: characters; words where verdicts of an earlier version, which knew
+    no others, are among them."""
+    older = any(None in _lengths(match, "characters") and None not in _lengths(match, "words") for match in matches)
+    return "words" if older else "characters"
+
+
+def _lengths(match: Match, unit: Unit) -> tuple[int | None, int | None]:
+    """Of a's answer and of b's."""
+    return (match.length_a, match.length_b) if unit == "characters" else (match.words_a, match.words_b)
+
+
 def length_controlled(longer: Floats, points: Floats) -> Fit:
     """What the win rate would be if both models answered at the same length.
 
-    `longer` holds by how many words a's answer is the longer, `points` 1, 0.5 or 0 for a win, tie or loss of a; both (n,).
+    `longer` holds by how much a's answer is the longer, `points` 1, 0.5 or 0 for a win, tie or loss of a; both (n,).
     A logistic regression of the points on tanh(longer / its standard deviation) is read off at a difference of 0, in the
     spirit of AlpacaEval 2 (arXiv 2404.04475; theirs also knows the difficulty of each instruction). The interval stands
     symmetric on the logit scale, from the robust covariance (HC0): a tie is half a point, which a binomial never gives.

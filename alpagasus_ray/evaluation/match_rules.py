@@ -48,8 +48,11 @@ class Match(NamedTuple):
     """a's answer stood first."""
     ba: Game | None
     words_a: int | None
-    """Length of a's answer; None where there is none."""
+    """Words between blanks of a's answer; None where there is none."""
     words_b: int | None
+    length_a: int | None = None
+    """Characters of a's answer; None where there is none, and in verdicts of earlier versions, which have words alone."""
+    length_b: int | None = None
 
 
 class Games(NamedTuple):

@@ -62,8 +62,14 @@ def from_the_side_of(arms: Iterable[str], found: Judged) -> Judged:
 
 
 def _turned_match(match: Match) -> Match:
-    # the game in which the other model stood first is now `ab`
-    return match._replace(ab=_turned(match.ba), ba=_turned(match.ab), words_a=match.words_b, words_b=match.words_a)
+    return match._replace(
+        ab=_turned(match.ba),  # the game in which the other model stood first
+        ba=_turned(match.ab),
+        words_a=match.words_b,
+        words_b=match.words_a,
+        length_a=match.length_b,
+        length_b=match.length_a,
+    )
 
 
 def _turned(game: Game | None) -> Game | None:

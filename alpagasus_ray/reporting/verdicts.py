@@ -68,7 +68,9 @@ def _by_prompt(stage: StageDir, manifest: Manifest | None = None) -> dict[str, d
 def _match(rows: Mapping[str, Mapping[str, Any]]) -> Match:
     row = next(iter(rows.values()))
     about = {name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "words_a", "words_b")}
-    return Match(**about, ab=_game(rows.get("ab")), ba=_game(rows.get("ba")))
+    # files of earlier versions lack these
+    lengths = {name: row.get(name) for name in ("length_a", "length_b")}
+    return Match(**about, **lengths, ab=_game(rows.get("ab")), ba=_game(rows.get("ba")))
 
 
 def _game(row: Mapping[str, Any] | None) -> Game | None:

@@ -72,7 +72,7 @@ class PairWork:
             **{name: row[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")},
             "request_hash": request.key,
             **self.reading(row, reply, outcome.error),
-            **dict(zip(_by_model(row, "words"), (_words(row[name]) for name in SHOWN), strict=True)),
+            **lengths(row),
             "reply": reply.text if reply else None,
             **reply_columns.columns(outcome),
         }
@@ -101,8 +101,13 @@ def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
     return [f"{name}_{model}" for model in row["order"]]
 
 
-def _words(answer: str | None) -> int | None:
-    return None if answer is None else len(answer.split())
+def lengths(row: Mapping[str, Any]) -> dict[str, int | None]:
+    """How long both answers of a game are: `length_*` in characters, which say it in every script; `words_*`, between blanks,
+    for readers of earlier versions."""
+    answers: list[str | None] = [row[name] for name in SHOWN]
+    characters = [None if answer is None else len(answer) for answer in answers]
+    words = [None if answer is None else len(answer.split()) for answer in answers]
+    return dict(zip(_by_model(row, "length") + _by_model(row, "words"), characters + words, strict=True))
 
 
 def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:

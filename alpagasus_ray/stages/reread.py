@@ -13,7 +13,7 @@ from alpagasus_ray.inference import asking
 from alpagasus_ray.inference.reply_columns import stored
 from alpagasus_ray.inference.stage import Summing
 from alpagasus_ray.stages.answer_task import GenerateWork
-from alpagasus_ray.stages.pair_task import PairWork
+from alpagasus_ray.stages.pair_task import PairWork, lengths
 from alpagasus_ray.stages.rating_task import ScoreWork
 from alpagasus_ray.store.lease import latest_parts, shard_of
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, describe
@@ -128,6 +128,8 @@ def games_again(work: PairWork, pairs: StageDir, listed: Manifest) -> Callable[[
         shown = pairs.table(file.name, file.sha256).to_pylist()
         found = [(pair["prompt_id"], pair["order"]) for pair in shown]
         assert found == [(row["prompt_id"], row["order"]) for row in rows], "games are kept in the order of their pairs"
-        return [row | work.reading(pair, stored(row), row["error"]) for pair, row in zip(shown, rows, strict=True)]
+        return [
+            row | lengths(pair) | work.reading(pair, stored(row), row["error"]) for pair, row in zip(shown, rows, strict=True)
+        ]
 
     return again

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from alpagasus_ray.config import digest
 from alpagasus_ray.data.schema import ANSWERS, CURVE, RATINGS, VERDICTS
 from alpagasus_ray.reporting.arms_table import TOLD
-from alpagasus_ray.stages.pair_task import both_orders, manifest_of
+from alpagasus_ray.stages.pair_task import both_orders, lengths, manifest_of
 from alpagasus_ray.stages.pairs import write_pairs
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
 from toy_runs import ids
@@ -120,7 +120,6 @@ def judge(
 def _verdict(game: Mapping[str, Any], winner: str | None) -> dict[str, Any]:
     """Both answers have their lengths, and the winner 8 points to 6."""
     scores = {"a": (8.0, 6.0), "b": (6.0, 8.0), "tie": (7.0, 7.0)}.get(winner or "", (None, None))
-    of_a, of_b = ("first", "second") if game["order"] == "ab" else ("second", "first")
     return {
         **dict.fromkeys(VERDICTS.names),
         **{name: game[name] for name in ("prompt_id", "test_set", "category", "skill", "difficulty", "order")},
@@ -129,8 +128,7 @@ def _verdict(game: Mapping[str, Any], winner: str | None) -> dict[str, Any]:
         "winner": winner,
         "score_a": scores[0],
         "score_b": scores[1],
-        "words_a": len(game[of_a].split()),
-        "words_b": len(game[of_b].split()),
+        **lengths(game),
         "reply": f"The reply of order {game['order']}: {winner}",
         "attempts": 1,
         "maybe_billed_twice": 0,

@@ -15,6 +15,8 @@ from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Manifest, Run
 from alpagasus_ray.training.encode import Encoded, Encoder
+from report_runs import rate
+from toy_runs import ratings
 
 FULL = Arm(name="full", policy="full")
 
@@ -117,6 +119,78 @@ def test_every_kind_of_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
         path = Path(run.subset("full").storage.path(f"subset.alpaca.{kind}"))
         came = pq.read_table(path).to_pylist() if kind == "parquet" else list(csv.DictReader(path.open(newline="")))
         assert came == rows
+
+
+KEPT = Arm(name="kept", policy="threshold", threshold=4.0)
+SCORED = (4.5, 1.0, None, 5.0, 3.5, 4.0)
+
+
+@pytest.mark.parametrize(
+    "layout", ["alpaca.json", "alpaca.jsonl", "alpaca.csv", "alpaca.parquet", "messages.jsonl", "sharegpt.json"]
+)
+def test_chosen_records_come_out_with_their_ratings_beside_them_and_are_else_the_sources_own(
+    tmp_path: Path, layout: str
+) -> None:
+    records = [_record(layout, number) for number in range(len(SCORED))]
+    run, _, rows = _made(_written(tmp_path, layout, records), tmp_path)
+    rate(run, SCORED)
+    pick_subset(Pick(arms=(KEPT,), max_unscored=1.0), run)
+    rated = {row["example_id"]: row["score"] for row in ratings(run).to_pylist()}
+    scores = [rated[row["example_id"]] for row in rows]
+    chosen = [(record, score) for record, score in zip(records, scores, strict=True) if score is not None and score >= 4.0]
+    came = _read(Path(run.subset("kept").storage.path(f"subset.{layout}")))
+    assert [(float(one.pop("score")), one) for one in came] == [(score, record) for record, score in chosen]
+    assert len(came) == 3
+
+
+def test_a_record_of_several_examples_comes_out_once_with_the_rating_of_each_that_was_chosen(tmp_path: Path) -> None:
+    records = [_turns("a", f"b{n}", "c", f"d{n}", id=n) for n in range(3)]
+    run, _, rows = _made(_lines(tmp_path, *records), tmp_path, turns="all")
+    rate(run, [5.0, 1.0, 4.0, 4.5, 2.0, 3.0])
+    pick_subset(Pick(arms=(KEPT,)), run)
+    rated = {row["example_id"]: row["score"] for row in ratings(run).to_pylist()}
+    came = _read(Path(run.subset("kept").storage.path("subset.messages.jsonl")))
+    chosen = [[row["example_id"] for row in rows if row["row"] == n and rated[row["example_id"]] >= 4.0] for n in range(3)]
+    beside = [[{"example_id": name, "score": rated[name]} for name in names] for names in chosen]
+    assert [len(names) for names in chosen] == [1, 2, 0]
+    assert came == [{**record, "chosen": told} for record, told in zip(records, beside, strict=True) if told]
+
+
+def _record(layout: str, number: int) -> dict[str, Any]:
+    if layout.startswith("messages"):
+        return _turns(f"ask {number}", "ü,\n", id=number, lang="en")
+    if layout.startswith("sharegpt"):
+        return {
+            "id": f"r{number}",
+            "conversations": [{"from": "human", "value": f"ask {number}"}, {"from": "gpt", "value": "ü"}],
+        }
+    return {"id": f"r{number}", "instruction": f"ask {number}", "input": "", "output": "ü,\n", "note": "kept"}
+
+
+def _written(folder: Path, layout: str, records: list[dict[str, Any]]) -> Path:
+    kind = layout.rpartition(".")[2]
+    path = folder / f"rows.{kind}"
+    if kind == "jsonl":
+        return _lines(folder, *records)
+    if kind == "json":
+        path.write_text(json.dumps(records))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        with path.open("w", newline="") as stream:
+            table = csv.DictWriter(stream, list(records[0]))
+            table.writeheader()
+            table.writerows(records)
+    return path
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    if path.suffix == ".csv":
+        return list(csv.DictReader(path.open(newline="")))
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)  # type: ignore[no-any-return]
 
 
 def test_a_number_comes_out_as_it_was_written(tmp_path: Path) -> None:

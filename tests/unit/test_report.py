@@ -152,7 +152,10 @@ def test_verdicts_are_told_from_the_side_of_the_arm_whichever_model_they_name_fi
         assert mine[key] == same[key]
     assert mine["win"] == 13
     # "selected says it too" and "full says toys-1"
-    assert (mine["length"]["mean_words_a"], mine["length"]["mean_words_b"]) == (4.0, 3.0)
+    assert mine["length"]["unit"] == "characters"
+    assert mine["length"]["mean_length_a"] == len("selected says it too")
+    # of the 18 judged prompts 8 have a number of two digits
+    assert mine["length"]["mean_length_b"] == pytest.approx(len("full says toys-1") + 8 / 18, abs=1e-6)
 
 
 def test_what_the_baseline_took_more_is_told_and_what_nobody_knows_is_left_out(tmp_path: Path) -> None:

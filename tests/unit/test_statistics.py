@@ -52,6 +52,8 @@ MATCHES = st.lists(
         ba=st.none() | GAMES | GAMES,
         words_a=WORDS,
         words_b=WORDS,
+        length_a=WORDS,
+        length_b=WORDS,
     ),
     max_size=40,
 )
@@ -73,7 +75,8 @@ def _turned(match: Match) -> Match:
     def turned(game: Game | None) -> Game | None:
         return game and Game(OTHER[game.winner], game.score_b, game.score_a)
 
-    return match._replace(ab=turned(match.ba), ba=turned(match.ab), words_a=match.words_b, words_b=match.words_a)
+    swapped = {f"{name}_{side}": getattr(match, f"{name}_{OTHER[side]}") for name in ("words", "length") for side in ("a", "b")}
+    return match._replace(ab=turned(match.ba), ba=turned(match.ab), **swapped)
 
 
 def _cherry(shared: Path, name: str) -> list[Match]:
@@ -148,7 +151,8 @@ def test_the_other_models_report_is_the_mirror_image(matches: list[Match], rule:
     for key in ("prompts", "judged", "no_verdict", "sign_test_p", "position"):
         assert here[key] == there[key]
     assert here["length"]["longer_win_share"] == there["length"]["longer_win_share"]
-    assert here["length"]["mean_words_a"] == there["length"]["mean_words_b"]
+    assert here["length"]["mean_length_a"] == there["length"]["mean_length_b"]
+    assert here["length"]["unit"] == there["length"]["unit"]
     _assert_mirrored(here["length"]["length_controlled_win_rate"], there["length"]["length_controlled_win_rate"], 1, 1e-5)
     near = 1e-5 if here["win"] != here["lose"] else 4 / max(here["judged"], 1)  # of equals there is no better side
     _assert_mirrored(here["winning_score"], there["winning_score"], 2, near)
@@ -193,7 +197,10 @@ def test_groups_add_up_to_the_pooled_counts(matches: list[Match], rule: Rule) ->
 @settings(deadline=None)
 @given(MATCHES, st.sampled_from(RULES))
 def test_prompts_without_a_verdict_change_nothing_but_their_own_count(matches: list[Match], rule: Rule) -> None:
-    lost = [_match(i, game, None, words_a=9, words_b=99) for i, game in enumerate([None, _game(9, 1), _game(1, 9)])]
+    lost = [
+        _match(i, game, None, words_a=9, words_b=99, length_a=50, length_b=500)
+        for i, game in enumerate([None, _game(9, 1), _game(1, 9)])
+    ]
     before, after = summarize(matches, rule, 100), summarize(matches + lost, rule, 100)
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {"prompts", "no_verdict"}
@@ -208,7 +215,7 @@ def test_of_nothing_every_number_is_missing_and_none_is_zero() -> None:
         summary["win_rate"]["low"],
         summary["sign_test_p"],
         *(summary["position"][key] for key in ("consistency", "flip_rate", "first_slot_share", "slot_bias_p")),
-        *(summary["length"][key] for key in ("mean_words_a", "mean_words_b", "longer_win_share")),
+        *(summary["length"][key] for key in ("mean_length_a", "mean_length_b", "longer_win_share")),
         summary["length"]["length_controlled_win_rate"]["value"],
         summary["score_ratio"]["percent"],
         summary["score_ratio"]["by_skill_percent"],
