@@ -94,8 +94,12 @@ def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    add_arguments(parser, spec._replace(flags={flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed}))
-    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="every knob, not only the usual ones", section=spec.section)
+    add_arguments(
+        parser, spec._replace(flags={flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed})
+    )
+    parser.add_argument(
+        "--help-all", action=_HelpAll, nargs=0, help="every knob, not only the usual ones", section=spec.section
+    )
     return parser
 
 

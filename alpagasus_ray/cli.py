@@ -29,6 +29,7 @@ ALL_STATUSES = "all"
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
+    "data": {"metavar": "SOURCE"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
 """What the switches take that take something."""

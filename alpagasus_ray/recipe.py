@@ -7,7 +7,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,13 +37,12 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     written, lines = _read_yaml(path) if path else ({}, {})
     for override in overrides:
         _apply(written, override)
-        overridden = tuple(override.partition("=")[0].split("."))
-        lines = {key: line for key, line in lines.items() if key[: len(overridden)] != overridden}
+    typed = {tuple(override.partition("=")[0].split(".")) for override in overrides}
     problems: list[str] = []
     try:
         recipe = Recipe.model_validate(written)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(problem) + _line(problem, lines, path) for problem in error.errors()))
+        problems = list(dict.fromkeys(_explain(problem) + _line(problem, lines, path, typed) for problem in error.errors()))
     told = [problem for problem in problems if "environment" in problem]
     found = credentials.found_in(written)
     problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in told)]
@@ -87,9 +86,11 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tupl
             yield from _lines(value, (*path, str(number)))
 
 
-def _line(problem: Any, lines: Lines, path: str | None) -> str:
-    """Where in the file the problem is, if it is the file that has it."""
+def _line(problem: Any, lines: Lines, path: str | None, typed: Set[tuple[str, ...]]) -> str:
+    """Where in the file the problem is, if it is the file that has it, and not a key typed on the command line."""
     where = tuple(str(part) for part in problem["loc"])
+    if any(where[: len(key)] == key for key in typed):
+        return ""
     for length in range(len(where), 0, -1):
         if where[:length] in lines:
             return f" ({_without_login(path or '')}, line {lines[where[:length]]})"
