@@ -75,7 +75,7 @@ def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="alpagasus",
         usage="alpagasus VERB RUN [-r RECIPE] [-s KEY=VALUE …] [--json]",
-        description="Rate an instruction dataset with an LLM judge, keep the best of it, train on it, and see whether that was right.",
+        description="Rate an instruction dataset with an LLM judge, keep the best, train on it, and see if it was right.",
         epilog="\n".join([*(f"  {name:<9}{verb.help}" for name, verb in VERBS.items()), "", EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -94,12 +94,9 @@ def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    add_arguments(
-        parser, spec._replace(flags={flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed})
-    )
-    parser.add_argument(
-        "--help-all", action=_HelpAll, nargs=0, help="every knob, not only the usual ones", section=spec.section
-    )
+    flags = {flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed}
+    add_arguments(parser, spec._replace(flags=flags))
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="all knobs, not only the usual ones", section=spec.section)
     return parser
 
 
@@ -110,7 +107,7 @@ class _HelpAll(argparse.Action):
         super().__init__(*args, **options)
         self._section = section
 
-    def __call__(self, *given: Any, **options: Any) -> None:
+    def __call__(self, *_given: Any, **_options: Any) -> None:
         """Print them and end the process."""
         sys.stdout.write("\n".join(_table(self._section, None)) + "\n")
         sys.exit(0)

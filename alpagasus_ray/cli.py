@@ -166,8 +166,8 @@ def add_arguments(parser: argparse.ArgumentParser, spec: JobSpec) -> None:
         "-r",
         "--recipe",
         metavar="FILE",
-        help="the YAML file that describes the run, its URI, or the name of a recipe that ships with the package; defaults hold "
-        "without one",
+        help="the YAML file that describes the run, its URI, or the name of a recipe that ships with the package; without "
+        "one the defaults hold",
     )
     parser.add_argument(
         "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML"

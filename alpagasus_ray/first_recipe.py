@@ -30,12 +30,12 @@ def init(call: Call) -> dict[str, Any]:
     seen = sample(Ingest(source=source), RECORDS)
     gpu = has_gpu()
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join([*_head(source, seen), *_rating(source, seen), *_training(gpu=gpu)]) + "\n", encoding="utf-8")
+    target.write_text("\n".join([*_head(source, seen), *_rating(source), *_training(gpu=gpu)]) + "\n", encoding="utf-8")
     return {"stage": "recipe", "location": str(target), "rows": seen.records, "notes": list(_next(str(target), root, gpu=gpu))}
 
 
 def _head(source: str, seen: Sample) -> Iterator[str]:
-    yield f"# A first recipe for {source!r}, written by `alpagasus init`. Every key of it, and all others: alpagasus run --help-all"
+    yield f"# A first recipe for {source!r}, written by `alpagasus init`. All keys there are: alpagasus run RUN --help-all"
     lost = seen.records - len(seen.examples)
     yield f"# The first {seen.records:,} records were read in the layout {seen.layout!r}: {len(seen.examples):,} examples."
     if lost > 0:
@@ -45,7 +45,7 @@ def _head(source: str, seen: Sample) -> Iterator[str]:
         yield f"# Their answers are {mean:,.0f} characters long on average."
 
 
-def _rating(source: str, seen: Sample) -> Iterator[str]:
+def _rating(source: str) -> Iterator[str]:
     yield "ingest:"
     yield f"  source: {yaml.safe_dump(source, width=10_000).removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
     yield "score:"
@@ -68,11 +68,9 @@ def _rating(source: str, seen: Sample) -> Iterator[str]:
 
 
 def _training(*, gpu: bool) -> Iterator[str]:
-    yield "# To train on the arms and compare the models, fill this in and take the # away" + (
-        ":"
-        if gpu
-        else ". There is no GPU here: a cluster with one is\n# described in docs/cluster.md; a small model also trains on CPUs."
-    )
+    yield "# To train on the arms and to compare the models, fill this in and take the # away."
+    if not gpu:
+        yield "# There is no GPU here: docs/cluster.md tells how to use machines with one. A small model also trains on CPUs."
     yield "# finetune:"
     yield "#   model: Qwen/Qwen3-0.6B-Base    # a path, or a name on the Hugging Face hub"
     yield "#   epochs: 3"

@@ -7,7 +7,8 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tupl
             yield from _lines(value, (*path, str(number)))
 
 
-def _line(problem: Any, lines: Lines, path: str | None, typed: Set[tuple[str, ...]]) -> str:
+def _line(problem: Any, lines: Lines, path: str | None, typed: AbstractSet[tuple[str, ...]]) -> str:
     """Where in the file the problem is, if it is the file that has it, and not a key typed on the command line."""
     where = tuple(str(part) for part in problem["loc"])
     if any(where[: len(key)] == key for key in typed):
