@@ -1,5 +1,6 @@
 """The command `alpagasus`: each verb is the job of its name, its help fits a screen, and `init` writes a recipe that holds."""
 
+import importlib
 import json
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from alpagasus_ray import __main__ as command
 from alpagasus_ray import __version__, recipe
 from alpagasus_ray.config import Recipe
 
+SHIPPED = [file.stem for file in recipe.RECIPES.glob("*.yaml")]
 ROWS = [{"instruction": f"Name {n} fruits.", "input": "", "output": ", ".join(["apple"] * n)} for n in range(1, 9)]
 
 
@@ -90,9 +92,8 @@ def test_init_tells_of_data_that_cannot_be_read_and_writes_nothing(tmp_path: Pat
 
 
 def test_a_recipe_that_ships_is_found_by_its_name(tmp_path: Path) -> None:
-    names = [file.stem for file in recipe.RECIPES.glob("*.yaml")]
-    assert "alpagasus-7b" in names
-    for name in names:
+    assert "alpagasus-7b" in SHIPPED
+    for name in SHIPPED:
         assert recipe.load(name, []).written == recipe.load(str(recipe.RECIPES / f"{name}.yaml"), []).written
 
 
@@ -108,3 +109,24 @@ def test_a_mistake_in_a_recipe_is_told_with_file_and_line(tmp_path: Path, capsys
     wrong.write_text("score:\n  concurrency: 3\n")
     assert ended(f"score {tmp_path}/run -r {wrong} -s score.concurrency=-1") == 2
     assert "line" not in capsys.readouterr().err, "what the command line says is not the file's mistake"
+
+
+ROOT = Path(__file__).parents[2]
+SHOWN = [
+    line.partition("#")[0].strip()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for line in page.read_text(encoding="utf-8").splitlines()
+    if line.startswith(("alpagasus ", "$ alpagasus "))
+]
+
+
+def test_the_pages_show_commands() -> None:
+    assert len(SHOWN) >= 9
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_that_the_pages_show_is_one(line: str) -> None:
+    _, verb, *arguments = shlex.split(line.removeprefix("$ "))
+    spec = getattr(importlib.import_module(command.VERBS[verb].module), command.VERBS[verb].job)
+    parsed = command._of_verb(verb, spec).parse_args(arguments)
+    recipe.load(parsed.recipe if parsed.recipe in SHIPPED else None, parsed.set)
