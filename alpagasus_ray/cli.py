@@ -29,6 +29,7 @@ ALL_STATUSES = "all"
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
+    "data": {"metavar": "SOURCE"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
 """What the switches take that take something."""
@@ -64,7 +65,11 @@ class JobSpec(NamedTuple):
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a job and end the process with its exit code."""
-    parsed = _parser(spec).parse_args(arguments)
+    sys.exit(carry_out(spec, _parser(spec).parse_args(arguments)))
+
+
+def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
+    """Do what was asked for, tell what became of it, and return the exit code."""
     interrupts.install()
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Spelling())
@@ -95,7 +100,7 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
         _complain("interrupted")
         code = 1
     sys.stdout.flush()
-    sys.exit(code)
+    return code
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
@@ -133,7 +138,7 @@ def _complain(message: str) -> None:
     say(f"error: {message}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One that spells out what it repeats of the command."""
 
     def error(self, message: str) -> NoReturn:
@@ -143,23 +148,35 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(spec: JobSpec) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"python jobs/{spec.name}.py",
         description=spec.doc,
         epilog=_knob_table(spec.section),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="the run's directory: a path, s3://… or gs://…")
+    parser.add_argument("--run", required=True, metavar="DIR", help=RUN_HELP)
+    add_arguments(parser, spec)
+    return parser
+
+
+RUN_HELP = "the run's directory: a path, s3://… or gs://…"
+
+
+def add_arguments(parser: argparse.ArgumentParser, spec: JobSpec) -> None:
+    """What every job takes beside its run, and the switches of this one."""
     parser.add_argument(
+        "-r",
         "--recipe",
         metavar="FILE",
-        help="the YAML file that describes the run, or its URI; defaults hold without one",
+        help="the YAML file that describes the run, its URI, or the name of a recipe that ships with the package; without "
+        "one the defaults hold",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML")
+    parser.add_argument(
+        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one knob; the value is YAML"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line of stdout")
     for flag, text in spec.flags.items():
         parser.add_argument(f"--{flag}", help=text, **FLAG_VALUES.get(flag, {"action": "store_true"}))
-    return parser
 
 
 def _knob_table(section: str) -> str:

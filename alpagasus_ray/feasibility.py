@@ -24,6 +24,11 @@ GPU_DEVICES = "/proc/driver/nvidia/gpus", "/dev/kfd"
 """What a Linux machine with NVIDIA's or AMD's driver has."""
 
 
+def has_gpu() -> bool:
+    """Whether this machine has a GPU and its driver; told without loading PyTorch."""
+    return any(os.path.exists(path) for path in GPU_DEVICES)
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise one `UsageError` with all of them, if there are any."""
     listed = list(dict.fromkeys(problems))
@@ -205,7 +210,7 @@ def _config_of(key: str, name: str, revision: str | None) -> None:
 
 def _gpus(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> Iterator[str]:
     """GPUs that are asked for where this machine alone does the work; of a cluster its own check tells."""
-    if os.environ.get("RAY_ADDRESS") or any(os.path.exists(path) for path in GPU_DEVICES):
+    if os.environ.get("RAY_ADDRESS") or has_gpu():
         return
     if recipe.finetune.gpu and trains:
         yield "finetune.gpu is true, and this machine has no GPU; name a cluster by RAY_ADDRESS, or set finetune.gpu: false"

@@ -7,7 +7,8 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +35,15 @@ class Loaded(NamedTuple):
 def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     """Read the recipe at a path or URI (None: defaults alone) and apply `key.sub=value` overrides (values are YAML) in
     order."""
-    written = _read_yaml(path) if path else {}
+    written, lines = _read_yaml(path) if path else ({}, {})
     for override in overrides:
         _apply(written, override)
+    typed = {tuple(override.partition("=")[0].split(".")) for override in overrides}
     problems: list[str] = []
     try:
         recipe = Recipe.model_validate(written)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(problem) for problem in error.errors()))
+        problems = list(dict.fromkeys(_explain(problem) + _line(problem, lines, path, typed) for problem in error.errors()))
     told = [problem for problem in problems if "environment" in problem]
     found = credentials.found_in(written)
     problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in told)]
@@ -50,26 +52,68 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     return Loaded(recipe, written)
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+Lines = Mapping[tuple[str, ...], int]
+"""On which line of the recipe's file each key stands, counted from 1."""
+
+
+def _read_yaml(path: str) -> tuple[dict[str, Any], Lines]:
     shown = _without_login(path)
     try:
-        content = yaml.safe_load(_text(path))
+        text = _text(path)
+        content = yaml.safe_load(text)
+        lines = dict(_lines(yaml.compose(text, yaml.SafeLoader), ()))
     except UsageError as error:
         raise UsageError(f"recipe {shown}: {_without_login(str(error))}") from None
     except OSError as error:
-        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}") from None
+        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_shipped(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {shown} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
-        return {}
+        return {}, {}
     if not isinstance(content, dict):
         raise UsageError(f"recipe {shown} holds a {type(content).__name__}, not sections; start with e.g. `ingest:`")
-    return {section: knobs for section, knobs in content.items() if knobs is not None}
+    return {section: knobs for section, knobs in content.items() if knobs is not None}, lines
+
+
+def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*path, str(key.value))
+            yield below, key.start_mark.line + 1
+            yield from _lines(value, below)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield (*path, str(number)), value.start_mark.line + 1
+            yield from _lines(value, (*path, str(number)))
+
+
+def _line(problem: Any, lines: Lines, path: str | None, typed: AbstractSet[tuple[str, ...]]) -> str:
+    """Where in the file the problem is, if it is the file that has it, and not a key typed on the command line."""
+    where = tuple(str(part) for part in problem["loc"])
+    if any(where[: len(key)] == key for key in typed):
+        return ""
+    for length in range(len(where), 0, -1):
+        if where[:length] in lines:
+            return f" ({_without_login(path or '')}, line {lines[where[:length]]})"
+    return ""
+
+
+RECIPES = Path(__file__).parent / "recipes"
+"""Those that ship with the package, each `NAME.yaml`."""
+
+
+def _shipped(path: str) -> str:
+    """What to say beside a name that is neither a file nor the name of a recipe that ships."""
+    if "/" in path or "." in path:
+        return ""
+    return f"; recipes that ship with the package: {', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))}"
 
 
 def _text(path: str) -> str:
     if "://" not in path:
-        return Path(path).read_text(encoding="utf-8")
+        shipped = RECIPES / f"{path}.yaml"
+        named = "/" not in path and not Path(path).exists() and shipped.exists()
+        return (shipped if named else Path(path)).read_text(encoding="utf-8")
     from alpagasus_ray.store.storage import resolve
 
     fs, inside = resolve(path)

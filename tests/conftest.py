@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from loopback import JudgeStarter
@@ -13,6 +14,11 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WRONG_KEY"] = "a-wrong-key"  # now: workers have the environment in which their Ray is started
+
+# `make test-long` looks at more made-up cases of each property, and at other ones each time
+for profile, examples in (("short", 30), ("long", 200)):
+    hypothesis.settings.register_profile(profile, max_examples=examples, derandomize=profile == "short", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "alpagasus-test"

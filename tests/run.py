@@ -6,6 +6,7 @@ seconds by directory. A directory that takes half as much CPU again as `times.js
 
 import argparse
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def _work(groups: "queue.SimpleQueue[str]", folder: Path, long: bool, codes: dic
         command = [sys.executable, "-m", "pytest", *paths_of(group), "--durations=15", f"--times={folder / group}.json"]
         command += ["-m", ""] if long else []
         with (folder / f"{group}.log").open("w+") as log:
-            codes[group] = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode
+            environment = {**os.environ, "HYPOTHESIS_PROFILE": "long" if long else "short"}
+            codes[group] = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode
             log.seek(0)
             print(f"==== {group}: {time.monotonic() - began:.0f} s, exit code {codes[group]}\n{log.read()}", flush=True)
 

@@ -4,7 +4,9 @@ One pass with one shard in memory: the shards of a source are the same whenever 
 """
 
 import contextlib
+import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -64,6 +66,29 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
     )
     stage.finish(manifest)
     return manifest
+
+
+class Sample(NamedTuple):
+    """What the first records of a source come to as examples."""
+
+    records: int
+    examples: list[formats.Draft]
+    reasons: Counter[str]
+    """Why records have no example, and how many of each."""
+    layout: str
+    """The layout that the first record was read as."""
+
+
+def sample(config: Ingest, records: int) -> Sample:
+    """Read the first `records` records of a source as `ingest` would, and write nothing. Raises what `ingest` raises."""
+    reading, examples, reasons, count = _Reading(config), [], Counter[str](), 0
+    for _, drafts in itertools.islice(reading.drafts(), records):
+        count += 1
+        if isinstance(drafts, str):
+            reasons[drafts] += 1
+        else:
+            examples += drafts
+    return Sample(count, examples, reasons, reading.layout())
 
 
 def _settings(config: Ingest) -> dict[str, Any]:
@@ -137,6 +162,10 @@ class _Reading:
             "notes": [*self._passed_over, *self._tally.notes()],
             write_back.FORMS: [origin.plain() for origin in self._forms],
         }
+
+    def layout(self) -> str:
+        """The layout that the first record was read as; empty where there was none."""
+        return self._forms[0].layout if self._forms else ""
 
     def _streams(self) -> Iterator[_Stream]:
         config = self._config

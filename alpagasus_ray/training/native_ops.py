@@ -68,11 +68,16 @@ def _home() -> Path:
     return Path(given or Path.home() / ".cache" / "torch_extensions") / mine
 
 
-def main() -> None:
+def main() -> int:
     """Build what a training on CPUs needs, so that the first one does not wait for it: `make install` calls this."""
     os.environ["DS_ACCELERATOR"] = "cpu"
-    load(Finetune(), on_gpu=False, tell=say)
+    try:
+        load(Finetune(), on_gpu=False, tell=say)
+    except UsageError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

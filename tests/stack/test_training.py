@@ -159,14 +159,14 @@ def test_a_stopped_training_of_adapters_goes_on_with_fewer_workers(shared: Path,
     """Padded rows with ZeRO-2 on two workers, stopped by Ctrl-C, and ended by one."""
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", ROWS, ("whole", "stopped"))
     adapters = {"zero_stage": 2, "lora": {"rank": 4, "dropout": 0.0}, "learning_rate": 1e-2}
-    config = tiny(shared, steps=STEPS, packing=False, micro_batch=2, checkpoint={"every_steps": 4}, **adapters)
+    config = tiny(shared, steps=STEPS, packing=False, micro_batch=2, checkpoint={"every_steps": 2}, **adapters)
     whole = train(run, "whole", config.model_copy(update={"workers": 1}))
     recipe = tmp_path / "recipe.yaml"
     settings = config.model_dump(mode="json", exclude_unset=True)
     recipe.write_text(yaml.safe_dump({"finetune": {**settings, "arms": ["stopped"]}}))
     arguments = ["--run", run.storage.root, "--recipe", str(recipe)]
     driver = drivers.start("finetune", arguments, tmp_path / "driver", drivers.ray_here())
-    wait(lambda: saved(run, "stopped") >= 4 or not driver.is_alive)
+    wait(lambda: saved(run, "stopped") >= 2 or not driver.is_alive)
     os.kill(driver.pid, signal.SIGINT)
     ended = driver.wait()
     assert (ended.code, "Traceback" in ended.message) == (1, False), ended.message

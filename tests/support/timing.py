@@ -20,6 +20,8 @@ import psutil
 import pytest
 
 LOOK_S = 0.5
+LONG_LIMIT_S = 900.0
+"""When a long test is ended that says no limit of its own."""
 TOLD_BEFORE_S = 10.0
 """So long before a test runs out of its time the stacks of all its processes are printed."""
 
@@ -133,6 +135,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_LIMIT_S))
     seed = config.getoption("--shuffle")
     if seed is not None:
         draw = random.Random(seed)

@@ -1,5 +1,6 @@
 """What `ray job submit --working-dir .` sends from a checkout, packed by Ray itself: the code, and neither keys nor outputs."""
 
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -22,7 +23,7 @@ def _packed(folder: Path, target: Path) -> set[str]:
 
 def _tracked() -> list[str]:
     """What jobs need of this project."""
-    listing = ["git", "ls-files", "alpagasus_ray", "jobs", "recipes", "examples"]
+    listing = ["git", "ls-files", "alpagasus_ray", "jobs", "examples"]
     return subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -31,6 +32,7 @@ def _checkout(folder: Path) -> Path:
     for file in _tracked():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes((ROOT / file).read_bytes())
+    (folder / "recipes").symlink_to(os.readlink(ROOT / "recipes"))
     for name in (".rayignore", ".gitignore"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
     for name in PRIVATE:
@@ -50,7 +52,7 @@ PRIVATE = (
 def test_an_upload_holds_the_code_and_neither_keys_nor_outputs(tmp_path: Path) -> None:
     packed = _packed(_checkout(tmp_path / "work"), tmp_path / "package.zip")
     assert not packed & set(PRIVATE)
-    assert set(_tracked()) <= packed
+    assert {*_tracked(), "recipes/quickstart.yaml"} <= packed, "what a job is told by either path"
 
 
 def test_small_data_in_json_or_csv_outside_the_data_folder_is_sent(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""The command `alpagasus`: `alpagasus VERB RUN [-r recipe] [-s key=value …] [--json]`.
+
+Each verb is one of the jobs under `jobs/`, which stay what `ray job submit` starts; here the run comes first and the help is
+short. Nothing that takes long to import is loaded before a verb is known.
+"""
+
+import argparse
+import importlib
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alpagasus_ray import __version__
+
+
+class Verb(NamedTuple):
+    """What a verb does, in a line, and the job that does it."""
+
+    help: str
+    module: str
+    job: str
+    """Name of its `JobSpec` in that module."""
+    fixed: Mapping[str, Any] = {}
+    """Switches of the job that the verb stands for."""
+
+
+COMMANDS, ALL = "alpagasus_ray.commands", "alpagasus_ray.run_all"
+VERBS = {
+    "init": Verb("look at a dataset and this machine, and write a commented recipe", "alpagasus_ray.first_recipe", "INIT"),
+    "plan": Verb("what the whole experiment would ask, train and cost; sends nothing", ALL, "RUN_ALL", {"plan": True}),
+    "run": Verb("the whole experiment; what is done is skipped", ALL, "RUN_ALL"),
+    "ingest": Verb("read a dataset, whatever its layout", COMMANDS, "INGEST"),
+    "score": Verb("rate every example with a judge", COMMANDS, "SCORE"),
+    "pick": Verb("choose the examples of each arm", COMMANDS, "PICK"),
+    "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
+    "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),
+    "compare": Verb("let a judge compare their answers, in both orders", COMMANDS, "COMPARE"),
+    "report": Verb("write the page, report.json and a dataset card", COMMANDS, "REPORT"),
+    "status": Verb("how far a run is, what it has cost, what failed", COMMANDS, "STATUS"),
+    "doctor": Verb("look whether the judge can be asked from here", COMMANDS, "DOCTOR"),
+}
+USUAL = (
+    "ingest.source ingest.format ingest.columns "
+    "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
+    "score.max_cost_usd pick.arms finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
+    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs report.arm"
+).split()
+"""The knobs that most people set; `--help` shows these, `--help-all` every one."""
+EXAMPLES = """\
+examples:
+  alpagasus init runs/mine --data mine.json     writes runs/mine.yaml
+  alpagasus plan runs/mine -r runs/mine.yaml    says what it will cost
+  alpagasus run runs/mine -r runs/mine.yaml
+  alpagasus score runs/mine -s score.judge.model=gpt-4o-mini -s score.max_cost_usd=5"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line; the answer is the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verb = given[0] if given else "--help"
+    if verb not in VERBS:
+        _overview().parse_args([verb])  # ends the process: with help, the version, or what is wrong
+    from alpagasus_ray.cli import carry_out
+
+    spec = getattr(importlib.import_module(VERBS[verb].module), VERBS[verb].job)
+    parsed = _of_verb(verb, spec).parse_args(given[1:])
+    for name, value in VERBS[verb].fixed.items():
+        setattr(parsed, name, value)
+    return carry_out(spec, parsed)
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alpagasus",
+        usage="alpagasus VERB RUN [-r RECIPE] [-s KEY=VALUE …] [--json]",
+        description="Rate an instruction dataset with an LLM judge, keep the best, train on it, and see if it was right.",
+        epilog="\n".join([*(f"  {name:<9}{verb.help}" for name, verb in VERBS.items()), "", EXAMPLES]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"alpagasus-ray {__version__}")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of those below; `alpagasus VERB --help` tells more")
+    return parser
+
+
+def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:
+    from alpagasus_ray.cli import RUN_HELP, Parser, add_arguments
+
+    parser = Parser(
+        prog=f"alpagasus {verb}",
+        description=textwrap.fill(spec.doc, _width()),
+        epilog="\n".join(_table(spec.section, USUAL)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    flags = {flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed}
+    add_arguments(parser, spec._replace(flags=flags))
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="all knobs, not only the usual ones", section=spec.section)
+    return parser
+
+
+class _HelpAll(argparse.Action):
+    """Prints every knob of a section, or of all where it is empty."""
+
+    def __init__(self, *args: Any, section: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._section = section
+
+    def __call__(self, *_given: Any, **_options: Any) -> None:
+        """Print them and end the process."""
+        sys.stdout.write("\n".join(_table(self._section, None)) + "\n")
+        sys.exit(0)
+
+
+def _table(section: str, wanted: Sequence[str] | None) -> Iterator[str]:
+    """The knobs of a section (empty: of all), those wanted or each; the knobs of an engine are told once."""
+    from alpagasus_ray import recipe
+    from alpagasus_ray.config import Recipe
+
+    yield "knobs (in the recipe, or by -s):" if wanted is None else "usual knobs (in the recipe, or by -s):"
+    told: dict[tuple[str, ...], str] = {}
+    for name, field in Recipe.model_fields.items():
+        if section in ("", name):
+            assert isinstance(field.annotation, type)
+            for knob in recipe.knobs(field.annotation, name):
+                below = tuple(knob.key.split("."))[1:]
+                first = told.setdefault(below, knob.key) if len(below) > 1 else knob.key
+                if (wanted is None and first == knob.key) or (wanted is not None and knob.key in wanted):
+                    yield from _line(knob, whole=wanted is None)
+    if wanted is None and section == "":
+        yield "\nThe knobs of `judge` are told once, under `score`; `compare.judge` has the same."
+
+
+def _line(knob: Any, *, whole: bool) -> Iterator[str]:
+    head = f"  {knob.key}: {knob.kind}" + (f" = {knob.default}" if knob.default else "")
+    said = knob.doc if whole else knob.doc.partition(". ")[0].partition("; ")[0]
+    yield head if whole or len(head) <= _width() else head[: _width() - 2] + " …"
+    yield textwrap.fill(said, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
