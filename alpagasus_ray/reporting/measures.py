@@ -71,8 +71,10 @@ class Length(Entry):
     """What the lengths of the answers did (`evaluation.length_control`)."""
 
     prompts: int
-    mean_words_a: float | None
-    mean_words_b: float | None
+    unit: str
+    """What lengths are in: `characters`, or `words` where verdicts of an earlier version are among them."""
+    mean_length_a: float | None
+    mean_length_b: float | None
     longer_win_share: float | None
     length_controlled_win_rate: LengthControlled
 
