@@ -15,8 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from alpagasus_ray import credentials
-from alpagasus_ray.config import Recipe, Section
+from alpagasus_ray.config import Recipe, Section, credentials
 from alpagasus_ray.errors import UsageError
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from alpagasus_ray.config import OPENAI, EngineConfig
+from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import bounded_read
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
@@ -34,7 +35,6 @@ from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.rate_headers import retry_after, stated_rate
 from alpagasus_ray.engines.usage import read_usage
 from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgain, UsageError
-from alpagasus_ray.extra_fields import collision
 
 NO_KEY = "none"
 HIDDEN = "(the key)"

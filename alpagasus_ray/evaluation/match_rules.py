@@ -14,7 +14,7 @@ A prompt of which a game is missing has no verdict under any rule: it is never a
 
 from typing import Literal, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
+from alpagasus_ray.config import Rule
 
 __all__ = ["Game", "Games", "Match", "Outcome", "Rule", "Winner", "decide", "played", "winner_of"]
 

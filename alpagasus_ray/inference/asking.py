@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from alpagasus_ray.config import Asking, EngineConfig, Vllm, digest, identity
-from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.config import PLAIN, Asking, EngineConfig, digest, identity
 from alpagasus_ray.engines.base import Message, Rate, ReplyForm
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
@@ -64,8 +63,7 @@ def identity_of(asked: EngineConfig) -> dict[str, Any]:
 
 def _vllm_identity(asked: EngineConfig) -> dict[str, Any]:
     """The settings of a model in the job that differ from the usual; of a chat template what it says, not where it lies."""
-    usual = identity(Vllm())
-    found = {key: value for key, value in identity(asked.vllm).items() if value != usual[key]}
+    found = identity(asked.vllm)
     if found.get("chat_template") not in (None, PLAIN):
         found["chat_template_digest"] = digest(found.pop("chat_template"))
     return found

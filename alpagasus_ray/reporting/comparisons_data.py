@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
+from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation import agreement as agreeing
 from alpagasus_ray.evaluation.match_rules import OUTCOMES, Game, Match, Winner, decide
 from alpagasus_ray.evaluation.ranking import Result, bradley_terry

@@ -8,7 +8,7 @@ the first three are numbers in those lists and `ab`, `ba` are null or `[status, 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
+from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation.match_rules import decide
 from alpagasus_ray.reporting.comparisons_data import Judged, voters
 

@@ -77,16 +77,10 @@ def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
     copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
     return (
-        {"arm": _identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
-        | ({"size_of": _identity(leader)} if copies and leader else {})
+        {"arm": identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
+        | ({"size_of": identity(leader)} if copies and leader else {})
         | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
     )
-
-
-def _identity(arm: Arm) -> dict[str, Any]:
-    """As it was before there were the newer knobs, where they are left alone."""
-    newer = {"by": "score", "out_of": None}
-    return {key: value for key, value in identity(arm).items() if key not in newer or value != newer[key]}
 
 
 def _leader(arms: Iterable[Arm]) -> Arm | None:

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from alpagasus_ray.config import Answerer, EngineConfig, Judge, PairJudge
+from alpagasus_ray.config.extra_fields import FIXED, KNOBS
 from alpagasus_ray.engines.base import ReplyForm
 from alpagasus_ray.engines.openai_api import request_body
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.extra_fields import FIXED, KNOBS
 from alpagasus_ray.inference import asking
 from alpagasus_ray.recipe import load
 

@@ -1,75 +1,11 @@
-"""Every knob of a run: frozen pydantic models, one section per stage, one docstring per field.
+"""The knobs of `jobs/ingest.py`, `score.py`, `pick_subset.py` and `generate.py`."""
 
-A recipe is a YAML file with these sections. What is not given has the default shown here; what is not known is refused.
-Fields marked OPERATIONAL say how the work is carried out, not what comes out of it: they may change between two calls of
-a stage. All others are the identity of a stage's results (`identity`), and a change of one is never mixed with old results.
-What the stages that ask a model share is in `engine_config.py`, training in `finetune_config.py`, the rest of what comes after
-it in `compare_config.py`.
-
-This module knows nothing of files, of Ray or of how a recipe is read (`recipe.py`).
-"""
-
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from alpagasus_ray.compare_config import Compare, Import, PairJudge, Report
-from alpagasus_ray.engine_config import (
-    OPENAI,
-    OPERATIONAL,
-    Address,
-    Asking,
-    Batch,
-    Endpoint,
-    EngineConfig,
-    KeyName,
-    Kind,
-    Name,
-    Price,
-    Section,
-    Share,
-    Vllm,
-)
-from alpagasus_ray.finetune_config import Checkpoints, Finetune, Lora
-
-__all__ = [
-    "DEBUG",
-    "OPENAI",
-    "OPERATIONAL",
-    "Address",
-    "Answerer",
-    "Arm",
-    "Asking",
-    "Batch",
-    "Checkpoints",
-    "Compare",
-    "Endpoint",
-    "EngineConfig",
-    "Finetune",
-    "Generate",
-    "Import",
-    "Ingest",
-    "Judge",
-    "KeyName",
-    "Lora",
-    "PairJudge",
-    "Pick",
-    "Price",
-    "Recipe",
-    "Report",
-    "Score",
-    "Section",
-    "TestSet",
-    "Vllm",
-    "digest",
-    "identity",
-]
-
-DEBUG = "ALPAGASUS_DEBUG"
-"""Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
-
+from alpagasus_ray.config.base import OPERATIONAL, Name, Section, Share
+from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
 LONGEST_ANSWER = 1024
 """Tokens, as in the paper (section 3.3)."""
@@ -82,6 +18,8 @@ def _off(value: Any) -> Any:
 
 class Ingest(Section):
     """`jobs/ingest.py`: read a dataset and write it as examples."""
+
+    stated = frozenset({"source", "name", "format", "columns", "turns", "rows_per_shard", "split"})
 
     source: str | tuple[str, ...] | None = None
     """What to read: a path, a glob, a list of them, `s3://…`, or `hf:<hub id or saved directory>`."""
@@ -200,6 +138,8 @@ class Score(Asking):
 
 class Arm(Section):
     """One set of examples to train on."""
+
+    stated = frozenset({"name", "policy", "threshold", "k", "seed", "floors"})
 
     name: Name
     """Directory under `subsets/`."""
@@ -325,6 +265,7 @@ class TestSet(Section):
     """Prompts to answer."""
 
     __test__ = False  # no test, whatever pytest thinks of the name
+    stated = frozenset({"name", "format", "columns"})
 
     name: Name
     """Directory under `answers/<model>/`."""
@@ -362,34 +303,3 @@ class Generate(Asking):
         for kind, names in (("models", [m.name for m in self.models]), ("test_sets", [t.name for t in self.test_sets])):
             _differ(kind, names)
         return self
-
-
-class Recipe(Section):
-    """A whole run."""
-
-    ingest: Ingest = Ingest()
-    score: Score = Field(default_factory=Score)
-    pick: Pick = Pick()
-    finetune: Finetune = Finetune()
-    generate: Generate = Generate()
-    compare: Compare = Field(default_factory=Compare)
-    report: Report = Report()
-
-
-def identity(section: Section) -> dict[str, Any]:
-    """The section's settings that decide what comes out, as plain JSON values, OPERATIONAL fields left out."""
-    plain = section.model_dump(mode="json")
-    for key, field in type(section).model_fields.items():
-        value = getattr(section, key)
-        name = field.serialization_alias or key
-        if OPERATIONAL in field.metadata:
-            del plain[name]
-        elif isinstance(value, Section):
-            plain[name] = identity(value)
-    return plain
-
-
-def digest(value: object) -> str:
-    """A short stable hash (16 hex digits) of any JSON value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

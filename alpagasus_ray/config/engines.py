@@ -1,7 +1,4 @@
-"""The knobs of whatever answers: the sections that every stage shares which asks a model, and what all sections have in common.
-
-Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL.
-"""
+"""The knobs of whatever answers: the sections that all stages share which ask a model."""
 
 import os
 import re
@@ -9,9 +6,10 @@ from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from alpagasus_ray import extra_fields
+from alpagasus_ray.config import extra_fields
+from alpagasus_ray.config.base import OPERATIONAL, Labels, Section, Share, ordered
 
 
 def _usable(url: str) -> str:
@@ -54,9 +52,6 @@ def _from_environment() -> str:
     return os.environ.get(BASE_URL, "").strip() or OPENAI
 
 
-OPERATIONAL = object()
-"""Marks a field that does not change what a stage produces."""
-
 OPENAI = "https://api.openai.com/v1"
 BASE_URL = "OPENAI_BASE_URL"
 """Environment variable: the address where a recipe gives none."""
@@ -66,14 +61,6 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _CONSTANT = re.compile(r"[^A-Za-z0-9]+")
 PLAIN = "plain"
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-Labels = dict[
-    Annotated[str, Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{_LABEL}$")], Annotated[str, Field(pattern=rf"^{_LABEL}$")]
-]
-"""Names and values of node labels, as Kubernetes and Ray have them."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
 Text = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
@@ -85,20 +72,6 @@ Variable = Annotated[str, Field(pattern=r"^\$?[A-Z_][A-Z0-9_]*$")]
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
 """`http://` or `https://`, host, path; no user name and no password."""
 Kind = Literal["api", "vllm", "rules", "recorded"]
-
-
-def ordered(range_of: tuple[int, int]) -> tuple[int, int]:
-    if range_of[0] > range_of[1]:
-        raise ValueError(f"the first number of a range is its smaller one: [{range_of[1]}, {range_of[0]}]")
-    return range_of
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
 
 class Price(Section):
@@ -183,6 +156,7 @@ class Vllm(Section):
 class EngineConfig(Section):
     """What answers: an engine, its model, how replies are drawn."""
 
+    stated = frozenset({"kind", "model", "temperature", "top_p", "max_tokens", "extra"})
     where: ClassVar[str]
     """The section's place in a recipe, for messages."""
 
