@@ -25,8 +25,9 @@ from alpagasus_ray.config.engines import (
     Vllm,
 )
 from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
+from alpagasus_ray.config.pick import Arm, Pick
 from alpagasus_ray.config.recipe import Recipe
-from alpagasus_ray.config.stages import Answerer, Arm, Generate, Ingest, Judge, Pick, Score, TestSet
+from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
 
 __all__ = [
     "BASE_URL",

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 DEBUG = "ALPAGASUS_DEBUG"
 """Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
@@ -20,6 +22,24 @@ Labels = dict[
     Annotated[str, Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{_LABEL}$")], Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 ]
 """Names and values of node labels, as Kubernetes and Ray have them."""
+
+
+class OneOf:
+    """Marks a text that is the name of an entry of a table. The table is read each time, so that an entry that is
+    added to it can be named in a recipe."""
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """How pydantic checks the value: as the text that it is, and then by the table."""
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, name: str) -> str:
+        if name in self.table:
+            return name
+        *others, last = (f"'{known}'" for known in self.table)
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": f"{', '.join(others)} or {last}"})
 
 
 def ordered(range_of: tuple[int, int]) -> tuple[int, int]:
@@ -39,6 +59,13 @@ class Section(BaseModel):
     stated: ClassVar[frozenset[str]] = frozenset()
     """Fields that `identity` names even at their default: those that the first manifests held, whose hashes stay as they are.
     A field that is added later is not listed here, so that runs made before it are the same with it."""
+
+
+def differ(kind: str, names: list[str]) -> None:
+    """`ValueError` where two have one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two {kind} have the name {twice[0]!r}; each needs its own")
 
 
 def identity(section: Section) -> dict[str, Any]:

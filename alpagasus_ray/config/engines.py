@@ -3,13 +3,13 @@
 import os
 import re
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from alpagasus_ray.config import extra_fields
-from alpagasus_ray.config.base import OPERATIONAL, Labels, Section, Share, ordered
+from alpagasus_ray.config.base import OPERATIONAL, Labels, OneOf, Section, Share, ordered
 
 
 def _usable(url: str) -> str:
@@ -71,7 +71,29 @@ Variable = Annotated[str, Field(pattern=r"^\$?[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable, with or without a `$` before it."""
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
 """`http://` or `https://`, host, path; no user name and no password."""
-Kind = Literal["api", "vllm", "rules", "recorded"]
+
+
+class EngineTraits(NamedTuple):
+    """What the rest of the package has to know of a kind of engine; how it is opened is in `engines/kinds.py`."""
+
+    is_remote: bool = False
+    """A server is asked, which has limits and costs money."""
+    is_model: bool = False
+    """A language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
+    in_job: bool = False
+    """The model runs in the job's own workers: it needs their GPUs, and its weights may lie on this machine."""
+    ignores: frozenset[str] = frozenset({"vllm"})
+    """Fields of `EngineConfig` that decide nothing of its replies."""
+
+
+KINDS: dict[str, EngineTraits] = {
+    "api": EngineTraits(is_remote=True, is_model=True),
+    "vllm": EngineTraits(is_model=True, in_job=True, ignores=frozenset({"system"})),
+    "rules": EngineTraits(),
+    "recorded": EngineTraits(),
+}
+"""The kinds of engines that a recipe can name."""
+Kind = Annotated[str, OneOf(KINDS)]
 
 
 class Price(Section):
@@ -222,12 +244,17 @@ class EngineConfig(Section):
     @property
     def is_remote(self) -> bool:
         """Whether a server is asked, which has limits and costs money."""
-        return self.kind == "api"
+        return KINDS[self.kind].is_remote
 
     @property
     def is_model(self) -> bool:
         """Whether a language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
-        return self.kind in ("api", "vllm")
+        return KINDS[self.kind].is_model
+
+    @property
+    def in_job(self) -> bool:
+        """Whether a model runs in the job's own workers."""
+        return KINDS[self.kind].in_job
 
     def at_each_endpoint(self) -> "tuple[EngineConfig, ...]":
         """The same once for each endpoint, with that endpoint's address and key."""

@@ -5,7 +5,8 @@ from pydantic import Field
 from alpagasus_ray.config.base import Section
 from alpagasus_ray.config.compare import Compare, Report
 from alpagasus_ray.config.finetune import Finetune
-from alpagasus_ray.config.stages import Generate, Ingest, Pick, Score
+from alpagasus_ray.config.pick import Pick
+from alpagasus_ray.config.stages import Generate, Ingest, Score
 
 
 class Recipe(Section):

@@ -1,10 +1,10 @@
-"""The knobs of `jobs/ingest.py`, `score.py`, `pick_subset.py` and `generate.py`."""
+"""The knobs of `jobs/ingest.py`, `jobs/score.py` and `jobs/generate.py`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from alpagasus_ray.config.base import OPERATIONAL, Name, Section, Share
+from alpagasus_ray.config.base import OPERATIONAL, Name, Section, Share, differ
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
 LONGEST_ANSWER = 1024
@@ -110,11 +110,11 @@ class Judge(EngineConfig):
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
         if self.scale is not None and self.kind != "recorded":
             raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
-        if self.kind == "vllm" and self.constrained == "json":
+        if self.in_job and self.constrained == "json":
             raise ValueError("kind `vllm` takes `constrained: regex` (its default) or `off`; `json` is for an API")
-        if self.kind == "vllm" and self.mode == "batch":
+        if self.in_job and self.mode == "batch":
             raise ValueError("`mode: batch` is for an API; a model in the job is always asked in batches")
-        if self.kind == "api" and self.expected and self.constrained in ("regex", "json"):
+        if self.is_remote and self.expected and self.constrained in ("regex", "json"):
             raise ValueError(
                 f"`expected` with `constrained: {self.constrained}` would read probabilities that an API has made of the scale "
                 "alone; set `constrained: off`"
@@ -134,78 +134,6 @@ class Score(Asking):
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
     run does not ask again."""
-
-
-class Arm(Section):
-    """One set of examples to train on."""
-
-    stated = frozenset({"name", "policy", "threshold", "k", "seed", "floors"})
-
-    name: Name
-    """Directory under `subsets/`."""
-    policy: Literal["threshold", "top", "random", "longest", "lowest", "full"]
-    """`threshold`: score >= threshold; `top`: the k best; controls of the same size: `random`, `longest` (output),
-    `lowest` (score); `full`: everything."""
-    by: Literal["score", "expected"] = "score"
-    """What `threshold`, `top`, `lowest` and `floors` go by: the score, ties broken by the expected score where the judge told
-    it; or the expected score itself."""
-    threshold: float | None = None
-    """For `threshold`: the lowest score to keep; 4.5 unless given (AlpaGasus, equation 1)."""
-    out_of: float | None = None
-    """For `threshold`, on a scale that does not end at 5: the end of the scale that it is meant on, so that `4.5` out of 10 is
-    not taken for the paper's 4.5 out of 5."""
-    k: PositiveInt | None = None
-    """How many to keep; `top` needs it, the controls take the size of the first `threshold` or `top` arm without it."""
-    seed: int = 0
-    """Decides ties and random draws; the same on every machine."""
-    floors: dict[str, PositiveInt] = {}
-    """For `threshold` and `top`: keep at least so many of a category, best first, e.g. `{coding: 500}`."""
-
-    @model_validator(mode="after")
-    def _fits_policy(self) -> "Arm":
-        if self.policy == "top" and self.k is None:
-            raise ValueError("policy `top` needs `k`: how many to keep")
-        if self.threshold is not None and self.policy != "threshold":
-            raise ValueError(f"policy `{self.policy}` takes no `threshold`; only `threshold` does")
-        if self.out_of is not None and self.policy != "threshold":
-            raise ValueError(f"policy `{self.policy}` takes no `out_of`; only `threshold` does")
-        if self.k is not None and self.policy in ("threshold", "full"):
-            raise ValueError(f"policy `{self.policy}` takes no `k`; use `top` for a fixed size")
-        if self.floors and self.policy not in ("threshold", "top"):
-            raise ValueError(f"policy `{self.policy}` takes no `floors`; only `threshold` and `top` do")
-        if self.by == "expected" and self.policy not in ("threshold", "top", "lowest"):
-            raise ValueError(f"policy `{self.policy}` does not go by a score; leave `by` out")
-        if sum(self.floors.values()) > (self.k or float("inf")):
-            raise ValueError(f"`floors` add up to {sum(self.floors.values())}, more than k = {self.k}")
-        return self
-
-
-class Pick(Section):
-    """`jobs/pick_subset.py`: choose the arms of the experiment."""
-
-    ratings: Name = "judge"
-    """Which ratings to choose by: the `score.name` they were made under."""
-    max_unscored: Annotated[Share, OPERATIONAL] = 0.01
-    """Refuse when a larger share of the rows has no score."""
-    arms: tuple[Arm, ...] = (Arm(name="selected", policy="threshold", threshold=4.5), Arm(name="random", policy="random"))
-    """The sets to write."""
-    tokenizer: str | None = None
-    """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
-    tokens, and lengths are measured in characters."""
-    duplicates: Literal["keep", "drop"] = "drop"
-    """Exact duplicates of an earlier example (same instruction, input, output, system and history): `drop` them from every arm
-    but `full`, which is everything, or `keep` them."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "Pick":
-        _differ("arms", [arm.name for arm in self.arms])
-        return self
-
-
-def _differ(kind: str, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two {kind} have the name {twice[0]!r}; each needs its own")
 
 
 class Answerer(EngineConfig):
@@ -301,5 +229,5 @@ class Generate(Asking):
     @model_validator(mode="after")
     def _names_differ(self) -> "Generate":
         for kind, names in (("models", [m.name for m in self.models]), ("test_sets", [t.name for t in self.test_sets])):
-            _differ(kind, names)
+            differ(kind, names)
         return self

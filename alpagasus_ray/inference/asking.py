@@ -3,19 +3,15 @@
 Knows the recipe's words for these; nothing of ratings or answers.
 """
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import orjson
-
-from alpagasus_ray.config import PLAIN, Asking, EngineConfig, digest, identity
-from alpagasus_ray.engines.base import Message, Rate, ReplyForm
+from alpagasus_ray.config import Asking, EngineConfig
+from alpagasus_ray.engines.base import Rate
+from alpagasus_ray.engines.identity import body, checkpoint_print, identity_of, request_key, weights_print, with_template
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.engines.prices import Tariff, host, price_list
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
@@ -28,14 +24,12 @@ from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.terminal import say
 
+__all__ = ["body", "checkpoint_print", "identity_of", "request_key", "weights_print", "with_template"]
+
 CONCURRENCY = 64
 """Most requests in flight from a worker to an endpoint, where the recipe does not say."""
-WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".jinja")
-"""Ends of the names of a checkpoint's files."""
-MIB = 1 << 20
 BOUGHT = ("tokens_in", "tokens_out", "tokens_cached", "cost_usd")
 """The fields of a row that tell what its reply took."""
-Asked = TypeVar("Asked", bound=EngineConfig)
 TRUNCATED = "truncated"
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
@@ -43,90 +37,12 @@ Verdict = Callable[[Mapping[str, int]], str | None]
 """Looks at the counts so far and says why to stop, or None."""
 
 
-def identity_of(asked: EngineConfig) -> dict[str, Any]:
-    """What decides the replies of an engine; what only another kind would use is left out."""
-    settings = identity(asked)
-    kept = {"kind"} | ({"model", "temperature", "top_p", "max_tokens", "extra"} if asked.is_model else set())
-    found = {key: value for key, value in settings.items() if key in kept}
-    if asked.is_model and asked.max_tokens_field != "max_tokens":
-        # as older recipes said it, by `extra`: their runs go on
-        found["extra"] = {**found["extra"], asked.max_tokens_field: found["max_tokens"]}
-        found["max_tokens"] = None
-    if asked.is_model and asked.seed is not None:
-        found["seed"] = asked.seed
-    if asked.is_remote and asked.system != "own":
-        found["system"] = asked.system
-    if asked.kind == "vllm":
-        found["vllm"] = _vllm_identity(asked)
-    return found
-
-
-def _vllm_identity(asked: EngineConfig) -> dict[str, Any]:
-    """The settings of a model in the job that differ from the usual; of a chat template what it says, not where it lies."""
-    found = identity(asked.vllm)
-    if found.get("chat_template") not in (None, PLAIN):
-        found["chat_template_digest"] = digest(found.pop("chat_template"))
-    return found
-
-
-def with_template(asked: Asked) -> Asked:
-    """The same with the text of its chat template in place of the file's path: nodes need not have the file."""
-    path = asked.vllm.chat_template
-    if path in (None, PLAIN):
-        return asked
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"{asked.where}.vllm.chat_template = {path!r} cannot be read: {reason}") from None
-    return asked.model_copy(update={"vllm": asked.vllm.model_copy(update={"chat_template": text})})
-
-
-def weights_print(asked: EngineConfig) -> dict[str, str]:
-    """What tells a checkpoint on this machine that was overwritten. Empty for one of a hub, or one that only others see."""
-    if asked.kind != "vllm":
-        return {}
-    return checkpoint_print("model", asked.model) | checkpoint_print("lora", asked.vllm.lora)
-
-
-def checkpoint_print(name: str, place: str | None) -> dict[str, str]:
-    """Sizes and the ends of a checkpoint's files, if it is a directory here."""
-    if place is None or not os.path.isdir(place):
-        return {}
-    files = sorted(entry.path for entry in os.scandir(place) if entry.name.endswith(WEIGHTS))
-    return {f"{name} {place}": digest([(os.path.basename(file), *_ends(file)) for file in files])}
-
-
-def _ends(file: str) -> tuple[int, str]:
-    """Size of a file, and a hash of its first and last MiB."""
-    with open(file, "rb") as stream:
-        size = os.path.getsize(file)
-        content = stream.read(MIB)
-        stream.seek(max(0, size - MIB))
-        return size, hashlib.sha256(content + stream.read(MIB)).hexdigest()[:16]
-
-
-def body(asked: EngineConfig, form: ReplyForm) -> dict[str, Any]:
-    """All that decides a reply besides the messages."""
-    if asked.is_remote:
-        from alpagasus_ray.engines.openai_api import request_body
-
-        merging = {"system": asked.system} if asked.system != "own" else {}
-        return request_body(asked, form) | merging
-    return identity_of(asked) | {"form": form._asdict()}
-
-
-def request_key(body: Mapping[str, Any], messages: Sequence[Message]) -> str:
-    """By this a stored reply is found again."""
-    return hashlib.blake2b(orjson.dumps([body, messages], option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-
-
 def concurrency(config: Asking, asked: EngineConfig) -> int:
     """Most requests in flight from each worker to an endpoint."""
     if config.concurrency is not None:
         return config.concurrency
     sequences = asked.vllm.max_num_seqs
-    return sequences + max(1, sequences // 8) if asked.kind == "vllm" else CONCURRENCY
+    return sequences + max(1, sequences // 8) if asked.in_job else CONCURRENCY
 
 
 def terms(config: Asking, asked: EngineConfig, workers: int = 1) -> Terms:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.config.finetune import LEARNING_RATE
 from alpagasus_ray.data import readers
+from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
-from alpagasus_ray.inference.asking import checkpoint_print
 from alpagasus_ray.reporting.arms_table import comparison
 from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 

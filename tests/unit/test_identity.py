@@ -33,8 +33,8 @@ from alpagasus_ray.config import (
 )
 from alpagasus_ray.config.finetune import Lora
 from alpagasus_ray.engines.base import ReplyForm
+from alpagasus_ray.engines.identity import body, request_key
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.inference import asking
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.recipe import load
 from alpagasus_ray.stages import answer_task, finetune, ingest, pair_task, pick_subset, rating_task
@@ -98,9 +98,9 @@ def test_settings_and_requests_are_known_by_what_they_were_known_by_before(
     assert settings == case["settings"]
     assert digest(settings) == case["hash"]
     if engine is not None:
-        assert asking.request_key(asking.body(engine, ReplyForm()), QUESTION) == case["request"]
+        assert request_key(body(engine, ReplyForm()), QUESTION) == case["request"]
         if "request_in_form" in case:
-            assert asking.request_key(asking.body(engine, IN_FORM), QUESTION) == case["request_in_form"]
+            assert request_key(body(engine, IN_FORM), QUESTION) == case["request_in_form"]
     if "former" in case:
         assert finetune.former_settings(Finetune(**case["given"])) == case["former"]
 
