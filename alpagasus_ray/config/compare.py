@@ -4,10 +4,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from alpagasus_ray.config.base import OPERATIONAL, Name, Section
+from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
-Rule = Literal["alpagasus", "fastchat", "mean", "truncated"]
+RULES: dict[str, str] = {
+    "alpagasus": "two wins, or a win and a tie, win (paper, section 4.2)",
+    "fastchat": "games that disagree are a tie",
+    "mean": "the higher sum of scores wins",
+    "truncated": "as `alpagasus`, half points cut off",
+}
+"""How two games become one outcome, in words; how each decides is in `evaluation/match_rules.py`."""
+Rule = Annotated[str, OneOf(RULES)]
 
 
 class PairJudge(EngineConfig):

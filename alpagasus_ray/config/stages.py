@@ -4,11 +4,28 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from alpagasus_ray.config.base import OPERATIONAL, Name, Section, Share, differ
+from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
 LONGEST_ANSWER = 1024
 """Tokens, as in the paper (section 3.3)."""
+
+
+FORMATS: dict[str, str] = {
+    "auto": "told by the first record",
+    "alpaca": "`instruction`, `input`, `output`",
+    "dolly": "`instruction`, `context`, `response`",
+    "sharegpt": "`conversations`, a list of turns",
+    "messages": "`messages`, a list of turns",
+    "oasst": "trees of messages",
+    "preference": "`prompt`, `chosen`, `rejected`",
+    "prompt_completion": "`prompt`, `completion`",
+    "json": "a JSON list",
+    "jsonl": "JSON lines",
+    "csv": "a table with a header",
+    "parquet": "a table",
+}
+"""How records are laid out, and kinds of files; how each layout is read is in `data/formats.py`."""
 
 
 def _off(value: Any) -> Any:
@@ -25,20 +42,7 @@ class Ingest(Section):
     """What to read: a path, a glob, a list of them, `s3://…`, or `hf:<hub id or saved directory>`."""
     name: Name | None = None
     """First part of every example_id; by default taken from the name of the source."""
-    format: Literal[
-        "auto",
-        "alpaca",
-        "dolly",
-        "sharegpt",
-        "messages",
-        "oasst",
-        "preference",
-        "prompt_completion",
-        "json",
-        "jsonl",
-        "csv",
-        "parquet",
-    ] = "auto"
+    format: Annotated[str, OneOf(FORMATS)] = "auto"
     """How records are laid out; `json`, `jsonl`, `csv` and `parquet` fix the kind of file and leave the layout to `columns`
     or to detection."""
     columns: dict[Literal["instruction", "input", "output", "category", "system"], str] = {}
