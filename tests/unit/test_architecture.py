@@ -1,6 +1,7 @@
 """The shape of the code: which way imports point, what may be large, what is said where. Reads the source, imports nothing."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -192,6 +193,12 @@ def test_heavy_libraries_are_loaded_only_where_they_are_used() -> None:
                 assert module in HEAVY_IN_FUNCTIONS or part(module) in HEAVY_IN_FUNCTIONS, f"{module} imports {found.target}"
             else:
                 assert module in {f"training.{name}" for name in HEAVY_AT_THE_TOP}, f"{module} imports {found.target}"
+
+
+def test_what_ray_has_not_promised_is_used_in_one_file() -> None:
+    private = re.compile(r"^ray(\..*)?\.(_\w+|generated|experimental)(\.|$)")
+    users = {module for module in modules() if any(private.match(found.target) for found in imports(module))}
+    assert users == {"raycluster.ray_internals"}
 
 
 def test_no_function_is_longer_than_a_page() -> None:
