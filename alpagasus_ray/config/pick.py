@@ -111,6 +111,6 @@ class Pick(Section):
     but `full`, which is everything, or `keep` them."""
 
     @model_validator(mode="after")
-    def _namesdiffer(self) -> "Pick":
+    def _names_differ(self) -> "Pick":
         differ("arms", [arm.name for arm in self.arms])
         return self
