@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test test-long check faults bench audit lock clean
+.PHONY: install demo test test-long check shape faults bench audit lock clean
 install: .venv/installed-$(EXTRA)
 
 # What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
@@ -44,6 +44,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Lines, modules, lengths: the table of CONTRIBUTING.md. Needs nothing installed.
+shape:
+	@$(PYTHON) tests/shape.py
 
 faults: install
 	$(BIN)/python tests/faults/run.py --write docs/faults.md

@@ -17,7 +17,7 @@ import yaml
 
 from alpagasus_ray import interrupts
 from alpagasus_ray import recipe as recipes
-from alpagasus_ray.config import DEBUG, Recipe, Section, identity
+from alpagasus_ray.config import DEBUG, Ingest, Recipe, Section, deciding
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store import lock
@@ -204,12 +204,17 @@ def _check_earlier(loaded: recipes.Loaded, run: Run, section: str) -> None:
         manifest = stage.manifest() if written else None
         if manifest is None or (name == "score" and loaded.recipe.score.name != loaded.recipe.pick.ratings):
             continue
-        changed = differences(*_both(manifest.settings, identity(config), written), prefix=f"{name}.")
+        changed = differences(*_both(_with_defaults(manifest.settings, config), deciding(config), written), prefix=f"{name}.")
         if changed:
             raise SettingsChanged(
                 f"the recipe differs from what {stage.name}/ was made with:\n  " + "\n  ".join(changed) + "\n"
                 "Take that back, or start a new --run."
             )
+
+
+def _with_defaults(settings: Mapping[str, Any], config: Section) -> Mapping[str, Any]:
+    """The settings of a manifest, and the defaults that it does not name; of `ingest`, whose knobs are in it as in a recipe."""
+    return {**deciding(Ingest()), **settings} if isinstance(config, Ingest) else settings
 
 
 def _both(made: Mapping[str, Any], asked: Mapping[str, Any], written: Any) -> tuple[dict[str, Any], dict[str, Any]]:

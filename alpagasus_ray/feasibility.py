@@ -16,7 +16,6 @@ from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.selection.cuts import cut_problems
-from alpagasus_ray.selection.policies import LEADING
 from alpagasus_ray.stages.rating_task import check_model, scale_of
 from alpagasus_ray.store.run import Manifest, Run, versus
 
@@ -104,9 +103,9 @@ def _cuts(recipe: Recipe) -> Iterator[str]:
     except UsageError:
         return  # told where the rubric is looked at
     yield from cut_problems(recipe.pick.arms, scale, steps=judge.kind != "recorded")
-    if not any(arm.policy in LEADING for arm in recipe.pick.arms):
+    if not any(arm.traits.leads for arm in recipe.pick.arms):
         for arm in recipe.pick.arms:
-            if arm.k is None and arm.policy in ("random", "longest", "lowest"):
+            if arm.k is None and arm.traits.copies_size:
                 yield f"pick.arms: arm {arm.name!r} has no `k`, and there is no `threshold` or `top` arm to take the size of"
 
 
@@ -180,7 +179,7 @@ def _models(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> It
     if trains:
         named.append(("finetune.model", recipe.finetune.model, recipe.finetune.revision))
     # an arm's model is made by this very recipe
-    there = [one for one in left if one.kind == "vllm" and getattr(one, "arm", None) is None]
+    there = [one for one in left if one.in_job and getattr(one, "arm", None) is None]
     named += [(f"{one.where}: model", one.model, one.vllm.revision) for one in there]
     for key, name, revision in named:
         if name is not None:
@@ -214,7 +213,7 @@ def _gpus(recipe: Recipe, left: Sequence[EngineConfig], *, trains: bool) -> Iter
         return
     if recipe.finetune.gpu and trains:
         yield "finetune.gpu is true, and this machine has no GPU; name a cluster by RAY_ADDRESS, or set finetune.gpu: false"
-    for where in dict.fromkeys(engine.where for engine in left if engine.kind == "vllm" and engine.vllm.gpu):
+    for where in dict.fromkeys(engine.where for engine in left if engine.in_job and engine.vllm.gpu):
         yield f"{where}.vllm.gpu is true, and this machine has no GPU; name a cluster by RAY_ADDRESS, or set it to false"
 
 

@@ -92,7 +92,7 @@ def _total(
 
 def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[dict[str, Any]]:
     """What each training takes: by the arm itself where it is picked, else by one of its size, at most by all examples."""
-    leader = next((arm for arm in recipe.pick.arms if arm.policy in ("threshold", "top")), None)
+    leader = next((arm for arm in recipe.pick.arms if arm.traits.leads), None)
     for arm in (arm for arm in recipe.pick.arms if arm.name in recipe.finetune.arms):
         if run.subset(arm.name).manifest() is not None:
             source, size = run, "picked"
@@ -146,7 +146,7 @@ def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | No
 
 def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
     """Pick as many examples at random as the arm will have, as far as that is known."""
-    known = arm.k or (leader.k if leader and arm.policy in ("random", "longest", "lowest") else None)
+    known = arm.k or (leader.k if leader and arm.traits.copies_size else None)
     policy: Literal["full", "random"] = "full" if known is None else "random"
     pick_subset(Pick(arms=(Arm(name=arm.name, policy=policy, k=known),)), scratch)
     if known is not None:

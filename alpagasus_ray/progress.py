@@ -21,7 +21,7 @@ class Progress:
         self._label, self._total, self._plain_every_s = label, total, plain_every_s
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
-        self._started = self._printed = time.monotonic()
+        self._printed = time.monotonic()
         self._marks: list[tuple[float, float]] = []
 
     def __enter__(self) -> Self:

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from alpagasus_ray import credentials
-from alpagasus_ray.config import Recipe, Section
+from alpagasus_ray.config import Recipe, Section, credentials
+from alpagasus_ray.config.base import OneOf
 from alpagasus_ray.errors import UsageError
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
@@ -263,7 +263,7 @@ def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
         else:
             yield Knob(
                 key,
-                _kind_text(field.annotation),
+                _kind_of(field),
                 "" if field.is_required() else _default_text(field.get_default(call_default_factory=True)),
                 doc,
             )
@@ -273,6 +273,12 @@ def _default_text(default: Any) -> str:
     if isinstance(default, tuple):
         default = [v.model_dump(mode="json", exclude_unset=True) if isinstance(v, Section) else v for v in default]
     return yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+def _kind_of(field: FieldInfo) -> str:
+    """What a field takes: the names in its table, or what its type says."""
+    tables = (mark.table for mark in field.metadata if isinstance(mark, OneOf))
+    return next(("|".join(table) for table in tables), None) or _kind_text(field.annotation)
 
 
 def _kind_text(annotation: Any) -> str:

@@ -18,18 +18,15 @@ from alpagasus_ray.engines.access import access
 from alpagasus_ray.engines.base import ANY_FORM, Reply, ReplyForm, Request
 from alpagasus_ray.engines.openai_api import (
     NO_KEY,
-    failure,
     key_wanted,
     messages_of,
-    outcome_of,
     read_key,
-    read_reply,
     request_body,
     safe,
-    short,
     shown_address,
     timeouts,
 )
+from alpagasus_ray.engines.openai_reply import failure, outcome_of, read_reply, short
 from alpagasus_ray.engines.rate_headers import retry_after
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain
 

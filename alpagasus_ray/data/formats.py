@@ -20,13 +20,13 @@ Layout = Callable[[Mapping[str, Any]], list[Draft]]
 CONVERSATION = ("conversations", "messages", "conversation")
 """Keys that a list of turns stands under."""
 PREFERRED = "records whose output is the answer under `chosen`; `rejected` is left out"
-SIGNS = (
+SIGNS = [
     ("dolly", {"instruction", "response"}),
     ("alpaca", {"instruction", "output"}),
     ("preference", {"prompt", "chosen"}),
     ("preference", {"instruction", "chosen"}),
     ("prompt_completion", {"prompt", "completion"}),
-)
+]
 """The fields that tell a layout of plain fields; the first that are all there count."""
 MAPPED = ("instruction", "input", "output", "category", "system", "history")
 
@@ -74,10 +74,8 @@ def _reader(layout: str, columns: Mapping[Any, str], turns: str, tally: Tally) -
 
     if layout == "columns":
         return lambda record: [_mapped(record, columns, layout, tally)]
-    if layout == "alpaca":
-        return lambda record: [_mapped(record, {}, layout, tally)]
-    if layout == "dolly":
-        return lambda record: [_mapped(record, _dolly_columns(record), layout, tally)]
+    if layout in COLUMNS:
+        return lambda record: [_mapped(record, COLUMNS[layout](record), layout, tally)]
     if layout == "oasst":
         return from_turns(lambda record, _: message_trees.turns(record))
     if layout == "prompt_completion":
@@ -87,6 +85,14 @@ def _reader(layout: str, columns: Mapping[Any, str], turns: str, tally: Tally) -
 
 def _dolly_columns(record: Mapping[str, Any]) -> dict[str, str]:
     return {"input": "context", "output": "response"} if "context" in record else {"output": "response"}
+
+
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
+    "alpaca": lambda record: {},
+    "dolly": _dolly_columns,
+}
+"""Of each layout of plain fields: under which of a record's fields instruction, input, output and category stand, where that is
+not their own name."""
 
 
 def _is_list(value: Any) -> bool:

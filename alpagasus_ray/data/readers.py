@@ -24,8 +24,6 @@ from alpagasus_ray.store.storage import resolve
 __all__ = ["HUGGING_FACE", "Form", "Record", "SourceFile", "expand", "form", "glob_like", "hub_records", "natural", "records"]
 
 HEAD_BYTES = 4096
-CHECKSUM_LIMIT = 256 * 2**20
-"""Files up to this size are known by their checksum."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 SPLIT_NAMES = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation")
 SPLIT = re.compile(rf"(?:^|.*[_.-])({'|'.join(SPLIT_NAMES)})(?=$|[_.-])", re.IGNORECASE)

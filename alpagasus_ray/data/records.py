@@ -1,4 +1,4 @@
-"""What a source is read as: files and records. How a file is read is in `sources.py`, what its fields mean in `layouts.py`."""
+"""What a source is read as: files and records. How a file is read is in `readers.py`, what its fields mean in `formats.py`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow.fs as pafs
 
 from alpagasus_ray.data import text_files
+
+CHECKSUM_LIMIT = 256 * 2**20
+"""Of larger files size and time of change are compared, not the content; in bytes."""
 
 
 class Record(NamedTuple):
@@ -48,9 +51,7 @@ class SourceFile:
 
     def fingerprint(self) -> str:
         """Tells a changed file: its checksum, or for a large one its size and when it was changed."""
-        from alpagasus_ray.data import readers
-
-        if self.size > readers.CHECKSUM_LIMIT:
+        if self.size > CHECKSUM_LIMIT:
             return f"{self.size} bytes, changed {self.changed}"
         with self.fs.open_input_file(self.path) as stream:
             return hashlib.sha256(stream.read()).hexdigest()[:16]

@@ -21,6 +21,7 @@ from alpagasus_ray.raycluster import connect, nodes, preflight
 from alpagasus_ray.raycluster.nodes import Facts
 from alpagasus_ray.raycluster.pool import Pool, PoolRequest
 from alpagasus_ray.raycluster.preflight import Check
+from alpagasus_ray.raycluster.ray_internals import resources_here
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.store.storage import Storage
 
@@ -147,8 +148,8 @@ def _place(config: Score, storage: Storage) -> list[Check]:
         fix = "submit this check as well: ray job submit --working-dir . -- python jobs/doctor.py --run …"
         return [Check("cluster", "warning", f"{address} is the address of the job API: nodes are not seen from here", fix)]
     if not address:
-        pool = connect.demand(PoolRequest.of(config, config.judge), _this_machine())
-        here = nodes.fitting(_this_machine(), pool)
+        pool = connect.demand(PoolRequest.of(config, config.judge), resources_here())
+        here = nodes.fitting(resources_here(), pool)
         return [_actors(pool, here, here, here), preflight.same_versions([])]
     try:
         connect.knock(address)
@@ -201,14 +202,6 @@ def _keys_of_nodes(facts: Sequence[Facts]) -> Check:
         fix = "give the keys to the environment in which Ray is started on each node, or to a file that is on each (…_FILE)"
         return Check("keys of nodes", "problem", f"{len(without)} of {len(facts)} nodes have no usable key, {first}", fix)
     return Check("keys of nodes", "ok", f"nodes that can read the keys: {len(facts)}")
-
-
-def _this_machine() -> dict[str, float]:
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager
-    from ray._private.utils import get_num_cpus
-
-    gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-    return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": gpus}
 
 
 def _actors(pool: Pool, present: int, free: int, most: int | None) -> Check:

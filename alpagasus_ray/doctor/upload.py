@@ -1,16 +1,13 @@
 """What `ray job submit --working-dir DIR` would send to the cluster, by Ray's own rules; starts nothing, sends nothing."""
 
-import logging
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ray._private import ray_constants
-from ray._private.runtime_env import packaging
+from alpagasus_ray.raycluster.ray_internals import upload_limit, visit_upload
 
-LIMIT_BYTES: int = packaging.GCS_STORAGE_MAX_SIZE
+LIMIT_BYTES = upload_limit()
 """Ray refuses packages of this size; it does not compress them."""
 SEARCHED_BYTES = 1 << 20
 SECRET_NAME = re.compile(
@@ -29,18 +26,13 @@ class Sent(NamedTuple):
 
 def sent_files(folder: Path) -> list[Sent]:
     """The files that would be sent, after `.gitignore`, `.rayignore` and Ray's own exceptions."""
-    root = folder.absolute()
     found: list[Sent] = []
 
     def keep(path: Path) -> None:
         if path.is_file():
             found.append(Sent(path, path.stat().st_size))
 
-    quiet = logging.getLogger(f"{__name__}.quiet")
-    quiet.setLevel(logging.CRITICAL)
-    always = packaging._get_excludes(root, ray_constants.get_runtime_env_default_excludes())  # noqa: SLF001 - no public way
-    with_gitignore = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    packaging._dir_travel(root, [always], keep, include_gitignore=with_gitignore, logger=quiet)  # noqa: SLF001
+    visit_upload(folder.absolute(), keep)
     return found
 
 

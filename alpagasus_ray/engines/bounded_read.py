@@ -36,6 +36,7 @@ class Bounded(httpx.AsyncByteStream):
             yield unpacked
 
     async def aclose(self) -> None:
+        """Close the connection below."""
         await self._body.aclose()
 
     def _unpack(self, part: bytes, most: int) -> bytes:

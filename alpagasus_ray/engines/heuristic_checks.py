@@ -45,6 +45,7 @@ BRACKETED_ONLY = re.compile(r"[<\[({].*[>\])}]\.?", re.DOTALL)
 
 
 def nothing_said(case: Case) -> Failure | None:
+    """A response that is empty, without letters and digits, or a placeholder; None for any other."""
     if not case.output:
         return Failure(0.0, "the response is empty")
     if not any(character.isalnum() for character in case.output) and not case.input:

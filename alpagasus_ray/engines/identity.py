@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from alpagasus_ray.config import EngineConfig, Vllm, digest, identity
-from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.config import PLAIN, EngineConfig, digest, identity
+from alpagasus_ray.config.engines import KINDS
 from alpagasus_ray.engines.base import Message, ReplyForm
 from alpagasus_ray.errors import UsageError
 
@@ -23,28 +23,29 @@ Configured = TypeVar("Configured", bound=EngineConfig)
 
 
 def identity_of(engine: EngineConfig) -> dict[str, Any]:
-    """What decides the replies of an engine; what only another kind would use is left out."""
-    settings = identity(engine)
-    kept = {"kind"} | ({"model", "temperature", "top_p", "max_tokens", "extra"} if engine.is_model else set())
-    chosen = {key: value for key, value in settings.items() if key in kept}
-    if engine.is_model and engine.max_tokens_field != "max_tokens":
+    """What decides the replies of an engine, as a manifest names it. Fields that only another kind would use are left out, and
+    so are those of a stage's own section (`Judge`, `Answerer`), which that stage names."""
+    if not engine.is_model:
+        return {"kind": engine.kind}
+    ignored = KINDS[engine.kind].ignores
+    chosen = {key: value for key, value in identity(engine).items() if key in EngineConfig.model_fields and key not in ignored}
+    if "max_tokens_field" in chosen:
         # as older recipes said it, by `extra`: their runs go on
-        chosen["extra"] = {**chosen["extra"], engine.max_tokens_field: chosen["max_tokens"]}
+        chosen["extra"] = {**chosen["extra"], chosen.pop("max_tokens_field"): chosen["max_tokens"]}
         chosen["max_tokens"] = None
-    # what older recipes could not say is left out where it is as usual, so that their runs are the same
-    if engine.is_model and engine.seed is not None:
-        chosen["seed"] = engine.seed
-    if engine.is_remote and engine.system != "own":
-        chosen["system"] = engine.system
-    if engine.kind == "vllm":
+    if engine.in_job:
         chosen["vllm"] = _vllm_identity(engine)
     return chosen
 
 
+def own_identity(engine: EngineConfig, *but: str) -> dict[str, Any]:
+    """What a stage's section adds to `EngineConfig` and decides its results, without the fields `but`."""
+    return {key: value for key, value in identity(engine).items() if key not in EngineConfig.model_fields and key not in but}
+
+
 def _vllm_identity(engine: EngineConfig) -> dict[str, Any]:
     """The settings of a model in the job that differ from the usual; of a chat template what it says, not where it lies."""
-    usual = identity(Vllm())
-    chosen = {key: value for key, value in identity(engine.vllm).items() if value != usual[key]}
+    chosen = identity(engine.vllm)
     if chosen.get("chat_template") not in (None, PLAIN):
         chosen["chat_template_digest"] = digest(chosen.pop("chat_template"))
     return chosen
@@ -66,7 +67,7 @@ def with_template(engine: Configured) -> Configured:
 def weights_print(engine: EngineConfig) -> dict[str, str]:
     """A fingerprint for each checkpoint that is a directory on this machine, so that one that was overwritten is noticed. Empty
     for a model of the hub, or one that only other machines see."""
-    if engine.kind != "vllm":
+    if not engine.in_job:
         return {}
     return checkpoint_print("model", engine.model) | checkpoint_print("lora", engine.vllm.lora)
 
@@ -90,7 +91,7 @@ def _ends(file: str) -> tuple[int, str]:
 
 
 def body(engine: EngineConfig, form: ReplyForm) -> dict[str, Any]:
-    """All that decides a reply besides the messages."""
+    """All that decides a reply besides the messages: of a server the request as OpenAI's API takes it, whatever API it has."""
     if engine.is_remote:
         from alpagasus_ray.engines.openai_api import request_body
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from alpagasus_ray.engine_config import EngineConfig
+from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 
 Asked = TypeVar("Asked", bound=EngineConfig)

@@ -45,6 +45,7 @@ class Tariff(NamedTuple):
     """Longest reply, in tokens; None where the recipe sets no bound."""
 
     def need(self, messages: Sequence[Message]) -> Need:
+        """Tokens that a request may use and dollars that it may cost at most, by its messages' bytes and the longest reply."""
         size = sum(len(message["content"].encode()) for message in messages)
         tokens = size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + (self.max_tokens or 0)
         if self.price is None or self.max_tokens is None:

@@ -43,7 +43,7 @@ class TokenCounter(NamedTuple):
 
 def counter(judge: EngineConfig) -> TokenCounter:
     """What counts the tokens of this judge's prompts. A `UsageError` tells of a `judge.tokenizer` that cannot be loaded."""
-    tokenizer = judge.tokenizer or (judge.model if judge.kind == "vllm" else None)
+    tokenizer = judge.tokenizer or (judge.model if judge.in_job else None)
     if tokenizer is not None:
         return _hugging_face(tokenizer, f"{judge.where}.tokenizer")
     model = judge.model or ""

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.config import EngineConfig
+from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.base import Message, Rate, Reply, ReplyForm, Request, Tree
 from alpagasus_ray.engines.finish_reasons import ERROR, finish_reason
 from alpagasus_ray.engines.vllm_model import Prompts, start_failure, vllm_config
 from alpagasus_ray.errors import EngineDied, RowRefused, TryAgain, UsageError
-from alpagasus_ray.extra_fields import collision
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engine_config import PLAIN
+from alpagasus_ray.config import PLAIN, EngineConfig
 from alpagasus_ray.engines.base import EMPTY, Message
 from alpagasus_ray.engines.messages import merged as _merged
 from alpagasus_ray.engines.tokens import control_marks, disarmed, load_tokenizer

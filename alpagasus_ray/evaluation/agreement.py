@@ -31,6 +31,7 @@ class Comparison(NamedTuple):
 
     @property
     def item(self) -> str:
+        """Name of what was judged, the same for every voter who saw these two answers."""
         return f"{self.test_set}/{self.prompt_id}: {self.a} vs {self.b}"
 
     @property

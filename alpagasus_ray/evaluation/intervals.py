@@ -57,6 +57,7 @@ def sign_test(first: int, second: int) -> float | None:
 
 
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> Interval:
+    """A value with the ends of its interval, each rounded to `DECIMALS`; None where it is not known."""
     return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
 
 
@@ -66,4 +67,5 @@ def share(part: int, whole: int) -> float | None:
 
 
 def rounded(value: float | None) -> float | None:
+    """The value to `DECIMALS` places, None as None."""
     return None if value is None else round(float(value), DECIMALS)

@@ -12,11 +12,12 @@ A judge sees two models' answers to a prompt twice, each standing first once: ga
 A prompt of which a game is missing has no verdict under any rule: it is never a tie.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from alpagasus_ray.compare_config import Rule
+from alpagasus_ray.config import Rule
 
-__all__ = ["Game", "Games", "Match", "Outcome", "Rule", "Winner", "decide", "played", "winner_of"]
+__all__ = ["Game", "Games", "Match", "MatchRule", "Outcome", "Rule", "Winner", "decide", "played", "winner_of"]
 
 Winner = Literal["a", "b", "tie"]
 Outcome = Literal["win", "tie", "lose"]
@@ -62,25 +63,27 @@ class Games(NamedTuple):
     ba: Game
 
 
+class MatchRule(NamedTuple):
+    """How the two games of a prompt become one outcome."""
+
+    outcome: Callable[[Games], Outcome | None]
+    """From a's side; None where the games do not say."""
+    seen: Callable[[Game], Game] = lambda game: game
+    """Each game as the rule sees it."""
+
+
 def played(rule: Rule, match: Match) -> Games | None:
     """Both games as the rule sees them, or None where one has no verdict."""
     if match.ab is None or match.ba is None:
         return None
-    if rule == "truncated":
-        return Games(_truncated(match.ab), _truncated(match.ba))
-    return Games(match.ab, match.ba)
+    seen = RULES[rule].seen
+    return Games(seen(match.ab), seen(match.ba))
 
 
 def decide(rule: Rule, match: Match) -> Outcome | None:
     """Win, tie or lose for a, or None where the rule finds no verdict."""
     games = played(rule, match)
-    if games is None:
-        return None
-    if rule == "mean":
-        return _by_scores(games)
-    if rule == "fastchat":
-        return OUTCOMES[games.ab.winner] if games.ab.winner == games.ba.winner else "tie"
-    return OUTCOMES[winner_of(SIGNS[games.ab.winner] + SIGNS[games.ba.winner])]
+    return None if games is None else RULES[rule].outcome(games)
 
 
 def winner_of(difference: float) -> Winner:
@@ -103,3 +106,20 @@ def _truncated(game: Game) -> Game:
     if game.score_a is None or game.score_b is None:
         return game
     return game._replace(winner=winner_of(int(game.score_a) - int(game.score_b)))
+
+
+def _by_winners(games: Games) -> Outcome | None:
+    return OUTCOMES[winner_of(SIGNS[games.ab.winner] + SIGNS[games.ba.winner])]
+
+
+def _if_both_agree(games: Games) -> Outcome | None:
+    return OUTCOMES[games.ab.winner] if games.ab.winner == games.ba.winner else "tie"
+
+
+RULES: dict[str, MatchRule] = {
+    "alpagasus": MatchRule(_by_winners),
+    "fastchat": MatchRule(_if_both_agree),
+    "mean": MatchRule(_by_scores),
+    "truncated": MatchRule(_by_winners, seen=_truncated),
+}
+"""How each rule of `config.compare.RULES` decides."""

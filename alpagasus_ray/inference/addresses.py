@@ -6,8 +6,7 @@ Two servers may serve different models under one name.
 import os
 from collections.abc import Sequence
 
-from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engine_config import BASE_URL
+from alpagasus_ray.config import BASE_URL, EngineConfig
 from alpagasus_ray.errors import SettingsChanged
 from alpagasus_ray.store.run import Begun, Manifest, StageDir
 from alpagasus_ray.terminal import say

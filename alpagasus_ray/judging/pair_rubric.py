@@ -40,10 +40,6 @@ class PairRubric(BaseModel):
         """Version of what is asked: a stored reply answers this and no other prompt."""
         return digest([self.system, self.user])
 
-    def version(self) -> str:
-        """Version of the whole rubric, the reading of replies included."""
-        return digest(self.model_dump(mode="json"))
-
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
         """The chat messages that ask about one game (a row of `schema.PAIRS`)."""
         hidden = () if self.shows_reference else ("reference",)

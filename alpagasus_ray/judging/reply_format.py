@@ -16,11 +16,11 @@ def reply_form(judge: Judge, rubric: Rubric) -> ReplyForm:
     constrained = judge.constrained
     if constrained == "auto":
         steps = _count(rubric.scale) is not None
-        constrained = "regex" if judge.kind == "vllm" and steps else "off"
+        constrained = "regex" if judge.in_job and steps else "off"
     if constrained == "off" and not judge.expected:
         return ReplyForm(score_only=not judge.explain)
     scores = _scores(rubric, "constrained" if constrained != "off" else "expected")
-    if judge.expected and judge.kind == "api":
+    if judge.expected and judge.is_remote:
         _check_first_token(scores, rubric)
     return ReplyForm(scores, constrained, not judge.explain, judge.expected)
 

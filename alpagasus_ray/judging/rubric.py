@@ -74,10 +74,6 @@ class Rubric(BaseModel):
         """Version of what is asked: a stored reply answers this and no other prompt."""
         return digest([self.dimension, self.system, self.user])
 
-    def version(self) -> str:
-        """Version of the whole rubric, the reading of replies included."""
-        return digest(self.model_dump(mode="json"))
-
     def messages(self, example: Mapping[str, Any]) -> list[Message]:
         """The chat messages that ask for the rating of one example (a row of `schema.EXAMPLES`)."""
         fields = _blocks(example) | {"dimension": self.dimension, "scale": self.scale}

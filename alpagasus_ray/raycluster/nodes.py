@@ -19,6 +19,7 @@ from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster.pool import Pool
+from alpagasus_ray.raycluster.ray_internals import reported_limits
 from alpagasus_ray.store.run import versions
 from alpagasus_ray.store.storage import Storage
 
@@ -101,9 +102,7 @@ def fitting(resources: Mapping[str, float], pool: Pool) -> int:
 
 def most_actors(found: Sequence[Facts | Silent], pool: Pool) -> int | None:
     """The most processes of a pool that the cluster can hold after autoscaling; None where that is not known."""
-    from ray._private.state import state
-
-    reported: Mapping[str, int] | None = state.get_max_resources_from_cluster_config()
+    reported = reported_limits()
     if reported is not None:
         return fitting(reported, pool)
     present = sum(on_node(node.resources, node.labels, pool) for node in found if isinstance(node, Facts))

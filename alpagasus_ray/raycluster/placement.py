@@ -9,13 +9,11 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 
-import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.raycluster import nodes
+from alpagasus_ray.raycluster import nodes, ray_internals
 from alpagasus_ray.raycluster.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -24,8 +22,6 @@ CPU, GPU, TRAIN = "cpu", "gpu-judge", "gpu-train"
 """The pools: all that needs no GPU, models that judge or answer, training."""
 PATIENCE_S, LOOK_S = 45.0, 2.0
 """How long the autoscaler has to say that it can start a node, and how often it is asked."""
-SHOWN = 3
-"""So many of its failures to start a node are shown."""
 
 
 def labels_of(given: Mapping[str, str] | None, pool: str) -> dict[str, str]:
@@ -86,13 +82,13 @@ def _ask_autoscaler(pool: Pool, knobs: str, least: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     with _asked(pool, least) as place:
         while not place.wait(LOOK_S):
-            said = _autoscaler()
-            if place.id.hex() in said.without_node:
+            status = ray_internals.autoscaler_status(LOOK_S)
+            if place.id.hex() in status.without_node:
                 raise StageFailed(_never(pool, knobs, least, "and the autoscaler says that it can start none"))
             if time.monotonic() > deadline:
-                if not said.at_work:
+                if not status.at_work:
                     raise StageFailed(_never(pool, knobs, least, "and no autoscaler is at work that could start one"))
-                log.warning("the autoscaler may yet start one%s", said.failures)
+                log.warning("the autoscaler may yet start one%s", status.failures)
                 return
 
 
@@ -117,31 +113,3 @@ def _asked(pool: Pool, count: int) -> Iterator[PlacementGroup]:
         yield place
     finally:
         remove_placement_group(place)
-
-
-class _Said(NamedTuple):
-    """What the autoscaler has told of its last look."""
-
-    at_work: bool
-    without_node: frozenset[str]
-    """Placement groups for which it can start no nodes."""
-    failures: str
-
-
-def _autoscaler() -> _Said:
-    """Version 2 tells of every demand, version 1 only that it is at work."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=LOOK_S))
-    state = reply.autoscaling_state
-    # `details` of a demand is the group's id, then its strategy and state
-    without = frozenset(demand.details.partition(":")[0] for demand in state.infeasible_gang_resource_requests)
-    failed = dict.fromkeys(f"{each.ray_node_type_name}: {each.reason}" for each in state.failed_instance_requests)
-    failures = f"; starts that failed: {'; '.join(list(failed)[-SHOWN:])}" if failed else ""
-    return _Said(
-        bool(state.autoscaler_state_version) or _internal_kv_get(DEBUG_AUTOSCALING_STATUS) is not None, without, failures
-    )

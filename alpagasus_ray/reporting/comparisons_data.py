@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation import agreement as votes
-from alpagasus_ray.evaluation.match_rules import OUTCOMES, Game, Match, Rule, Winner, decide
+from alpagasus_ray.evaluation.match_rules import OUTCOMES, Game, Match, Winner, decide
 from alpagasus_ray.evaluation.ranking import Result, bradley_terry
 from alpagasus_ray.evaluation.statistics import grouped
 from alpagasus_ray.reporting.measures import Agreement, BradleyTerry, Entry, Groups, Interval, read

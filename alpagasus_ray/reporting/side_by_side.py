@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from alpagasus_ray.evaluation.match_rules import Rule, decide
+from alpagasus_ray.config import Rule
+from alpagasus_ray.evaluation.match_rules import decide
 from alpagasus_ray.reporting.comparisons_data import PairGames, voters
 
 ABOUT = ("prompt_id", "test_set", "category", "skill", "instruction", "input")

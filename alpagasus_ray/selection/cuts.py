@@ -13,7 +13,7 @@ DEFAULT_END = 5.0
 def cut_problems(arms: Iterable[Arm], scale: Scale, *, steps: bool = True) -> list[str]:
     """One line for each threshold that means nothing on this scale. Without `steps` any number between the ends may be one, as
     for ratings that are means of several."""
-    return [problem for arm in arms if arm.policy == "threshold" and (problem := _problem(arm, scale, steps))]
+    return [problem for arm in arms if arm.traits.threshold and (problem := _problem(arm, scale, steps))]
 
 
 def _problem(arm: Arm, scale: Scale, steps: bool) -> str | None:

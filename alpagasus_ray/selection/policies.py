@@ -7,7 +7,7 @@ hash's key holds what it is for besides the seed: a draw knows nothing of how ti
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,6 @@ from alpagasus_ray.errors import UsageError
 
 DEFAULT_THRESHOLD = 4.5
 """AlpaGasus, section 2.3: accuracy of at least 4.5 out of 5."""
-
-LEADING = ("threshold", "top")
-"""Policies whose size the controls take."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -48,29 +45,29 @@ class Choice(NamedTuple):
     """Why a row with a score was dropped."""
 
 
+Chooser = Callable[[Arm, Columns, int], Choice]
+"""From an arm, the columns and the number to keep (0 where the policy takes no `k`) to the rows that are kept."""
+
+
 def choose(arm: Arm, columns: Columns, same_size: int | None) -> Choice:
     """The rows of an arm. `same_size` is what a control takes that has no `k` of its own."""
     if arm.by == "expected":
         choice = choose(arm.model_copy(update={"by": "score"}), _by_expected(arm, columns), same_size)
         return choice._replace(reason=choice.reason.replace("score", "expected score", 1))
-    if arm.policy == "full":
-        return Choice(np.ones(len(columns.ids), dtype=bool), "")
-    if arm.policy == "threshold":
-        return threshold(columns, DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold, arm.floors, arm.seed)
+    return CHOOSERS[arm.policy](arm, columns, _size(arm, columns, same_size) if arm.traits.k else 0)
+
+
+def _size(arm: Arm, columns: Columns, same_size: int | None) -> int:
+    """How many rows an arm of a fixed size takes; a `UsageError` where there are not so many that it could take."""
     k = arm.k if arm.k is not None else same_size
     if k is None:
         raise UsageError(
             f"pick.arms: arm {arm.name!r} has no `k`, and there is no `threshold` or `top` arm to take the size of"
         )
-    pool = len(columns.ids) if arm.policy in ("random", "longest") else int((~np.isnan(columns.score)).sum())
+    pool = int((~np.isnan(columns.score)).sum()) if arm.traits.by_score else len(columns.ids)
     if k > pool:
         raise UsageError(f"pick.arms: arm {arm.name!r} asks for k = {k:,} of only {pool:,} rows that it could choose from")
-    if arm.policy == "top":
-        return top(columns, k, arm.floors, arm.seed)
-    by = {"random": _random, "longest": _longest, "lowest": _lowest}[arm.policy]
-    order = by(columns, arm.seed)[:k]
-    reasons = {"random": "not drawn", "longest": "shorter than those kept", "lowest": "scored higher than those kept"}
-    return Choice(_flags(order, len(columns.ids)), reasons[arm.policy])
+    return k
 
 
 def _by_expected(arm: Arm, columns: Columns) -> Columns:
@@ -148,3 +145,22 @@ def _flags(chosen: Indices, length: int) -> Flags:
     flags = np.zeros(length, dtype=bool)
     flags[chosen] = True
     return flags
+
+
+def first_of(order: Callable[[Columns, int], Indices], reason: str) -> Chooser:
+    """The policy that takes the first k rows of an order; `order` is told the columns and the arm's seed, `reason` says of the
+    other rows why they were dropped."""
+    return lambda arm, columns, k: Choice(_flags(order(columns, arm.seed)[:k], len(columns.ids)), reason)
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "threshold": lambda arm, columns, _: threshold(
+        columns, DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold, arm.floors, arm.seed
+    ),
+    "top": lambda arm, columns, k: top(columns, k, arm.floors, arm.seed),
+    "random": first_of(_random, "not drawn"),
+    "longest": first_of(_longest, "shorter than those kept"),
+    "lowest": first_of(_lowest, "scored higher than those kept"),
+    "full": lambda arm, columns, _: Choice(np.ones(len(columns.ids), dtype=bool), ""),
+}
+"""How each policy of `config.pick.POLICIES` chooses."""

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from alpagasus_ray.config import Answerer, Generate, digest
+from alpagasus_ray.config import PLAIN, Answerer, Generate, digest
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.data.schema import ANSWERS, PROMPTS
-from alpagasus_ray.engine_config import PLAIN
 from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
 from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print, with_template
 from alpagasus_ray.engines.imported import files_of, found_files

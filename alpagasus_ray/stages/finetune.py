@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from alpagasus_ray.config import Finetune, digest, identity
+from alpagasus_ray.config.finetune import LEARNING_RATE
 from alpagasus_ray.data import readers
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
-from alpagasus_ray.finetune_config import LEARNING_RATE
 from alpagasus_ray.reporting.training_data import comparison
 from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
 
@@ -66,14 +66,11 @@ def _compare(run: Run) -> None:
 def settings_of(config: Finetune) -> dict[str, Any]:
     """What decides the model that comes out of an arm."""
     plain = identity(config)
-    del plain["arms"]
+    plain.pop("arms", None)  # each arm's model is its own
     if config.epochs is None and config.steps is None:
         plain["epochs"] = 3.0
-    if config.heldout is None:  # models that were made before there was the knob stay the same
-        del plain["heldout"]
-    del plain["keep"]
-    if config.keep == "best":
-        plain |= {"keep": config.keep, "heldout_every": config.heldout_every}
+    if config.keep == "best":  # then the moments of measuring decide which weights are kept
+        plain["heldout_every"] = config.heldout_every
     return plain | {"learning_rate": config.rate, "form": FORM}
 
 

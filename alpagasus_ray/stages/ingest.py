@@ -92,10 +92,9 @@ def sample(config: Ingest, records: int) -> Sample:
 
 
 def _settings(config: Ingest) -> dict[str, Any]:
-    """What decides the examples, as it was before `reasoning` and before a split could be left open."""
+    """What decides the examples: the knobs, the name that a source gives where none is set, and the split that is read."""
     assert config.source is not None
-    settings = identity(config) | {"name": config.name or _default_name(config.source), "split": config.split or "train"}
-    return {key: value for key, value in settings.items() if (key, value) != ("reasoning", "keep")}
+    return identity(config) | {"name": config.name or _default_name(config.source), "split": config.split or "train"}
 
 
 def _default_name(source: str | tuple[str, ...]) -> str:

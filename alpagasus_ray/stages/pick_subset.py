@@ -1,6 +1,5 @@
 """Choose the arms of the experiment by the ratings, and write each with every dropped row and its reason."""
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm, Pick, digest, identity
 from alpagasus_ray.data import write_back
+from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
 from alpagasus_ray.data.schema import DROPPED, EXAMPLES, SUBSET, conformed
 from alpagasus_ray.engines.tokens import load_tokenizer
@@ -22,14 +22,13 @@ from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.charts import histogram_file
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
-from alpagasus_ray.selection.policies import LEADING, Choice, Columns, choose
+from alpagasus_ray.selection.policies import Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
 from alpagasus_ray.stages import existing_arms
 from alpagasus_ray.stages.existing_arms import Wanted
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
 from alpagasus_ray.store.storage import Storage, Written
 
-BY_SCORE = ("threshold", "top", "lowest")
 ROWS_PER_FILE = 1000
 SUBSET_JSON = "subset.json"
 
@@ -54,7 +53,7 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
     examples = run.examples().finished("ingest")
     inputs = {"examples": examples.content_hash()}
     ratings: Manifest | None = None
-    if any(arm.policy in BY_SCORE for arm in config.arms):
+    if any(arm.traits.by_score for arm in config.arms):
         ratings = run.ratings(config.ratings).finished("score")
         _check_same_examples(ratings, examples)
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
@@ -75,23 +74,17 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
 
 def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     leader = _leader(config.arms)
-    copies = arm.k is None and arm.policy in ("random", "longest", "lowest") and leader
+    copies = arm.k is None and arm.traits.copies_size and leader
     return (
-        {"arm": _identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
-        | ({"size_of": _identity(leader)} if copies and leader else {})
+        {"arm": identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
+        | ({"size_of": identity(leader)} if copies and leader else {})
         | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
     )
 
 
-def _identity(arm: Arm) -> dict[str, Any]:
-    """As it was before there were the newer knobs, where they are left alone."""
-    newer = {"by": "score", "out_of": None}
-    return {key: value for key, value in identity(arm).items() if key not in newer or value != newer[key]}
-
-
 def _leader(arms: Iterable[Arm]) -> Arm | None:
     """The arm whose size the controls take."""
-    return next((arm for arm in arms if arm.policy in LEADING), None)
+    return next((arm for arm in arms if arm.traits.leads), None)
 
 
 def _check_cuts(config: Pick, ratings: Manifest) -> None:
@@ -213,7 +206,7 @@ def _choices(arms: Iterable[Arm], loaded: Loaded) -> dict[str, Choice]:
     leader = _leader(arms)
     size = int(choose(leader, once, None).kept.sum()) if leader else None
     choices = {
-        arm.name: choose(arm, columns, size) if arm.policy == "full" else among_all(choose(arm, once, size), first)
+        arm.name: choose(arm, columns, size) if arm.traits.takes_duplicates else among_all(choose(arm, once, size), first)
         for arm in arms
     }
     for name, choice in choices.items():
@@ -329,34 +322,6 @@ def _write_rows(storage: Storage, tables: Iterable[pa.Table], schema: pa.Schema,
 
 def _write_one(storage: Storage, name: str, table: pa.Table) -> FileEntry:
     return FileEntry(name=name, rows=len(table), **storage.write_table(name, table)._asdict())
-
-
-def write_alpaca_json(storage: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> Written:
-    """Rows as one Alpaca JSON list, to the letter as `json.dump(…, indent=4)` writes it, one row in memory at a time.
-
-    `system` and `history` (pairs of instruction and output) stand only in rows that have them.
-    """
-    checksum, size, separator = hashlib.sha256(), 0, b"[\n"
-    with storage.writing(name) as stream:
-        for row in rows:
-            piece = separator + json.dumps([_alpaca_row(row)], indent=4)[2:-2].encode()
-            separator = b",\n"
-            stream.write(piece)
-            checksum.update(piece)
-            size += len(piece)
-        end = b"[]" if size == 0 else b"\n]"
-        stream.write(end)
-        checksum.update(end)
-    return Written(size + len(end), checksum.hexdigest())
-
-
-def _alpaca_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    exported: dict[str, Any] = {field: row[field] for field in ("instruction", "input", "output")}
-    if row["system"]:
-        exported["system"] = row["system"]
-    if row["history"]:
-        exported["history"] = [[turn["instruction"], turn["output"]] for turn in row["history"]]
-    return exported
 
 
 def _histogram_svg(report: Mapping[str, Any], arm: str) -> str:

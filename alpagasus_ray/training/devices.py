@@ -26,6 +26,7 @@ class Place(NamedTuple):
 
     @property
     def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
         return self.device.type == "cuda"
 
 
@@ -65,6 +66,7 @@ def choose_accelerator(place: Place) -> None:
 
 
 def name_of(device: torch.device) -> str:
+    """Name of a device as its maker has it; `CPU` for the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 

@@ -34,6 +34,7 @@ class Crew(NamedTuple):
 
     @property
     def on_gpu(self) -> bool:
+        """Whether each of them has a GPU."""
         return self.each.gpus > 0
 
 

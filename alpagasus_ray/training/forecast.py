@@ -72,6 +72,7 @@ class Forecast:
         return self._by_peak(volume) or self._by_trial(volume, examples, parts)
 
     def dollars(self, predicted: Prediction) -> float | None:
+        """US dollars of a training of that length; None where its minutes or the price of a GPU are not known."""
         price = self._config.price_per_gpu_hour
         return None if price is None or predicted.minutes is None else price * self.workers * predicted.minutes / 60
 

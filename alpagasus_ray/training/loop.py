@@ -60,6 +60,7 @@ class Spent:
 
     @contextmanager
     def on(self, kind: str) -> Iterator[None]:
+        """Count the seconds inside the block as time of this kind (one of `spec.KINDS`)."""
         started = time.monotonic()
         yield
         self.seconds[kind] += time.monotonic() - started
@@ -88,6 +89,7 @@ class Loop:
         self._best = self._keeper.best() if ready.mark is not None else None
 
     def run(self) -> Trained | Stopped | None:
+        """Train to the end. The first worker returns what it has made, others None; `Stopped` where the loss is no number."""
         steps = self._ready.order.steps
         wrong = self._measure(0)
         if wrong is not None:

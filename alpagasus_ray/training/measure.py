@@ -47,6 +47,7 @@ class Best(BaseModel):
 
     @property
     def file(self) -> str:
+        """Name of the file that holds the weights."""
         return f"weights-{self.step:08d}.pt"
 
 
@@ -57,6 +58,7 @@ class Keeper:
         self._storage = states.at(BEST)
 
     def best(self) -> Best | None:
+        """What the kept weights say of themselves; None where none are kept."""
         return Best.model_validate_json(self._storage.read(TOLD)) if self._storage.exists(TOLD) else None
 
     def clear(self) -> None:
@@ -75,6 +77,7 @@ class Keeper:
             self._storage.delete(former.file)
 
     def weights(self, best: Best) -> dict[str, torch.Tensor]:
+        """The kept weights by the names that the model has for them, on the host; raises what reading a file does."""
         with tempfile.TemporaryDirectory(prefix="alpagasus-best-") as folder:
             file = os.path.join(folder, best.file)
             with open(file, "wb") as stream:

@@ -34,6 +34,7 @@ class Order:
 
     @property
     def steps(self) -> int:
+        """Updates of the whole training."""
         return math.ceil(self.seen / self.global_batch)
 
     def batch(self, step: int) -> Integers:

@@ -38,10 +38,12 @@ class Training:
 
     @property
     def states(self) -> Storage:
+        """Where the states lie that a stopped training goes on from."""
         return self.home.storage.at(STATE)
 
     @property
     def order(self) -> Order:
+        """The examples of every update."""
         return order_of(self.config, self.tokens_manifest)
 
 

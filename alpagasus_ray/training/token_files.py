@@ -283,6 +283,7 @@ class Tokens:
         return [] if column is None else column[row].as_py() or []
 
     def example_id(self, index: int) -> str:
+        """The `example_id` of an example by its index."""
         shard, row = self._place(index)
         return str(self._example_ids[shard][row])
 

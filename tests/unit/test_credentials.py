@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alpagasus_ray import cli
-from alpagasus_ray.credentials import FORMS, found_in, is_name, without
+from alpagasus_ray.config.credentials import FORMS, found_in, is_name, without
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import load
 from alpagasus_ray.store.storage import Storage

@@ -6,11 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from alpagasus_ray.config import Answerer, EngineConfig, Judge, PairJudge
+from alpagasus_ray.config.extra_fields import FIXED, KNOBS
 from alpagasus_ray.engines.base import ReplyForm
 from alpagasus_ray.engines.identity import identity_of
 from alpagasus_ray.engines.openai_api import request_body
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.extra_fields import FIXED, KNOBS
 from alpagasus_ray.recipe import load
 
 LIMITS = ("max_tokens", "max_new_tokens", "max_output_tokens", "maxOutputTokens", "max_length", "num_predict")

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from alpagasus_ray.config import Finetune
-from alpagasus_ray.engine_config import OPERATIONAL
+from alpagasus_ray.config import OPERATIONAL, Finetune
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import load
 from alpagasus_ray.stages.finetune import former_settings, settings_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alpagasus_ray.config import Ingest
-from alpagasus_ray.data import readers
+from alpagasus_ray.data import records
 from alpagasus_ray.data.readers import natural
 from alpagasus_ray.errors import InputError, SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.stages.ingest import ingest
@@ -162,7 +162,7 @@ def test_an_input_file_with_other_content_of_the_same_size_is_refused(tmp_path: 
 
 
 def test_a_large_input_file_is_known_by_its_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CHECKSUM_LIMIT", 1)
+    monkeypatch.setattr(records, "CHECKSUM_LIMIT", 1)
     source = Path(_source(tmp_path))
     first = ingest(Ingest(source=str(source)), _run(tmp_path))
     assert first.inputs["rows.jsonl"].startswith(f"{source.stat().st_size} bytes, changed ")

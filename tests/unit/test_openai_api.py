@@ -17,7 +17,8 @@ from pydantic import ValidationError
 import fast_clock
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Rate, Reply, Request
-from alpagasus_ray.engines.openai_api import NO_KEY, OpenAIEngine, read_key, read_reply, request_body
+from alpagasus_ray.engines.openai_api import NO_KEY, OpenAIEngine, read_key, request_body
+from alpagasus_ray.engines.openai_reply import read_reply
 from alpagasus_ray.errors import EngineError, EngineUnusable, RowRefused, TryAgain, UsageError
 
 unhurried = settings(deadline=None)

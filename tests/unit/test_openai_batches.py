@@ -11,7 +11,7 @@ import pytest
 from alpagasus_ray.batch_api.openai_batches import BatchClient, read_results, refusal, refusal_of
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply
-from alpagasus_ray.engines.openai_api import failure, short
+from alpagasus_ray.engines.openai_reply import failure, short
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 
 

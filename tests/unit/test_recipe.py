@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 
-from alpagasus_ray.config import OPERATIONAL, Arm, Finetune, Ingest, Judge, Pick, Recipe, Score, Section, digest, identity
+from alpagasus_ray.config import (
+    OPERATIONAL,
+    Arm,
+    Finetune,
+    Ingest,
+    Judge,
+    Pick,
+    Recipe,
+    Score,
+    Section,
+    deciding,
+    digest,
+    identity,
+)
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import knobs, load
 from toy_runs import ROOT
@@ -219,7 +232,7 @@ def test_the_knob_table_lists_the_fields_of_an_arm() -> None:
 @pytest.mark.parametrize("section", [Ingest, Judge, Score, Pick, Finetune])
 def test_identity_holds_every_field_that_is_not_operational(section: type[Section]) -> None:
     decisive = {name for name, field in section.model_fields.items() if OPERATIONAL not in field.metadata}
-    assert set(identity(section())) == decisive
+    assert set(deciding(section())) == decisive
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import ReplyForm
-from alpagasus_ray.engines.openai_api import read_reply, request_body
+from alpagasus_ray.engines.openai_api import request_body
+from alpagasus_ray.engines.openai_reply import read_reply
 from alpagasus_ray.engines.score_grammar import added_up, begin_alike, can_become, distribution, pattern
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import parse_rating, rubric

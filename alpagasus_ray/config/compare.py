@@ -1,15 +1,20 @@
-"""The knobs of `jobs/compare.py` and `jobs/report.py`.
-
-Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL.
-"""
+"""The knobs of `jobs/compare.py` and `jobs/report.py`."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from alpagasus_ray.engine_config import OPERATIONAL, Asking, EngineConfig, Kind, Name, Section
+from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section
+from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
-Rule = Literal["alpagasus", "fastchat", "mean", "truncated"]
+RULES: dict[str, str] = {
+    "alpagasus": "two wins, or a win and a tie, win (paper, section 4.2)",
+    "fastchat": "games that disagree are a tie",
+    "mean": "the higher sum of scores wins",
+    "truncated": "as `alpagasus`, half points cut off",
+}
+"""How two games become one outcome, in words; how each decides is in `evaluation/match_rules.py`."""
+Rule = Annotated[str, OneOf(RULES)]
 
 
 class PairJudge(EngineConfig):
@@ -82,6 +87,8 @@ class Compare(Asking):
 
 class Report(Section):
     """`jobs/report.py`: what came out, as a page, as JSON, and as the card of the dataset."""
+
+    stated = frozenset("title arm baseline compare rule resamples seed table_mib votes claim".split())
 
     title: str | None = None
     """Heading of the page; by default made of the run's arms."""

@@ -1,15 +1,14 @@
 """The knobs of training: one model, one way to train it, the same for every arm.
 
-Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL: here those that decide how the work is
-spread and timed, not what is learned. A model that is packed, or sharded over another number of workers, is the same model up
-to the order of float additions (`docs/finetune.md`).
+OPERATIONAL fields decide how the work is spread and timed, not what is learned. A model that is packed, or sharded over another
+number of workers, is the same model up to the order of float additions (`docs/finetune.md`).
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from alpagasus_ray.engine_config import OPERATIONAL, Labels, Name, Section, Share, ordered
+from alpagasus_ray.config.base import OPERATIONAL, Labels, Name, Section, Share, ordered
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
 LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
@@ -19,6 +18,8 @@ Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidato
 
 class Lora(Section):
     """Train low-rank adapters in place of the weights (through `peft`); what is written is the merged model."""
+
+    stated = frozenset({"rank", "alpha", "dropout", "targets"})
 
     rank: PositiveInt = 8
     """Rank of the adapters."""
@@ -41,6 +42,11 @@ class Checkpoints(Section):
 
 class Finetune(Section):
     """`jobs/finetune.py`: train a model on every arm."""
+
+    stated = frozenset(
+        "model revision trust_remote_code from_scratch template chat_template_kwargs max_length too_long epochs steps "
+        "global_batch learning_rate schedule warmup weight_decay max_grad_norm precision zero_stage lora seed".split()
+    )
 
     model: str | None = None
     """What is trained: a Hugging Face id, or a directory with config.json, weights and tokenizer."""

@@ -1,17 +1,15 @@
-"""The knobs of whatever answers: the sections that every stage shares which asks a model, and what all sections have in common.
-
-Part of `config.py`, which says what a recipe is and which fields are OPERATIONAL.
-"""
+"""The knobs of whatever answers: the sections that all stages share which ask a model."""
 
 import os
 import re
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from alpagasus_ray import extra_fields
+from alpagasus_ray.config import extra_fields
+from alpagasus_ray.config.base import OPERATIONAL, Labels, OneOf, Section, Share, ordered
 
 
 def _usable(url: str) -> str:
@@ -54,9 +52,6 @@ def _from_environment() -> str:
     return os.environ.get(BASE_URL, "").strip() or OPENAI
 
 
-OPERATIONAL = object()
-"""Marks a field that does not change what a stage produces."""
-
 OPENAI = "https://api.openai.com/v1"
 BASE_URL = "OPENAI_BASE_URL"
 """Environment variable: the address where a recipe gives none."""
@@ -66,14 +61,6 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _CONSTANT = re.compile(r"[^A-Za-z0-9]+")
 PLAIN = "plain"
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A name that becomes a directory: letters, digits, dot, dash, underscore; at most 64."""
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-Labels = dict[
-    Annotated[str, Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{_LABEL}$")], Annotated[str, Field(pattern=rf"^{_LABEL}$")]
-]
-"""Names and values of node labels, as Kubernetes and Ray have them."""
 KeyName = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable that holds a key."""
 Text = Annotated[str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)]
@@ -84,21 +71,29 @@ Variable = Annotated[str, Field(pattern=r"^\$?[A-Z_][A-Z0-9_]*$")]
 """Name of an environment variable, with or without a `$` before it."""
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_usable)]
 """`http://` or `https://`, host, path; no user name and no password."""
-Kind = Literal["api", "vllm", "rules", "recorded"]
 
 
-def ordered(range_of: tuple[int, int]) -> tuple[int, int]:
-    if range_of[0] > range_of[1]:
-        raise ValueError(f"the first number of a range is its smaller one: [{range_of[1]}, {range_of[0]}]")
-    return range_of
+class EngineTraits(NamedTuple):
+    """What the rest of the package has to know of a kind of engine; how it is opened is in `engines/kinds.py`."""
+
+    is_remote: bool = False
+    """A server is asked, which has limits and costs money."""
+    is_model: bool = False
+    """A language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
+    in_job: bool = False
+    """The model runs in the job's own workers: it needs their GPUs, and its weights may lie on this machine."""
+    ignores: frozenset[str] = frozenset({"vllm"})
+    """Fields of `EngineConfig` that decide nothing of its replies."""
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+KINDS: dict[str, EngineTraits] = {
+    "api": EngineTraits(is_remote=True, is_model=True),
+    "vllm": EngineTraits(is_model=True, in_job=True, ignores=frozenset({"system"})),
+    "rules": EngineTraits(),
+    "recorded": EngineTraits(),
+}
+"""The kinds of engines that a recipe can name."""
+Kind = Annotated[str, OneOf(KINDS)]
 
 
 class Price(Section):
@@ -183,6 +178,7 @@ class Vllm(Section):
 class EngineConfig(Section):
     """What answers: an engine, its model, how replies are drawn."""
 
+    stated = frozenset({"kind", "model", "temperature", "top_p", "max_tokens", "extra"})
     where: ClassVar[str]
     """The section's place in a recipe, for messages."""
 
@@ -248,12 +244,17 @@ class EngineConfig(Section):
     @property
     def is_remote(self) -> bool:
         """Whether a server is asked, which has limits and costs money."""
-        return self.kind == "api"
+        return KINDS[self.kind].is_remote
 
     @property
     def is_model(self) -> bool:
         """Whether a language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
-        return self.kind in ("api", "vllm")
+        return KINDS[self.kind].is_model
+
+    @property
+    def in_job(self) -> bool:
+        """Whether a model runs in the job's own workers."""
+        return KINDS[self.kind].in_job
 
     def at_each_endpoint(self) -> "tuple[EngineConfig, ...]":
         """The same once for each endpoint, with that endpoint's address and key."""

@@ -1,78 +1,31 @@
-"""Every knob of a run: frozen pydantic models, one section per stage, one docstring per field.
+"""The knobs of `jobs/ingest.py`, `jobs/score.py` and `jobs/generate.py`."""
 
-A recipe is a YAML file with these sections. What is not given has the default shown here; what is not known is refused.
-Fields marked OPERATIONAL say how the work is carried out, not what comes out of it: they may change between two calls of
-a stage. All others are the identity of a stage's results (`identity`), and a change of one is never mixed with old results.
-What the stages that ask a model share is in `engine_config.py`, training in `finetune_config.py`, the rest of what comes after
-it in `compare_config.py`.
-
-This module knows nothing of files, of Ray or of how a recipe is read (`recipe.py`).
-"""
-
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from alpagasus_ray.compare_config import Compare, Import, PairJudge, Report
-from alpagasus_ray.engine_config import (
-    OPENAI,
-    OPERATIONAL,
-    Address,
-    Asking,
-    Batch,
-    Endpoint,
-    EngineConfig,
-    KeyName,
-    Kind,
-    Name,
-    Price,
-    Section,
-    Share,
-    Vllm,
-)
-from alpagasus_ray.finetune_config import Checkpoints, Finetune, Lora
-
-__all__ = [
-    "DEBUG",
-    "OPENAI",
-    "OPERATIONAL",
-    "Address",
-    "Answerer",
-    "Arm",
-    "Asking",
-    "Batch",
-    "Checkpoints",
-    "Compare",
-    "Endpoint",
-    "EngineConfig",
-    "Finetune",
-    "Generate",
-    "Import",
-    "Ingest",
-    "Judge",
-    "KeyName",
-    "Lora",
-    "PairJudge",
-    "Pick",
-    "Price",
-    "Recipe",
-    "Report",
-    "Score",
-    "Section",
-    "TestSet",
-    "Vllm",
-    "digest",
-    "identity",
-]
-
-DEBUG = "ALPAGASUS_DEBUG"
-"""Environment variable: show the traceback of an unexpected error, and what Ray writes to the terminal."""
-
+from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
+from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
 LONGEST_ANSWER = 1024
 """Tokens, as in the paper (section 3.3)."""
+
+
+FORMATS: dict[str, str] = {
+    "auto": "told by the first record",
+    "alpaca": "`instruction`, `input`, `output`",
+    "dolly": "`instruction`, `context`, `response`",
+    "sharegpt": "`conversations`, a list of turns",
+    "messages": "`messages`, a list of turns",
+    "oasst": "trees of messages",
+    "preference": "`prompt`, `chosen`, `rejected`",
+    "prompt_completion": "`prompt`, `completion`",
+    "json": "a JSON list",
+    "jsonl": "JSON lines",
+    "csv": "a table with a header",
+    "parquet": "a table",
+}
+"""How records are laid out, and kinds of files; how each layout is read is in `data/formats.py`."""
 
 
 def _off(value: Any) -> Any:
@@ -83,24 +36,13 @@ def _off(value: Any) -> Any:
 class Ingest(Section):
     """`jobs/ingest.py`: read a dataset and write it as examples."""
 
+    stated = frozenset({"source", "name", "format", "columns", "turns", "rows_per_shard", "split"})
+
     source: str | tuple[str, ...] | None = None
     """What to read: a path, a glob, a list of them, `s3://…`, or `hf:<hub id or saved directory>`."""
     name: Name | None = None
     """First part of every example_id; by default taken from the name of the source."""
-    format: Literal[
-        "auto",
-        "alpaca",
-        "dolly",
-        "sharegpt",
-        "messages",
-        "oasst",
-        "preference",
-        "prompt_completion",
-        "json",
-        "jsonl",
-        "csv",
-        "parquet",
-    ] = "auto"
+    format: Annotated[str, OneOf(FORMATS)] = "auto"
     """How records are laid out; `json`, `jsonl`, `csv` and `parquet` fix the kind of file and leave the layout to `columns`
     or to detection."""
     columns: dict[Literal["instruction", "input", "output", "category", "system"], str] = {}
@@ -172,11 +114,11 @@ class Judge(EngineConfig):
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
         if self.scale is not None and self.kind != "recorded":
             raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
-        if self.kind == "vllm" and self.constrained == "json":
+        if self.in_job and self.constrained == "json":
             raise ValueError("kind `vllm` takes `constrained: regex` (its default) or `off`; `json` is for an API")
-        if self.kind == "vllm" and self.mode == "batch":
+        if self.in_job and self.mode == "batch":
             raise ValueError("`mode: batch` is for an API; a model in the job is always asked in batches")
-        if self.kind == "api" and self.expected and self.constrained in ("regex", "json"):
+        if self.is_remote and self.expected and self.constrained in ("regex", "json"):
             raise ValueError(
                 f"`expected` with `constrained: {self.constrained}` would read probabilities that an API has made of the scale "
                 "alone; set `constrained: off`"
@@ -196,76 +138,6 @@ class Score(Asking):
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
     run does not ask again."""
-
-
-class Arm(Section):
-    """One set of examples to train on."""
-
-    name: Name
-    """Directory under `subsets/`."""
-    policy: Literal["threshold", "top", "random", "longest", "lowest", "full"]
-    """`threshold`: score >= threshold; `top`: the k best; controls of the same size: `random`, `longest` (output),
-    `lowest` (score); `full`: everything."""
-    by: Literal["score", "expected"] = "score"
-    """What `threshold`, `top`, `lowest` and `floors` go by: the score, ties broken by the expected score where the judge told
-    it; or the expected score itself."""
-    threshold: float | None = None
-    """For `threshold`: the lowest score to keep; 4.5 unless given (AlpaGasus, equation 1)."""
-    out_of: float | None = None
-    """For `threshold`, on a scale that does not end at 5: the end of the scale that it is meant on, so that `4.5` out of 10 is
-    not taken for the paper's 4.5 out of 5."""
-    k: PositiveInt | None = None
-    """How many to keep; `top` needs it, the controls take the size of the first `threshold` or `top` arm without it."""
-    seed: int = 0
-    """Decides ties and random draws; the same on every machine."""
-    floors: dict[str, PositiveInt] = {}
-    """For `threshold` and `top`: keep at least so many of a category, best first, e.g. `{coding: 500}`."""
-
-    @model_validator(mode="after")
-    def _fits_policy(self) -> "Arm":
-        if self.policy == "top" and self.k is None:
-            raise ValueError("policy `top` needs `k`: how many to keep")
-        if self.threshold is not None and self.policy != "threshold":
-            raise ValueError(f"policy `{self.policy}` takes no `threshold`; only `threshold` does")
-        if self.out_of is not None and self.policy != "threshold":
-            raise ValueError(f"policy `{self.policy}` takes no `out_of`; only `threshold` does")
-        if self.k is not None and self.policy in ("threshold", "full"):
-            raise ValueError(f"policy `{self.policy}` takes no `k`; use `top` for a fixed size")
-        if self.floors and self.policy not in ("threshold", "top"):
-            raise ValueError(f"policy `{self.policy}` takes no `floors`; only `threshold` and `top` do")
-        if self.by == "expected" and self.policy not in ("threshold", "top", "lowest"):
-            raise ValueError(f"policy `{self.policy}` does not go by a score; leave `by` out")
-        if sum(self.floors.values()) > (self.k or float("inf")):
-            raise ValueError(f"`floors` add up to {sum(self.floors.values())}, more than k = {self.k}")
-        return self
-
-
-class Pick(Section):
-    """`jobs/pick_subset.py`: choose the arms of the experiment."""
-
-    ratings: Name = "judge"
-    """Which ratings to choose by: the `score.name` they were made under."""
-    max_unscored: Annotated[Share, OPERATIONAL] = 0.01
-    """Refuse when a larger share of the rows has no score."""
-    arms: tuple[Arm, ...] = (Arm(name="selected", policy="threshold", threshold=4.5), Arm(name="random", policy="random"))
-    """The sets to write."""
-    tokenizer: str | None = None
-    """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
-    tokens, and lengths are measured in characters."""
-    duplicates: Literal["keep", "drop"] = "drop"
-    """Exact duplicates of an earlier example (same instruction, input, output, system and history): `drop` them from every arm
-    but `full`, which is everything, or `keep` them."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "Pick":
-        _differ("arms", [arm.name for arm in self.arms])
-        return self
-
-
-def _differ(kind: str, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two {kind} have the name {twice[0]!r}; each needs its own")
 
 
 class Answerer(EngineConfig):
@@ -325,6 +197,7 @@ class TestSet(Section):
     """Prompts to answer."""
 
     __test__ = False  # no test, whatever pytest thinks of the name
+    stated = frozenset({"name", "format", "columns"})
 
     name: Name
     """Directory under `answers/<model>/`."""
@@ -360,36 +233,5 @@ class Generate(Asking):
     @model_validator(mode="after")
     def _names_differ(self) -> "Generate":
         for kind, names in (("models", [m.name for m in self.models]), ("test_sets", [t.name for t in self.test_sets])):
-            _differ(kind, names)
+            differ(kind, names)
         return self
-
-
-class Recipe(Section):
-    """A whole run."""
-
-    ingest: Ingest = Ingest()
-    score: Score = Field(default_factory=Score)
-    pick: Pick = Pick()
-    finetune: Finetune = Finetune()
-    generate: Generate = Generate()
-    compare: Compare = Field(default_factory=Compare)
-    report: Report = Report()
-
-
-def identity(section: Section) -> dict[str, Any]:
-    """The section's settings that decide what comes out, as plain JSON values, OPERATIONAL fields left out."""
-    plain = section.model_dump(mode="json")
-    for key, field in type(section).model_fields.items():
-        value = getattr(section, key)
-        name = field.serialization_alias or key
-        if OPERATIONAL in field.metadata:
-            del plain[name]
-        elif isinstance(value, Section):
-            plain[name] = identity(value)
-    return plain
-
-
-def digest(value: object) -> str:
-    """A short stable hash (16 hex digits) of any JSON value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,21 @@
+"""A whole recipe: one section for each stage."""
+
+from pydantic import Field
+
+from alpagasus_ray.config.base import Section
+from alpagasus_ray.config.compare import Compare, Report
+from alpagasus_ray.config.finetune import Finetune
+from alpagasus_ray.config.pick import Pick
+from alpagasus_ray.config.stages import Generate, Ingest, Score
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    ingest: Ingest = Ingest()
+    score: Score = Field(default_factory=Score)
+    pick: Pick = Pick()
+    finetune: Finetune = Finetune()
+    generate: Generate = Generate()
+    compare: Compare = Field(default_factory=Compare)
+    report: Report = Report()
