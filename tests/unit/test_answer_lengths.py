@@ -13,10 +13,11 @@ from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.evaluation.length_control import length_controlled
 from alpagasus_ray.evaluation.statistics import summarize
 from alpagasus_ray.inference.ledger import Outcome
+from alpagasus_ray.inference.stage import Target
 from alpagasus_ray.judging import pair_rubric
 from alpagasus_ray.reporting.verdicts import comparisons, matches
 from alpagasus_ray.stages.compare import compare
-from alpagasus_ray.stages.pair_task import PairWork, manifest_of, settings_of
+from alpagasus_ray.stages.pair_task import PairTask
 from alpagasus_ray.stages.pairs import Bout, pair_up
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Begun, Run, describe, shard_name
@@ -26,7 +27,7 @@ MODELS = ("one", "two")
 PROMPTS = 120
 NEW = ("length_a", "length_b")
 CONFIG = Compare(pairs=(MODELS,), judge=PairJudge(model="toy", base_url="http://127.0.0.1:9/v1"))
-WORK = PairWork(CONFIG.judge, pair_rubric.load("pairwise"))
+WORK = PairTask(CONFIG.judge, pair_rubric.load("pairwise"))
 
 
 def _compared(run: Run, test_set: str, sentence: str, without: tuple[str, ...] = ()) -> list[tuple[int, float]]:
@@ -46,9 +47,9 @@ def _compared(run: Run, test_set: str, sentence: str, without: tuple[str, ...] =
         reply = "9 4" if won == (game["order"] == "ab") else "4 9"
         rows.append(WORK.result(game, WORK.request(game), Outcome(Reply(reply), None, 1, 1.0)))
     table = pa.Table.from_pylist(rows, schema=VERDICTS).drop_columns(list(without))
-    begun = Begun(settings=settings_of(CONFIG.judge, WORK.rubric), inputs={pairs.name: listed.content_hash()})
+    begun = Begun(settings=WORK.settings, inputs={pairs.name: listed.content_hash()})
     file = describe(shard_name(0), stage.storage.write_table(shard_name(0), table), rows)
-    stage.finish(manifest_of(MODELS, "toy", stage, [file], begun))
+    stage.finish(WORK.manifest(Target.of(stage, pairs, listed), [file], begun))
     return list(zip(longer.tolist(), wins.astype(float).tolist(), strict=True))
 
 
