@@ -49,12 +49,12 @@ def t_quantile(freedom: int) -> float:
 
 
 def proportion(part: int, whole: int) -> Estimate:
-    """A share with the interval of Wilson (1927), which is not empty at 0 and at 1."""
+    """A share with the exact interval of Clopper and Pearson (1934): it errs on the wide side, and is not empty at 0 and at 1."""
     from statsmodels.stats.proportion import proportion_confint
 
     if not whole:
         return estimate(0, None)
-    return estimate(whole, part / whole, *map(float, proportion_confint(part, whole, 1 - CONFIDENCE, method="wilson")))
+    return estimate(whole, part / whole, *map(float, proportion_confint(part, whole, 1 - CONFIDENCE, method="beta")))
 
 
 def mean(values: ArrayLike) -> Estimate:
@@ -129,7 +129,15 @@ def kappa(first: ArrayLike, second: ArrayLike, quadratic: bool = False) -> Estim
     np.add.at(table, (codes[:, 0], codes[:, 1]), 1)
     result = cohens_kappa(table, weights=scale, wt="quadratic") if quadratic else cohens_kappa(table)
     value, error = float(result.kappa), float(result.std_kappa)
-    return estimate(len(one), value) if not error > 0 else within(len(one), value, normal_quantile() * error, -1, 1)
+    return _on_fishers_scale(len(one), value, error)
+
+
+def _on_fishers_scale(n: int, value: float, error: float) -> Estimate:
+    """Ends of a figure that cannot pass 1, from its standard error: on the scale of atanh its distribution is less skew."""
+    if not error > 0 or not abs(value) < 1 or n < 3:
+        return estimate(n, value)
+    width = t_quantile(n - 1) * error / (1 - value**2)
+    return estimate(n, value, math.tanh(math.atanh(value) - width), math.tanh(math.atanh(value) + width))
 
 
 def alpha(ratings: ArrayLike) -> Estimate:
@@ -177,7 +185,7 @@ def jackknife(statistic: Callable[[Integers], Floats], counts: Integers) -> list
     """Estimates of a statistic of weighted patterns: it takes how often each pattern occurs and gives an array of figures.
 
     Leaving out one row gives the same whichever row of a pattern it is: the statistic is called once for each pattern.
-    Ends stand at Student's quantile (Tukey, 1958), and at most at 1.
+    The standard error is that of Tukey (1958).
     """
     n = int(counts.sum())
     value = statistic(counts)
@@ -187,17 +195,14 @@ def jackknife(statistic: Callable[[Integers], Floats], counts: Integers) -> list
     with np.errstate(invalid="ignore"):
         centre = (counts @ without) / n
         errors = np.sqrt((n - 1) / n * (counts @ (without - centre) ** 2))
-    return [
-        within(n, float(x), t_quantile(n - 1) * float(error), most=1) if np.isfinite(error) else estimate(n, float(x))
-        for x, error in zip(value, errors, strict=True)
-    ]
+    return [_on_fishers_scale(n, float(x), float(error)) for x, error in zip(value, errors, strict=True)]
 
 
 def auc(good: ArrayLike, bad: ArrayLike) -> Estimate:
     """How often a good row has the higher score than a bad one, ties half; row i of `bad` was made from row i of `good`.
 
     The variance is that of DeLong (1988) with both placements of a pair taken together (Obuchowski, 1997); ends on the logit
-    scale, or of Wilson where the two kinds do not overlap.
+    scale, or those of a share where the two kinds do not overlap.
     """
     high, low = both_present(good, bad)
     n = len(high)
