@@ -106,9 +106,9 @@ def _p_value(kept: Kept, epsilon: float) -> float:
 
 
 def _rejected(p_values: Sequence[float]) -> list[bool]:
-    from statsmodels.stats.multitest import multipletests
+    from scipy.stats import false_discovery_control
 
-    return [bool(one) for one in multipletests(p_values, alpha=SIGNIFICANCE, method="fdr_by")[0]]
+    return [bool(p <= SIGNIFICANCE) for p in false_discovery_control(p_values, method="by")]
 
 
 def _rho(kept: Sequence[Kept], seed: int) -> Estimate:

@@ -64,10 +64,11 @@ def _by_model(table: Floats, parts: Sequence[str]) -> Combined:
     return Combined(score, expected, tuple(parts), known)
 
 
-def moved(before: Floats, after: Floats, size: int) -> float:
-    """The share of the `size` best rows by one rating that are not among those by another; ties go to the earlier row."""
-    first, second = (set(np.argsort(-np.nan_to_num(x, nan=-np.inf), kind="stable")[:size]) for x in (before, after))
-    return len(first - second) / size
+def moved(before: Floats, after: Floats, cut: float) -> float:
+    """How far two ratings choose different rows: of those that either has at or above the cut, the share that one has not."""
+    first, second = before >= cut, after >= cut
+    either = int((first | second).sum())
+    return int((first ^ second).sum()) / either if either else 0.0
 
 
 def beside_held(raw: Floats, smoothed: Floats, held: Floats, words: Floats) -> dict[str, Any]:

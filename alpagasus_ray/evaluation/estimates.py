@@ -49,7 +49,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def proportion(part: int, whole: int) -> Estimate:
-    """A share with the exact interval of Clopper and Pearson (1934): it errs on the wide side, and is not empty at 0 and at 1."""
+    """A share with the exact interval of Clopper and Pearson (1934): rather too wide, and not empty at 0 and at 1."""
     from statsmodels.stats.proportion import proportion_confint
 
     if not whole:
@@ -125,6 +125,8 @@ def kappa(first: ArrayLike, second: ArrayLike, quadratic: bool = False) -> Estim
     scale, codes = coded(np.column_stack([one, other]))
     if len(scale) < 2:
         return estimate(len(one), None)
+    if np.ptp(one) == 0 or np.ptp(other) == 0:  # as much as chance gives, whatever the other says
+        return estimate(len(one), 0.0)
     table = np.zeros((len(scale), len(scale)))
     np.add.at(table, (codes[:, 0], codes[:, 1]), 1)
     result = cohens_kappa(table, weights=scale, wt="quadratic") if quadratic else cohens_kappa(table)
@@ -152,7 +154,7 @@ def alpha(ratings: ArrayLike) -> Estimate:
         return estimate(len(values), None)
     patterns, counts = np.unique(np.sort(codes, axis=1), axis=0, return_counts=True)
     pairable = coincidences(patterns, len(scale))
-    (result,) = jackknife(lambda weights: np.array([alpha_of(pairable, weights)]), counts)
+    (result,) = jackknife(lambda weights: alpha_of(pairable, weights)[:, None], counts)
     return result
 
 
@@ -167,34 +169,35 @@ def coincidences(patterns: Integers, values: int) -> Floats:
     return np.asarray(pairs / np.maximum(rated - 1, 1)[:, None, None])
 
 
-def alpha_of(pairable: Floats, weights: Integers) -> float:
-    """Ordinal alpha of patterns that occur so often; NaN where all ratings are equal.
+def alpha_of(pairable: Floats, weights: Integers) -> Floats:
+    """Ordinal alpha of patterns that occur so often, for each row of weights (n, patterns); NaN where all ratings are equal.
 
-    The same as the package `krippendorff` computes from all rows, which would have to be written out for each call.
+    The same as the package `krippendorff` computes from all rows, which would have to be written out for each of the n.
     """
-    observed = np.tensordot(weights, pairable, axes=1)
-    marginals = observed.sum(axis=0)
+    values = pairable.shape[1]
+    observed = (weights @ pairable.reshape(len(pairable), -1)).reshape(-1, values, values)
+    marginals = observed.sum(axis=1)
     # the ordinal distance of two values counts the ratings between their middles
-    middles = marginals.cumsum() - marginals / 2
-    distances = np.subtract.outer(middles, middles) ** 2
-    expected = float(marginals @ distances @ marginals)
-    return 1 - (float(marginals.sum()) - 1) * float((observed * distances).sum()) / expected if expected else math.nan
+    middles = marginals.cumsum(axis=1) - marginals / 2
+    distances = (middles[:, :, None] - middles[:, None, :]) ** 2
+    expected = np.einsum("ni,nij,nj->n", marginals, distances, marginals)
+    disagreeing = (marginals.sum(axis=1) - 1) * (observed * distances).sum(axis=(1, 2))
+    return 1 - np.divide(disagreeing, expected, out=np.full(len(expected), np.nan), where=expected > 0)
 
 
 def jackknife(statistic: Callable[[Integers], Floats], counts: Integers) -> list[Estimate]:
-    """Estimates of a statistic of weighted patterns: it takes how often each pattern occurs and gives an array of figures.
+    """Estimates of a statistic of weighted patterns, which takes how often each occurs, (n, patterns), and gives (n, figures).
 
-    Leaving out one row gives the same whichever row of a pattern it is: the statistic is called once for each pattern.
-    The standard error is that of Tukey (1958).
+    Leaving out one row gives the same whichever row of a pattern it is: there are as many cases as patterns. The standard error
+    is that of Tukey (1958).
     """
     n = int(counts.sum())
-    value = statistic(counts)
+    (value,) = statistic(counts[None])
     if n < 3:
         return [estimate(n, float(x)) for x in value]
-    without = np.stack([statistic(counts - one) for one in np.eye(len(counts), dtype=np.int64)])
+    without = statistic(counts - np.eye(len(counts), dtype=np.int64))
     with np.errstate(invalid="ignore"):
-        centre = (counts @ without) / n
-        errors = np.sqrt((n - 1) / n * (counts @ (without - centre) ** 2))
+        errors = np.sqrt((n - 1) / n * (counts @ (without - (counts @ without) / n) ** 2))
     return [_on_fishers_scale(n, float(x), float(error)) for x, error in zip(value, errors, strict=True)]
 
 

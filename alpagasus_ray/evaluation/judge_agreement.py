@@ -170,6 +170,6 @@ def _gains(table: Floats) -> list[Estimate]:
     others = [coincidences(np.delete(patterns, judge, axis=1), len(scale)) for judge in range(table.shape[1])]
 
     def statistic(weights: Integers) -> Floats:
-        return np.array([alpha_of(pairable, weights) for pairable in others]) - alpha_of(every, weights)
+        return np.column_stack([alpha_of(pairable, weights) for pairable in others]) - alpha_of(every, weights)[:, None]
 
     return jackknife(statistic, counts)

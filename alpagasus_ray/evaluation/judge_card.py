@@ -173,10 +173,9 @@ def _doubts(name: str, sections: Mapping[str, Any]) -> list[str]:
         if test.get("passes") is False:
             doubts.append(f"it cannot stand in for one of the people (omega {test['omega']['value']:.2f}, 0.5 is needed)")
     if (sections.get("drift") or {}).get("changed"):
-        last = next(one for one in reversed(sections["drift"]["since"]) if one["changed"])
-        doubts.append(
-            f"it rates the stored probes otherwise than at first, since {last['model']} {last['fingerprint']} answers"
-        )
+        since = next(one for one in sections["drift"]["since"] if one["changed"])
+        who = " ".join(filter(None, (since["model"], since["fingerprint"])))
+        doubts.append(f"it rates the stored probes otherwise than at first: since {since['asked_at']}, when {who} answered")
     if (sections.get("several") or {}).get("odd_one_out") == name:
         doubts.append("it is the odd one out: without it the other judges agree better")
     return doubts

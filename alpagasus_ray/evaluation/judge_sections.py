@@ -32,6 +32,8 @@ from alpagasus_ray.evaluation.match_rules import Match
 
 SIGNIFICANCE = 0.05
 MOST_REASONS = 10
+LEAST_SAME = 0.9
+"""Share of equal scores up to which another model or fingerprint counts as another judge."""
 UNRATED_SCORE = -np.inf
 """A planted defect that got no rating is not chosen: it stands below every score."""
 
@@ -182,20 +184,26 @@ def drift(rounds: Sequence[ProbeRound]) -> dict[str, Any]:
     """Whether the judge of today is the judge of the first day: each later round of the same probes against the first.
 
     The mean's change has a paired interval and a p value; `changed` where that stays below .05 after Holm's correction for
-    the number of rounds, or where another model or fingerprint answered and a tenth of the scores or more differ.
+    the number of rounds, or where another model or fingerprint answered and a tenth of the scores or more are others.
     """
-    from statsmodels.stats.multitest import multipletests
-
     if len(rounds) < 2:
         return {"rounds": len(rounds), "changed": None, "since": []}
     base = rounds[0]
     since = [_since(base, later) for later in rounds[1:]]
-    known = [one for one in since if one["p"] is not None]
-    rejected = multipletests([one["p"] for one in known], alpha=SIGNIFICANCE, method="holm")[0] if known else []
-    for one, is_rejected in zip(known, rejected, strict=True):
-        swapped = one["answered_by_another"] and (one["exact_agreement"]["value"] or 0) <= 0.9
-        one["changed"] = bool(is_rejected) or swapped
+    adjusted = _holm([one["p"] for one in since])
+    for one, p in zip(since, adjusted, strict=True):
+        swapped = one["answered_by_another"] and (one["exact_agreement"]["value"] or 0) <= LEAST_SAME
+        one["changed"] = p < SIGNIFICANCE or swapped
     return {"rounds": len(rounds), "changed": any(one["changed"] for one in since), "since": since}
+
+
+def _holm(p_values: Sequence[float]) -> Floats:
+    """p values corrected for their number (Holm, 1979)."""
+    order = np.argsort(p_values)
+    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(stepped).clip(max=1)
+    return adjusted
 
 
 def _since(base: ProbeRound, later: ProbeRound) -> dict[str, Any]:
@@ -203,9 +211,8 @@ def _since(base: ProbeRound, later: ProbeRound) -> dict[str, Any]:
 
     before, after = both_present(base.scores, later.scores)
     is_varied = len(before) > 1 and np.ptp(after - before) > 0
-    p = float(ttest_rel(after, before).pvalue) if is_varied else None
-    if p is None and len(before) > 1:
-        p = 1.0 if before[0] == after[0] else 0.0
+    is_moved = len(before) > 1 and before[0] != after[0]
+    p = float(ttest_rel(after, before).pvalue) if is_varied else float(not is_moved)
     return {
         "asked_at": later.asked_at,
         "model": later.model,

@@ -66,7 +66,7 @@ def smooth(scores: Floats, neighbours: Integers, similarities: Floats | None = N
     wrong = _probably_wrong(codes, beliefs, transition, prior)
     curated = scores.copy()
     curated[wrong] = scale[beliefs[wrong].argmax(axis=1)]
-    return Smoothed(curated, curated != np.where(rated, scores, curated), transition, scale)
+    return Smoothed(curated, rated & (curated != scores), transition, scale)
 
 
 def _beliefs(codes: Integers, neighbours: Integers, similarities: Floats | None, transition: Floats, prior: Floats) -> Floats:
