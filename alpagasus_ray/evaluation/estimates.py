@@ -7,6 +7,7 @@ there is nothing to compute it from, and has no ends where all observations are 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ Integers = NDArray[np.int64]
 Estimate = dict[str, float | None]
 """`value`, the `low` and `high` end of its 95 percent interval, and `n`, how many observations it rests on."""
 
+Level = Literal["ordinal", "nominal"]
 MISSING = -1
 """The code of a rating that is not there."""
 FEWEST_FOR_A_FIT = 4
@@ -142,8 +144,8 @@ def _on_fishers_scale(n: int, value: float, error: float) -> Estimate:
     return estimate(n, value, math.tanh(math.atanh(value) - width), math.tanh(math.atanh(value) + width))
 
 
-def alpha(ratings: ArrayLike) -> Estimate:
-    """Krippendorff's alpha (2011) on an ordinal scale, of ratings (rows, raters); `n` counts the rows that two or more rated.
+def alpha(ratings: ArrayLike, level: Level = "ordinal") -> Estimate:
+    """Krippendorff's alpha (2011) of ratings (rows, raters); `n` counts the rows that two or more rated.
 
     The interval is that of a jackknife over rows; rows of the same ratings are worked out once.
     """
@@ -154,7 +156,7 @@ def alpha(ratings: ArrayLike) -> Estimate:
         return estimate(len(values), None)
     patterns, counts = np.unique(np.sort(codes, axis=1), axis=0, return_counts=True)
     pairable = coincidences(patterns, len(scale))
-    (result,) = jackknife(lambda weights: alpha_of(pairable, weights)[:, None], counts)
+    (result,) = jackknife(lambda weights: alpha_of(pairable, weights, level)[:, None], counts)
     return result
 
 
@@ -169,8 +171,8 @@ def coincidences(patterns: Integers, values: int) -> Floats:
     return np.asarray(pairs / np.maximum(rated - 1, 1)[:, None, None])
 
 
-def alpha_of(pairable: Floats, weights: Integers) -> Floats:
-    """Ordinal alpha of patterns that occur so often, for each row of weights (n, patterns); NaN where all ratings are equal.
+def alpha_of(pairable: Floats, weights: Integers, level: Level = "ordinal") -> Floats:
+    """Alpha of patterns that occur so often, for each row of weights (n, patterns); NaN where all ratings are equal.
 
     The same as the package `krippendorff` computes from all rows, which would have to be written out for each of the n.
     """
@@ -179,8 +181,8 @@ def alpha_of(pairable: Floats, weights: Integers) -> Floats:
     marginals = observed.sum(axis=1)
     # the ordinal distance of two values counts the ratings between their middles
     middles = marginals.cumsum(axis=1) - marginals / 2
-    distances = (middles[:, :, None] - middles[:, None, :]) ** 2
-    expected = np.einsum("ni,nij,nj->n", marginals, distances, marginals)
+    distances = (middles[:, :, None] - middles[:, None, :]) ** 2 if level == "ordinal" else 1 - np.eye(values)[None]
+    expected = (marginals[:, :, None] * distances * marginals[:, None, :]).sum(axis=(1, 2))
     disagreeing = (marginals.sum(axis=1) - 1) * (observed * distances).sum(axis=(1, 2))
     return 1 - np.divide(disagreeing, expected, out=np.full(len(expected), np.nan), where=expected > 0)
 

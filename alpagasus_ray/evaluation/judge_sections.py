@@ -198,7 +198,7 @@ def drift(rounds: Sequence[ProbeRound]) -> dict[str, Any]:
 
 
 def _holm(p_values: Sequence[float]) -> Floats:
-    """p values corrected for their number (Holm, 1979)."""
+    """The p values corrected for their number (Holm, 1979)."""
     order = np.argsort(p_values)
     stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
