@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from alpagasus_ray.evaluation.estimates import Estimate, Floats, estimate, mean, normal_quantile, t_quantile, within
+from alpagasus_ray.evaluation.match_rules import Winner
 
 JUDGE_ALONE = "This win rate is the judge's alone: no person has voted on these answers."
 FEWEST_VOTED = 10
 """Prompts with votes below which nothing is corrected."""
 LEAST_INFORMED = 0.1
 """Sensitivity plus specificity less 1, below which a judge says too little about the people's verdict to be inverted."""
+
+POINTS_OF: Mapping[Winner, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 Points = Mapping[str, float]
 """By prompt, from a's side: 1 for a win, 0.5 for a tie, 0 for a loss, or the mean of several."""

@@ -78,7 +78,9 @@ def pairs_for_votes(pairs: Sequence[Pair], per_test_set: int, secret: str) -> li
     by_set: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_set[pair.test_set].append(pair)
-    return [pair for name in sorted(by_set) for pair in _stratified(by_set[name], per_test_set, _random(secret, "choose", name))]
+    return [
+        pair for name in sorted(by_set) for pair in _stratified(by_set[name], per_test_set, _random(secret, "choose", name))
+    ]
 
 
 def _stratified(pairs: Sequence[Pair], size: int, random: np.random.Generator) -> list[Pair]:
@@ -105,7 +107,9 @@ def rows_for_ratings(scores: ArrayLike, cut: float, secret: str, near: int = NEA
     return [int(row) for row in (*nearest, *random.permutation(rest)[:at_random])]
 
 
-def vote_study(pairs: Sequence[Pair], voters: Sequence[str], secret: str, repeats: int = REPEATS, checks: int = CHECKS) -> Study:
+def vote_study(
+    pairs: Sequence[Pair], voters: Sequence[str], secret: str, repeats: int = REPEATS, checks: int = CHECKS
+) -> Study:
     """The study of pairs; a check is a prompt's longer answer against the same with its words in no order."""
     random = _random(secret, "items")
     items = []
@@ -120,7 +124,9 @@ def vote_study(pairs: Sequence[Pair], voters: Sequence[str], secret: str, repeat
     return Study(tuple(items), _layouts(items, voters, secret, repeats))
 
 
-def rating_study(rows: Sequence[Single], voters: Sequence[str], secret: str, repeats: int = REPEATS, checks: int = CHECKS) -> Study:
+def rating_study(
+    rows: Sequence[Single], voters: Sequence[str], secret: str, repeats: int = REPEATS, checks: int = CHECKS
+) -> Study:
     """The study of single examples, rated from 0 to 5; a check is an answer with its words in no order."""
     random = _random(secret, "items")
     items = [Item(row.example_id, "", "", row.prompt, (row.answer,), 0) for row in rows]
@@ -142,7 +148,9 @@ def _layouts(items: Sequence[Item], voters: Sequence[str], secret: str, repeats:
         raise UsageError("people: there is nothing to ask about; generate answers of both models first")
     sides = _sides(len(main), _random(secret, "sides"))
     return {
-        voter: _layout(items, [int(side) ^ turn % 2 for side in sides], _random(secret, "voter", voter), min(repeats, len(main)))
+        voter: _layout(
+            items, [int(side) ^ turn % 2 for side in sides], _random(secret, "voter", voter), min(repeats, len(main))
+        )
         for turn, voter in enumerate(voters)
     }
 

@@ -21,6 +21,7 @@ _TABLE: Mapping[str, tuple[str, str, str, str]] = {
         "Es wird nichts gesendet. Ihre Stimmen bleiben in diesem Browser, bis Sie sie in eine Datei ausgeben.",
     ),
     "who": ("Who are you?", "您是谁？", "¿Quién es usted?", "Wer sind Sie?"),
+    "leave": ("Change voter", "更换投票人", "Cambiar de votante", "Person wechseln"),
     "load": ("Go on from a saved file", "从保存的文件继续", "Continuar desde un archivo guardado", "Mit gespeicherter Datei weitermachen"),
     "save": ("Save to a file", "保存为文件", "Guardar en un archivo", "In Datei speichern"),
     "export": ("Export votes", "导出投票", "Exportar votos", "Stimmen ausgeben"),

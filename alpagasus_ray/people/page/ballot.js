@@ -179,7 +179,7 @@
   };
   const tick = () => {
     const now = Date.now();
-    if (!paused && !document.hidden) spentMs += Math.min(now - seenAt, IDLE_MS);
+    if (voter !== null && !paused && !document.hidden) spentMs += Math.min(now - seenAt, IDLE_MS);
     seenAt = now;
   };
 
@@ -285,6 +285,12 @@
   $("load").onchange = () => { if ($("load").files.length) load($("load").files[0]); };
   $("undo").onclick = undo;
   $("pause").onclick = pause;
+  $("leave").onclick = () => {
+    voter = null;
+    $("vote").hidden = true;
+    $("start").hidden = false;
+    tell("");
+  };
   $("save").onclick = () => download(fileName("saved") + ".json", saved(), "application/json");
   $("export").onclick = () => download(fileName("votes") + ".jsonl", exported(), "application/jsonl");
 
