@@ -130,8 +130,10 @@ def rating_study(
     """The study of single examples, rated from 0 to 5; a check is an answer with its words in no order."""
     random = _random(secret, "items")
     items = [Item(row.example_id, "", "", row.prompt, (row.answer,), 0) for row in rows]
-    for row in sorted(rows, key=lambda one: -len(one.answer))[:checks]:
-        items.append(Item(f"check-{row.example_id}", "", "", row.prompt, (garbled(row.answer, random),), 0, is_check=True))
+    longest = sorted(rows, key=lambda one: (-len(one.answer), one.example_id))[:checks]
+    items += [
+        Item(f"check-{one.example_id}", "", "", one.prompt, (garbled(one.answer, random),), 0, is_check=True) for one in longest
+    ]
     return Study(tuple(items), _layouts(items, voters, secret, repeats))
 
 

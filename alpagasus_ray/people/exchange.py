@@ -1,7 +1,7 @@
 """Ballots and votes in the forms of Label Studio and Argilla, for people who work with one of them. Pure: JSON values.
 
-Both show every voter the same, so that what goes out is one voter's layout: her order, her sides, her hidden repeats. What comes
-back is read by the same key, slot by slot; a voter is whoever the other tool says she is.
+Both show every voter the same, so that what goes out is one voter's layout: her order, her sides, her hidden repeats. What
+comes back is read by the same key, slot by slot; a voter is whoever the other tool says she is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,8 +79,8 @@ def argilla_settings(form: str) -> dict[str, Any]:
 
 
 def read_argilla(records: Iterable[Mapping[str, Any]], key: Mapping[str, Any], file: str = "export") -> list[Cast]:
-    """The votes of exported records, in the form of Argilla 2 (`responses: {choice: [{value, user_id, status}]}`) or of Argilla 1
-    (`responses: [{user_id, values: {choice: {value}}, status}]`). Drafts and discarded responses are no votes."""
+    """The votes of exported records, in the form of Argilla 2 (`responses: {choice: [{value, user_id, status}]}`) or of
+    Argilla 1 (`responses: [{user_id, values: {choice: {value}}, status}]`). Drafts and discarded responses are no votes."""
     votes = []
     for number, record in enumerate(records, start=1):
         for who, value, status in _argilla_responses(record.get("responses") or ()):

@@ -108,7 +108,7 @@ def together(files: Mapping[str, Sequence[Cast]]) -> list[Cast]:
 
 
 def rows(votes: Iterable[Cast], key: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The votes on real items, once each, in the columns that `report.votes` reads; of ratings, those that `card.gold` reads."""
+    """The votes on real items, once each, in the columns that `report.votes` reads; of ratings, those of a gold file."""
     main = [(vote, key["items"][vote.item]) for vote in votes if vote.kind == "main"]
     if key["form"] == "rate":
         return [{"example_id": item["item_id"], "voter": vote.voter, "score": vote.said} for vote, item in main]
@@ -180,8 +180,8 @@ def tally(votes: Iterable[Vote]) -> dict[str, Any]:
 
 
 def people_report(votes: Sequence[Vote], judge: Mapping[str, Winner] | None = None) -> dict[str, Any]:
-    """What people said of a pair: the tally, how far they agree with each other, and beside the judge's verdicts, where there are
-    any (by item, as in `Vote`), how far it agrees with them and the win rate that both together give."""
+    """What people said of a pair: the tally and how far they agree with each other; beside the judge's verdicts, where there
+    are any (by item, as in `Vote`), also how far it agrees with them and the win rate that both together give."""
     found: dict[str, Any] = {
         "tally": tally(votes),
         "agreement": agreement(votes),
@@ -206,6 +206,8 @@ def _points(votes: Sequence[Vote]) -> dict[str, float]:
 
 def _table(votes: Sequence[Vote]) -> Floats:
     """Votes as numbers, (items, voters), NaN where there is none."""
+    if not votes:
+        return np.empty((0, 0))
     items, people = (
         {name: i for i, name in enumerate(dict.fromkeys(names))} for names in zip(*[v[:2] for v in votes], strict=True)
     )
