@@ -38,15 +38,16 @@ def ppi(people: Floats, judge: Floats, judge_alone: Floats) -> Estimate:
     people, judge: (n,) points of the prompts that both have seen. judge_alone: (N,) the judge's of the other prompts.
     """
     n, others = len(people), len(judge_alone)
-    if n < 2 or not others:
+    if n < 3 or others < 2:
         return {**mean(people), "weight": 0.0}
     everything = np.concatenate([judge, judge_alone])
     variance = float(everything.var(ddof=1))
     covariance = float(np.cov(people, judge)[0, 1])
     weight = min(max(covariance / ((1 + n / others) * variance), 0.0), 1.0) if variance else 0.0
     value = float((people - weight * judge).mean() + weight * judge_alone.mean())
-    error = math.sqrt(float((people - weight * judge).var(ddof=1)) / n + weight**2 * float(judge_alone.var()) / others)
-    return {**within(n + others, value, t_quantile(n - 1) * error, 0, 1), "weight": round(weight, 6)}
+    # two values were fitted to the n, the mean and the weight
+    error = math.sqrt(float((people - weight * judge).var(ddof=2)) / n + weight**2 * float(judge_alone.var(ddof=1)) / others)
+    return {**within(n + others, value, t_quantile(n - 2) * error, 0, 1), "weight": round(weight, 6)}
 
 
 def rogan_gladen(people: Floats, judge: Floats, judge_alone: Floats) -> dict[str, Any]:

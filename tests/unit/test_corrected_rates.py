@@ -20,14 +20,14 @@ def _judged(random: np.random.Generator, prompts: int, sensitivity: float = 0.8,
 
 def test_both_corrections_hold_the_peoples_rate_in_93_of_100_seeds_and_the_judge_alone_does_not() -> None:
     held = {"ppi": 0, "rogan_gladen": 0, "raw": 0}
-    for seed in range(500):
+    for seed in range(1000):
         people, judge = _judged(made.rng(seed), 600)
         arrays = people[:80], judge[:80], judge[80:]
         for name, figure in (("ppi", ppi(*arrays)), ("rogan_gladen", rogan_gladen(*arrays)), ("raw", mean(judge))):
             held[name] += figure["low"] <= WIN <= figure["high"]
-    assert held["ppi"] >= 5 * 93
-    assert held["rogan_gladen"] >= 5 * 93
-    assert held["raw"] < 5 * 50
+    assert held["ppi"] >= 10 * 93
+    assert held["rogan_gladen"] >= 10 * 93
+    assert held["raw"] < 10 * 50
 
 
 def test_a_good_judge_narrows_the_peoples_interval_and_a_useless_one_leaves_it() -> None:
