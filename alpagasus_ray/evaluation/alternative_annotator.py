@@ -25,8 +25,8 @@ FEWEST_ITEMS = 30
 SIGNIFICANCE = 0.05
 RESAMPLES = 2_000
 
-Marks = Mapping[Hashable, Any]
-"""A mark for each item."""
+Marks = Mapping[Any, Any]
+"""A mark for each item, by anything that names one."""
 Fit = Literal["equal", "near"]
 """`equal`: the share of others with the same mark. `near`: minus the root mean squared distance to the others' marks."""
 

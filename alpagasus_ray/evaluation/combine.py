@@ -4,7 +4,7 @@ The median is the default: one broken judge out of three moves it no further tha
 moves a mean without bound and decides the worst alone. A row counts with the ratings it has; without any it stays without.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,8 +41,8 @@ def combine(ratings: Mapping[str, ArrayLike], by: By = "median") -> Combined:
         raise UsageError(f"combine.by: {by!r}; write one of {', '.join(BY)}")
     rated = ~np.isnan(table).all(axis=1)
     score = np.full(len(table), np.nan)
-    reduce = {"median": np.nanmedian, "mean": np.nanmean, "worst": np.nanmin}[by]
-    score[rated] = reduce(table[rated], axis=1)
+    reduce: Mapping[str, Callable[..., Any]] = {"median": np.nanmedian, "mean": np.nanmean, "worst": np.nanmin}
+    score[rated] = reduce[by](table[rated], axis=1)
     return Combined(score, None, parts, {})
 
 

@@ -184,7 +184,7 @@ def alpha_of(pairable: Floats, weights: Integers, level: Level = "ordinal") -> F
     distances = (middles[:, :, None] - middles[:, None, :]) ** 2 if level == "ordinal" else 1 - np.eye(values)[None]
     expected = (marginals[:, :, None] * distances * marginals[:, None, :]).sum(axis=(1, 2))
     disagreeing = (marginals.sum(axis=1) - 1) * (observed * distances).sum(axis=(1, 2))
-    return 1 - np.divide(disagreeing, expected, out=np.full(len(expected), np.nan), where=expected > 0)
+    return np.asarray(1 - np.divide(disagreeing, expected, out=np.full(len(expected), np.nan), where=expected > 0))
 
 
 def jackknife(statistic: Callable[[Integers], Floats], counts: Integers) -> list[Estimate]:
@@ -234,7 +234,7 @@ def _logistic(x: float) -> float:
 
 def present(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
-    return array[~np.isnan(array)]
+    return np.asarray(array[~np.isnan(array)])
 
 
 def both_present(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

@@ -17,6 +17,7 @@ Grade = Literal["good", "weak", "bad"]
 FIT, NEAR_CUT, NO = VERDICTS = ("fit to choose data", "only with a stronger judge near the cut", "no")
 FEWEST = 30
 """Observations below which a figure is shown and not graded."""
+FEWEST_OF_A_KIND = 10
 BLIND = 0.6
 """AUC up to which a judge is said not to see a kind of planted defect; a half is chance."""
 EVIDENCE = ("planted_defects", "gold", "raters", "voters")
@@ -70,6 +71,9 @@ LIMITS = (
 
 
 class Graded(NamedTuple):
+    """A figure beside its limits; `section` is the part of the card that it stands in."""
+
+    section: str
     about: str
     value: float
     grade: Grade
@@ -107,7 +111,7 @@ def verdict(name: str, sections: Mapping[str, Mapping[str, Any] | None], limits:
     """
     graded = [one for limit in limits if (one := _graded(limit, sections))]
     bad = [_sentence(one) for one in graded if one.grade == "bad"]
-    weak = [_sentence(one) for one in graded if one.grade == "weak"] + list(_doubts(name, sections))
+    weak = [_sentence(one) for one in graded if one.grade == "weak"] + _doubts(name, sections, graded)
     outcome = NO if bad else NEAR_CUT if weak else FIT
     good = f"all {len(graded)} graded figures are within their limits"
     return {
@@ -153,7 +157,7 @@ def _graded(limit: Limit, sections: Mapping[str, Any]) -> Graded | None:
     grade: Grade = "good" if sign * measured >= sign * limit.good else "weak" if sign * measured > sign * limit.bad else "bad"
     if grade == "bad" and limit.worst == "weak":
         grade = "weak"
-    return Graded(limit.about, measured, grade, (limit.good, limit.bad))
+    return Graded(limit.path.split(".")[0], limit.about, measured, grade, (limit.good, limit.bad))
 
 
 def _sentence(one: Graded) -> str:
@@ -162,10 +166,10 @@ def _sentence(one: Graded) -> str:
     return f"{one.about} is {one.value:.2f} ({side} {good:g} is good, {'up to' if good > bad else 'from'} {bad:g} is bad)"
 
 
-def _doubts(name: str, sections: Mapping[str, Any]) -> list[str]:
+def _doubts(name: str, sections: Mapping[str, Any], graded: Sequence[Graded]) -> list[str]:
     doubts = []
-    if all(sections.get(section) is None for section in EVIDENCE):
-        doubts.append("neither people's marks nor planted defects say whether its scores are right")
+    if not any(one.section in EVIDENCE for one in graded):
+        doubts.append(f"neither people's marks nor planted defects, {FEWEST} of them or more, say whether its scores are right")
     if blind := blind_to(sections.get("planted_defects")):
         doubts.append(f"it does not see these planted defects: {', '.join(blind)}")
     for section in ("raters", "voters"):
@@ -183,5 +187,5 @@ def _doubts(name: str, sections: Mapping[str, Any]) -> list[str]:
 
 def blind_to(section: Mapping[str, Any] | None) -> list[str]:
     """The kinds of planted defects that the judge does not rate below the rows they were made from."""
-    kinds = (section or {}).get("kinds", {})
-    return [kind for kind, seen in kinds.items() if seen["auc"]["value"] is not None and seen["auc"]["value"] <= BLIND]
+    kinds = {kind: seen["auc"] for kind, seen in (section or {}).get("kinds", {}).items()}
+    return [kind for kind, auc in kinds.items() if auc["n"] >= FEWEST_OF_A_KIND and auc["value"] <= BLIND]

@@ -233,7 +233,8 @@ def fleiss(votes: Sequence[Vote]) -> Estimate:
         total = weights.sum(axis=1)
         agreeing = weights @ ((patterns**2).sum(axis=1) - size) / (total * size * (size - 1))
         chance = ((weights @ patterns / (total * size)[:, None]) ** 2).sum(axis=1)
-        return np.divide(agreeing - chance, 1 - chance, out=np.full(len(total), np.nan), where=chance < 1)[:, None]
+        kappa = np.divide(agreeing - chance, 1 - chance, out=np.full(len(total), np.nan), where=chance < 1)
+        return np.asarray(kappa[:, None])
 
     (result,) = jackknife(statistic, times)
     return result

@@ -165,6 +165,8 @@ def test_without_evidence_that_it_is_right_no_judge_is_fit() -> None:
     card = judge_card.judge_card({"name": "x"}, {"scale_use": judge_sections.scale_use(scores, CUT)})
     assert card["verdict"]["verdict"] == NEAR_CUT
     assert "neither people's marks nor planted defects" in line(card)
+    few = judge_sections.planted_defects([Planted("empty", 5.0, 0.0)] * 9, CUT)
+    assert judge_card.judge_card({"name": "x"}, {"planted_defects": few})["verdict"]["verdict"] == NEAR_CUT
 
 
 def test_unknown_limits_and_sections_are_refused() -> None:
@@ -224,6 +226,20 @@ def test_the_three_recorded_judges_of_alpaca_agree_as_little_as_is_known(recorde
     assert section["alpha"]["n"] == 52_002
     assert section["odd_one_out"] == "gpt-4o-mini"
     assert section["alpha"]["high"] - section["alpha"]["low"] < 0.02
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_the_card_of_a_recorded_judge_says_what_it_has_no_material_for(recorded: dict[str, np.ndarray], name: str) -> None:
+    sections = {
+        "scale_use": judge_sections.scale_use(recorded[name], CUT),
+        "several": judge_agreement.several(recorded, CUT),
+    }
+    card = judge_card.judge_card({"name": name}, sections, missing={"repeat": "a recorded judge cannot be asked again"})
+    assert card["missing"]["repeat"] == "a recorded judge cannot be asked again"
+    assert "card.probes" in card["missing"]["planted_defects"]
+    assert card["verdict"]["verdict"] == NEAR_CUT
+    assert ("odd one out" in line(card)) == (name == "gpt-4o-mini")
+    assert json.loads(json.dumps(card)) == card
 
 
 def test_recorded_scores_follow_length_as_is_known(recorded: dict[str, np.ndarray], alpaca: str) -> None:
