@@ -6,7 +6,7 @@ a random sample of the stage's rows.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,8 +253,3 @@ def _median(values: Sequence[float]) -> Estimate:
     ordered: Floats = np.sort(np.asarray(values, dtype=np.float64))
     place = int(binom.ppf(SIGNIFICANCE / 2, n, 0.5))
     return estimate(n, float(np.median(ordered)), float(ordered[max(place - 1, 0)]), float(ordered[min(n - place, n - 1)]))
-
-
-def counts_of(statuses: Mapping[str, int]) -> list[Asked]:
-    """Requests of which only the numbers by status are kept."""
-    return [Asked(status) for status, n in statuses.items() for _ in range(n)]

@@ -71,7 +71,8 @@ OTHER_LANGUAGE: Mapping[str, str] = {
 }
 NEGATIONS: Mapping[str, Sequence[tuple[str, str]]] = {
     "en": (
-        (r"\b(is|are|was|were|has been|can|will|should|must|does|did)\b(?! not|n't)(?=\s)", r"\1 not"),
+        (r"\b(has|have|had) been\b", r"\1 not been"),
+        (r"\b(is|are|was|were|can|will|should|must|does|did)\b(?! not|n't)(?=\s)", r"\1 not"),
         (r"\b(is|are|was|were|can|will|should|must|does|did) not\b", r"\1"),
     ),
     "es": ((r"\b(?<!no )(es|son|fue|eran|puede|pueden|está|están)\b", r"no \1"),),

@@ -8,6 +8,7 @@ script and style, known by their hashes.
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +65,12 @@ def ballot(study: Study, form: Form, a: str = "", b: str = "", language: str = "
         "voters": {voter: [one._asdict() for one in layout] for voter, layout in study.layouts.items()},
     }
     return Ballot(_page(data, fingerprint, language), {"ballot": fingerprint, "items": items}, key)
+
+
+def named_in(study: Study, names: Sequence[str]) -> list[str]:
+    """The ids of items in which an answer names one of the models: its voters could know whose it is."""
+    known = [name.casefold() for name in names if name]
+    return [item.item_id for item in study.items if any(name in text.casefold() for name in known for text in item.texts)]
 
 
 def _page(data: str, fingerprint: str, language: str) -> str:

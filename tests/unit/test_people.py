@@ -9,7 +9,7 @@ import pytest
 from alpagasus_ray.errors import InputError, UsageError
 from alpagasus_ray.evaluation.agreement import Comparison, Vote, agreement, in_one_order, read_votes
 from alpagasus_ray.people import assign, exchange, votes
-from alpagasus_ray.people.ballot import CHOICES, ballot
+from alpagasus_ray.people.ballot import CHOICES, ballot, named_in
 from alpagasus_ray.people.words import LANGUAGES, WORDS
 from made_ballots import ARMS, SETS, exported, pairs, side_of
 
@@ -70,6 +70,13 @@ def test_the_page_holds_no_name_and_nothing_that_the_side_of_an_answer_could_be_
     other = assign.vote_study(CHOSEN, VOTERS, "another secret")
     assert [item.a_is for item in other.items] != [item.a_is for item in STUDY.items]
     assert not any(arm in json.dumps(BALLOT.items) for arm in ARMS)
+
+
+def test_answers_that_say_whose_they_are_are_found() -> None:
+    boastful = CHOSEN[0]._replace(answer_a="I am Alpagasus-13B, and I think so.")
+    study = assign.vote_study([boastful, *CHOSEN[1:]], VOTERS, "secret")
+    assert boastful.prompt_id in named_in(study, ARMS)
+    assert named_in(STUDY, ARMS) == []
 
 
 def test_texts_cannot_end_the_element_that_holds_them() -> None:

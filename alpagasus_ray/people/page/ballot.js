@@ -177,9 +177,11 @@
     $("pause").setAttribute("aria-pressed", String(paused));
     show();
   };
-  const tick = () => {
+  const tick = (event) => {
     const now = Date.now();
-    if (voter !== null && !paused && !document.hidden) spentMs += Math.min(now - seenAt, IDLE_MS);
+    // the change itself ends the time before it: what was seen until the page was hidden counts
+    const wasHidden = event && event.type === "visibilitychange" ? !document.hidden : document.hidden;
+    if (voter !== null && !paused && !wasHidden) spentMs += Math.min(now - seenAt, IDLE_MS);
     seenAt = now;
   };
 
@@ -235,6 +237,8 @@
     at = nextOpen();
     spentMs = 0;
     seenAt = Date.now();
+    paused = false;
+    $("pause").setAttribute("aria-pressed", "false");
     $("start").hidden = true;
     $("vote").hidden = false;
     $("grounds").replaceChildren(
