@@ -1,0 +1,218 @@
+"""The ballot in a real Chromium: three people vote on it, without a network, and their files come back as votes.
+
+Screenshots are left in the directory that REPORT_SCREENSHOTS names.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import browser
+from alpagasus_ray.errors import InputError
+from alpagasus_ray.people import assign, votes
+from alpagasus_ray.people.ballot import Ballot, ballot
+from alpagasus_ray.people.words import LANGUAGES, WORDS
+from browser import opened
+from made_ballots import ARMS, pairs, side_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+VOTERS = ("Ana", "Bo", "Cléo")
+KEYS = {"first": "1", "second": "2", "neither": "3"}
+PHONE = {"width": 375, "height": 700}
+DIGITS = {"a": "a", "b": "b", "t": "tie"}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    if browser.installed() is None:
+        reason = f"none of {', '.join(browser.NAMES)} is installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}; in CI one has to be")
+        pytest.skip(reason)
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def made() -> Ballot:
+    chosen = assign.pairs_for_votes(pairs(), assign.PER_TEST_SET, "secret")
+    made = ballot(assign.vote_study(chosen, VOTERS, "secret"), "vote", *ARMS)
+    return made._replace(key=json.loads(json.dumps(made.key)))
+
+
+@pytest.fixture(scope="module")
+def page_file(made: Ballot, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("ballot") / "ballot.html"
+    file.write_text(made.html, encoding="utf-8")
+    return file
+
+
+def _enter(context: "BrowserContext", file: Path, voter: str) -> "Page":
+    seen = opened(context, file)
+    seen.page.get_by_role("button", name=voter).click()
+    assert seen.problems == []
+    assert seen.requests == [f"file://{file}"]
+    return seen.page
+
+
+def _vote(page: "Page", key: dict[str, Any], voter: str, said: Callable[[int], str], until: int) -> None:
+    """Presses the key that means so much of each item, from the first open slot on."""
+    slots = key["voters"][voter]
+    for slot in slots[int(page.locator("#progress").get_attribute("value") or 0) : until]:
+        page.keyboard.press(KEYS[side_of(key, slot, said(slot["item"]))])
+    assert page.locator("#progress").get_attribute("value") == str(until)
+
+
+def _download(page: "Page", button: str, folder: Path) -> Path:
+    with page.expect_download() as download:
+        page.locator(f"#{button}").click()
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    return file
+
+
+def test_three_people_vote_and_their_files_come_back_as_the_papers_counts(
+    chromium: "Browser", made: Ballot, page_file: Path, tmp_path: Path
+) -> None:
+    outcomes = "a" * 63 + "t" * 64 + "b" * 33
+    third = {"a": "tie", "t": "b", "b": "a"}
+    files = {}
+    for number, voter in enumerate(VOTERS):
+
+        def said(item: int, *, differs: bool = number == 2) -> str:
+            if item >= len(outcomes):
+                return "a"  # a check: a is the good one
+            return third[outcomes[item]] if differs else DIGITS[outcomes[item]]
+
+        context = chromium.new_context()
+        page = _enter(context, page_file, voter)
+        if voter == "Ana":  # reloads in the middle
+            _vote(page, made.key, voter, said, 80)
+            page.reload()
+            page.wait_for_selector("html[data-ready=yes]", state="attached")
+            assert page.locator("#progress").get_attribute("value") == "80"
+        if voter == "Bo":  # goes on in another browser
+            _vote(page, made.key, voter, said, 60)
+            saved = _download(page, "save", tmp_path)
+            context.close()
+            context = chromium.new_context()
+            page = opened(context, page_file).page
+            page.locator("#load").set_input_files(saved)
+            page.wait_for_selector("#vote:not([hidden])")
+        _vote(page, made.key, voter, said, 174)
+        assert page.locator("#done").is_visible()
+        file = _download(page, "export", tmp_path)
+        files[file.name] = votes.read_votes(file.read_text(encoding="utf-8"), made.key, file.name)
+        context.close()
+    cast = votes.together(files)
+    reports = votes.voter_reports(cast, made.key)
+    assert [(one["missing"], one["self_consistency"]["value"], one["checks_passed"]["value"]) for one in reports] == [
+        (0, 1.0, 1.0)
+    ] * 3
+    given = [votes.Vote(made.key["items"][vote.item]["item_id"], vote.voter, vote.said) for vote in cast if vote.kind == "main"]
+    tally = votes.tally(given)
+    assert (tally["win"], tally["tie"], tally["lose"], tally["split"]) == (63, 64, 33, 0)
+
+
+def test_the_pages_bytes_hold_no_arms_name(page_file: Path) -> None:
+    text = page_file.read_bytes().lower()
+    assert not any(part.encode() in text for arm in ARMS for part in (arm, arm.replace("-", " ")))
+
+
+def test_undo_comment_grounds_and_pause_are_kept(chromium: "Browser", made: Ballot, page_file: Path, tmp_path: Path) -> None:
+    context = chromium.new_context()
+    page = _enter(context, page_file, "Ana")
+    page.get_by_text(WORDS["en"]["more"]).click()
+    page.get_by_label("accuracy").check()
+    page.get_by_label("Comment").fill("Zahlen stimmen nicht, 数字不对 1 2 3")
+    assert page.locator("#progress").get_attribute("value") == "0", "digits in a comment are no votes"
+    page.locator("#choices button").first.click()
+    page.keyboard.press("u")
+    assert page.get_by_label("Comment").input_value().startswith("Zahlen")
+    assert page.locator('#choices button[aria-pressed="true"]').count() == 1
+    page.keyboard.press("3")
+    page.keyboard.press("p")
+    assert page.locator("#item").is_hidden()
+    page.keyboard.press("1")
+    page.keyboard.press("p")
+    assert page.locator("#progress").get_attribute("value") == "1", "nothing is voted in a pause"
+    (vote,) = votes.read_votes(_download(page, "export", tmp_path).read_text(encoding="utf-8"), made.key)
+    assert (vote.said, vote.grounds, vote.comment) == ("tie", ("accuracy",), "Zahlen stimmen nicht, 数字不对 1 2 3")
+    assert vote.seconds is not None
+    assert vote.seconds < 60
+    context.close()
+
+
+def test_changed_files_and_files_of_another_ballot_are_refused(
+    chromium: "Browser", made: Ballot, page_file: Path, tmp_path: Path
+) -> None:
+    context = chromium.new_context()
+    page = _enter(context, page_file, "Ana")
+    for key in "12":
+        page.keyboard.press(key)
+    export = _download(page, "export", tmp_path).read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="changed since"):
+        votes.read_votes(export.replace('"choice":"first"', '"choice":"neither"', 1), made.key)
+    other = ballot(assign.vote_study(assign.pairs_for_votes(pairs(), 10, "x"), VOTERS, "x"), "vote", *ARMS)
+    with pytest.raises(InputError, match="another ballot"):
+        votes.read_votes(export, other.key)
+    saved = _download(page, "save", tmp_path)
+    page.locator("#leave").click()
+    spoiled = tmp_path / "spoiled.json"
+    spoiled.write_text(saved.read_text(encoding="utf-8").replace("first", "second"), encoding="utf-8")
+    page.locator("#load").set_input_files(spoiled)
+    page.wait_for_function("document.getElementById('message').textContent !== ''")
+    assert page.locator("#message").inner_text() == WORDS["en"]["unreadable"]
+    elsewhere = tmp_path / "other.html"
+    elsewhere.write_text(other.html, encoding="utf-8")
+    stranger = opened(context, elsewhere).page
+    stranger.locator("#load").set_input_files(saved)
+    stranger.wait_for_function("document.getElementById('message').textContent !== ''")
+    assert stranger.locator("#message").inner_text() == WORDS["en"]["other_ballot"]
+    context.close()
+
+
+def test_it_fits_a_phone_and_speaks_four_languages_to_a_screen_reader(
+    chromium: "Browser", page_file: Path, tmp_path: Path
+) -> None:
+    context = chromium.new_context(viewport=PHONE)
+    page = _enter(context, page_file, "Bo")
+    folder = Path(os.environ.get("REPORT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for code in LANGUAGES:
+        page.locator("#language").select_option(code)
+        assert page.locator("html").get_attribute("lang") == code
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        question = WORDS[code]["question"]
+        assert page.get_by_role("group", name=question).get_by_role("button").count() == 3
+        assert page.get_by_role("article", name=WORDS[code]["answer"].format(number=1)).is_visible()
+        assert page.get_by_role("progressbar").get_attribute("max") == "174"
+        page.screenshot(path=folder / f"ballot-{code}.png", full_page=True)
+    assert page.title() != "broken", "what looks like a script in an answer is text"
+    page.keyboard.press("1")
+    assert page.evaluate("document.activeElement.id") == "prompt-heading", "the next request is read out"
+    context.close()
+
+
+def test_examples_are_rated_by_the_digits_0_to_5(chromium: "Browser", tmp_path: Path) -> None:
+    rows = [
+        assign.Single(f"x:{i}", f"Say {i}.", f"It is {i}, as everybody can see who looks at it for a while. " * 3)
+        for i in range(6)
+    ]
+    asked = ballot(assign.rating_study(rows, ["Ana"], "s", repeats=2, checks=1), "rate", language="de")
+    file = tmp_path / "rate.html"
+    file.write_text(asked.html, encoding="utf-8")
+    context = chromium.new_context()
+    page = _enter(context, file, "Ana")
+    assert page.locator("h1").inner_text() == WORDS["de"]["title_rate"]
+    for _ in range(9):
+        page.keyboard.press("0")
+    cast = votes.read_votes(_download(page, "export", tmp_path).read_text(encoding="utf-8"), json.loads(json.dumps(asked.key)))
+    assert [vote.said for vote in cast] == [0.0] * 9
+    context.close()
