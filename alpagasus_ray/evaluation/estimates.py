@@ -39,12 +39,14 @@ def within(n: int, value: float, error: float, least: float = -math.inf, most: f
 
 
 def normal_quantile() -> float:
+    """How many standard errors lie on either side of a figure within its interval; 1.96 for 95%."""
     from scipy.stats import norm
 
     return float(norm.ppf((1 + CONFIDENCE) / 2))
 
 
 def t_quantile(freedom: int) -> float:
+    """The same by Student's distribution, for a figure with so many degrees of freedom."""
     from scipy.stats import t
 
     return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
@@ -233,6 +235,7 @@ def _logistic(x: float) -> float:
 
 
 def present(values: ArrayLike) -> Floats:
+    """The values that are known: all but NaN, in order."""
     array = np.asarray(values, dtype=np.float64)
     return np.asarray(array[~np.isnan(array)])
 

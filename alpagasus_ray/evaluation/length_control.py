@@ -1,5 +1,6 @@
 """Whether a comparison was won by length: pure functions over the judged prompts of which both lengths are known."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -70,9 +71,12 @@ def length_controlled(longer: Floats, points: Floats) -> Fit:
     from scipy.special import expit
     from scipy.stats import norm
     from statsmodels.discrete.discrete_model import Logit
+    from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
     design = np.column_stack([np.ones_like(longer), _squashed(longer)])
-    fit = Logit(points, design).fit(cov_type="HC0", disp=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the answer says it
+        fit = Logit(points, design).fit(cov_type="HC0", disp=False)
     if not fit.mle_retvals["converged"]:
         return Fit(why_not="the regression did not converge")
     margin = norm.ppf((1 + CONFIDENCE) / 2) * fit.bse[0]

@@ -30,7 +30,7 @@ from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.reporting import terminal
+from alpagasus_ray.reporting import terminal, terminal_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan_score import SAMPLE, evenly, plan
 from alpagasus_ray.stages.rating_task import RatingTask
@@ -514,7 +514,7 @@ def test_a_person_reads_what_the_replies_so_far_were_like(tmp_path: Path, capfd:
     ],
 )
 def test_a_person_reads_whether_the_cap_is_enough(low: int | None, high: int | None, words: str) -> None:
-    assert terminal._cap({"cap_reached_after": {"low": low, "high": high}}, 100) == words
+    assert terminal_plan._cap({"cap_reached_after": {"low": low, "high": high}}, 100) == words
 
 
 def test_codes_in_a_row_do_not_command_the_terminal() -> None:

@@ -104,6 +104,7 @@ def test_a_preview_of_hostile_rows_is_spelled_out_too() -> None:
 
 WRITERS = {
     "terminal.py": "the writer itself",
+    "__main__.py": "the help, a text of the package alone",
     "run_all.py": "a rich table of spelled texts",
     "reporting/terminal_training.py": "rich texts of spelled lines, in colour",
     "progress.py": "rich's live line of a spelled text",
