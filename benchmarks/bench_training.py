@@ -192,9 +192,9 @@ def _gpu_rows(table: Table, sample: Sample, config: Finetune, rows: Rows) -> Non
     done = sum(row["mfu"] * row["seconds"] for row in rows) / seconds
     table.row("MFU (llm-foundry, 7B on H100s: 46%, 10,643 tokens/s a GPU; the floor is 35%)", f"{done:.1%}")
     write_shape(sample.model, {**SEVEN, "num_hidden_layers": LAYERS[0]})
-    its_shape = model.shape(config)
-    parameters, trained = model.sizes(config, its_shape)
-    work = shapes.flops(its_shape, parameters, trained)
+    hf_config = model.shape(config)
+    parameters, trained = model.sizes(config, hf_config)
+    work = shapes.flops(hf_config, parameters, trained)
     assert work is not None, "a Llama's configuration says all that is counted"
     lengths = sample.tokens.lengths
     labels, squares = sample.tokens.label_tokens.sum() / lengths.sum(), (lengths**2).sum() / lengths.sum()

@@ -29,10 +29,10 @@ from alpagasus_ray.training.loop import Loop, Spent
 from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.setup import prepare
 from alpagasus_ray.training.spec import Training
-from alpagasus_ray.training.status import Teller
+from alpagasus_ray.training.status import TrainingStatus
 
 
-class Silent(Teller):
+class Silent(TrainingStatus):
     """Nobody listens."""
 
     def __init__(self) -> None: ...

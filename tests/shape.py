@@ -1,7 +1,7 @@
 """The measures of the package's shape, as a table: `make shape`. Reads the source; needs nothing but Python.
 
-A module's users are the modules of the package that import it. Files that `score(config)` passes through are not counted here:
-that takes a run (`docs/extending.md` names the way).
+A module's users are the modules of the package that import it. Files that `score(config)` passes through are not counted: that
+takes a run.
 """
 
 import ast

@@ -110,20 +110,22 @@ class _Arm:
         from alpagasus_ray.training import driver, heldout, token_files
         from alpagasus_ray.training.settings import check_rates
         from alpagasus_ray.training.spec import Training
-        from alpagasus_ray.training.status import Teller
+        from alpagasus_ray.training.status import TrainingStatus
 
         connect.address_given()
         held = heldout.read(self._config)
         told = held.told(self._run.subset(self._arm), self._subset) if held else {}
         begun = self._begin()
         connect.connect()
-        crew = driver.crew_here(self._config)
+        crew = driver.worker_group(self._config)
         preflight.check(self._run.subset(self._arm), crew.each.labels)
         tokens = self._run.tokens(self._arm)
         listed = token_files.encode_arm(self._config, self._run.subset(self._arm), self._subset, tokens)
         called = time.time()
         key = digest([self._settings, self._inputs])
-        training = Training(self._config, self._arm, self._home, tokens, listed, key, called, Teller(), held and held.tokens)
+        training = Training(
+            self._config, self._arm, self._home, tokens, listed, key, called, TrainingStatus(), held and held.tokens
+        )
         check_rates(self._config, training.order.steps)
         try:
             trained = driver.fit(training, crew)

@@ -1,4 +1,4 @@
-"""States that a stopped training goes on from: every worker writes its shards, and what is not marked as whole does not exist.
+"""Checkpoints that a stopped training goes on from: every worker writes its shards; what is not marked as whole does not exist.
 
 `state/step-00000030/` holds DeepSpeed's files and, written last, `whole.json`. A state is removed when a newer one is whole.
 On an object store a worker's files pass through a folder of its own on the node. Workers of another number read the state in
@@ -26,7 +26,7 @@ CURVE = "curve.parquet"
 UNIVERSAL = "-universal"
 
 
-class Mark(BaseModel):
+class CheckpointInfo(BaseModel):
     """What a whole state says of itself."""
 
     model_config = ConfigDict(frozen=True)
@@ -45,14 +45,14 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def newest(storage: Storage) -> Mark | None:
+def newest(storage: Storage) -> CheckpointInfo | None:
     """The newest whole state below a directory."""
     whole = sorted(name for name in storage.all_names() if name.endswith(f"/{WHOLE}") and UNIVERSAL not in name)
-    return Mark.model_validate_json(storage.read(whole[-1])) if whole else None
+    return CheckpointInfo.model_validate_json(storage.read(whole[-1])) if whole else None
 
 
 @dataclass(frozen=True)
-class States:
+class Checkpoints:
     """The states of one training, as one of its workers sees them."""
 
     storage: Storage
@@ -63,7 +63,7 @@ class States:
     is_spread: bool
     """Whether every worker has a part of its own (ZeRO 1 to 3)."""
 
-    def save(self, engine: Any, mark: Mark, curve: bytes) -> None:
+    def save(self, engine: Any, mark: CheckpointInfo, curve: bytes) -> None:
         """Write a state, together with all other workers."""
         name = name_of(mark.step)
         with self._folder() as folder:
@@ -76,7 +76,7 @@ class States:
             self.drop_all_but(name)
         _barrier()
 
-    def load(self, engine: Any, mark: Mark) -> bytes:
+    def load(self, engine: Any, mark: CheckpointInfo) -> bytes:
         """Take a state over into an engine, together with all other workers; the answer is the curve so far. An engine for
         another number of workers has to be made for the universal form."""
         name = name_of(mark.step) + (UNIVERSAL if self.needs_universal(mark) else "")
@@ -87,11 +87,11 @@ class States:
             raise StageFailed(f"the state {self.storage.path(name)} cannot be read; delete it to train anew")
         return self.storage.at(name_of(mark.step)).read(CURVE)
 
-    def needs_universal(self, mark: Mark) -> bool:
+    def needs_universal(self, mark: CheckpointInfo) -> bool:
         """Whether a state was spread over another number of workers."""
         return self.is_spread and mark.workers != self.workers
 
-    def make_universal(self, mark: Mark) -> None:
+    def make_universal(self, mark: CheckpointInfo) -> None:
         """Bring a state into the form that any number of workers reads; the first worker does it."""
         name = name_of(mark.step)
         made = self.storage.at(name + UNIVERSAL)

@@ -13,7 +13,7 @@ from alpagasus_ray.progress import clock
 from alpagasus_ray.raycluster import placement
 from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.training.spec import Stopped, Trained, Training
-from alpagasus_ray.training.status import Teller
+from alpagasus_ray.training.status import TrainingStatus
 
 RAY_TRAIN = "ray-train"
 """Ray Train's own notes on a run, beside the states."""
@@ -25,7 +25,7 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 KNOBS = "finetune.workers, finetune.cpus, finetune.gpu and finetune.labels"
 
 
-class Crew(NamedTuple):
+class WorkerGroup(NamedTuple):
     """The workers of a training: how many, and what each takes of a node."""
 
     least: int
@@ -38,7 +38,7 @@ class Crew(NamedTuple):
         return self.each.gpus > 0
 
 
-def crew_here(config: Finetune) -> Crew:
+def worker_group(config: Finetune) -> WorkerGroup:
     """The workers on this cluster. `UsageError` or `StageFailed` tell of those that it can never hold."""
     on_gpu = config.gpu
     if on_gpu is None:
@@ -47,7 +47,7 @@ def crew_here(config: Finetune) -> Crew:
     usual = max(1, int(placement.total(labels)["GPU"])) if on_gpu else 1
     number = config.workers or usual
     least, most = (number, number) if isinstance(number, int) else number
-    found = Crew(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu), labels=labels))
+    found = WorkerGroup(least, most, Pool(cpus=config.cpus, gpus=int(on_gpu), labels=labels))
     if config.offload != "none" and not found.on_gpu:
         raise UsageError(
             f"finetune.offload = {config.offload} moves states from a GPU to the host's memory, and the workers have no GPU; "
@@ -57,13 +57,13 @@ def crew_here(config: Finetune) -> Crew:
     return found
 
 
-def fit(training: Training, found: Crew) -> Trained:
+def fit(training: Training, found: WorkerGroup) -> Trained:
     """Train, whatever workers and nodes are lost on the way, up to `max_failures`. `UsageError` or `StageFailed` tell what
     ended it; what was saved stays."""
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     trainer = _trainer(training, found)
-    with _shown(training.arm, training.teller):
+    with _shown(training.arm, training.status):
         try:
             # off the main thread, where Ray Train cannot set its handler of Ctrl-C: that ends the process with code 0
             returned: Trained | Stopped | None = off_main_thread(trainer.fit).return_value
@@ -73,7 +73,7 @@ def fit(training: Training, found: Crew) -> Trained:
                 "last state"
             ) from None
         except TrainingFailedError as error:
-            returned = training.teller.stopped()
+            returned = training.status.stopped()
             if returned is None:
                 raise StageFailed(_lost(training, error)) from None
     if isinstance(returned, Stopped):
@@ -82,7 +82,7 @@ def fit(training: Training, found: Crew) -> Trained:
     return returned
 
 
-def _trainer(training: Training, found: Crew) -> Any:
+def _trainer(training: Training, found: WorkerGroup) -> Any:
     # paths of the recipe are those of the driver, and of the working directory that `ray job submit` sends
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -111,7 +111,7 @@ def _trainer(training: Training, found: Crew) -> Any:
     )
 
 
-def _environment(found: Crew) -> dict[str, Any]:
+def _environment(found: WorkerGroup) -> dict[str, Any]:
     """What the processes of workers are started with: packs differ in size from update to update, and segments that can grow
     keep the GPU's memory from falling into pieces. What the user has said of it counts."""
     if not found.on_gpu or any(name in os.environ for name in ALLOCATOR):
@@ -136,7 +136,7 @@ def _lost(training: Training, error: Exception) -> str:
 
 
 @contextmanager
-def _shown(arm: str, teller: Teller) -> Iterator[None]:
+def _shown(arm: str, status: TrainingStatus) -> Iterator[None]:
     """Progress on the terminal while the block runs."""
     from alpagasus_ray.progress import Progress
 
@@ -144,7 +144,7 @@ def _shown(arm: str, teller: Teller) -> Iterator[None]:
 
     def show(progress: "Progress") -> None:
         while not ended.wait(SHOW_S):
-            news = teller.last()
+            news = status.last()
             if news:
                 progress.tell(_line(arm, news))
 

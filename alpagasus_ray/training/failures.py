@@ -14,7 +14,7 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.training import devices
 from alpagasus_ray.training.spec import Stopped
-from alpagasus_ray.training.status import Teller
+from alpagasus_ray.training.status import TrainingStatus
 
 LOST = (dist.DistError, ConnectionError, TimeoutError, EOFError)
 """What is raised where another process, or the way to it, is gone."""
@@ -39,15 +39,15 @@ class Telling:
     """While it lasts, what is raised is looked at: the driver is told of what ends the training. It is raised all the same, as
     other workers may wait for this one, and only its death ends them."""
 
-    def __init__(self, config: Finetune, teller: Teller) -> None:
-        self._config, self._teller = config, teller
+    def __init__(self, config: Finetune, status: TrainingStatus) -> None:
+        self._config, self._status = config, status
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
         stopped = None if error is None else why_stopped(self._config, error)
         if stopped is not None:
-            self._teller.stop(stopped)
+            self._status.stop(stopped)
 
 
 def why_stopped(config: Finetune, error: BaseException) -> Stopped | None:

@@ -61,9 +61,9 @@ def merged_with(config: Finetune, model: Any, weights: dict[str, torch.Tensor]) 
     """The adapters added to the weights, by an empty twin of the model that takes them over."""
     from peft.tuners.lora import LoraLayer
 
-    its_shape = model.get_base_model().config
+    hf_config = model.get_base_model().config
     with torch.device("meta"):
-        twin = empty(config, its_shape)
+        twin = empty(config, hf_config)
     twin.load_state_dict(weights, strict=False, assign=True)
     layers: list[Any] = [module for module in twin.modules() if isinstance(module, LoraLayer)]
     for layer in layers:

@@ -20,7 +20,7 @@ from alpagasus_ray.config import digest, identity
 from alpagasus_ray.raycluster import preflight
 from alpagasus_ray.store.run import FileEntry
 from alpagasus_ray.training import collate, devices, finished_model, measure, schedule, settings
-from alpagasus_ray.training.checkpoints import CURVE, Mark, newest
+from alpagasus_ray.training.checkpoints import CURVE, CheckpointInfo, newest
 from alpagasus_ray.training.curve import Curve, Events, Gauges, WandB, Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.failures import Telling
@@ -39,13 +39,13 @@ TELL_S = 0.5
 def train(training: Training) -> Trained | Stopped | None:
     """The whole of a worker's work; the first worker's answer is the training's."""
     spent, arrived = Spent(), time.time()
-    stopped: Stopped | None = training.teller.stopped()
+    stopped: Stopped | None = training.status.stopped()
     if stopped is not None:
         return stopped
-    with Telling(training.config, training.teller):
+    with Telling(training.config, training.status):
         preflight.take_part(training.tokens, training.version)
         place = devices.here(training.config)
-        if place.rank == 0 and training.teller.begin() == 1:  # what comes before a second start is lost, not start
+        if place.rank == 0 and training.status.begin() == 1:  # what comes before a second start is lost, not start
             spent.seconds["start"] = arrived - training.called_at
         with spent.on("load"):
             ready = prepare(training, place)
@@ -182,12 +182,12 @@ class Loop:
         self._curve.add({**numbers, **more})
         if time.monotonic() - self._told_at > TELL_S:
             self._told_at = time.monotonic()
-            self._training.teller.tell({**numbers, **more, "steps": self._ready.order.steps})
+            self._training.status.tell({**numbers, **more, "steps": self._ready.order.steps})
 
     def _save(self, step: int) -> None:
         from ray import train as ray_train
 
-        mark = Mark(step=step, workers=self._place.workers, seconds=self._spent.seconds, heldout=self._heldout)
+        mark = CheckpointInfo(step=step, workers=self._place.workers, seconds=self._spent.seconds, heldout=self._heldout)
         self._curve.flush()
         self._ready.states.save(self._ready.engine, mark, self._curve.parquet())
         self._saved_at = time.monotonic()

@@ -84,26 +84,26 @@ ALL, NOTHING = Has(), Has(sdpa=False, flash=False)
 """The second of a model of which nothing is known: its own code is all."""
 
 
-def sizes(config: Finetune, its_shape: Any) -> tuple[int, int]:
+def sizes(config: Finetune, hf_config: Any) -> tuple[int, int]:
     """Parameters, and how many of them are trained; nothing is loaded for that."""
-    found = census(config, its_shape)
+    found = census(config, hf_config)
     return (found.parameters, found.trained) if found else (0, 0)
 
 
-def census(config: Finetune, its_shape: Any) -> Census | None:
+def census(config: Finetune, hf_config: Any) -> Census | None:
     """What is known before anything is loaded; None where the model's code cannot be run without its weights. A `UsageError`
     tells of a model that cannot be trained, or not packed."""
-    shapes.check(config, its_shape)
+    shapes.check(config, hf_config)
     try:
         with torch.device("meta"):
-            model = empty(config, its_shape)
+            model = empty(config, hf_config)
     except MODELS_OWN:
         return None
     base = model.get_base_model() if config.lora else model
     return Census(
         *counted(model),
         has=Has(
-            sdpa=bool(base._supports_sdpa) and not shapes.own_attention(shapes.text_of(its_shape)),  # noqa: SLF001 - transformers' own word for it
+            sdpa=bool(base._supports_sdpa) and not shapes.own_attention(shapes.text_of(hf_config)),  # noqa: SLF001 - transformers' own word for it
             flash=bool(base._supports_flash_attn),  # noqa: SLF001 - as above
         ),
     )
@@ -121,13 +121,13 @@ def counted(model: Any) -> tuple[int, int, int]:
     )
 
 
-def empty(config: Finetune, its_shape: Any) -> Any:
+def empty(config: Finetune, hf_config: Any) -> Any:
     """The same model without weights where the default device is `meta`, adapters on it."""
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            its_shape, dtype=dtype(config), trust_remote_code=config.trust_remote_code, attn_implementation="eager"
+            hf_config, dtype=dtype(config), trust_remote_code=config.trust_remote_code, attn_implementation="eager"
         )
     except (ValueError, ImportError) as error:
         raise _unusable(config, error) from None
@@ -184,16 +184,16 @@ def attention_kind(config: Finetune, *, on_gpu: bool, has: Has = ALL) -> str:
     return "sdpa" if has.sdpa else "eager"
 
 
-def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has: Has | None = None) -> Loaded:
+def load(config: Finetune, hf_config: Any, tokenizer: Any, *, on_gpu: bool, has: Has | None = None) -> Loaded:
     """The model with its weights in host memory, or sharded over the workers where DeepSpeed was told of ZeRO-3 before;
     what its class `has` is the census's to say, and to be given where none can be taken any more."""
     attention.register()
     if has is None:
-        known = census(config, its_shape)
+        known = census(config, hf_config)
         has = known.has if known else NOTHING
     kind = attention_kind(config, on_gpu=on_gpu, has=has)
     torch.manual_seed(config.seed)
-    model = _weights(config, its_shape, kind)
+    model = _weights(config, hf_config, kind)
     _check_apart(config, model)
     _freeze_other_senses(model)
     _add_pad(model, tokenizer)
@@ -207,13 +207,13 @@ def load(config: Finetune, its_shape: Any, tokenizer: Any, *, on_gpu: bool, has:
     return Loaded(_with_adapters(config, model), tokenizer, slices, kind, own)
 
 
-def _weights(config: Finetune, its_shape: Any, kind: str) -> Any:
+def _weights(config: Finetune, hf_config: Any, kind: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     told = {"dtype": dtype(config), "attn_implementation": kind, "trust_remote_code": config.trust_remote_code}
     try:
         if config.from_scratch:
-            return AutoModelForCausalLM.from_config(its_shape, **told)  # type: ignore[no-untyped-call]
+            return AutoModelForCausalLM.from_config(hf_config, **told)  # type: ignore[no-untyped-call]
         return AutoModelForCausalLM.from_pretrained(str(config.model), revision=config.revision, **told)
     except (OSError, ValueError, ImportError) as error:
         raise _unusable(config, error) from None

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.training import behaviour, devices, model, native_ops, settings, shapes
-from alpagasus_ray.training.checkpoints import Mark, States, newest
+from alpagasus_ray.training.checkpoints import CheckpointInfo, Checkpoints, newest
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.shapes import Flops
@@ -22,8 +22,8 @@ class Ready(NamedTuple):
     order: Order
     loaded: model.Loaded
     engine: Any
-    states: States
-    mark: Mark | None
+    states: Checkpoints
+    mark: CheckpointInfo | None
     """The state that was taken over."""
     earlier: bytes | None
     """The curve up to there."""
@@ -36,18 +36,18 @@ def prepare(training: Training, place: Place) -> Ready:
     """Load everything. A `UsageError` tells what of it cannot be."""
     config = training.config
     devices.choose_accelerator(place)
-    native_ops.load(config, on_gpu=place.on_gpu, tell=lambda said: training.teller.tell({"note": said}))
-    its_shape = model.shape(config)
-    known = model.census(config, its_shape)
+    native_ops.load(config, on_gpu=place.on_gpu, tell=lambda said: training.status.tell({"note": said}))
+    hf_config = model.shape(config)
+    known = model.census(config, hf_config)
     if known is not None:
         devices.check(config, known.parameters, known.trained, place)
     mark = newest(training.states)
-    states = States(
+    states = Checkpoints(
         training.states, place.rank, place.workers, keeps_frozen=config.lora is None, is_spread=config.zero_stage > 0
     )
     universal = mark is not None and states.needs_universal(mark)
     has = known.has if known else model.NOTHING
-    loaded, engine = _engine(training, its_shape, place, has, universal=universal)
+    loaded, engine = _engine(training, hf_config, place, has, universal=universal)
     earlier = None
     if mark is not None:
         if universal:
@@ -57,11 +57,11 @@ def prepare(training: Training, place: Place) -> Ready:
     order = training.order
     behaviour.check(config, loaded, engine, [tokens.ids(index) for index in order.batch(0)[:LOOKED_AT].tolist()], place.device)
     parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
-    flops = shapes.flops(its_shape, parameters, trained, routed)
+    flops = shapes.flops(hf_config, parameters, trained, routed)
     return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops)
 
 
-def _engine(training: Training, its_shape: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
+def _engine(training: Training, hf_config: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
     config = training.config
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
@@ -71,7 +71,7 @@ def _engine(training: Training, its_shape: Any, place: Place, has: model.Has, *,
     tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
     # while it lives, transformers shards weights as it loads them where that is ZeRO-3
     sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
-    loaded = model.load(config, its_shape, tokenizer, on_gpu=place.on_gpu, has=has)
+    loaded = model.load(config, hf_config, tokenizer, on_gpu=place.on_gpu, has=has)
     del sharding
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     groups = settings.weight_groups(config, loaded.model)

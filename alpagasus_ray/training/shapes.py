@@ -28,15 +28,15 @@ CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "
 """Names of configurations for how many experts there are, and how many of them a token passes."""
 
 
-def text_of(its_shape: Any) -> Any:
+def text_of(hf_config: Any) -> Any:
     """The part of a configuration that describes the language model; models that also see or hear nest it."""
-    get = getattr(its_shape, "get_text_config", None)
-    return its_shape if get is None else get(decoder=True)
+    get = getattr(hf_config, "get_text_config", None)
+    return hf_config if get is None else get(decoder=True)
 
 
-def check(config: Finetune, its_shape: Any) -> None:
+def check(config: Finetune, hf_config: Any) -> None:
     """Refuse what its configuration already rules out, packed or not."""
-    text = text_of(its_shape)
+    text = text_of(hf_config)
     if _looks_ahead(text):
         raise UsageError(
             f"finetune.model {config.model!r} ({text.model_type}) is no causal language model: its tokens see those that come "
@@ -65,10 +65,10 @@ def _looks_ahead(text: Any) -> bool:
     return getattr(text, "use_bidirectional_attention", None) in (True, "all") or getattr(text, "is_causal", None) is False
 
 
-def why_not_packed(its_shape: Any, max_length: int) -> str | None:
+def why_not_packed(hf_config: Any, max_length: int) -> str | None:
     """What in a configuration keeps examples of a pack from being kept apart, or is not known to keep them; None where all
     layers are full attention, or sliding with a window of at least `max_length`."""
-    text = text_of(its_shape)
+    text = text_of(hf_config)
     kinds = set(getattr(text, "layer_types", None) or ())
     others = sorted(map(str, kinds - {FULL, SLIDING}))
     if others:
@@ -109,10 +109,10 @@ class Flops(NamedTuple):
         return self.a_token * tokens + self.a_label * labels + self.a_square * squares
 
 
-def flops(its_shape: Any, parameters: int, trained: int, routed: int = 0) -> Flops | None:
+def flops(hf_config: Any, parameters: int, trained: int, routed: int = 0) -> Flops | None:
     """What a model of this shape computes; of its `routed` weights, those of experts, a token passes a share. None where the
     configuration does not say enough: no training is stopped for that."""
-    text = text_of(its_shape)
+    text = text_of(hf_config)
     vocabulary, hidden = _number(text, "vocab_size"), _number(text, "hidden_size")
     layers, heads = _number(text, "num_hidden_layers"), _number(text, "num_attention_heads")
     share = _share(text) if routed else 1.0

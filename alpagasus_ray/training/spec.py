@@ -10,7 +10,7 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.store.run import STATE, FileEntry, Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training.schedule import Order
-from alpagasus_ray.training.status import Teller
+from alpagasus_ray.training.status import TrainingStatus
 
 KINDS = ("start", "load", "train", "measure", "save")
 """What the time of a training goes into."""
@@ -29,7 +29,7 @@ class Training:
     """Hash of what the model is made of."""
     called_at: float
     """When Ray Train was called, in seconds since the epoch."""
-    teller: Teller
+    status: TrainingStatus
     """Shows the driver how far the training is."""
     heldout: pa.RecordBatch | None = None
     """Examples that the trained model is measured by, of schema TOKENS."""

@@ -6,7 +6,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
-class _Watch:
+class _StatusActor:
     """An actor that remembers what it was told last."""
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class _Watch:
         return self._stopped
 
 
-class Teller:
+class TrainingStatus:
     """Both ends of it: workers tell without waiting, the driver asks."""
 
     def __init__(self) -> None:
         # beside the driver, whose end is the training's end anyway: another node may be taken away
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._watch: Any = ray.remote(num_cpus=0)(_Watch).options(scheduling_strategy=here).remote()
+        self._watch: Any = ray.remote(num_cpus=0)(_StatusActor).options(scheduling_strategy=here).remote()
 
     def tell(self, news: dict[str, Any]) -> None:
         """Say how far the training is."""

@@ -16,7 +16,7 @@ from alpagasus_ray.store.run import Begun, Manifest, Run
 from alpagasus_ray.training import devices, heldout, loop, token_files
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.spec import Stopped, Trained, Training
-from alpagasus_ray.training.status import _Watch
+from alpagasus_ray.training.status import _StatusActor
 
 ALONE = Place(0, 1, 1, torch.device("cpu"))
 
@@ -60,7 +60,7 @@ def tokens_of(config: Finetune, run: Run, arm: str) -> Manifest:
 def training_of(config: Finetune, run: Run, arm: str) -> Training:
     """What a worker is told."""
     held = heldout.read(config)
-    watch: Any = _Watch()
+    watch: Any = _StatusActor()
     key = digest(settings_of(config))
     return Training(
         config, arm, run.model(arm), run.tokens(arm), tokens_of(config, run, arm), key, 0.0, watch, held and held.tokens

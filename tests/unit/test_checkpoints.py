@@ -1,11 +1,11 @@
-"""States of a training: only whole ones count, the newest stays until the next is whole, others go with their marks first."""
+"""Checkpoints of a training: only whole ones count, the newest stays until the next is whole, others lose their mark first."""
 
 from pathlib import Path
 
 import pytest
 
 from alpagasus_ray.store.storage import Storage
-from alpagasus_ray.training.checkpoints import UNIVERSAL, WHOLE, Mark, States, name_of, newest
+from alpagasus_ray.training.checkpoints import UNIVERSAL, WHOLE, CheckpointInfo, Checkpoints, name_of, newest
 
 
 @pytest.fixture
@@ -17,11 +17,11 @@ def put(storage: Storage, step: int, *, whole: bool, suffix: str = "") -> None:
     place = storage.at(name_of(step) + suffix)
     place.write("mp_rank_00_model_states.pt", b"weights")
     if whole:
-        place.write(WHOLE, Mark(step=step, workers=2, seconds={"train": float(step)}).model_dump_json().encode())
+        place.write(WHOLE, CheckpointInfo(step=step, workers=2, seconds={"train": float(step)}).model_dump_json().encode())
 
 
-def states(storage: Storage, workers: int = 2, *, is_spread: bool = True) -> States:
-    return States(storage, rank=0, workers=workers, keeps_frozen=True, is_spread=is_spread)
+def states(storage: Storage, workers: int = 2, *, is_spread: bool = True) -> Checkpoints:
+    return Checkpoints(storage, rank=0, workers=workers, keeps_frozen=True, is_spread=is_spread)
 
 
 def test_where_nothing_was_saved_there_is_no_state(storage: Storage) -> None:
@@ -61,5 +61,5 @@ SPREAD = [(2, True, False), (1, True, True), (4, True, True), (1, False, False)]
 def test_only_states_spread_over_other_workers_are_converted(
     storage: Storage, workers: int, is_spread: bool, expected: bool
 ) -> None:
-    mark = Mark(step=10, workers=2, seconds={})
+    mark = CheckpointInfo(step=10, workers=2, seconds={})
     assert states(storage, workers, is_spread=is_spread).needs_universal(mark) == expected

@@ -12,7 +12,7 @@ from alpagasus_ray.errors import SettingsChanged
 from alpagasus_ray.reporting import training_data
 from alpagasus_ray.stages.finetune import FORM, finetune, former_settings, settings_of
 from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
-from alpagasus_ray.training.checkpoints import WHOLE, Mark, name_of
+from alpagasus_ray.training.checkpoints import WHOLE, CheckpointInfo, name_of
 from trainings import run_with_arms, tiny
 
 ARM = "arm"
@@ -75,11 +75,11 @@ def test_other_settings_than_those_of_an_earlier_version_are_refused(run: Run, s
 def test_a_state_of_an_earlier_version_is_refused_with_what_to_do(run: Run, shared: Path) -> None:
     config, home = tiny(shared), run.model(ARM)
     home.begin(Begun(settings=former_settings(config), inputs=inputs_of(run, config)))
-    mark = Mark(step=3, workers=2, seconds={})
+    mark = CheckpointInfo(step=3, workers=2, seconds={})
     home.storage.at(STATE, name_of(3)).write(WHOLE, mark.model_dump_json().encode())
     with pytest.raises(SettingsChanged, match=r"let that version finish it, or delete .*models/arm to train it anew"):
         finetune(config, run, [ARM])
 
 
 def test_a_state_of_an_earlier_version_is_still_read() -> None:
-    assert Mark.model_validate_json('{"step": 3, "workers": 2, "seconds": {"train": 1.5}}').heldout == {}
+    assert CheckpointInfo.model_validate_json('{"step": 3, "workers": 2, "seconds": {"train": 1.5}}').heldout == {}

@@ -35,9 +35,9 @@ def config_of(kind: str, **changes: Any) -> Finetune:
     return Finetune(**told)
 
 
-def loaded(config: Finetune, its_shape: Any) -> model.Loaded:
+def loaded(config: Finetune, hf_config: Any) -> model.Loaded:
     """With weights large enough for a leak to show."""
-    found = model.load(config, its_shape, Padded(), on_gpu=False)
+    found = model.load(config, hf_config, Padded(), on_gpu=False)
     with torch.no_grad():
         for weight in found.model.parameters():
             if weight.dim() > 1:
@@ -45,9 +45,9 @@ def loaded(config: Finetune, its_shape: Any) -> model.Loaded:
     return found
 
 
-def look(config: Finetune, its_shape: Any) -> model.Loaded:
+def look(config: Finetune, hf_config: Any) -> model.Loaded:
     """What the worker does before the first update, and one update's loss and gradients."""
-    found = loaded(config, its_shape)
+    found = loaded(config, hf_config)
     behaviour.check(config, found, found.model, EXAMPLES, CPU)
     assert found.model.training
     tokens = behaviour._Bare(EXAMPLES)
@@ -60,9 +60,9 @@ def look(config: Finetune, its_shape: Any) -> model.Loaded:
     return found
 
 
-def refusal(config: Finetune, its_shape: Any) -> str:
+def refusal(config: Finetune, hf_config: Any) -> str:
     with pytest.raises(UsageError) as told:
-        model.census(config, its_shape)
+        model.census(config, hf_config)
     return str(told.value)
 
 
@@ -73,8 +73,8 @@ def refusal(config: Finetune, its_shape: Any) -> str:
     "kind", ["qwen2", "qwen3_moe", "mixtral", "olmo3", "gemma3_text", "gemma4_text", "deepseek_v3", "gpt2", "opt", "gpt_neox"]
 )
 def test_a_family_of_full_attention_is_packed_and_seen_to_be_kept_apart(kind: str) -> None:
-    its_shape = shape(kind)
-    found = look(config_of(kind), its_shape)
+    hf_config = shape(kind)
+    found = look(config_of(kind), hf_config)
     assert found.kind == attention.PACKED
     assert found.own == "sdpa"
 
@@ -84,20 +84,20 @@ def test_a_family_of_full_attention_is_packed_and_seen_to_be_kept_apart(kind: st
 
 @pytest.mark.parametrize("kind", [*OTHER_LAYERS, *NO_SDPA])
 def test_what_is_not_known_to_be_kept_apart_is_refused_and_trains_as_advised(kind: str) -> None:
-    its_shape = shape(kind)
-    told = refusal(config_of(kind), its_shape)
+    hf_config = shape(kind)
+    told = refusal(config_of(kind), hf_config)
     assert told.startswith("finetune.packing: ")
     assert told.endswith("set finetune.packing: false")
-    found = look(config_of(kind, packing=False), its_shape)
+    found = look(config_of(kind, packing=False), hf_config)
     assert found.kind == ("eager" if kind in (*NO_SDPA, "falcon_mamba") else "sdpa")
 
 
 @pytest.mark.parametrize("kind", NO_SDPA)
 def test_an_attention_that_a_class_does_not_have_is_refused_and_eager_computes_as_advised(kind: str) -> None:
-    its_shape = shape(kind)
+    hf_config = shape(kind)
     with pytest.raises(UsageError, match=r"finetune\.attention = sdpa: .* set finetune\.attention: eager"):
-        loaded(config_of(kind, packing=False, attention="sdpa"), its_shape)
-    assert look(config_of(kind, packing=False, attention="eager"), its_shape).kind == "eager"
+        loaded(config_of(kind, packing=False, attention="sdpa"), hf_config)
+    assert look(config_of(kind, packing=False, attention="eager"), hf_config).kind == "eager"
 
 
 def test_flash_attention_is_taken_only_where_a_class_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,9 @@ def test_a_window_that_examples_outgrow_is_refused_and_one_that_they_do_not_is_p
 
 def test_a_convolution_that_no_list_has_told_of_is_seen_in_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """LFM2's mixtures were packed once, and their losses were off by some thousandths without a word."""
-    monkeypatch.setattr(shapes, "why_not_packed", lambda its_shape, max_length: None)
-    config, its_shape = config_of("lfm2_moe"), shape("lfm2_moe")
-    found = loaded(config, its_shape)
+    monkeypatch.setattr(shapes, "why_not_packed", lambda hf_config, max_length: None)
+    config, hf_config = config_of("lfm2_moe"), shape("lfm2_moe")
+    found = loaded(config, hf_config)
     with pytest.raises(UsageError, match=r"finetune\.packing: an example has the loss .* set finetune\.packing: false"):
         behaviour.check(config, found, found.model, EXAMPLES, CPU)
     assert found.model.config._attn_implementation == attention.PACKED
@@ -133,10 +133,10 @@ def test_a_convolution_that_no_list_has_told_of_is_seen_in_the_losses(monkeypatc
 
 def test_a_window_that_no_list_has_told_of_is_seen_in_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention of packs would refuse it; the model's own, with which it is compared, has it."""
-    monkeypatch.setattr(shapes, "why_not_packed", lambda its_shape, max_length: None)
+    monkeypatch.setattr(shapes, "why_not_packed", lambda hf_config, max_length: None)
     monkeypatch.setattr(attention, "_check_plain", lambda module, told: None)
-    config, its_shape = config_of("gemma3_text"), shape("gemma3_text", sliding_window=WINDOW)
-    found = loaded(config, its_shape)
+    config, hf_config = config_of("gemma3_text"), shape("gemma3_text", sliding_window=WINDOW)
+    found = loaded(config, hf_config)
     with pytest.raises(UsageError, match=r"finetune\.packing: an example has the loss"):
         behaviour.check(config, found, found.model, EXAMPLES, CPU)
 
@@ -158,11 +158,11 @@ def test_a_model_that_sees_what_comes_later_is_seen_by_what_it_says(monkeypatch:
 
 
 def test_examples_longer_than_the_positions_are_refused_and_train_as_advised() -> None:
-    its_shape = shape("gpt2")
-    told = refusal(config_of("gpt2", max_length=POSITIONS + 1, pack_tokens=512), its_shape)
+    hf_config = shape("gpt2")
+    told = refusal(config_of("gpt2", max_length=POSITIONS + 1, pack_tokens=512), hf_config)
     assert f"finetune.max_length = {POSITIONS + 1}" in told
     assert f"set finetune.max_length: {POSITIONS}" in told
-    look(config_of("gpt2", max_length=POSITIONS), its_shape)
+    look(config_of("gpt2", max_length=POSITIONS), hf_config)
 
 
 # text parts that are nested
@@ -170,14 +170,14 @@ def test_examples_longer_than_the_positions_are_refused_and_train_as_advised() -
 
 @pytest.mark.parametrize(("kind", "is_packed"), [("gemma3", True), ("gemma4", True), ("llama4", False), ("qwen3_5", False)])
 def test_a_model_whose_text_part_is_nested_trains(kind: str, is_packed: bool) -> None:
-    its_shape = shape(kind)
+    hf_config = shape(kind)
     config = config_of(kind, packing=is_packed)
     if not is_packed:
-        assert "set finetune.packing: false" in refusal(config_of(kind), its_shape)
-    found = look(config, its_shape)
-    census = model.census(config, its_shape)
+        assert "set finetune.packing: false" in refusal(config_of(kind), hf_config)
+    found = look(config, hf_config)
+    census = model.census(config, hf_config)
     assert census is not None
-    assert shapes.flops(its_shape, *census[:3]) is not None
+    assert shapes.flops(hf_config, *census[:3]) is not None
     assert model.counted(found.model) == census[:3]
 
 
@@ -194,12 +194,12 @@ def test_what_sees_is_left_as_it_is_where_only_text_is_learned() -> None:
 
 
 def test_of_a_mixture_the_experts_that_a_token_passes_are_counted() -> None:
-    its_shape = shape("mixtral")
-    census = model.census(config_of("mixtral"), its_shape)
+    hf_config = shape("mixtral")
+    census = model.census(config_of("mixtral"), hf_config)
     assert census is not None
     assert census.routed == 2 * 4 * 3 * 64 * 48  # layers, experts, matrices of each
-    every = shapes.flops(its_shape, census.parameters, census.trained, 0)
-    active = shapes.flops(its_shape, *census[:3])
+    every = shapes.flops(hf_config, census.parameters, census.trained, 0)
+    active = shapes.flops(hf_config, *census[:3])
     assert every is not None
     assert active is not None
     assert every.a_token - active.a_token == 6 * census.routed / 2  # 2 experts of 4
@@ -207,11 +207,11 @@ def test_of_a_mixture_the_experts_that_a_token_passes_are_counted() -> None:
 
 
 def test_what_cannot_be_counted_stops_nothing() -> None:
-    its_shape = shape("falcon_mamba")
-    census = model.census(config_of("falcon_mamba", packing=False), its_shape)
+    hf_config = shape("falcon_mamba")
+    census = model.census(config_of("falcon_mamba", packing=False), hf_config)
     assert census is not None
     assert census.parameters > 0
-    assert shapes.flops(its_shape, *census[:3]) is None
+    assert shapes.flops(hf_config, *census[:3]) is None
 
 
 def test_a_model_that_cannot_be_built_without_weights_is_loaded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,9 @@ def test_a_model_that_cannot_be_built_without_weights_is_loaded_all_the_same(mon
         self.lm_head.weight.sum().item()
 
     monkeypatch.setattr(LlamaForCausalLM, "__init__", looks_at_weights)
-    its_shape = shape("llama")
-    assert model.census(config_of("llama"), its_shape) is None
-    assert look(config_of("llama"), its_shape).kind == attention.PACKED
+    hf_config = shape("llama")
+    assert model.census(config_of("llama"), hf_config) is None
+    assert look(config_of("llama"), hf_config).kind == attention.PACKED
 
 
 # heads of two widths

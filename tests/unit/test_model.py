@@ -482,7 +482,7 @@ def test_deepspeeds_adam_for_the_host_is_built_without_a_compiler_for_gpus() -> 
 def test_memory_of_gpus_is_in_segments_that_grow_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in driver.ALLOCATOR:
         monkeypatch.delenv(name, raising=False)
-    on_gpu, on_cpu = (driver.Crew(1, 1, Pool(gpus=gpus)) for gpus in (1, 0))
+    on_gpu, on_cpu = (driver.WorkerGroup(1, 1, Pool(gpus=gpus)) for gpus in (1, 0))
     assert driver._environment(on_gpu) == {"env_vars": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}}
     assert driver._environment(on_cpu) == {}
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")

@@ -16,7 +16,7 @@ HOUR = 3600
 def trainer(tmp_path: Any, gpus: int) -> Any:
     states = Storage.open(str(tmp_path))
     training: Any = SimpleNamespace(config=Finetune(), key="key", states=states)
-    return driver._trainer(training, driver.Crew(1, 1, Pool(gpus=gpus)))
+    return driver._trainer(training, driver.WorkerGroup(1, 1, Pool(gpus=gpus)))
 
 
 @pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "nccl")])
