@@ -1,7 +1,7 @@
 """What every engine is: something that gives one reply to one request. It knows nothing of shards, retries or ratings."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from alpagasus_ray.store.reply import STOP as STOP  # noqa: PLC0414 - part of the protocol, though it is stored as well
 from alpagasus_ray.store.reply import Reply as Reply  # noqa: PLC0414 - the same
@@ -57,6 +57,14 @@ class Rate(NamedTuple):
         """The stricter of both, limit by limit."""
         pairs = zip(self, other, strict=True)
         return Rate(*(min((limit for limit in pair if limit is not None), default=None) for pair in pairs))
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An engine that has something to give back when its worker ends before the process does, as connections."""
+
+    async def close(self) -> None:
+        """Give it back."""
 
 
 class Engine(Protocol):

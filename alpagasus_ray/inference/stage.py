@@ -19,6 +19,7 @@ from alpagasus_ray.inference.failures import FAILED
 from alpagasus_ray.inference.shards import record, take_back
 from alpagasus_ray.inference.spec import AskSpec, Job, RowTask, Task
 from alpagasus_ray.inference.trial import drawn
+from alpagasus_ray.raycluster.pool import ONE
 from alpagasus_ray.store.reply import BOUGHT
 from alpagasus_ray.store.run import TRIAL, Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.store.storage import Written
@@ -87,6 +88,8 @@ class InferenceStage:
     home: StageDir
     """Where their common bill is kept."""
     ahead: Ahead | None = None
+    in_process: bool = False
+    """Whether one worker in this process does the work, and no Ray is started: for inputs that are soon through."""
 
     def fill(self, targets: Sequence[Target]) -> list[Manifest]:
         """Fill what is not filled yet; rows that have a status of `spec.again` are asked anew. One manifest for each target, in
@@ -152,7 +155,8 @@ class InferenceStage:
         # imported here: to look at what is finished no Ray is needed
         from alpagasus_ray.raycluster import connect
 
-        connect.address_given()
+        if not self.in_process:
+            connect.address_given()
         self._check_engine()
         self.spec.check_cap()
         begun = [self._begin(target) for target in targets]
@@ -171,17 +175,11 @@ class InferenceStage:
 
     def _drive(self, bill: Bill, tasks: Sequence[Task]) -> float:
         """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
-        from alpagasus_ray.inference import driver
         from alpagasus_ray.progress import Progress
-        from alpagasus_ray.raycluster import connect, preflight
 
         if not tasks:
             return 0.0
-        addresses.tell(self.label, self.spec.engine)
-        # before a batch is paid for as well
-        connect.connect()
-        spec = self.spec.on(connect.pool(self.spec.processes))
-        preflight.check(bill.parts[0].job.source, spec.pool.labels)
+        drive, spec = self._workers(bill.parts[0].job.source)
         bill = bill._replace(parts=[part._replace(job=replace(part.job, spec=spec)) for part in bill.parts])
         rule = failures.stop_rule(spec, sum(part.source.rows for part in bill.parts))
         started = time.monotonic()
@@ -194,12 +192,28 @@ class InferenceStage:
         try:
             if tasks:
                 with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks)) as progress:
-                    driver.drive([part.job for part in bill.parts], tasks, cap, progress, rule)
+                    drive([part.job for part in bill.parts], tasks, cap, progress, rule)
         except BudgetReached:
             at_cap = True
         if at_cap:
             raise bill.at_the_cap()
         return time.monotonic() - started
+
+    def _workers(self, source: StageDir) -> tuple[Callable[..., None], AskSpec]:
+        """What drives the workers, and the spec with their number; tells the user where requests go."""
+        if self.in_process:
+            from alpagasus_ray.inference import local_driver
+
+            return local_driver.drive, self.spec.on(ONE)
+        from alpagasus_ray.inference import driver
+        from alpagasus_ray.raycluster import connect, preflight
+
+        addresses.tell(self.label, self.spec.engine)
+        # before a batch is paid for as well
+        connect.connect()
+        spec = self.spec.on(connect.pool(self.spec.processes))
+        preflight.check(source, spec.pool.labels)
+        return driver.drive, spec
 
     # finish
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from alpagasus_ray.engines.base import Engine, Request
+from alpagasus_ray.engines.base import Closing, Engine, Request
 from alpagasus_ray.errors import AlpagasusError, RunLocked, StageFailed, UsageError
 from alpagasus_ray.inference import lock_guard, shards
 from alpagasus_ray.inference.coordinator import CoordinatorClient, Directive
@@ -58,6 +58,8 @@ class Worker:
         self._name = uuid.uuid4().hex[:8]
         self.stopped: str | None = None
         self._calls: set[asyncio.Task[Any]] = set()
+        self._background: list[asyncio.Task[None]] = []
+        self._engines: Sequence[Engine] = ()
         self._dying: asyncio.Task[None] | None = None
         self._open: set[ShardRun] = set()
         """Shards whose ledgers are written and whose rows are sent."""
@@ -73,6 +75,19 @@ class Worker:
         """Do the tasks of one call, one after the other; Ray asks for all of them again where a worker has died."""
         finished = [self._call(self._do(Task(*task))) for task in json.loads(batch["tasks"][0])]
         return {"shard": [task.shard for task in finished], "stopped": [task.stopped or "" for task in finished]}
+
+    def close(self) -> None:
+        """End, once no call is under way: for a worker whose process lives on."""
+        self._call(self._end_background())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _end_background(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for engine in self._engines:
+            if isinstance(engine, Closing):
+                await engine.close()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -98,16 +113,21 @@ class Worker:
         self.feeding = asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:
-            task.add_done_callback(lambda ended: self._end(f"unexpected end of a task: {ended.exception()}"))
+            task.add_done_callback(self._background_ended)
         if self._job.lease is not None:
             self._background.append(asyncio.create_task(lock_guard.watch(self._job.lease, self.stop_all)))
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._end(f"unexpected end of a task: {task.exception()}")
 
     async def _open_engines(self) -> Sequence[Engine]:
         """While others are at work a start that fails is tried again: memory may not be free yet, or a node is in trouble. Not
         the retry rule: a start takes minutes, and where nobody is at work its error is most likely the recipe's."""
         for attempt in range(1, STARTS + 1):
             try:
-                return lock_guard.while_held(self._job.work.open_engines(), self._job.lease)
+                self._engines = self._job.work.open_engines()
+                return lock_guard.while_held(self._engines, self._job.lease)
             except AlpagasusError:
                 directive: Directive | None = await self.coordinator.call("report", self._name, Counts(), {}, {})
                 if attempt == STARTS or directive is None or directive.stop is not None or not directive.answered:

@@ -15,18 +15,25 @@ from alpagasus_ray.stages.rating_task import Mode, check_model, prepare
 from alpagasus_ray.store.run import Manifest, Run
 
 
-def score(config: Score, run: Run, mode: Mode = "score", again: Sequence[str] = parse_rating.UNSCORED) -> Manifest:
+def score(
+    config: Score,
+    run: Run,
+    mode: Mode = "score",
+    again: Sequence[str] = parse_rating.UNSCORED,
+    *,
+    in_process: bool = False,
+) -> Manifest:
     """Make `ratings/<name>/` of the run, or return at once when it is made.
 
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
     `retry-failed` asks again for the rows with a status of `again`. With `config.limit` the manifest returned is that of a
-    trial, which leaves no ratings, only replies in the ledger that a full run takes over.
+    trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray.
     """
     check_model(config.judge, mode)
     stage, task, target = prepare(config, run, again if mode == "retry-failed" else ())
     if mode == "rescore":
         return read_again(task, target, "score")
-    [manifest] = replace(stage, ahead=partial(_by_batches, task.judge)).fill([target])
+    [manifest] = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process).fill([target])
     return manifest
 
 

@@ -1,0 +1,81 @@
+"""The driver's side of work on shards without Ray: one worker in this process, for inputs that are soon through.
+
+The worker, its ledger, limits, retries and budget are those of a cluster; the coordinator is a plain object beside it.
+"""
+
+import gc
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.inference.coordinator import Cap, Coordinator
+from alpagasus_ray.inference.counts import StopRule, in_words
+from alpagasus_ray.inference.spec import Job, Task
+from alpagasus_ray.inference.worker import Worker
+from alpagasus_ray.progress import Progress
+
+OVERLAP = 2
+"""Shards that the worker has in hand at the same time."""
+LOOK_S = 0.1
+
+
+class InProcess:
+    """The coordinator in this process: the worker calls it from its event loop, the driver from its thread."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator, self._lock = coordinator, threading.Lock()
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """What a worker calls."""
+        return self.ask(method, *arguments)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What the driver calls."""
+        with self._lock:
+            return getattr(self._coordinator, method)(*arguments)
+
+
+def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress: Progress, rule: StopRule) -> None:
+    """Do all tasks, as `driver.drive` does on a cluster, and with the same errors."""
+    # an engine that dies ends its process, which here is the user's
+    assert not jobs[0].spec.engine.in_job, "a model in the job has workers of its own"
+    coordinator = InProcess(Coordinator(jobs[0].spec.limits.rates, cap))
+    thresholds = gc.get_threshold()
+    worker = Worker(jobs, coordinator)
+    try:
+        with ThreadPoolExecutor(OVERLAP) as pool:
+            calls = [pool.submit(worker, {"tasks": [json.dumps([task])]}) for task in tasks]
+            try:
+                while wait(calls, LOOK_S).not_done:
+                    _look(coordinator, progress, rule)
+            except KeyboardInterrupt:
+                coordinator.ask("stop", "interrupted")
+                wait(calls)
+                raise StageFailed(
+                    "interrupted; every reply received so far is kept, and the same command goes on from here"
+                ) from None
+            stopped = [reason for call in calls for reason in call.result()["stopped"] if reason]
+        _look(coordinator, progress, rule)
+    finally:
+        worker.close()
+        coordinator.ask("close_budget")
+        gc.unfreeze()  # what a worker's own process may keep for good, the user's may not
+        gc.set_threshold(*thresholds)
+    if stopped:
+        kind = coordinator.ask("snapshot").kind
+        if kind == "budget":
+            raise BudgetReached(stopped[0])
+        if kind == "usage":
+            raise UsageError(stopped[0])
+        raise StageFailed(f"stopped: {stopped[0]}. What is done is kept, and the same command goes on from here")
+
+
+def _look(coordinator: InProcess, progress: Progress, rule: StopRule) -> None:
+    seen = coordinator.ask("snapshot")
+    progress.show(seen.counts.rows, seen.counts.stored, in_words(seen.counts))
+    reason = rule(seen.counts)
+    if reason is not None:
+        coordinator.ask("stop", reason)
