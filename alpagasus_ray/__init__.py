@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from alpagasus_ray.version import __version__
+
 if TYPE_CHECKING:
     from alpagasus_ray.api import Rated, Selection, rate
 
 __all__ = ["Rated", "Selection", "__version__", "rate"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

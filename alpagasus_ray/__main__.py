@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alpagasus_ray import __version__
+from alpagasus_ray.version import __version__
 
 
 class Verb(NamedTuple):

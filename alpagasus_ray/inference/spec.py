@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from alpagasus_ray import __version__
 from alpagasus_ray.config import Asking, EngineConfig
 from alpagasus_ray.engines.base import Engine, Rate, ReplyForm, Request
 from alpagasus_ray.engines.longer import with_longer
@@ -24,6 +23,7 @@ from alpagasus_ray.raycluster.pool import ONE, Pool, PoolRequest
 from alpagasus_ray.store.lease import Lease
 from alpagasus_ray.store.run import StageDir
 from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.version import __version__
 
 CONCURRENCY = 64
 """Most requests in flight from a worker to an endpoint, where the recipe does not say."""

@@ -14,7 +14,6 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import alpagasus_ray
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.errors import UsageError
@@ -22,6 +21,7 @@ from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.raycluster.ray_internals import reported_limits
 from alpagasus_ray.store.run import versions
 from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.version import PACKAGE, __version__
 
 TIMEOUT_S = 60.0
 HEAD = "node:__internal_head__"
@@ -132,9 +132,9 @@ def _facts(
 ) -> Facts:
     """Runs on the node."""
     is_head = HEAD in node["Resources"]
-    here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
+    here = versions() | {"alpagasus-ray": __version__}
     growth = _growth(gcs) if is_head else None
-    package, unseen = os.path.dirname(alpagasus_ray.__file__), _unseen(storage, name)
+    package, unseen = PACKAGE, _unseen(storage, name)
     told = (node["NodeManagerAddress"], node["Resources"], node["Labels"], is_head)
     return Facts(*told, here, package, unseen, growth, _keyless(places))
 

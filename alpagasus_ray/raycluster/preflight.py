@@ -3,19 +3,18 @@
 Nodes that are there are asked before a stage starts; those that the autoscaler adds later look for themselves (`take_part`).
 """
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import tenacity
 
-import alpagasus_ray
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster import nodes
 from alpagasus_ray.raycluster.nodes import Facts, Silent
 from alpagasus_ray.store.run import MANIFEST, StageDir, versions
 from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.version import PACKAGE, __version__
 
 SHARE = "the run must be on storage that all nodes share: s3://…, gs://…, or a directory that is mounted on each"
 WAITS = tenacity.wait_exponential(multiplier=0.5, max=4)
@@ -56,8 +55,8 @@ def take_part(source: StageDir, version: str) -> None:
 
 def unfit(source: StageDir, version: str) -> str | None:
     """Why the process that asks cannot work on what a finished stage has left, for a driver of this version of the package."""
-    if version != alpagasus_ray.__version__:
-        return f"{platform.node()}: alpagasus-ray is {alpagasus_ray.__version__}, and the driver's is {version}; {ALIKE}"
+    if version != __version__:
+        return f"{platform.node()}: alpagasus-ray is {__version__}, and the driver's is {version}; {ALIKE}"
     try:
         if not _sees(source):
             return f"{platform.node()} does not see {source.storage.root}; {SHARE}"
@@ -78,7 +77,7 @@ def answers(found: Sequence[Facts | Silent]) -> Check:
         first = f"{silent[0].address} first: {silent[0].reason}"
         fix = "submit with --working-dir . so that all nodes have this package, and see that their Ray is the same"
         return Check("cluster", "problem", f"{len(silent)} of {len(found)} nodes cannot run this package, {first}", fix)
-    places = {os.path.dirname(alpagasus_ray.__file__), *(node.package for node in found if isinstance(node, Facts))}
+    places = {PACKAGE, *(node.package for node in found if isinstance(node, Facts))}
     return Check("cluster", "ok", f"nodes: {len(found)}, this package in {' and '.join(sorted(places)[:3])}")
 
 
@@ -93,7 +92,7 @@ def shared(storage: Storage, facts: Sequence[Facts], *, grows: bool) -> Check:
 
 
 def same_versions(facts: Sequence[Facts]) -> Check:
-    here = versions() | {"alpagasus-ray": alpagasus_ray.__version__}
+    here = versions() | {"alpagasus-ray": __version__}
     listed = ", ".join(f"{name} {version}" for name, version in here.items())
     differ = {
         name: f"{name} is {node.versions.get(name, 'missing')} on {node.address}, {here.get(name, 'missing')} here"

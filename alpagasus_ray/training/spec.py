@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.store.run import STATE, FileEntry, Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.status import TrainingStatus
+from alpagasus_ray.version import __version__
 
 KINDS = ("start", "load", "train", "measure", "save")
 """What the time of a training goes into."""

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
-from alpagasus_ray import __version__
 from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.data.schema import DROPPED, MASKED, SUBSET, TOKENS, conformed
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, totals, versions
 from alpagasus_ray.store.storage import Storage, Written
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
+from alpagasus_ray.version import __version__
 
 WHOLE, CUT, LEFT = "whole", "cut", "left out"
 READ = ["example_id", "instruction", "input", "output", "system", "history", "score"]

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "alpagasus_ray"
 
 LAYERS = (
-    ("__main__",),
+    ("__init__", "__main__"),
+    ("api",),
     ("run_all",),
     ("commands", "plan_all"),
     ("first_recipe",),
@@ -26,7 +27,7 @@ LAYERS = (
     ("data",),
     ("store",),
     ("config", "progress"),
-    ("errors", "terminal", "interrupts", "__init__"),
+    ("errors", "terminal", "interrupts", "version"),
 )
 """The parts of the package from the top down. A part imports from layers below its own, from none beside or above it."""
 
