@@ -91,7 +91,8 @@ def _scraped() -> Iterator[set[str]]:
 
     def scrape() -> None:
         while not over.wait(0.5):
-            found.update(_metric_names())
+            with contextlib.suppress(OSError):  # a busy machine may not answer in time; it is asked again
+                found.update(_metric_names())
 
     scraper = threading.Thread(target=scrape)
     scraper.start()
