@@ -50,7 +50,6 @@ def _be_a_driver(
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run of the tests in the background ignores it
     if prepare is not None:
         prepare()
     known = [*vars(commands).values(), *vars(run_all).values()]

@@ -12,7 +12,7 @@ from alpagasus_ray.inference.ledger import Outcome, ledger_of
 from alpagasus_ray.stages.status import status
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import STATE, Begun, FileEntry, Manifest, Run, describe, shard_name
-from alpagasus_ray.training.checkpoints import WHOLE, Mark, name_of
+from alpagasus_ray.training.checkpoints import WHOLE, CheckpointInfo, name_of
 from report_runs import rate, train
 from toy_runs import ids, job, summary, toy_run
 
@@ -90,7 +90,7 @@ def test_a_training_is_as_far_as_its_newest_state(run: Run) -> None:
     run.tokens("selected").finish(
         Manifest(stage="tokens", settings={}, settings_hash="x", inputs={}, files=[encoded], rows=ROWS, seconds=1, versions={})
     )
-    mark = Mark(step=5, workers=2, seconds={"start": 10.0, "train": 30.0})
+    mark = CheckpointInfo(step=5, workers=2, seconds={"start": 10.0, "train": 30.0})
     model.storage.at(STATE, name_of(5)).write(WHOLE, mark.model_dump_json().encode())
     told = stage_of(run, "models/selected")
     assert (told["steps"], told["of_steps"], told["seconds"]) == (5, 8, 40.0)
