@@ -132,7 +132,7 @@ def main() -> int:
             asyncio.run(_work(job))
         else:
             _drive(*sys.argv[1:])
-    except AlpagasusError as error:
+    except (AlpagasusError, FileNotFoundError) as error:  # a worker that comes after its driver finds no orders
         say(f"error: {error}")
         return 1
     return 0
