@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
 
 
 def payers(log: Path) -> list[str]:
-    """The process that paid for each row, in order."""
+    """The driver in whose name each row was paid for, in order."""
     return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
 
 

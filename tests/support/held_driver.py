@@ -47,11 +47,11 @@ class Paying:
 
     address, stated = "toy", Rate()
 
-    def __init__(self, log: str) -> None:
-        self._log = log
+    def __init__(self, log: str, driver: int) -> None:
+        self._log, self._driver = log, driver
 
     async def complete(self, request: Request) -> Reply:
-        self._note(f"{os.getpid()} {request.key}\n")
+        self._note(f"{self._driver} {request.key}\n")
         await asyncio.sleep(ROW_S)
         return Reply(f"4 by {os.getpid()}")
 
@@ -65,11 +65,13 @@ class Work:
     """One request a row."""
 
     log: str
+    driver: int
+    """Process of the driver, in whose name every worker of it pays."""
     schema = RATINGS
     form = ReplyForm()
 
     def open_engines(self) -> Sequence[Engine]:
-        return [Paying(self.log)]
+        return [Paying(self.log, self.driver)]
 
     def request(self, row: Mapping[str, Any]) -> Request:
         return Request(row["example_id"], [], row)
@@ -110,7 +112,9 @@ def _drive(location: str, log: str) -> None:
     with lock.held(Run.open(location)) as run:
         home = run.ratings("judge")
         judge = Judge(model="toy", max_attempts=3, max_outage_s=1.0)
-        job = Job(Work(log), AskSpec.of(Score(judge=judge, concurrency=1), judge), run.examples(), home, home.storage)
+        job = Job(
+            Work(log, os.getpid()), AskSpec.of(Score(judge=judge, concurrency=1), judge), run.examples(), home, home.storage
+        )
         home.begin(Begun(settings={}, inputs={}))
         found = job.backlog.records()
         with tempfile.NamedTemporaryFile() as told:
