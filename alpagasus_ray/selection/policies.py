@@ -6,7 +6,6 @@ a seeded hash of the example's id, so that the same rows are chosen on every mac
 hash's key holds what it is for besides the seed: a draw knows nothing of how ties were broken under the same seed.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.selection.draws import seeded_hashes
 
 DEFAULT_THRESHOLD = 4.5
 """AlpaGasus, section 2.3: accuracy of at least 4.5 out of 5."""
@@ -101,7 +101,7 @@ def top(columns: Columns, k: int, floors: Mapping[str, int], seed: int) -> Choic
 def best_first(columns: Columns, seed: int) -> Indices:
     """Indices of all rows with a score, best first, ties broken."""
     order: Indices = np.lexsort(
-        (_hashes(columns.ids, "ties", seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score)
+        (seeded_hashes(columns.ids, "ties", seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score)
     )
     return np.asarray(order[~np.isnan(columns.score[order])])
 
@@ -120,25 +120,18 @@ def _floor_rows(columns: Columns, floors: Mapping[str, int], seed: int) -> Indic
 
 
 def _random(columns: Columns, seed: int) -> Indices:
-    return np.asarray(np.argsort(_hashes(columns.ids, "random", seed), kind="stable"))
+    return np.asarray(np.argsort(seeded_hashes(columns.ids, "random", seed), kind="stable"))
 
 
 def _longest(columns: Columns, seed: int) -> Indices:
-    return np.asarray(np.lexsort((_hashes(columns.ids, "longest", seed), -columns.length)))
+    return np.asarray(np.lexsort((seeded_hashes(columns.ids, "longest", seed), -columns.length)))
 
 
 def _lowest(columns: Columns, seed: int) -> Indices:
     order: Indices = np.lexsort(
-        (_hashes(columns.ids, "lowest", seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score)
+        (seeded_hashes(columns.ids, "lowest", seed), np.nan_to_num(columns.expected, nan=np.inf), columns.score)
     )
     return np.asarray(order[~np.isnan(columns.score[order])])
-
-
-def _hashes(ids: Sequence[str], purpose: str, seed: int) -> NDArray[np.uint64]:
-    """One number for each id, independent of those for any other purpose or seed."""
-    key = f"{purpose}:{seed}".encode()
-    digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in ids)
-    return np.frombuffer(digests, dtype=">u8")
 
 
 def _flags(chosen: Indices, length: int) -> Flags:
