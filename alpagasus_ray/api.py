@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from alpagasus_ray.config import Ingest, Judge, Score, digest
 from alpagasus_ray.errors import UsageError
@@ -114,6 +115,12 @@ class Rated:
         given = [name for name, value in (("top", top), ("threshold", threshold), ("share", share)) if value is not None]
         if len(given) != 1:
             raise UsageError(f"pick takes exactly one of top, threshold and share; given: {', '.join(given) or 'none'}")
+        if top is not None and top < 1:
+            raise UsageError(f"pick(top={top}): give the number of records to take, at least 1")
+        if share is not None and not 0 < share <= 1:
+            raise UsageError(f"pick(share={share}): give a part of all, above 0 and at most 1")
+        if per is not None and not any(per in record for record in self.records):
+            raise UsageError(f"pick(per={per!r}): no record has that column")
         groups: dict[Any, list[int]] = {}
         for number, record in enumerate(self.records):
             if self.scores[number] is not None:
@@ -161,9 +168,17 @@ def rate(
     """
     source, records = _source(rows)
     opened = Run.open(str(run) if run is not None else _cached(source, records, columns))
-    asked = Judge.model_validate({"model": judge, **{key: knobs.pop(key) for key in list(knobs) if key in Judge.model_fields}})
-    name = "judge" if run is not None else f"judge-{digest(asked.model_dump(mode='json'))[:12]}"
-    config = Score.model_validate({**knobs, "name": name, "judge": asked, "max_cost_usd": max_cost_usd})
+    try:
+        asked = Judge.model_validate(
+            {"model": judge, **{key: knobs.pop(key) for key in list(knobs) if key in Judge.model_fields}}
+        )
+        name = "judge" if run is not None else f"judge-{digest(asked.model_dump(mode='json'))[:12]}"
+        config = Score.model_validate({**knobs, "name": name, "judge": asked, "max_cost_usd": max_cost_usd})
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise UsageError(
+            f"rate: {'; '.join(problems)}. The knobs are those of `score` (alpagasus score RUN --help-all)"
+        ) from None
     with lock.held(opened) as held:
         reading = Ingest(source=source or _written(held, records or []), name="rows", columns=dict(columns or {}))  # type: ignore[arg-type]
         ingest(reading, held)
@@ -197,11 +212,12 @@ def _lines(records: Sequence[Record]) -> str:
 
 def _written(run: Run, records: Sequence[Record]) -> str:
     """The records as a file of the run, for `ingest` to read."""
-    content = _lines(records).encode()
-    place = run.storage.at("source")
-    if not place.exists("rows.jsonl") or place.read("rows.jsonl") != content:
-        place.write("rows.jsonl", content)
-    return place.path("rows.jsonl")
+    content = _lines(records)
+    place, name = run.storage.at("source"), f"{digest(content)[:16]}.jsonl"
+    # named by what it holds: other rows in the same run are refused, and must not take the place of the first
+    if not place.exists(name):
+        place.write(name, content.encode())
+    return place.path(name)
 
 
 def _rated(run: Run, name: str, manifest: Manifest, records: Sequence[Record] | None) -> Rated:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import alpagasus_ray as ag
-from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
 ROWS = [
@@ -75,7 +75,8 @@ def test_the_best_are_picked_by_number_threshold_or_share_and_per_column(rate: C
     lines = best.to_jsonl(tmp_path / "best.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == best.to_list()
     assert rated.pick(top=5).records == best.records, "the same draw each time"
-    for wrong in ({}, {"top": 1, "share": 0.5}, {"top": len(ROWS) + 1}):
+    wrongs = ({}, {"top": 1, "share": 0.5}, {"top": len(ROWS) + 1}, {"top": -1}, {"share": 1.5}, {"top": 1, "per": "colour"})
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             rated.pick(**wrong)  # type: ignore[arg-type]
 
@@ -93,10 +94,25 @@ def test_a_cap_stops_and_the_same_call_goes_on_when_it_is_raised(rate: Callable[
     assert rated.cost_usd > 0
 
 
+def test_other_rows_in_the_same_run_are_refused_and_leave_the_first_as_they_were(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = ag.rate(ROWS, run=run, kind="rules")
+    with pytest.raises(SettingsChanged):
+        ag.rate(ROWS[:3], run=run, kind="rules")
+    assert ag.rate(ROWS, run=run, kind="rules").scores == first.scores
+
+
 def test_what_holds_no_rows_is_refused() -> None:
     for nothing in ([], 5):
         with pytest.raises(UsageError, match="holds no rows"):
             ag.rate(nothing, kind="rules")
+
+
+def test_a_knob_that_is_none_is_refused_by_its_name() -> None:
+    with pytest.raises(UsageError, match="concurency"):
+        ag.rate(ROWS, "toy", concurency=3)
+    with pytest.raises(UsageError, match="temperature"):
+        ag.rate(ROWS, "toy", temperature="hot")
 
 
 def test_rating_a_few_rows_starts_no_ray_and_importing_the_package_loads_nothing() -> None:
