@@ -143,7 +143,7 @@ def test_answers_are_those_of_transformers_and_none_is_asked_twice_though_the_en
     def begun() -> bool:
         return bool(list((tmp_path / "run/answers/tiny").glob("*/done/*")))
 
-    with _scraped() as metrics, _killed_once(begun) as killed:
+    with _killed_once(begun) as killed:
         manifests = generate(config, run)
     _until_gone(before)
     assert len(killed) == 1
@@ -155,8 +155,6 @@ def test_answers_are_those_of_transformers_and_none_is_asked_twice_though_the_en
     assert all(row["attempts"] <= 1 and row["maybe_billed_twice"] == 0 for row in rows), (
         "what had an answer was not asked again"
     )
-    assert any("prompt_tokens" in name for name in metrics), metrics
-    assert any("prefix_cache" in name for name in metrics), metrics
 
 
 @pytest.mark.long
@@ -184,9 +182,12 @@ def test_all_test_sets_are_answered_and_nothing_twice_though_the_engine_is_kille
     def half_way() -> bool:
         return len(list((tmp_path / "run/answers/tiny").glob("*/done/*"))) >= 3
 
-    with _killed_once(half_way) as killed:
+    with _scraped() as metrics, _killed_once(half_way) as killed:
         manifests = generate(config, run)
     assert len(killed) == 1
+    # workers report every ten seconds: a stage of a few rows may end before, so that it takes one of minutes to look at this
+    assert any("prompt_tokens" in name for name in metrics), metrics
+    assert any("prefix_cache" in name for name in metrics), metrics
     assert [manifest.rows for manifest in manifests] == [80, 180, 218, 252]
     assert sum(manifest.counts.get("failed", 0) for manifest in manifests) == 0
     rows = [row for name in FILES for row in _answers(run, "tiny", name)]
@@ -220,18 +221,6 @@ if __name__ == "__main__":
     before = {process.pid for process in _engines()}
     done = subprocess.run([sys.executable, str(tmp_path / "started.py")], capture_output=True, text=True, check=False)
     assert "started" in done.stdout, done.stderr[-2000:]
-    _until_gone(before)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_an_engine_is_gone_and_its_numbers_were_in_rays_metrics_when_the_stage_returns(shared: Path, tmp_path: Path) -> None:
-    before = {process.pid for process in _engines()}
-    config = Generate(models=(_tiny(shared),), test_sets=(TestSet(name="demo", path=DEMO),), max_new_tokens=32)
-    with _scraped() as found:
-        generate(config, Run.open(str(tmp_path / "run")))
-    assert any("prompt_tokens" in name for name in found), found
-    assert any("prefix_cache" in name for name in found), found
     _until_gone(before)
 
 
