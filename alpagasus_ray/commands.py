@@ -47,9 +47,9 @@ def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
 
 def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
+    from alpagasus_ray.inference.tasks.rating import Mode
     from alpagasus_ray.judging import parse_rating
     from alpagasus_ray.reporting.selection_data import judge_doubts
-    from alpagasus_ray.stages.rating_task import Mode
     from alpagasus_ray.stages.score import score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
@@ -94,7 +94,7 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
 
 
 def _pick(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.stages.existing_arms import notes
+    from alpagasus_ray.selection.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
     manifests = pick_subset(call.recipe.pick, call.run)
@@ -141,8 +141,8 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 
 def _generate(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.inference.tasks.answer import ANSWERS_JSON, UNANSWERED
     from alpagasus_ray.reporting.answers_data import mean_answer_length
-    from alpagasus_ray.stages.answer_task import ANSWERS_JSON, UNANSWERED
     from alpagasus_ray.stages.generate import Mode, generate
 
     config = call.recipe.generate
@@ -178,8 +178,8 @@ def _generate(call: Call) -> dict[str, Any]:
 
 
 def _compare(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.inference.tasks.pair import AGAIN
     from alpagasus_ray.stages.compare import Mode, compare, outcomes
-    from alpagasus_ray.stages.pair_task import AGAIN
 
     no_flag_with(call.flags, "rescore", "retry-failed")
     config = call.recipe.compare

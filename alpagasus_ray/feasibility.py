@@ -14,9 +14,9 @@ from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.tasks.rating import check_model, scale_of
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.selection.cuts import cut_problems
-from alpagasus_ray.stages.rating_task import check_model, scale_of
 from alpagasus_ray.store.run import Manifest, Run, versus
 
 GPU_DEVICES = "/proc/driver/nvidia/gpus", "/dev/kfd"

@@ -13,7 +13,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.stages.answer_task import GOOD, UNANSWERED, AnswerTask, resolved
+from alpagasus_ray.inference.tasks.answer import GOOD, UNANSWERED, AnswerTask, resolved
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 
 Mode = Literal["generate", "rescore", "retry-failed"]

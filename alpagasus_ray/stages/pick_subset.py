@@ -20,12 +20,12 @@ from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.charts import histogram_file
+from alpagasus_ray.selection import existing_arms
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
+from alpagasus_ray.selection.existing_arms import Wanted
 from alpagasus_ray.selection.policies import Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
-from alpagasus_ray.stages import existing_arms
-from alpagasus_ray.stages.existing_arms import Wanted
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
 from alpagasus_ray.store.storage import Storage, Written
 

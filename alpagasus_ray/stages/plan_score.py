@@ -20,9 +20,9 @@ from alpagasus_ray.inference import addresses
 from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import Target
+from alpagasus_ray.inference.tasks.rating import RatingTask, check_model, prepare
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import parse_rating
-from alpagasus_ray.stages.rating_task import RatingTask, check_model, prepare
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 SAMPLE = 200

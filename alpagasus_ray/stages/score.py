@@ -10,8 +10,8 @@ from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.stage import RemainingWork
+from alpagasus_ray.inference.tasks.rating import Mode, check_model, prepare
 from alpagasus_ray.judging import parse_rating
-from alpagasus_ray.stages.rating_task import Mode, check_model, prepare
 from alpagasus_ray.store.run import Manifest, Run
 
 

@@ -22,13 +22,12 @@ from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.engines.recorded import RecordedEngine
 from alpagasus_ray.engines.score_grammar import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Rows, Target
 from alpagasus_ray.judging import parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.judging.rubric import Rubric, Scale
-from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, totals
 
 Mode = Literal["score", "rescore", "retry-failed"]
@@ -188,6 +187,7 @@ def scale_of(judge: Judge, rubric: Rubric) -> Scale:
 
 
 def check_model(judge: Judge, mode: Mode) -> None:
+    """`UsageError` where a model is to judge and none is named; to read replies again none is needed."""
     if not judge.is_model or judge.model is not None or mode == "rescore":
         return
     if judge.kind == "vllm":

@@ -26,10 +26,9 @@ from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
-from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage
 
