@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Compare
+from alpagasus_ray.config import Compare, Judge
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest, StageDir
 
@@ -75,17 +75,17 @@ def _score(call: Call) -> dict[str, Any]:
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
-    report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    report["notes"] = [*_score_notes(manifest, judge), *told]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
 
-def _score_notes(manifest: Manifest, kind: str) -> list[str]:
+def _score_notes(manifest: Manifest, judge: Judge) -> list[str]:
     notes = []
-    if kind == "rules":
+    if judge.traits.is_baseline:
         notes.append("rated by mechanical rules, a baseline: no language model read the examples")
     without = manifest.rows - manifest.counts.get("scored", 0)
-    if without and kind != "recorded":
+    if without and not judge.traits.is_recorded:
         told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
         notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
     if manifest.stage.endswith("/trial"):
@@ -205,7 +205,7 @@ def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) ->
     without = sum(comparison["games"] - comparison["judged_games"] for comparison in comparisons)
     if without and config.imported is None:
         yield f"{without:,} games have no verdict, and count for nobody; --retry-failed asks for them again"
-    if config.judge.kind == "rules" and config.imported is None:
+    if config.judge.traits.is_baseline and config.imported is None:
         yield "judged by mechanical rules, a baseline: no language model read the answers"
     for a, b in {(comparison["a"], comparison["b"]) for comparison in comparisons}:
         if a == b:

@@ -143,7 +143,7 @@ def write_pairs(stage: StageDir, begun: Begun, games: Sequence[Mapping[str, Any]
         rows = list(games[start : start + ROWS_PER_SHARD])
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PAIRS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    manifest = stage.build(begun.model_copy(update={"seconds": time.monotonic() - started}), files)
+    manifest = stage.build(begun.after(time.monotonic() - started), files)
     stage.finish(manifest)
     return manifest
 

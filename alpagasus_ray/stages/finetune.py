@@ -13,7 +13,7 @@ from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.reporting.training_data import comparison
-from alpagasus_ray.store.run import STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
 from alpagasus_ray.training.arms import finished_models, former_settings, heldout_print, settings_of, subsets_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Arm:
         try:
             trained = driver.fit(training, crew)
         finally:
-            begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
+            begun = begun.after(time.time() - called)
             self._home.begin(begun)
         return self._finish(begun, training, trained, told)
 
@@ -125,23 +125,14 @@ class _Arm:
             raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps} planned")
         rows = pq.read_table(io.BytesIO(self._home.storage.read(curve.name))).to_pylist()
         heldout = trained.facts["heldout"]
-        manifest = Manifest(
-            stage=self._home.name,
-            settings=begun.settings,
-            settings_hash=digest(begun.settings),
-            inputs=begun.inputs,
-            files=trained.files,
-            rows=self._subset.rows,
-            counts=training.tokens_manifest.counts,
-            seconds=begun.seconds,
-            versions=versions(more=TRAINING),
-            details={
-                **_details(self._config, training, trained.facts, rows, begun.seconds),
-                "heldout": {**heldout, **told} if heldout else None,
-                "heldout_curve": trained.facts["heldout_curve"],
-                "kept_step": trained.facts["kept_step"],
-            },
-        )
+        details = {
+            **_details(self._config, training, trained.facts, rows, begun.seconds),
+            "heldout": {**heldout, **told} if heldout else None,
+            "heldout_curve": trained.facts["heldout_curve"],
+            "kept_step": trained.facts["kept_step"],
+        }
+        manifest = self._home.build(begun, trained.files, libraries=TRAINING, details=details)
+        manifest = manifest.model_copy(update={"rows": self._subset.rows, "counts": training.tokens_manifest.counts})
         self._home.finish(manifest)
         return manifest
 

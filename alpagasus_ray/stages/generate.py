@@ -62,8 +62,7 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
         rows = [{**prompt._asdict(), "test_set": test_set.name} for prompt in prompts[start : start + ROWS_PER_SHARD]]
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PROMPTS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    begun = begun.model_copy(update={"seconds": time.monotonic() - started})
-    manifest = stage.build(begun, files, details={"notes": _notes(test_set)})
+    manifest = stage.build(begun.after(time.monotonic() - started), files, details={"notes": _notes(test_set)})
     stage.finish(manifest)
     return manifest
 

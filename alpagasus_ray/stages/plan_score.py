@@ -298,7 +298,7 @@ def _notes(spec: AskSpec, parts: Sequence[Part], done: Manifest | None, away: Un
         return
     if away.reserved_usd:
         yield f"what is spent includes {away.reserved_usd:,.4g} dollars, the most that the requests under way can cost"
-    if judge.kind == "vllm":
+    if judge.in_job:
         yield "a model in the job: what it costs is its machines' time"
     elif spec.tariff.price is None:
         yield (

@@ -129,5 +129,5 @@ class PairTask:
         a, b = target.listed.settings["pair"]
         judge = self.judge.model or self.judge.kind if self.imported is None else f"imported ({self.imported})"
         details = {"a": a, "b": b, "test_set": target.home.name.rpartition("/")[2], "judge": judge}
-        local_model = self.imported is None and self.judge.kind == "vllm"
-        return target.home.build(begun, files, parse_verdict.STATUSES, local_model=local_model, details=details)
+        libraries = self.judge.traits.libraries if self.imported is None else ()
+        return target.home.build(begun, files, parse_verdict.STATUSES, libraries=libraries, details=details)

@@ -129,13 +129,13 @@ class RatingTask:
         """Recorded ratings may be means of several; all others come from the rubric's steps."""
         # steps bind what a judge may write, not a mean of several raters
         own = scale_of(self.judge, self.rubric)
-        return own.model_copy(update={"step": None}) if self.judge.kind == "recorded" else own
+        return own.model_copy(update={"step": None}) if self.judge.traits.is_recorded else own
 
     @property
     def settings(self) -> dict[str, Any]:
         """The identity of the ratings; what only another kind of judge would use is left out."""
         judge, rubric = self.judge, self.rubric
-        recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
+        recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.traits.is_recorded else {}
         # what most recipes leave alone is no part of their identity, so that older runs go on
         form = own_identity(judge, "rubric", "ratings", "columns", "scale")  # which stand beside it
         scale = scale_of(judge, rubric).model_dump()
@@ -149,7 +149,7 @@ class RatingTask:
     def inputs(self) -> dict[str, str]:
         """What the ratings are made from besides the examples: a file of ratings, or weights on this machine."""
         judge = self.judge
-        if judge.kind == "recorded" and judge.ratings is not None:
+        if judge.traits.is_recorded and judge.ratings is not None:
             return {file.name: file.fingerprint() for file in readers.expand(judge.ratings)}
         return weights_print(judge)
 
@@ -162,8 +162,8 @@ class RatingTask:
             **_of_one_score(histogram),
             **_outside(target.home, files),
         }
-        local_model = self.judge.kind == "vllm"
-        return target.home.build(begun, files, parse_rating.STATUSES, local_model=local_model, details=details)
+        libraries = self.judge.traits.libraries
+        return target.home.build(begun, files, parse_rating.STATUSES, libraries=libraries, details=details)
 
 
 def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[InferenceStage, RatingTask, Target]:
@@ -190,7 +190,7 @@ def check_model(judge: Judge, mode: Mode) -> None:
     """`UsageError` where a model is to judge and none is named; to read replies again none is needed."""
     if not judge.is_model or judge.model is not None or mode == "rescore":
         return
-    if judge.kind == "vllm":
+    if judge.in_job:
         raise UsageError(
             "`score.judge.model` is not set: give the model that judges, a Hugging Face id or a checkpoint's directory, e.g. "
             "--set score.judge.model=Qwen/Qwen2.5-7B-Instruct"
