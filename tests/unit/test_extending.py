@@ -20,6 +20,7 @@ from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 from alpagasus_ray.evaluation import match_rules
 from alpagasus_ray.evaluation.match_rules import Game, Match
 from alpagasus_ray.judging import rubric
+from alpagasus_ray.reporting import selection_data
 from alpagasus_ray.selection import policies
 from alpagasus_ray.selection.policies import Columns
 from alpagasus_ray.stages.ingest import ingest
@@ -63,6 +64,7 @@ def test_a_policy_is_two_entries() -> None:
     chosen = policies.choose(Arm(name="short", policy="shortest"), columns, 2)
     assert chosen.kept.tolist() == [False, True, True]
     assert chosen.reason == "longer than those kept"
+    assert selection_data.rule({"policy": "shortest", "k": 9000}) == "the shortest outputs, 9,000"
     with pytest.raises(ValidationError, match="takes no `threshold`"):
         Arm(name="short", policy="shortest", threshold=4)
 
