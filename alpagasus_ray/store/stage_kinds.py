@@ -10,8 +10,8 @@ from typing import NamedTuple
 class StageKind(NamedTuple):
     """What the rest of the package has to know of a kind of stage."""
 
-    depth: int
-    """Directories below that of the kind: `answers/<model>/<test set>` has two."""
+    depths: tuple[int, ...]
+    """Directories below that of the kind: `answers/<model>/<test set>` has two. What lies deeper is a part of a stage."""
     is_asked_about: bool = False
     """An engine is asked about its rows, one by one: a stage made from it has as many."""
     is_minor: bool = False
@@ -23,18 +23,18 @@ class StageKind(NamedTuple):
 
 
 STAGE_KINDS: dict[str, StageKind] = {
-    "examples": StageKind(0, is_asked_about=True),
-    "ratings": StageKind(1),
-    "subsets": StageKind(1),
-    "models": StageKind(1, trains=True),
-    "prompts": StageKind(1, is_asked_about=True, is_minor=True),
-    "answers": StageKind(2),
-    "pairs": StageKind(2, is_asked_about=True, is_minor=True),
-    "verdicts": StageKind(2),
-    "report": StageKind(0, is_reported=False),
+    "examples": StageKind((0,), is_asked_about=True),
+    "ratings": StageKind((1,)),
+    "subsets": StageKind((1,)),
+    "models": StageKind((1,), trains=True),
+    "prompts": StageKind((1,), is_asked_about=True, is_minor=True),
+    "answers": StageKind((2,)),
+    "pairs": StageKind((2,), is_asked_about=True, is_minor=True),
+    "verdicts": StageKind((2,)),
+    "report": StageKind((0,), is_reported=False),
 }
 """By name; a new kind of stage is one line here, and a method of `store.run.Run` that says where it lies."""
-UNKNOWN = StageKind(-1, is_reported=False)
+UNKNOWN = StageKind((), is_reported=False)
 
 
 def kind_name(stage: str) -> str:
@@ -50,7 +50,7 @@ def kind_of(stage: str) -> StageKind:
 
 def is_stage(name: str) -> bool:
     """Whether a name is that of a whole stage, and not of a directory inside one, or of a file."""
-    return name.count("/") == kind_of(name).depth
+    return name.count("/") in kind_of(name).depths
 
 
 def in_order(stage: str) -> tuple[int, str]:
