@@ -51,7 +51,7 @@ def of_score(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
 def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     """What stands in the way of a whole experiment, as far as it is known without the examples. Of what is finished in the run
     nothing is asked: it needs neither its server nor its files any more."""
-    yield from _told(lambda: check_model(recipe.score.judge, "score"))
+    yield from _told(lambda: check_model(recipe.score.judge))
     yield from _told(lambda: rubric.load(recipe.score.judge.rubric))
     yield from _told(lambda: pair_rubric.load(recipe.compare.judge.rubric))
     if recipe.pick.ratings != recipe.score.name:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
@@ -26,6 +26,8 @@ from alpagasus_ray.store.storage import Written
 from alpagasus_ray.terminal import say
 
 Rows = list[dict[str, Any]]
+Mode = Literal["fill", "rescore", "retry-failed"]
+"""What a call does with a stage: fill it, read its stored replies again, or ask again for rows of some statuses."""
 
 
 @dataclass(frozen=True)

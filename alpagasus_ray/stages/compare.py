@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation.published_reviews import Reviews, read_reviews
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.spec import AskSpec
-from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.inference.stage import InferenceStage, Mode, Target
 from alpagasus_ray.inference.tasks.pair import AGAIN, GOOD, PairTask
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import ROWS_PER_SHARD, Bout, both_orders, bouts, check_told_one_way, lay_out, pair_up
@@ -23,10 +23,8 @@ from alpagasus_ray.reporting.verdicts import matches_of
 from alpagasus_ray.store.reply import Outcome, Reply
 from alpagasus_ray.store.run import Begun, Manifest, Run, describe, shard_name
 
-Mode = Literal["compare", "rescore", "retry-failed"]
 
-
-def compare(config: Compare, run: Run, mode: Mode = "compare", again: Sequence[str] = AGAIN) -> dict[Bout, Manifest]:
+def compare(config: Compare, run: Run, mode: Mode = "fill", again: Sequence[str] = AGAIN) -> dict[Bout, Manifest]:
     """Make `verdicts/<a>-vs-<b>/<test set>/` for every pair and test set; those that are made already are left as they are, but
     under `retry-failed` for the games with a status of `again`. `rescore` reads their stored reviews again and sends
     nothing."""

@@ -69,7 +69,7 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
-    check_model(config.judge, "score")
+    check_model(config.judge)
     program, task, target = prepare(config, run)
     spec, stage, examples, settings = program.spec, target.home, target.listed, task.settings
     done = stage.manifest()

@@ -6,7 +6,7 @@ Knows nothing of how requests are sent, nor of calls that go on where others wer
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -23,14 +23,13 @@ from alpagasus_ray.engines.recorded import RecordedEngine
 from alpagasus_ray.engines.score_grammar import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.spec import AskSpec
-from alpagasus_ray.inference.stage import InferenceStage, Rows, Target
+from alpagasus_ray.inference.stage import InferenceStage, Mode, Rows, Target
 from alpagasus_ray.judging import parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.judging.rubric import Rubric, Scale
 from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, totals
 
-Mode = Literal["score", "rescore", "retry-failed"]
 ALIKE, FEWEST_ALIKE = 0.8, 50
 """Share of the scored rows that may have one score, and of how many rows a share says something."""
 NOT_EXPECTED: dict[str, Any] = {"expected_score": None, "probabilities": None, "outside": None}
@@ -186,7 +185,7 @@ def scale_of(judge: Judge, rubric: Rubric) -> Scale:
     return Scale(min=judge.scale.min, max=judge.scale.max, step=None)
 
 
-def check_model(judge: Judge, mode: Mode) -> None:
+def check_model(judge: Judge, mode: Mode = "fill") -> None:
     """`UsageError` where a model is to judge and none is named; to read replies again none is needed."""
     if not judge.is_model or judge.model is not None or mode == "rescore":
         return
