@@ -310,7 +310,7 @@ from alpagasus_ray.engines.base import ANY_FORM
 from alpagasus_ray.engines.vllm_engine import VllmEngine
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.rating_task import NOTHING
+from alpagasus_ray.inference.tasks.rating import NOTHING
 
 async def refused(judge):
     try:

@@ -15,12 +15,12 @@ from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.stages import preview as stage
-from alpagasus_ray.stages.finetune import settings_of
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.preview import preview
 from alpagasus_ray.store.run import Manifest, Run
 from alpagasus_ray.training import devices, forecast
+from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.schedule import Order
 from toy_runs import ROOT
 from trainings import run_with_arms, tiny

@@ -16,7 +16,7 @@ from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
 from alpagasus_ray.data.schema import DROPPED, TOKENS
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.store.run import Manifest, Run, StageDir
+from alpagasus_ray.store.run import Begun, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import token_files
 from alpagasus_ray.training.encode import Encoded, Encoder
@@ -50,7 +50,7 @@ def _encoded(config: Finetune, run: Run, target: StageDir) -> Manifest:
     source = run.subset("full")
     parts = source.finished("pick_subset").parts()
     files = [entry for part in parts for entry in encode_shard(config, source, target, part.name)]
-    return token_files._summed_up(target, files, token_settings(config), {})
+    return token_files._summed_up(target, files, Begun(settings=token_settings(config), inputs={}))
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
