@@ -34,6 +34,7 @@ VERBS = {
     "ingest": Verb("read a dataset, whatever its layout", COMMANDS, "INGEST"),
     "score": Verb("rate every example with a judge", COMMANDS, "SCORE"),
     "pick": Verb("choose the examples of each arm", COMMANDS, "PICK"),
+    "race": Verb("which arm beats random, by small models trained on each", COMMANDS, "RACE"),
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
     "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),
     "compare": Verb("let a judge compare their answers, in both orders", COMMANDS, "COMPARE"),
@@ -44,7 +45,7 @@ VERBS = {
 USUAL = (
     "ingest.source ingest.format ingest.columns "
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
-    "score.max_cost_usd pick.arms finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
+    "score.max_cost_usd pick.arms race.model race.seeds race.heldout race.tokens race.test_sets finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
     "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs report.arm"
 ).split()
 """The knobs that most people set; `--help` shows these, `--help-all` every one."""

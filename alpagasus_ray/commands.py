@@ -153,6 +153,15 @@ def _finetune(call: Call) -> dict[str, Any]:
     }
 
 
+def _race(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.race import plan, race, summary
+
+    names = call.recipe.race.arms or tuple(arm.name for arm in call.recipe.pick.arms)
+    if call.flags.plan:
+        return plan(call.recipe.race, call.recipe.finetune, call.run, names)
+    return summary(call.run, race(call.recipe.race, call.recipe.finetune, call.run, names))
+
+
 def _generate(call: Call) -> dict[str, Any]:
     from alpagasus_ray.inference.tasks.answer import ANSWERS_JSON, UNANSWERED
     from alpagasus_ray.reporting.answers_data import mean_answer_length
@@ -258,6 +267,14 @@ FINETUNE = JobSpec(
     _finetune,
     {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
     reading=("preview",),
+)
+RACE = JobSpec(
+    "race",
+    "race",
+    "Train a small model on every arm under several seeds, and tell which arm beats random. A call that was stopped goes on.",
+    _race,
+    {"plan": "print the trainings, the difference of losses that they can show, and their cost; trains and writes nothing"},
+    reading=("plan",),
 )
 GENERATE = JobSpec(
     "generate",

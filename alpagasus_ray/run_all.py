@@ -28,6 +28,7 @@ STEPS: tuple[JobSpec, ...] = (
     commands.INGEST,
     commands.SCORE,
     commands.PICK,
+    commands.RACE,
     commands.FINETUNE,
     commands.GENERATE,
     commands.COMPARE,
@@ -53,8 +54,9 @@ def run_all(call: Call) -> dict[str, Any]:
     started, console = time.monotonic(), Console(stderr=True)
     reports: dict[str, dict[str, Any]] = {}
     lines: dict[str, tuple[str, float]] = {}
-    for number, step in enumerate(STEPS, 1):
-        console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
+    steps = [step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set]
+    for number, step in enumerate(steps, 1):
+        console.print(f"\n[{number}/{len(steps)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
         reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for

@@ -6,6 +6,7 @@ from alpagasus_ray.config.base import Section
 from alpagasus_ray.config.compare import Compare, Report
 from alpagasus_ray.config.finetune import Finetune
 from alpagasus_ray.config.pick import Pick
+from alpagasus_ray.config.race import Race
 from alpagasus_ray.config.stages import Generate, Ingest, Score
 
 
@@ -15,6 +16,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     score: Score = Field(default_factory=Score)
     pick: Pick = Pick()
+    race: Race = Race()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
     compare: Compare = Field(default_factory=Compare)

@@ -3,12 +3,12 @@
 Losses are (seeds, rows): the mean loss over the label tokens of each held-out row, after the training of each seed. Arms are
 compared seed by seed and row by row; a difference is arm minus control, so below 0 the arm is better.
 
-Two things could have come out otherwise: which rows were held out, and the seeds (which examples a random arm drew, their order).
-A bootstrap over both (A. B. Owen, "The pigeonhole bootstrap", 2007) is too narrow for three to five seeds: their resampled spread
-is short by (n - 1) / n, and has the tails of no distribution with so few values (T. Hesterberg, "What teachers should know about
-the bootstrap", 2014, arXiv 1411.5279, section 4). So rows are resampled, their spread widened by n / (n - 1), and the seeds'
-part is drawn from Student's distribution with seeds - 1 degrees of freedom; the sum of both is the solution of Behrens and
-Fisher, which is rather too wide. What rows and seeds have together is in both parts, which is rather too wide as well.
+Two things could have come out otherwise: which rows were held out, and the seeds (what a random arm drew, in which order an arm
+was seen). A bootstrap over both (A. B. Owen, "The pigeonhole bootstrap", 2007) is too narrow for three to five seeds: their
+resampled spread is short by (n - 1) / n, and so few values have no tails (T. Hesterberg, "What teachers should know about the
+bootstrap", 2014, arXiv 1411.5279). So rows are resampled, their spread widened by n / (n - 1), and the part of the seeds is
+drawn from Student's distribution with seeds - 1 degrees of freedom; the sum of both is the solution of Behrens and Fisher,
+which is rather too wide. What is left of one row under one seed is counted in both parts, which is rather too wide as well.
 """
 
 import math
@@ -30,7 +30,7 @@ LEVEL = 1 - CONFIDENCE
 
 
 class Difference(NamedTuple):
-    """A mean difference of losses, the ends of its 95 percent interval and its two-sided p; None where one seed says nothing."""
+    """A mean difference of losses, the ends of its 95 percent interval and its two-sided p; these are None with one seed."""
 
     value: float
     low: float | None
@@ -46,14 +46,6 @@ class Components(NamedTuple):
     seeds: float
     rows: float
     rest: float
-
-
-class Matched(NamedTuple):
-    """How many times the tokens one side needs for the loss that the other reaches."""
-
-    times: float
-    by: str
-    """`reached`; or `at least`: the side that is behind never came so far within its tokens."""
 
 
 def difference(arm: Floats, control: Floats, draws: int = DRAWS) -> Difference:
@@ -141,18 +133,18 @@ def rank_agreement(first: Mapping[str, float], second: Mapping[str, float]) -> d
     }
 
 
-def matched_compute(tokens: Floats, arm: Floats, control: Floats) -> Matched | None:
+def matched_compute(tokens: Floats, arm: Floats, control: Floats) -> float | None:
     """How many times the arm's tokens the control needs for the same loss, from their curves over the same tokens (points,).
 
     Where the arm ends lower: all tokens by those after which the arm is where the control ends. Where it ends higher: tokens
-    after which the control is where the arm ends, by all. None where the side that is ahead began no higher than the other ends.
+    after which the control is where the arm ends, by all. None where the side that is ahead began as low as the other ends.
     """
     ahead, behind = (arm, control) if arm[-1] <= control[-1] else (control, arm)
     reached = tokens_to_reach(tokens, ahead, float(behind[-1]))
     if not reached:
         return None
     times = float(tokens[-1]) / reached
-    return Matched(times if ahead is arm else 1 / times, "reached")
+    return times if ahead is arm else 1 / times
 
 
 def tokens_to_reach(tokens: Floats, losses: Floats, target: float) -> float | None:

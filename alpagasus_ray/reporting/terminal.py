@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.terminal_plan import score_plan_lines, whole_plan_lines
+from alpagasus_ray.reporting.terminal_race import race_lines, race_plan_lines
 from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
 from alpagasus_ray.terminal import say, spelled
 
@@ -188,6 +189,8 @@ def _experiment(report: Summary) -> Iterator[str]:
 OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
     "status": _status,
+    "race": race_lines,
+    "race_plan": race_plan_lines,
     "plan_of_all": whole_plan_lines,
     "plan": score_plan_lines,
     "steps": _experiment,

@@ -313,6 +313,9 @@ class Run:
         """A judge's games of two models on one test set; without these, the directory of all of them."""
         return self._stage(f"verdicts-{name}" if name else "verdicts", *pair_and_test_set)
 
+    def race(self) -> StageDir:
+        return self._stage("race")
+
     def report(self) -> StageDir:
         return self._stage("report")
 

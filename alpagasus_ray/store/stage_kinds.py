@@ -26,6 +26,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "examples": StageKind((0,), is_asked_about=True),
     "ratings": StageKind((1,)),
     "subsets": StageKind((1,)),
+    "race": StageKind((0,)),
     "models": StageKind((1,), trains=True),
     "prompts": StageKind((1,), is_asked_about=True, is_minor=True),
     "answers": StageKind((2,)),

@@ -108,11 +108,24 @@ def padded(tokens: Examples, examples: Integers, pad: int, to: int | None = None
 def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
     """Sum of the cross entropy over the label tokens, computed in float32. `slices` says whether the model takes
     `logits_to_keep` and so spares the output layer for all other positions."""
+    logits = _logits(model, micro_batch, slices=slices)
+    return cross_entropy(logits, micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def token_losses(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
+    """(rows, kept) the cross entropy of each label token, 0 where there is none; what `loss_sum` sums up."""
+    logits = _logits(model, micro_batch, slices=slices)
+    losses = cross_entropy(logits, micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view_as(micro_batch.targets)
+
+
+def _logits(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
     told = {"logits_to_keep": micro_batch.keep} if slices else {}
     logits = model(**micro_batch.inputs, use_cache=False, **told).logits
     if not slices:
         logits = logits[:, micro_batch.keep]
-    return cross_entropy(logits.flatten(0, 1).float(), micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    kept: torch.Tensor = logits.flatten(0, 1).float()
+    return kept
 
 
 def label_tokens(tokens: Examples, examples: Integers) -> int:

@@ -40,7 +40,7 @@ def here(config: Finetune) -> Place:
     place = Place(context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
     if place.on_gpu:
         torch.cuda.set_device(device)
-    _take_cores(cores(config, place))
+    take_cores(cores(config, place))
     return place
 
 
@@ -52,7 +52,7 @@ def cores(config: Finetune, place: Place) -> int:
     return max(config.cpus, len(os.sched_getaffinity(0)) // place.neighbours)
 
 
-def _take_cores(number: int) -> None:
+def take_cores(number: int) -> None:
     """Ray lets a process of one CPU have one thread. DeepSpeed's Adam has an OpenMP of its own, which reads the environment
     when it is loaded."""
     os.environ["OMP_NUM_THREADS"] = str(number)

@@ -56,25 +56,26 @@ def read(config: Finetune) -> HeldOut | None:
     if config.heldout is None:
         return None
     try:
-        drafts = list(_drafts(config.heldout))
+        every = list(drafts(config.heldout))
     except InputError as error:
         raise UsageError(f"{KEY}: {error}") from None
-    if not drafts:
+    if not every:
         raise UsageError(f"{KEY}: there is no example in {config.heldout}")
-    kept, left = encoded(config, [_row(number, draft) for number, draft in enumerate(drafts)])
+    kept, left = encoded(config, [row_of(number, draft) for number, draft in enumerate(every)])
     if not kept:
         reasons = Counter(outcome.reason.partition(":")[0] for _, outcome in left)
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise UsageError(
-            f"{KEY}: none of the {len(drafts):,} examples of {config.heldout} has a trainable token ({why}). Raise "
+            f"{KEY}: none of the {len(every):,} examples of {config.heldout} has a trainable token ({why}). Raise "
             f"finetune.max_length (now {config.max_length}), or see finetune.too_long (now {config.too_long})"
         )
-    return HeldOut([(draft.instruction, draft.input, draft.output) for draft in drafts], as_batch(kept))
+    return HeldOut([(draft.instruction, draft.input, draft.output) for draft in every], as_batch(kept))
 
 
-def _drafts(place: str) -> Iterator[Draft]:
-    """The examples of files in any layout that is known; of a conversation its first exchange."""
-    for file in readers.expand(place, KEY):
+def drafts(place: str, key: str = KEY) -> Iterator[Draft]:
+    """The examples of files in any layout that is known; of a conversation its first exchange. `InputError` has the place of one
+    that cannot be read."""
+    for file in readers.expand(place, key):
         reader: formats.Layout | None = None
         for record in formats.grown(readers.records(file)):
             try:
@@ -99,7 +100,7 @@ def _reader(fields: dict[str, Any]) -> formats.Layout:
     return formats.reader(layout, {}, "first")
 
 
-def _row(number: int, draft: Draft) -> dict[str, Any]:
+def row_of(number: int, draft: Draft) -> dict[str, Any]:
     """An example as the encoder takes it."""
     history = [{"instruction": asked, "output": said} for asked, said in draft.history]
     return {**draft._asdict(), "example_id": f"heldout:{number:09d}", "history": history or None}

@@ -76,7 +76,7 @@ class Loop:
                 spent.seconds[kind] += seconds
         self._start = ready.mark.step if ready.mark else 0
         self._peak = devices.peak_flops(self._config, place.device)
-        self._curve = Curve(ready.earlier, _watchers(training, ready.order.steps, self._start) if place.rank == 0 else [])
+        self._curve = Curve(ready.earlier, self.watchers() if place.rank == 0 else [])
         self._saved_at = self._looked_at = time.monotonic()
         self._told_at = 0.0
         self._due = False
@@ -87,6 +87,17 @@ class Loop:
         if ready.mark is None and place.rank == 0:
             self._keeper.clear()
         self._best = self._keeper.best() if ready.mark is not None else None
+
+    def watchers(self) -> list[Watcher]:
+        """Who sees the curve grow."""
+        config, training = self._config, self._training
+        watchers: list[Watcher] = [Gauges(training.arm, self._ready.order.steps)]
+        if config.tensorboard:
+            watchers.append(Events(training.home.storage, self._start))
+        if config.wandb is not None:
+            key = digest([training.key, training.home.storage.root])
+            watchers.append(WandB(config.wandb, key, training.arm, identity(config)))
+        return watchers
 
     def run(self) -> Trained | Stopped | None:
         """Train to the end. The first worker returns what it has made, others None; `Stopped` where the loss is no number."""
@@ -286,14 +297,3 @@ class Loop:
 def _files(folder: str) -> Iterator[str]:
     for parent, _, names in os.walk(folder):
         yield from (os.path.join(parent, name) for name in names)
-
-
-def _watchers(training: Training, steps: int, start: int) -> list[Watcher]:
-    """Who sees the curve grow."""
-    config = training.config
-    watchers: list[Watcher] = [Gauges(training.arm, steps)]
-    if config.tensorboard:
-        watchers.append(Events(training.home.storage, start))
-    if config.wandb is not None:
-        watchers.append(WandB(config.wandb, digest([training.key, training.home.storage.root]), training.arm, identity(config)))
-    return watchers

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import Finetune
@@ -103,6 +104,23 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
     loss, examples, labels = sums.tolist()
     assert examples == len(tokens), f"{examples} of {len(tokens)} held-out examples were measured"
     return Measured(loss / labels, int(examples), int(labels))
+
+
+def row_losses(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldout: pa.RecordBatch) -> NDArray[np.float64]:
+    """(rows,) the mean loss over the label tokens of each row, by one worker alone; without dropout and without gradients."""
+    tokens = Tokens([heldout])
+    sums = np.zeros(len(tokens))
+    engine.eval()
+    with torch.no_grad():
+        for start in range(0, len(tokens), AT_ONCE):
+            batch = np.arange(start, min(start + AT_ONCE, len(tokens)))
+            parts = [part for part in parts_of(config, batch, tokens.lengths, place) if len(part)]
+            for part, micro_batch in zip(parts, built(config, loaded, tokens, parts), strict=True):
+                losses = collate.token_losses(engine, micro_batch.to(place.device), slices=loaded.slices).double().cpu()
+                each = torch.split(losses[0], tokens.label_tokens[part].tolist()) if config.packing else losses
+                sums[part] = [float(row.sum()) for row in each]
+    engine.train()
+    return sums / tokens.label_tokens
 
 
 def parts_of(config: Finetune, batch: collate.Integers, lengths: collate.Integers, place: Place) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from alpagasus_ray.config import Finetune
 from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.training import behaviour, devices, model, native_ops, settings, shapes
 from alpagasus_ray.training.checkpoints import CheckpointInfo, Checkpoints, newest
@@ -10,6 +11,7 @@ from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.shapes import Flops
 from alpagasus_ray.training.spec import Training
 from alpagasus_ray.training.token_files import Tokens
+from alpagasus_ray.training.token_order import TokenOrder
 
 LOOKED_AT = 16
 """Examples among which those are found that a model is looked at with before it learns."""
@@ -19,7 +21,7 @@ class Ready(NamedTuple):
     """What the loop works with."""
 
     tokens: Tokens
-    order: Order
+    order: Order | TokenOrder
     loaded: model.Loaded
     engine: Any
     states: Checkpoints
@@ -47,7 +49,7 @@ def prepare(training: Training, place: Place) -> Ready:
     )
     universal = mark is not None and states.needs_universal(mark)
     has = known.has if known else model.NOTHING
-    loaded, engine = _engine(training, hf_config, place, has, universal=universal)
+    loaded, engine = engine_of(config, hf_config, place, has, universal=universal)
     earlier = None
     if mark is not None:
         if universal:
@@ -61,8 +63,8 @@ def prepare(training: Training, place: Place) -> Ready:
     return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops)
 
 
-def _engine(training: Training, hf_config: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
-    config = training.config
+def engine_of(config: Finetune, hf_config: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
+    """A model with its weights, and DeepSpeed's engine around it."""
     import deepspeed
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 

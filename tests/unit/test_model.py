@@ -461,7 +461,7 @@ def test_threads_are_set_for_pytorch_and_for_what_is_loaded_later(monkeypatch: p
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     try:
-        devices._take_cores(2)
+        devices.take_cores(2)
         assert torch.get_num_threads() == 2
         assert os.environ["OMP_NUM_THREADS"] == "2"
     finally:

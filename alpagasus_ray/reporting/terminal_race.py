@@ -1,0 +1,79 @@
+"""A race, and the plan of one, as a person reads them on a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from alpagasus_ray.progress import clock
+
+Summary = Mapping[str, Any]
+
+
+def race_lines(report: Summary) -> Iterator[str]:
+    """The table of a race: arms by their loss, each against the controls."""
+    table = report["race"]
+    yield f"race: {table['answer']}"
+    rows = {one["name"]: one["rows"] for one in table["sets"]}
+    yield (
+        f"  {table['model']}, equal {table['equal']}, {table['seeds']} seeds, loss on {rows[table['decides']]:,} rows of "
+        f"{table['decides']}; a difference is that arm minus the control, below 0 is better"
+    )
+    width = max(len(entry["arm"]) for entry in table["arms"])
+    for entry in table["arms"]:
+        yield f"  {entry['arm']:<{width}}  {entry['loss']:.4f}  {_places(entry)}{_against(entry, table['controls'])}"
+    yield f"  {_cost(table)}"
+    yield f"  {report['location']}"
+
+
+def _places(entry: Summary) -> str:
+    places = " ".join("-" if place is None else str(place) for place in entry["places"])
+    return f"place by seed {places}" + (" (dropped early)" if entry["dropped"] else "")
+
+
+def _against(entry: Summary, controls: Mapping[str, str]) -> str:
+    told = [
+        f"against {control}: {difference(entry['against'][policy])}"
+        for policy, control in controls.items()
+        if policy in entry["against"]
+    ]
+    return "".join(f"; {one}" for one in told)
+
+
+def difference(found: Summary) -> str:
+    """A difference with its interval, in words."""
+    if found["low"] is None:
+        return f"{found['value']:+.4f}, one seed"
+    times = f", {found['times_the_tokens']:.2g} x the tokens" if found["times_the_tokens"] else ""
+    return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}), {found['word']}{times}"
+
+
+def _cost(table: Summary) -> str:
+    """What choosing has cost in all: ratings that several arms share are counted once."""
+    by_ratings = {entry["ratings"]: entry for entry in table["arms"] if entry["ratings"]}
+    asked = [entry["choosing_usd"] for entry in by_ratings.values()]
+    dollars = "unknown dollars" if None in asked else f"${sum(asked):,.2f}"
+    seconds = sum(entry["choosing_seconds"] for entry in by_ratings.values())
+    return f"cost of choosing: ratings {dollars} and {clock(seconds)}, trainings {clock(table['training_seconds'])} on {table['device']}"
+
+
+def race_plan_lines(report: Summary) -> Iterator[str]:
+    """What a race would train, what it could show, what it would take."""
+    plan = report["race_plan"]
+    yield f"race: {plan['trainings']:,} trainings ({len(plan['arms'])} arms, {plan['seeds']} seeds), {plan['left']:,} of them still to do"
+    for arm in plan["arms"]:
+        yield f"  {arm['arm']}: {arm['rows']:,} rows ({arm['removed']:,} taken out), {arm['tokens']:,} tokens in {arm['steps']:,} updates"
+    for one in plan["sets"]:
+        yield f"  measured on {one['name']}: {one['rows']:,} rows" + (
+            f", {one['left_out']:,} left out" if one["left_out"] else ""
+        )
+    yield f"  what it can show, {plan['spread_by']}:"
+    yield from (f"    {line}" for line in _gains(plan["smallest_gains"]))
+    seconds, dollars = plan["seconds_left"], plan["dollars_left"]
+    yield f"  time: {'unknown until one is trained' if seconds is None else f'about {clock(seconds)} on one device'}" + (
+        "" if dollars is None else f", ${dollars:,.2f}"
+    )
+
+
+def _gains(gains: Sequence[Summary]) -> Iterator[str]:
+    for one in gains:
+        gain = "none" if one["gain"] is None else f"{one['gain']:.4f}"
+        yield f"{one['seeds']} seeds, {one['rows']:,} rows: a difference of losses of {gain} in 8 races of 10"

@@ -1,0 +1,279 @@
+"""Race the arms: train a small model on each under several seeds, and tell by held-out loss which of them beat random.
+
+The same command goes on where it was stopped, and an arm or a seed that is added costs its own trainings alone
+(`training/race_setup.py`).
+"""
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alpagasus_ray.config import Finetune, identity
+from alpagasus_ray.config.race import Race
+from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.evaluation import race as statistics
+from alpagasus_ray.evaluation import race_table
+from alpagasus_ray.evaluation.race import Components
+from alpagasus_ray.evaluation.race_table import ArmResult
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
+from alpagasus_ray.training import proxy
+from alpagasus_ray.training.arms import settings_of
+from alpagasus_ray.training.proxy import Proxy, Raced, Trains
+from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, stored
+
+ASSUMED = Components(seeds=0.01, rows=0.1, rest=0.05)
+"""Spread of differences that a plan assumes until two seeds of two arms are trained."""
+TABLE, CURVES = "table.json", "curves.parquet"
+TRAINING = ("torch", "deepspeed", "transformers", "peft")
+
+
+def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], trains: Trains = proxy.on_ray) -> Manifest:
+    """Make `race/` for these arms; trainings that are there already are not done again. Raises `UsageError` for what cannot be
+    raced, `BudgetReached` at `race.max_cost_usd`."""
+    started = time.monotonic()
+    ready = prepare(config, finetune, run, names)
+    home = run.race()
+    settings = {
+        "race": identity(config),
+        "arms": list(names),
+        "training": settings_of(ready.training),
+        "tokens": ready.budget.tokens,
+    }
+    done = home.manifest()
+    if done is not None and (done.settings, done.inputs) == (settings, ready.inputs):
+        return done
+    home.reopen()
+    begun = Begun(settings=settings, inputs=ready.inputs)
+    home.begin(begun)
+    found = stored(ready, run)
+    seconds = _rounds(ready, run, found, trains)
+    results = {arm: _result(ready, arm, found, run) for arm in names}
+    told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found, run)
+    files = [
+        *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
+        _written(run, TABLE, json.dumps(told, indent=2, ensure_ascii=False).encode()),
+        _written(run, CURVES, _curves(ready, found)),
+    ]
+    begun = begun.after(max(seconds, time.monotonic() - started))
+    manifest = home.build(
+        begun, files, libraries=TRAINING, details={key: told[key] for key in ("answer", "best", "beats_random")}
+    )
+    home.finish(manifest.model_copy(update={"rows": len(ready.held.rows), "counts": {"trained": len(found)}}))
+    return home.finished("race")
+
+
+def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trains: Trains) -> float:
+    """Train what is missing: three seeds, then twice as many as before, each time without the arms that are left behind."""
+    guard, racing, first = _Guard(ready, found), list(ready.arms.ids), 0
+    while first < ready.config.seeds:
+        last = min(max(statistics.FEWEST_TO_DROP, 2 * first), ready.config.seeds)
+        wanted = [(arm, seed) for seed in range(first, last) for arm in racing if (arm, seed) not in found]
+        guard.check(len(wanted))
+        for raced in trains(
+            ready.training, ready.held.tokens, ready.config.points, ready.config.at_once, _proxies(ready, wanted)
+        ):
+            keep(ready, run, raced)
+            found[raced.arm, raced.seed] = raced
+            guard.check(sum(pair not in found for pair in wanted))
+        if ready.config.drop:
+            main = {arm: _final(ready, found, arm)[ready.held.sets[0].name] for arm in racing}
+            behind = statistics.left_behind(main, race_table.protected(ready.arms.policies))
+            racing = [arm for arm in racing if arm not in behind]
+        first = last
+    return sum(raced.seconds for raced in found.values())
+
+
+def _proxies(ready: Prepared, wanted: Sequence[tuple[str, int]]) -> list[Proxy]:
+    return [ready.proxy(arm, seed) for arm, seed in wanted]
+
+
+class _Guard:
+    """Ends a race before a training that could pass its dollars."""
+
+    def __init__(self, ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> None:
+        self._most, self._price, self._found = ready.config.max_cost_usd, ready.training.price_per_gpu_hour, found
+        if self._most is not None and self._price is None:
+            raise UsageError("race.max_cost_usd needs finetune.price_per_gpu_hour: without a price nothing can be counted")
+
+    def check(self, left: int) -> None:
+        """`BudgetReached` where there is another training, and the dearest so far would pass the cap."""
+        if self._most is None or not left:
+            return
+        each = [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
+        if sum(each) + max(each, default=0) > self._most:
+            raise BudgetReached(
+                f"race: {len(each)} trainings have cost ${sum(each):.2f}, and {left} more would pass race.max_cost_usd = "
+                f"{self._most:g}; what is trained is kept, and the same command goes on once it is raised"
+            )
+
+
+def _mine(found: Mapping[tuple[str, int], Raced], arm: str) -> list[Raced]:
+    """The trainings of an arm from the first seed on, up to the first that is missing."""
+    mine: list[Raced] = []
+    while (arm, len(mine)) in found:
+        mine.append(found[arm, len(mine)])
+    return mine
+
+
+def _final(ready: Prepared, found: Mapping[tuple[str, int], Raced], arm: str) -> dict[str, race_table.Floats]:
+    """By set, (seeds, rows): the losses after the last update."""
+    last = np.array([raced.losses[-1] for raced in _mine(found, arm)])
+    ends = np.cumsum([held.rows for held in ready.held.sets])
+    return {held.name: last[:, end - held.rows : end] for held, end in zip(ready.held.sets, ends, strict=True)}
+
+
+def _result(ready: Prepared, arm: str, found: Mapping[tuple[str, int], Raced], run: Run) -> ArmResult:
+    mine, main = _mine(found, arm), ready.held.sets[0].rows
+    curves = np.array([raced.losses[:, :main].mean(axis=1) for raced in mine])
+    tokens = np.array([raced.tokens for raced in mine], dtype=np.float64)
+    price = ready.training.price_per_gpu_hour
+    seconds = sum(raced.seconds for raced in mine)
+    facts = {
+        "dropped": len(mine) < ready.config.seeds,
+        "tokens": round(float(tokens[:, -1].mean())),
+        "label_tokens": round(float(np.mean([raced.label_tokens for raced in mine]))),
+        "steps": mine[0].steps[-1],
+        "epochs": round(float(np.mean([raced.epochs for raced in mine])), 3),
+        "training_seconds": round(seconds, 1),
+        "training_usd": None if price is None else round(price * seconds / 3600, 4),
+        **_choosing(run, arm),
+    }
+    rows, removed = len(ready.arms.ids[arm][0]), ready.arms.removed[arm]
+    return ArmResult(
+        ready.arms.policies[arm], rows, removed, _final(ready, found, arm), curves.mean(axis=0), tokens.mean(axis=0), facts
+    )
+
+
+def _choosing(run: Run, arm: str) -> dict[str, Any]:
+    """What it took to choose an arm: that of the ratings it goes by; nothing for one that goes by none."""
+    subset = run.subset(arm).finished("pick_subset")
+    ratings = [name.removeprefix("ratings/") for name in subset.inputs if name.startswith("ratings/")]
+    if not ratings or subset.settings["arm"]["policy"] in ("random", "longest", "full"):
+        return {"choosing_usd": 0.0, "choosing_seconds": 0.0, "ratings": None}
+    made = run.ratings(ratings[0]).finished("score")
+    usd = made.usage.get("cost_usd")
+    return {
+        "choosing_usd": None if usd is None else round(usd, 6),
+        "choosing_seconds": round(made.seconds, 1),
+        "ratings": ratings[0],
+    }
+
+
+def _told(ready: Prepared, found: Mapping[tuple[str, int], Raced], run: Run) -> dict[str, Any]:
+    """What the table says besides what was measured."""
+    control = race_table.controls(ready.arms.policies)["random"]
+    main = ready.held.sets[0]
+    gains = {}
+    for arm in ready.arms.ids:
+        both = [_final(ready, found, name)[main.name] for name in (arm, control)]
+        if arm != control and min(map(len, both)) > 1:
+            spread = statistics.components(*both)
+            gains[arm] = round(
+                statistics.smallest_gain(spread, min(map(len, both)), main.rows, len(ready.arms.ids) - 1) or 0, 6
+            )
+    return {
+        "model": ready.training.model,
+        "seeds": ready.config.seeds,
+        "equal": "epochs" if ready.config.epochs is not None else "tokens and updates",
+        "smallest_gain": gains,
+        "device": next(iter(found.values())).device,
+        "training_seconds": round(sum(raced.seconds for raced in found.values()), 1),
+    }
+
+
+def _curves(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> bytes:
+    """(arms, seeds, sets, points) rows: the mean loss on a set after so many updates and tokens."""
+    rows = []
+    for (arm, seed), raced in sorted(found.items()):
+        end = 0
+        for held in ready.held.sets:
+            losses, end = raced.losses[:, end : end + held.rows].mean(axis=1), end + held.rows
+            for step, tokens, loss in zip(raced.steps, raced.tokens, losses.tolist(), strict=True):
+                rows.append({"arm": arm, "seed": seed, "set": held.name, "step": step, "tokens": tokens, "loss": loss})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _written(run: Run, name: str, content: bytes) -> FileEntry:
+    return FileEntry(name=name, rows=0, **run.race().storage.write(name, content)._asdict())
+
+
+def _entry(run: Run, name: str) -> FileEntry:
+    storage = run.race().storage
+    return FileEntry(name=name, rows=0, bytes=len(storage.read(name)), sha256=storage.checksum(name))
+
+
+def summary(run: Run, manifest: Manifest) -> dict[str, Any]:
+    """The summary of a finished race, plain JSON values."""
+    home = run.race()
+    table = json.loads(home.storage.read(TABLE))
+    return {
+        "stage": manifest.stage,
+        "location": home.storage.path(TABLE),
+        "rows": manifest.rows,
+        "answer": table["answer"],
+        "race": table,
+        "seconds": round(manifest.seconds, 2),
+    }
+
+
+def plan(config: Race, finetune: Finetune, run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """What a race would train, what it could show and what it would take, plain JSON values; trains and writes nothing."""
+    ready = prepare(config, finetune, run, names)
+    found = stored(ready, run)
+    sizes, arms = ready.held.sets[0].rows, ready.arms
+    spread, by = _spread(ready, found)
+    usual = [raced.seconds for raced in found.values()]
+    left = len(names) * config.seeds - len(found)
+    seconds = left * float(np.mean(usual)) if usual else None
+    price = ready.training.price_per_gpu_hour
+    return {
+        "stage": "race",
+        "location": run.race().storage.root,
+        "race_plan": {
+            "model": ready.training.model,
+            "seeds": config.seeds,
+            "trainings": len(names) * config.seeds,
+            "left": left,
+            "arms": [
+                {
+                    "arm": arm,
+                    "rows": len(arms.ids[arm][0]),
+                    "removed": arms.removed[arm],
+                    "tokens": ready.budget.tokens[arm],
+                    "steps": ready.budget.steps[arm],
+                }
+                for arm in names
+            ],
+            "sets": [{"name": one.name, "rows": one.rows, "left_out": one.left_out} for one in ready.held.sets],
+            "spread": spread._asdict(),
+            "spread_by": by,
+            "smallest_gains": [
+                {"seeds": seeds, "rows": rows, "gain": statistics.smallest_gain(spread, seeds, rows, len(names) - 1)}
+                for seeds, rows in ((config.seeds, sizes), (2 * config.seeds, sizes), (config.seeds, 2 * sizes))
+            ],
+            "seconds_left": seconds,
+            "dollars_left": None if seconds is None or price is None else round(price * seconds / 3600, 4),
+        },
+    }
+
+
+def _spread(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> tuple[Components, str]:
+    """The spread of differences to random by what is trained already, the largest of all arms; else what is assumed."""
+    control = race_table.controls(ready.arms.policies)["random"]
+    name = ready.held.sets[0].name
+    there = {arm: _final(ready, found, arm)[name] for arm in ready.arms.ids if len(_mine(found, arm)) > 1}
+    pilots = [
+        statistics.components(losses, there[control]) for arm, losses in there.items() if arm != control and control in there
+    ]
+    if pilots:
+        return Components(*np.array(pilots).max(axis=0).tolist()), "by the spread of what is trained already"
+    said = ", ".join(f"{value:g} {part}" for part, value in ASSUMED._asdict().items())
+    return ASSUMED, f"if differences spread as assumed ({said}); a race of two seeds tells"
