@@ -45,7 +45,9 @@ VERBS = {
 USUAL = (
     "ingest.source ingest.format ingest.columns "
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
-    "score.max_cost_usd pick.arms race.model race.seeds race.heldout race.tokens race.test_sets finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
+    "score.max_cost_usd pick.arms "
+    "race.model race.seeds race.heldout race.tokens race.test_sets "
+    "finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
     "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs report.arm"
 ).split()
 """The knobs that most people set; `--help` shows these, `--help-all` every one."""

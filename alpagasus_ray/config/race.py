@@ -13,8 +13,8 @@ class Race(Section):
     """`jobs/race.py`: train a small model on every arm and seed, and tell which arm leaves it with the lowest held-out loss."""
 
     model: str | None = None
-    """The small model (proxy) that is trained: a Hugging Face id or a directory; that of `finetune` unless given. All else of the
-    training is as `finetune` says."""
+    """The small model (proxy) that is trained: a Hugging Face id or a directory; that of `finetune` unless given. All else of
+    the training is as `finetune` says."""
     arms: tuple[Name, ...] = ()
     """Which arms to race; all of `pick.arms` unless given."""
     seeds: PositiveInt = 5
@@ -24,7 +24,7 @@ class Race(Section):
     steps: PositiveInt | None = None
     """Updates of every training; by default as many as give `finetune.global_batch` examples an update on average."""
     epochs: PositiveFloat | None = None
-    """In place of `tokens` and `steps`: how often every arm is seen, as the paper did; larger arms are then trained for longer."""
+    """In place of `tokens` and `steps`: how often every arm is seen, as the paper did; larger arms then train for longer."""
     learning_rate: PositiveFloat | None = None
     """The learning rate after the warm-up, which stays as it is to the end; that of `finetune` unless given."""
     heldout: PositiveInt | str | None = None

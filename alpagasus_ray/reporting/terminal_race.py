@@ -52,15 +52,18 @@ def _cost(table: Summary) -> str:
     asked = [entry["choosing_usd"] for entry in by_ratings.values()]
     dollars = "unknown dollars" if None in asked else f"${sum(asked):,.2f}"
     seconds = sum(entry["choosing_seconds"] for entry in by_ratings.values())
-    return f"cost of choosing: ratings {dollars} and {clock(seconds)}, trainings {clock(table['training_seconds'])} on {table['device']}"
+    trained = f"trainings {clock(table['training_seconds'])} on {table['device']}"
+    return f"cost of choosing: ratings {dollars} and {clock(seconds)}, {trained}"
 
 
 def race_plan_lines(report: Summary) -> Iterator[str]:
     """What a race would train, what it could show, what it would take."""
     plan = report["race_plan"]
-    yield f"race: {plan['trainings']:,} trainings ({len(plan['arms'])} arms, {plan['seeds']} seeds), {plan['left']:,} of them still to do"
+    count = f"{plan['trainings']:,} trainings ({len(plan['arms'])} arms, {plan['seeds']} seeds)"
+    yield f"race: {count}, {plan['left']:,} of them still to do"
     for arm in plan["arms"]:
-        yield f"  {arm['arm']}: {arm['rows']:,} rows ({arm['removed']:,} taken out), {arm['tokens']:,} tokens in {arm['steps']:,} updates"
+        rows = f"{arm['rows']:,} rows ({arm['removed']:,} taken out)"
+        yield f"  {arm['arm']}: {rows}, {arm['tokens']:,} tokens in {arm['steps']:,} updates"
     for one in plan["sets"]:
         yield f"  measured on {one['name']}: {one['rows']:,} rows" + (
             f", {one['left_out']:,} left out" if one["left_out"] else ""

@@ -22,7 +22,7 @@ from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race import Components
 from alpagasus_ray.evaluation.race_table import ArmResult
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
-from alpagasus_ray.training import proxy
+from alpagasus_ray.training import proxy_driver
 from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.proxy import Proxy, Raced, Trains
 from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, stored
@@ -33,7 +33,7 @@ TABLE, CURVES = "table.json", "curves.parquet"
 TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 
-def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], trains: Trains = proxy.on_ray) -> Manifest:
+def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], trains: Trains = proxy_driver.on_ray) -> Manifest:
     """Make `race/` for these arms; trainings that are there already are not done again. Raises `UsageError` for what cannot be
     raced, `BudgetReached` at `race.max_cost_usd`."""
     started = time.monotonic()
@@ -54,7 +54,7 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     found = stored(ready, run)
     seconds = _rounds(ready, run, found, trains)
     results = {arm: _result(ready, arm, found, run) for arm in names}
-    told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found, run)
+    told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found)
     files = [
         *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
         _written(run, TABLE, json.dumps(told, indent=2, ensure_ascii=False).encode()),
@@ -165,7 +165,7 @@ def _choosing(run: Run, arm: str) -> dict[str, Any]:
     }
 
 
-def _told(ready: Prepared, found: Mapping[tuple[str, int], Raced], run: Run) -> dict[str, Any]:
+def _told(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> dict[str, Any]:
     """What the table says besides what was measured."""
     control = race_table.controls(ready.arms.policies)["random"]
     main = ready.held.sets[0]

@@ -73,8 +73,8 @@ def read(config: Finetune) -> HeldOut | None:
 
 
 def drafts(place: str, key: str = KEY) -> Iterator[Draft]:
-    """The examples of files in any layout that is known; of a conversation its first exchange. `InputError` has the place of one
-    that cannot be read."""
+    """The examples of files in any layout that is known; of a conversation its first exchange. An `InputError` has the place of
+    what cannot be read."""
     for file in readers.expand(place, key):
         reader: formats.Layout | None = None
         for record in formats.grown(readers.records(file)):

@@ -73,8 +73,8 @@ def held_rows(config: Race, training: Finetune, pool: Mapping[str, Row]) -> Held
     given = list(_given(config, pool))
     if not given:
         raise UsageError(
-            "a race measures arms on rows that none of them is trained on: give race.heldout (a file, or how many rows to take out "
-            "of the examples, e.g. race.heldout=300), or race.test_sets with references"
+            "a race measures arms on rows that none of them is trained on: give race.heldout (a file, or how many rows to take "
+            "out of the examples, e.g. race.heldout=300), or race.test_sets with references"
         )
     sets, rows, kept = [], [], []
     for name, there, without in given:

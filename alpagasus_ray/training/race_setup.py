@@ -1,6 +1,6 @@
 """A race before and between its trainings: what is trained for how long, and the outcomes that are there already.
 
-Each training leaves `losses/<arm>-<seed>-<key>.parquet`, whose key is a hash of all that it depends on, so that none is done twice.
+Each training leaves `losses/<arm>-<seed>-<key>.parquet`, whose key is a hash of all that it depends on: none is done twice.
 Knows files, manifests and tokens; nothing of torch or Ray.
 """
 

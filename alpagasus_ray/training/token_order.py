@@ -1,4 +1,4 @@
-"""Which examples make an update where arms are to see equally many tokens in equally many updates. Knows lengths, not tokens."""
+"""Which examples make an update where arms are to see equally many tokens in equally many updates. Knows lengths alone."""
 
 from dataclasses import dataclass
 from functools import cached_property

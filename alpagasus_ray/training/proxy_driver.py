@@ -1,0 +1,56 @@
+"""Where the trainings of a race are done: in this process, or in processes of a Ray cluster that stay loaded between them."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from alpagasus_ray.config import Finetune
+from alpagasus_ray.errors import AlpagasusError, StageFailed
+from alpagasus_ray.training.proxy import Proxy, Raced
+
+
+def in_this_process(
+    config: Finetune, heldout: pa.RecordBatch, points: int, _at_once: int | None, proxies: Sequence[Proxy]
+) -> Iterator[Raced]:
+    """Train one after the other, without Ray."""
+    from alpagasus_ray.training.proxies import Trainer
+
+    trainer = Trainer(config, heldout, points)
+    for proxy in proxies:
+        yield trainer.train(proxy)
+
+
+def on_ray(
+    config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Sequence[Proxy]
+) -> Iterator[Raced]:
+    """Train on the cluster, in as many processes as there are GPUs, or in one without GPUs; each keeps what it has loaded."""
+    import ray
+    import ray.exceptions
+    from ray.util import ActorPool
+
+    from alpagasus_ray.raycluster import connect, placement
+    from alpagasus_ray.training import driver
+    from alpagasus_ray.training.proxies import Trainer
+
+    connect.connect()
+    group = driver.worker_group(config)
+    config = config.model_copy(update={"gpu": group.on_gpu})
+    usual = int(placement.total(group.each.labels)["GPU"]) if group.on_gpu else 1
+    trainer = ray.remote(
+        num_cpus=group.each.cpus, num_gpus=int(group.on_gpu), label_selector=dict(group.each.labels), max_restarts=0
+    )(Trainer)
+    processes = [trainer.remote(config, heldout, points) for _ in range(max(1, min(at_once or usual, len(proxies))))]
+    try:
+        yield from ActorPool(processes).map_unordered(lambda process, proxy: process.train.remote(proxy), proxies)
+    except ray.exceptions.RayTaskError as failed:
+        if isinstance(failed.cause, AlpagasusError):
+            raise failed.cause from None
+        raise
+    except ray.exceptions.RayActorError as lost:
+        last = str(lost).strip().splitlines()[0]
+        raise StageFailed(
+            f"a process that trained proxies was lost: {last}. The same command goes on with what is left"
+        ) from None
+    finally:
+        for process in processes:
+            ray.kill(process)

@@ -1,0 +1,125 @@
+"""A race of the tiny model on the sample dataset, in this process: real updates, real losses, no Ray."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
+from alpagasus_ray.config.race import Race
+from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.reporting import terminal
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.stages.race import plan, race, summary
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.training.proxy import Proxy, Raced
+from alpagasus_ray.training.proxy_driver import in_this_process
+from tests.support.one_process import group_of_one
+from tests.support.report_runs import rate
+from tests.support.trainings import tiny
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "sample"
+HELDOUT = str(SAMPLE / "heldout.jsonl")
+ROWS = 200
+ARMS = (
+    Arm(name="clean", policy="top", k=ROWS),
+    Arm(name="random", policy="random"),
+    Arm(name="again", policy="random", seed=1),
+    Arm(name="garbage", policy="lowest", k=100),
+)
+NAMES = [arm.name for arm in ARMS]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The sample dataset, rated by whether a defect is planted, and its arms."""
+    found = Run.open(str(tmp_path_factory.mktemp("race") / "run"))
+    made = ingest(Ingest(source=str(SAMPLE / "examples.jsonl"), name="sample"), found)
+    with (SAMPLE / "truth.csv").open() as stream:
+        spoiled = {int(row["index"]) for row in csv.DictReader(stream) if row["defect"] != "duplicate"}
+    rate(found, [0.0 if row in spoiled else 5.0 for row in range(made.rows)])
+    pick_subset(Pick(arms=ARMS), found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def training(shared: Path) -> Finetune:
+    return tiny(shared, zero_stage=0, workers=1, price_per_gpu_hour=1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone() -> Iterator[None]:
+    with group_of_one():
+        yield
+
+
+class _Counted:
+    """Trains in this process, and counts."""
+
+    def __init__(self) -> None:
+        self.trained: list[tuple[str, int]] = []
+
+    def __call__(
+        self, config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Sequence[Proxy]
+    ) -> Iterator[Raced]:
+        for raced in in_this_process(config, heldout, points, at_once, proxies):
+            self.trained.append((raced.arm, raced.seed))
+            yield raced
+
+
+def test_a_race_goes_on_where_it_was_stopped_and_tells_what_it_found(run: Run, training: Finetune) -> None:
+    trains = _Counted()
+    small = Race(seeds=2, tokens=6_000, steps=12, heldout=HELDOUT, points=2)
+    names = ["garbage", "random"]
+    told = plan(small, training, run, names)
+    assert told["race_plan"]["left"] == 4
+    assert told["race_plan"]["seconds_left"] is None
+    with pytest.raises(BudgetReached, match=r"race\.max_cost_usd = 0"):
+        race(small.model_copy(update={"max_cost_usd": 1e-9}), training, run, names, trains)
+    assert len(trains.trained) == 1
+    race(small, training, run, names, trains)
+    assert len(trains.trained) == len(set(trains.trained)) == 4, "none is trained twice"
+    assert plan(small, training, run, names)["race_plan"]["spread_by"] == "by the spread of what is trained already"
+    made = race(small, training, run, names, trains)
+    assert len(trains.trained) == 4
+    assert (made.rows, made.counts) == (96, {"trained": 4})
+    lines = list(terminal._lines(summary(run, made)))
+    assert any("against random" in line for line in lines)
+    table = json.loads(run.race().storage.read("table.json"))
+    assert {entry["arm"]: entry["steps"] for entry in table["arms"]} == {"garbage": 12, "random": 12}
+    assert all(6_000 <= entry["tokens"] < 6_256 for entry in table["arms"])
+    curves = pq.read_table(pa.BufferReader(run.race().storage.read("curves.parquet"))).to_pylist()
+    assert len(curves) == 2 * 2 * 3
+    before = {row["loss"] for row in curves if row["step"] == 0}
+    assert len(before) == 1, "all begin with the same weights"
+    assert all(row["loss"] < min(before) for row in curves if row["step"] == 12)
+
+
+def test_what_cannot_be_raced_is_refused_with_what_to_do(run: Run, training: Finetune) -> None:
+    race_of = Race(heldout=HELDOUT)
+    with pytest.raises(UsageError, match="policy `random`"):
+        plan(race_of, training, run, ["clean", "garbage"])
+    with pytest.raises(UsageError, match=r"race\.heldout=300"):
+        plan(Race(), training, run, NAMES)
+    with pytest.raises(UsageError, match="would take all"):
+        plan(Race(heldout=5_000), training, run, NAMES)
+
+
+def test_rows_taken_out_of_the_examples_are_in_no_arm(run: Run, training: Finetune) -> None:
+    told = plan(Race(heldout=60, seeds=3), training, run, NAMES)["race_plan"]
+    assert [one["rows"] for one in told["sets"]] == [60]
+    assert sum(arm["removed"] for arm in told["arms"]) > 60
+    assert all(arm["rows"] + arm["removed"] == (100 if arm["arm"] == "garbage" else ROWS) for arm in told["arms"])
+
+
+@pytest.mark.long
+def test_an_arm_without_garbage_beats_random_and_a_second_random_draw_does_not(run: Run, training: Finetune) -> None:
+    names = ["clean", "random", "again"]
+    made = race(Race(seeds=3, tokens=40_000, steps=40, heldout=HELDOUT), training, run, names, _Counted())
+    table = json.loads(run.race().storage.read("table.json"))
+    assert made.details["beats_random"] == ["clean"], table["answer"]
