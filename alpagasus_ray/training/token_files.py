@@ -132,7 +132,9 @@ def _summed_up(target: StageDir, files: list[FileEntry], begun: Begun) -> Manife
     longest = int(max((entry.usage.get("longest", 0) for entry in files), default=0))
     details = {"reasons": dict(sums.reasons.most_common()), "longest": longest}
     manifest = target.build(begun, files, libraries=("transformers", "tokenizers"), details=details)
-    return manifest.model_copy(update={"counts": counts, "usage": usage})
+    # what is left out is in files of its own, and is among the rows all the same
+    rows = sum(entry.rows for entry in files)
+    return manifest.model_copy(update={"rows": rows, "counts": counts, "usage": usage})
 
 
 def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> None:
