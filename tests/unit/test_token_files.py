@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,12 +234,3 @@ def test_a_tokenizer_that_was_overwritten_is_another_and_its_shards_are_encoded_
     (model / "tokenizer.json").write_text(json.dumps(other))
     assert token_settings(own) != before
     assert encoded() > tokens
-
-
-def test_neither_torch_nor_transformers_is_loaded_before_a_tokenizer_is_needed() -> None:
-    code = (
-        "import sys, alpagasus_ray.training.token_files; "
-        "print(*(name for name in ('torch', 'transformers', 'ray') if name in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
