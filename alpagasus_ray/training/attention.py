@@ -73,9 +73,11 @@ def packed(
     the same as `cu_seq_lens_q` and `max_length_q`, which are its names for it in flash attention. A `UsageError` tells of a
     model whose attention is another one.
     """
+    # at every call, which is cheap: models differ from layer to layer, in their windows for instance
     _check_plain(module, told)
     dropout = told.get("dropout", 0.0) if module.training else 0.0
     scale, grouped = told.get("scaling"), query.shape[1] != key.shape[1]
+    # the kernel knows no dropout and no 32 bits
     if query.is_cuda and query.dtype in SIXTEEN_BITS and not dropout:
         from torch.nn.attention.varlen import varlen_attn
 
@@ -91,6 +93,7 @@ def packed(
                 longest,
                 longest,
                 scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                # the whole past and nothing of the future: causal
                 window_size=(-1, 0),
                 enable_gqa=grouped,
             )
