@@ -1,6 +1,6 @@
 """From one record to the examples in it: what the fields of each known dataset layout mean.
 
-Conversations go by the policy in `conversations.py`, trees by that in `trees.py`; which other fields are known is in
+Conversations go by the policy in `conversations.py`, trees by that in `message_trees.py`; which other fields are known is in
 `side_fields.py`. Of answers that somebody preferred to others the one under `chosen` is the output. A number is text as it was
 written; NaN is null; anything else that is not text is refused. Pure functions; knows nothing of files or shards.
 """

@@ -22,8 +22,8 @@ MOST_PLACES = 32
 TINY_ABOVE_ZERO = 1e-3
 """A server's rounding may make that of a logarithm of 1."""
 TURNED_AWAY = (409, 425, 429, 529)
-"""Statuses of a request that was not carried out, as is a 503 that says so (`said_errors.was_turned_away`); after the others of
-a server's errors, a 408 among them, it may have been, and billed."""
+"""Statuses of a request that was not carried out, as is a 503 that says so (`error_messages.was_turned_away`); after the others
+of a server's errors, a 408 among them, it may have been, and billed."""
 AGAIN = (408, *TURNED_AWAY)
 """Statuses below 500, and that of an overload, after which the same request may be answered."""
 NAME_LIMIT = 200

@@ -1,7 +1,7 @@
 """One driver at a time on a run.
 
 Locally the operating system holds the lock (`filelock`) and lets go of it when the process ends, however it ends. An
-object store has no locks: there the holder renews a small object every `BEAT_S` seconds (`shared_lock.py`). Either way the
+object store has no locks: there the holder renews a small object every `BEAT_S` seconds (`object_lock.py`). Either way the
 holder has an epoch of its own, which stands in the lock, and what it writes is checked against that (`lease.py`).
 """
 

@@ -241,6 +241,8 @@ class Tokens:
     def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
         """`batches` are of schema TOKENS, one for each shard."""
         lists = [batch.column("input_ids") for batch in batches]
+        # views of the mapped files: the operating system pages tokens in where they are looked at, once for all workers of a
+        # node
         self._values: list[NDArray[np.int32]] = [found.values.to_numpy(zero_copy_only=True) for found in lists]
         self._offsets: list[NDArray[np.int32]] = [found.offsets.to_numpy(zero_copy_only=True) for found in lists]
         self._example_ids = [batch.column("example_id") for batch in batches]
@@ -308,6 +310,7 @@ def _cache(manifest: Manifest) -> str:
 
 def _copied(storage: Storage, names: Sequence[str], folder: str) -> Storage:
     """Files on this machine; several processes may copy the same at once, as each appears only when it is whole."""
+    # for the user alone: the directory of temporary files is everybody's
     os.makedirs(folder, mode=0o700, exist_ok=True)
     local = Storage(pafs.LocalFileSystem(), folder)
     missing = [name for name in names if not local.exists(name)]
