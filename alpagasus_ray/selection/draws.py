@@ -12,10 +12,8 @@ Rows = NDArray[np.int64]
 
 def seeded_hashes(ids: Sequence[str], purpose: str, seed: int) -> Hashes:
     """One number for each id, independent of those for any other purpose or seed."""
-    # the purpose is in the key: with the seed alone the rows that win ties would also be those that are drawn
     key = f"{purpose}:{seed}".encode()
     digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in ids)
-    # read as big-endian whatever the machine's own order is
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 

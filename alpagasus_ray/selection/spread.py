@@ -57,7 +57,6 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
     from sklearn.feature_extraction.text import CountVectorizer
     from threadpoolctl import threadpool_limits
 
-    # a term of a single text brings no two texts together; in a small sample nearly all terms are such
     rarest = 1 if len(texts) < 1000 else 2
     counter = CountVectorizer(preprocessor=folded, token_pattern=_TERM, min_df=rarest, max_features=TERMS)
     try:
@@ -100,7 +99,6 @@ def vectors(space: Space, texts: Sequence[str]) -> Vectors:
 def assigned(centres: Floats, rows: Vectors) -> Indices:
     """The nearest cluster of each row."""
     own = centres.astype(np.float32)
-    # |row - centre|^2 without the part that is the same for all centres: the nearest has the largest product less this
     shift = (own * own).sum(axis=1) / 2
     parts = [np.argmax(rows[start : start + BLOCK] @ own.T - shift, axis=1) for start in range(0, len(rows), BLOCK)]
     return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
@@ -175,7 +173,6 @@ def apart(columns: Columns, rows: Vectors, limit: float, tokens: Indices, budget
     spent = 0
     for start in range(0, len(ranked), BLOCK):
         block = ranked[start : start + BLOCK]
-        # a block against all that are kept in one product, then the block's rows among themselves, one after the other
         near = _nearest(rows[block], rows[kept]) >= limit
         between = rows[block] @ rows[block].T >= limit
         for place, row in enumerate(block):
@@ -211,7 +208,6 @@ def coverage(rows: Vectors, kept: Flags, seed: int = 0) -> float | None:
     """Mean cosine of a row with the nearest kept one, over a sample of all rows; None where nothing is kept."""
     if not kept.any():
         return None
-    # the mean of 5,000 is exact enough, and all against all would take hours on large datasets
     sample = np.random.default_rng(seed).permutation(len(rows))[:MEASURED]
     chosen = rows[kept]
     nearest = [_nearest(rows[sample[start : start + BLOCK]], chosen) for start in range(0, len(sample), BLOCK)]
