@@ -155,9 +155,9 @@ def test_stages_import_no_stage() -> None:
     assert {edge for edge in edges if all(part(end) == "stages" for end in edge)} == set(), "stages meet through files"
 
 
-def test_files_that_docstrings_and_comments_name_are_there() -> None:
+def test_files_that_docstrings_comments_and_docs_name_are_there() -> None:
     elsewhere = {"train.py", "rating/chatgpt_rating.py"}  # of the projects that a method was taken from
-    for file in PACKAGE.rglob("*.py"):
+    for file in (*PACKAGE.rglob("*.py"), *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"):
         for named in set(re.findall(r"`([\w/]+\.py)`", file.read_text(encoding="utf-8"))) - elsewhere:
             assert any(ROOT.rglob(f"alpagasus_ray/**/{named}")) or (ROOT / named).exists(), f"{file.name} names {named}"
 
