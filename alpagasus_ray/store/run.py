@@ -87,6 +87,7 @@ class Manifest(BaseModel):
 
     def content_hash(self) -> str:
         """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
+        # no times and no versions: a stage that is made again from the same is the same input for those after it
         return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
 
 
@@ -153,6 +154,7 @@ class StageDir:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
+        # from this write on the stage exists; a crash before `tidy` is through leaves only what nobody reads
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.tidy(manifest)
 
@@ -161,6 +163,7 @@ class StageDir:
         if self.storage.exists(STAGE):
             if manifest is not None:
                 self._remove_other_epochs(manifest)
+            # after the manifest: until then the replies in ledgers and the commit records are all there is
             for name in (DONE, LEDGER, TRIAL, STATE):
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
@@ -241,6 +244,7 @@ class StageDir:
         if not sha256:  # a trial's files have none
             return self.storage.read_table(name, columns)
         try:
+            # read once, for the checksum and for the table: between two reads another process may have changed the file
             content = self.storage.read(name)
         except FileNotFoundError:
             raise StageFailed(self._missing(name)) from None
