@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
@@ -198,6 +199,7 @@ def _config_of(key: str, name: str, revision: str | None) -> None:
         if not (Path(name) / "config.json").exists():
             raise UsageError(f"{key} = {name!r} is a directory without config.json")
         return
+    extras.require("train" if key.startswith("finetune") else "vllm", f"{key} = {name!r}")
     from transformers import PretrainedConfig
 
     try:

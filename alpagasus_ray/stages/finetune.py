@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.config.finetune import LEARNING_RATE
 from alpagasus_ray.data import readers
@@ -113,6 +114,7 @@ class _Arm:
         from alpagasus_ray.training.status import TrainingStatus
 
         connect.address_given()
+        extras.require("train", "finetune: training")
         held = heldout.read(self._config)
         told = held.told(self._run.subset(self._arm), self._subset) if held else {}
         begun = self._begin()
