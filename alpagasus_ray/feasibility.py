@@ -123,7 +123,9 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
 
 
 def _trained(recipe: Recipe, run: Run) -> bool:
-    return all(run.model(arm).manifest() for arm in recipe.finetune.arms)
+    """Whether there is nothing left to train here."""
+    here = [arm for arm in recipe.finetune.arms if arm not in recipe.finetune.checkpoints]
+    return recipe.finetune.trainer is not None or all(run.model(arm).manifest() for arm in here)
 
 
 def _left(recipe: Recipe, run: Run) -> list[EngineConfig]:

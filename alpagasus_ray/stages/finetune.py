@@ -16,7 +16,7 @@ from alpagasus_ray.data import readers
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.reporting.training_data import comparison
-from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.store.run import CHECKPOINT, MANIFEST, STATE, Begun, Manifest, Run, versions
 
 if TYPE_CHECKING:
     from alpagasus_ray.training.spec import Trained, Training
@@ -53,9 +53,10 @@ def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Man
 
 
 def finished_models(run: Run) -> dict[str, Manifest]:
-    """All models of the run that are finished, by arm."""
+    """All models that were trained in the run, by arm."""
     places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
-    return {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    made = {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    return {arm: manifest for arm, manifest in made.items() if CHECKPOINT not in manifest.details}
 
 
 def _compare(run: Run) -> None:

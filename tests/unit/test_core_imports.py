@@ -1,17 +1,17 @@
-"""The core of the package needs none of its extras: not to be imported, not to rate, pick and report; what needs one says so."""
+"""The core of the package needs none of its extras, neither to be imported nor to rate, pick and report; others name theirs."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from test_architecture import HEAVY_AT_THE_TOP, imports, modules
 
 from alpagasus_ray import extras
-from alpagasus_ray.config import Recipe
-from test_architecture import HEAVY_AT_THE_TOP, imports, modules
 from toy_runs import ROOT
 
 BLOCKED = sorted({*(name for names in extras.EXTRAS.values() for name in names), "torchvision", "accelerate", "wandb", "boto3"})
@@ -91,8 +91,8 @@ for name, line in {
     "train": ["train", run, *train, "-s", "finetune.arms=[all]"],
     "preview": ["train", run, *train, "-s", "finetune.arms=[all]", "--preview"],
     "answer": ["answer", run, "-s", "generate.models=[{name: base, path: nobody/nothing}]", "-s", sets],
-    "run": ["run", run, *train, "-s", "ingest.source=" + data, "-s", "score.judge.kind=rules", "-s", sets,
-            "-s", "compare.judge.kind=rules", "-s", "pick.arms=[{name: all, policy: full}, {name: half, policy: random, k: 4}]"],
+    "run": ["run", run, *train, "-s", "ingest.source=" + data, "-s", "score.judge.kind=rules", "-s", sets, "-s",
+            "compare.judge.kind=rules", "-s", "pick.arms=[{name: all, policy: full}, {name: half, policy: random, k: 4}]"],
 }.items():
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -117,12 +117,5 @@ def test_verbs_of_the_core_work_without_an_extra_and_the_others_name_theirs(tmp_
 
 @pytest.mark.parametrize("extra", extras.EXTRAS)
 def test_what_an_extra_is_said_to_bring_it_brings(extra: str) -> None:
-    import tomllib
-
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
     assert set(extras.EXTRAS[extra]) <= {line.partition("[")[0].partition("~")[0].partition(">")[0] for line in wanted}
-
-
-def test_a_recipe_of_the_core_needs_no_extra_by_default() -> None:
-    assert Recipe().score.judge.is_remote
-    assert Recipe().compare.judge.is_remote
