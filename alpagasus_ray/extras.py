@@ -15,11 +15,15 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 """The modules that each extra brings and its work imports; versions are in pyproject.toml."""
 
 
+def missing(extra: str) -> list[str]:
+    """The modules of an extra that are not installed here."""
+    return [name for name in EXTRAS[extra] if find_spec(name) is None]
+
+
 def require(extra: str, what: str) -> None:
     """Raise a `UsageError` where a module of an extra is not installed here; `what` is what needs it."""
-    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"{what} needs {' and '.join(missing)}, not installed here: {advice(extra)}")
+    if names := missing(extra):
+        raise UsageError(f"{what} needs {' and '.join(names)}, not installed here: {advice(extra)}")
 
 
 def advice(extra: str) -> str:

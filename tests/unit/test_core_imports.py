@@ -86,6 +86,9 @@ for name, line in {
     "pick": ["pick", run, "-s", "pick.arms=[{name: all, policy: full}]"],
     "report": ["report", run],
     "status": ["status", run],
+    "plan": ["plan", run, "-s", "finetune.model=" + run, "-s", "ingest.source=" + data, "-s", "score.judge.kind=rules", "-s",
+             sets, "-s", "compare.judge.kind=rules", "-s", "pick.arms=[{name: all, policy: full}]",
+             "-s", "compare.pairs=[[all, all]]"],
     "doctor": ["doctor", run, "-s", "score.judge.kind=rules"],
     "score": ["score", run, "-s", "score.judge={kind: vllm, model: nobody/nothing}", "-s", "score.name=other"],
     "train": ["train", run, *train, "-s", "finetune.arms=[all]"],
@@ -107,7 +110,7 @@ def test_verbs_of_the_core_work_without_an_extra_and_the_others_name_theirs(tmp_
     done = python(VERBS, str(tmp_path / "run"), str(tmp_path / "mine.json"))
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    for verb in ("pick", "report", "status", "doctor"):
+    for verb in ("pick", "plan", "report", "status", "doctor"):
         assert told[verb][0] == 0, told[verb]
     for verb, extra in {"score": "vllm", "answer": "vllm", "train": "train", "run": "train"}.items():
         code, errors = told[verb]

@@ -1,4 +1,4 @@
-"""What other trainers are given of an arm: their own keys, the same training as far as they know it, every row; the way back."""
+"""What other trainers are given of an arm: their own keys, the same training as far as they know it, every row; and back."""
 
 import json
 import shlex
