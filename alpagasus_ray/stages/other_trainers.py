@@ -86,7 +86,7 @@ def adopt(config: Finetune, run: Run, arm: str, settings: Mapping[str, Any]) -> 
     done = home.made(known, inputs)
     if done is not None:
         return done
-    details = {CHECKPOINT: place, "model": config.model, "examples": subset.rows, "reasons": {}}
+    details: dict[str, Any] = {CHECKPOINT: place, "model": config.model, "examples": subset.rows, "reasons": {}}
     manifest = home.build(Begun(settings=known, inputs=inputs), [], details=details).model_copy(update={"rows": subset.rows})
     home.finish(manifest)
     return manifest
