@@ -14,8 +14,8 @@ from alpagasus_ray import __main__ as command
 from alpagasus_ray.config import Answerer, Finetune, Generate
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.inference.tasks.answer import AnswerTask, resolved
 from alpagasus_ray.recipe import load
-from alpagasus_ray.stages.answer_task import AnswerTask, resolved
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.training.trainer_configs import WRITERS, Files, batch_of, files
 from alpagasus_ray.training.trainer_rows import rows_of
