@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
@@ -99,7 +100,7 @@ def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[d
             source, size = run, "picked"
         else:
             source, size = scratch, _stand_in(arm, leader, scratch)
-        if gpu is not None or not _at_hand(recipe.finetune):
+        if gpu is not None or extras.missing("train") or not _at_hand(recipe.finetune):
             yield _estimated(recipe.finetune, source, arm.name, size, gpu)
             continue
         told = preview(recipe.finetune, source, [arm.name])

@@ -65,7 +65,7 @@ def load_tokenizer(name: str, key: str, **options: Any) -> Any:
 
         return AutoTokenizer.from_pretrained(name, **options)
     except ModuleNotFoundError:
-        raise UsageError(f"{key} needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
+        raise UsageError(f"{key} needs the package transformers: pip install transformers") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{key} {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import PLAIN, EngineConfig
 from alpagasus_ray.engines.base import EMPTY, Message
 from alpagasus_ray.engines.messages import merged as _merged
@@ -41,8 +42,8 @@ def vllm_config(config: EngineConfig) -> "VllmConfig":
         from vllm.exceptions import VLLMError
     except ModuleNotFoundError as missing:
         raise UsageError(
-            f"{config.where}.kind = vllm needs vLLM where the job runs, and {missing.name} is not installed here: make install "
-            "EXTRA=gpu (or EXTRA=cpu, for small models)"
+            f"{config.where}: a model in the job needs vLLM where it runs, and {missing.name} is not installed there: "
+            f"{extras.advice('vllm')}"
         ) from None
     try:
         return AsyncEngineArgs(**_arguments(config)).create_engine_config()

@@ -4,12 +4,14 @@ It begins or goes on, draws a trial, refuses what was made otherwise, drives the
 row and what becomes of a reply is a `StageTask`'s business; how requests are sent that of `driver.py`.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+from alpagasus_ray import extras
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference import addresses, failures
@@ -151,6 +153,8 @@ class InferenceStage:
                 read_key(endpoint)
         elif not engine.is_model:
             self.task.open_engines()
+        elif not os.environ.get("RAY_ADDRESS"):  # then it runs with what is installed here
+            extras.require("vllm", f"{engine.where}: a model in the job")
 
     # ask
 

@@ -21,6 +21,7 @@ from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Storage
 
 __all__ = [
+    "CHECKPOINT",
     "DONE",
     "LEDGER",
     "LOCK",
@@ -54,6 +55,8 @@ PART = "part-"
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
+CHECKPOINT = "checkpoint"
+"""Detail of a model's manifest: the directory that another trainer has written it to."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
@@ -298,9 +301,19 @@ class Run:
     def model(self, arm: str) -> StageDir:
         return self._stage("models", arm)
 
+    def weights(self, arm: str) -> Storage:
+        """Where the checkpoint of an arm lies: in the run, or where another trainer has written it."""
+        made = self.model(arm).manifest()
+        elsewhere = made.details.get(CHECKPOINT) if made else None
+        return Storage.open(elsewhere) if elsewhere else self.model(arm).storage
+
     def tokens(self, arm: str) -> StageDir:
         """An arm as its model is trained on it."""
         return self._stage("models", arm, "tokens")
+
+    def trainer(self, name: str, arm: str) -> StageDir:
+        """An arm as another trainer is given it."""
+        return self._stage("trainers", name, arm)
 
     def prompts(self, test_set: str) -> StageDir:
         return self._stage("prompts", test_set)

@@ -81,7 +81,7 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.max_grad_norm or 0.0,
         "bf16": {"enabled": bf16},
-        "zero_optimization": _zero(config),
+        "zero_optimization": zero(config),
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
@@ -95,7 +95,8 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
     return found
 
 
-def _zero(config: Finetune) -> dict[str, Any]:
+def zero(config: Finetune) -> dict[str, Any]:
+    """DeepSpeed's settings of what is spread over the workers, and of what is kept in the memory of the host."""
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         # under ZeRO 3 no worker has all weights; the model that is written at the end needs them together

@@ -26,7 +26,7 @@ LAYERS = (
     ("engines", "evaluation"),
     ("data",),
     ("store",),
-    ("config", "progress"),
+    ("completion", "config", "extras", "progress"),
     ("errors", "terminal", "interrupts", "version"),
 )
 """The parts of the package from the top down. A part imports from layers below its own, from none beside or above it."""
