@@ -21,6 +21,7 @@ from alpagasus_ray.config import DEBUG, Ingest, Recipe, Section, deciding
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store import lock
+from alpagasus_ray.store.find_run import check_exists
 from alpagasus_ray.store.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.terminal import Spelling, say, say_json
 
@@ -61,6 +62,8 @@ class JobSpec(NamedTuple):
     """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
     only_reads: bool = False
     """Whether it does so without any switch."""
+    needs_run: Callable[[Recipe], bool] = lambda recipe: False
+    """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -106,6 +109,8 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     loaded = recipes.load(parsed.recipe, parsed.set)
     run = Run.open(parsed.run)
+    if spec.needs_run(loaded.recipe):
+        check_exists(run)
     if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
         with suppress(OSError):  # the job tells better what of the storage cannot be used
             _check_earlier(loaded, run, spec.section)

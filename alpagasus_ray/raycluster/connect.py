@@ -16,6 +16,7 @@ from alpagasus_ray.config import DEBUG, EngineConfig
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster import nodes, placement
 from alpagasus_ray.raycluster.pool import Pool, PoolRequest
+from alpagasus_ray.terminal import say
 
 CONNECT_S = 5.0
 FREE_S = 60.0
@@ -101,6 +102,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = address_given()
+    say(f"Ray: joins the cluster at {address}" if address else "Ray: is starting on this machine")
     # Ray puts a handler of its own in place of ours, which ends a stage cleanly
     with interrupts.kept(), _quiet():
         if address:
