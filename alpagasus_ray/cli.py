@@ -107,20 +107,23 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    loaded = recipes.load(parsed.recipe, parsed.set)
-    run = Run.open(parsed.run)
-    if spec.needs_run(loaded.recipe):
-        check_exists(run)
-    if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
-        with suppress(OSError):  # the job tells better what of the storage cannot be used
-            _check_earlier(loaded, run, spec.section)
-        report = spec.work(Call(loaded.recipe, run, parsed))
-    else:
-        report = _write(spec, loaded, Call(loaded.recipe, run, parsed))
+    report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
     terminal.show(report, sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
+
+
+def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """Do a job and return its summary; `flags` has a value for each switch of the job."""
+    if spec.needs_run(loaded.recipe):
+        check_exists(run)
+    call = Call(loaded.recipe, run, flags)
+    if not (spec.only_reads or any(getattr(flags, flag.replace("-", "_")) for flag in spec.reading)):
+        return _write(spec, loaded, call)
+    with suppress(OSError):  # the job tells better what of the storage cannot be used
+        _check_earlier(loaded, run, spec.section)
+    return spec.work(call)
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:

@@ -93,15 +93,16 @@ def address_given() -> str:
     return address
 
 
-def connect() -> None:
-    """Join the cluster that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our own.
+def connect(address: str = "") -> None:
+    """Join the cluster at an address, or that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our
+    own.
 
     Never joins a cluster merely because one happens to run on this machine. `UsageError` where the one that is named cannot be
     joined.
     """
     if ray.is_initialized():
         return
-    address = address_given()
+    address = address or address_given()
     say(f"Ray: joins the cluster at {address}" if address else "Ray: is starting on this machine")
     # Ray puts a handler of its own in place of ours, which ends a stage cleanly
     with interrupts.kept(), _quiet():
@@ -114,7 +115,7 @@ def connect() -> None:
 def _join(address: str) -> None:
     try:
         knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = re.split(r"\n|\. ", str(error).strip())[0] or type(error).__name__
         raise UsageError(
