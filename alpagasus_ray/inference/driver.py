@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
-from alpagasus_ray.inference.counts import StopRule, in_words
+from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
 from alpagasus_ray.inference.shards import in_calls
 from alpagasus_ray.inference.spec import Job, Task
@@ -177,7 +177,7 @@ class Look:
 
     def show(self, seen: Snapshot) -> None:
         done = seen.counts.rows
-        self.progress.show(done, seen.counts.stored, in_words(seen.counts))
+        self.progress.show(done, seen.counts.stored, in_words(seen.counts), errors(seen.counts))
         for note in seen.notes:
             if note not in self.told:
                 self.told.add(note)

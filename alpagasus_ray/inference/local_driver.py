@@ -12,7 +12,7 @@ from typing import Any
 
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator
-from alpagasus_ray.inference.counts import StopRule, in_words
+from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Worker
 from alpagasus_ray.progress import Progress
@@ -77,7 +77,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
 
 def _look(coordinator: InProcess, progress: Progress, rule: StopRule) -> None:
     seen = coordinator.ask("snapshot")
-    progress.show(seen.counts.rows, seen.counts.stored, in_words(seen.counts))
+    progress.show(seen.counts.rows, seen.counts.stored, in_words(seen.counts), errors(seen.counts))
     reason = rule(seen.counts)
     if reason is not None:
         coordinator.ask("stop", reason)

@@ -200,7 +200,8 @@ class InferenceStage:
         cap = bill.cap()
         try:
             if tasks:
-                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks)) as progress:
+                where = addresses.shown(spec.engine)
+                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks), where=where) as progress:
                     drive([part.job for part in bill.parts], tasks, cap, progress, rule)
         except BudgetReached:
             at_cap = True
