@@ -35,7 +35,7 @@ ABOUT = {
     "dropped": "Why examples were dropped (the rules' reasons, most frequent first):",
     "truth": "Against the defects planted in the sample (examples/sample/truth.csv):",
     "loss": "Loss over the held-out responses, before and after as many updates on each arm (lower is better):",
-    "exact": "Answers that are exactly the reference, of the held-out prompts:",
+    "exact": "Answers to the held-out prompts, beside the reference answers:",
     "answers": "Some of the answers:",
     "judge": "The rules on the answers, in both orders:",
     "shows": "What it shows:",
@@ -55,10 +55,11 @@ def commands(*, study: bool, slow_bfloat16: bool) -> list[list[str]]:
 
 def study_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The demo's recipe with every arm trained on, and `selected` compared with each."""
-    train, answer, compare = recipe["finetune"], recipe["generate"], recipe["compare"]
+    pick, train, answer, compare = (recipe[section] for section in ("pick", "finetune", "generate", "compare"))
     like = answer["models"][0]
     return {
         **recipe,
+        "pick": {**pick, "arms": [*pick["arms"], *({"name": arm, "policy": arm} for arm in FURTHER)]},
         "finetune": {**train, "arms": [*train["arms"], *FURTHER]},
         "generate": {**answer, "models": [*answer["models"], *({**like, "name": arm, "arm": arm} for arm in FURTHER)]},
         "compare": {**compare, "pairs": [*compare["pairs"], *(["selected", arm] for arm in FURTHER)]},
@@ -131,8 +132,11 @@ def dropped(run: Run) -> Iterator[str]:
         defects = {int(line["index"]): line["defect"] for line in csv.DictReader(stream)}
 
     yield from ("", ABOUT["dropped"])
-    reasons = Counter(reason for row in rated if row["example_id"] in left_out for reason in _reasons(row["reply"]))
-    yield from (f"  {count:4} {reason}" for reason, count in reasons.most_common(8))
+    copies = {row["example_id"] for row in rows if row["duplicate_of"] is not None}
+    judged = [row for row in rated if row["example_id"] in left_out - copies]
+    reasons = Counter(reason for row in judged for reason in _reasons(row["reply"]))
+    reasons["it is an exact copy of an earlier example"] = len(copies & left_out)
+    yield from (f"  {count:4} {reason}" for reason, count in reasons.most_common(9))
 
     yield from ("", ABOUT["truth"])
     planted, found = Counter(defects.values()), Counter[str]()
@@ -162,7 +166,8 @@ def conclusion(run: Run) -> Iterator[str]:
         yield f"  {arm:10} {before:.3f} -> {after:.3f}"
     yield from ("", ABOUT["exact"])
     for found in report["objective"]:
-        yield f"  {found['model']:10} {found['exact']:3} of {found['prompts']}"
+        right = f"{found['contains']:3} of {found['prompts']} hold the reference, {found['exact']} are exactly it"
+        yield f"  {found['model']:10} {right}"
     yield from ("", ABOUT["answers"])
     yield from _answers(run, [training["arm"] for training in report["trainings"]])
     yield from ("", ABOUT["judge"])
@@ -194,7 +199,7 @@ def shows(first: Mapping[str, Any]) -> Iterator[str]:
     if first["heldout"]:
         signs["the held-out loss"] = -first["heldout"]["difference"]
     if first["exact"]:
-        signs["exact answers"] = first["exact"]["only_arm"] - first["exact"]["only_baseline"]
+        signs["answers that hold the reference"] = first["exact"]["arm"]["contains"] - first["exact"]["baseline"]["contains"]
     if first["pooled"]:
         signs["the rules' verdicts"] = first["pooled"]["win"] - first["pooled"]["lose"]
     sides = {f"for {arm}": 1, f"for {baseline}": -1, "for neither": 0}

@@ -52,30 +52,30 @@ def test_each_file_of_the_model_is_required_with_one_hash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "only_arm", "win", "expected"),
+    ("difference", "contains", "win", "expected"),
     [
-        (-0.1, 3, 5, ["The held-out loss, exact answers and the rules' verdicts speak for selected."]),
-        (0.1, 0, 0, ["The held-out loss, exact answers and the rules' verdicts speak for random."]),
+        (-0.1, 3, 5, ["The held-out loss, answers that hold the reference and the rules' verdicts speak for selected."]),
+        (0.1, 0, 0, ["The held-out loss, answers that hold the reference and the rules' verdicts speak for random."]),
         (
             -0.1,
             0,
             1,
             [
                 "The held-out loss speaks for selected.",
-                "Exact answers speak for random.",
+                "Answers that hold the reference speak for random.",
                 "The rules' verdicts speak for neither.",
             ],
         ),
     ],
 )
-def test_it_says_what_speaks_for_which_side(difference: float, only_arm: int, win: int, expected: list[str]) -> None:
+def test_it_says_what_speaks_for_which_side(difference: float, contains: int, win: int, expected: list[str]) -> None:
     first: dict[str, Any] = {
         "arm": {"name": "selected"},
         "baseline": {"name": "random"},
         "word": "Not shown",
         "sentence": "It is a tie.",
         "heldout": {"difference": difference},
-        "exact": {"only_arm": only_arm, "only_baseline": 1},
+        "exact": {"arm": {"contains": contains}, "baseline": {"contains": 1}},
         "pooled": {"win": win, "lose": 1},
     }
     assert list(demo.shows(first))[: len(expected)] == expected
