@@ -9,15 +9,18 @@ from alpagasus_ray.reporting import charts
 from alpagasus_ray.reporting.charts import Bar, Estimate
 from alpagasus_ray.reporting.comparisons_data import PairEntry, Radar, RadarGroup, Ranking
 from alpagasus_ray.reporting.headline import Headline
+from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Group, Interval
 from alpagasus_ray.reporting.report_data import ReportData
-from alpagasus_ray.reporting.selection_data import Selection
+from alpagasus_ray.reporting.selection_data import Cut, Selection
 from alpagasus_ray.reporting.training_data import Training
 
 FEWEST_FOR_A_RADAR = 3
 """Groups below which bars are clearer."""
 MOST_ROWS = 24
 """Bars beyond which a chart is too tall; the table has all."""
+MOST_POINTS = 200
+"""Points of a curve, and steps of the slider of cuts."""
 
 
 class Chart(NamedTuple):
@@ -25,8 +28,9 @@ class Chart(NamedTuple):
 
     svg: Markup
     caption: str
-    wide: bool = False
-    """Whether it needs the room of two where there is some."""
+    heading: str = ""
+    has_links: bool = False
+    """Whether parts of it lead somewhere."""
 
 
 def chart_list(data: ReportData) -> dict[str, list[Chart]]:
@@ -38,6 +42,8 @@ def chart_list(data: ReportData) -> dict[str, list[Chart]]:
         "radars": [_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts)],
         "more_radars": [_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts)],
         "selection": list(_selection(data.selection)),
+        "lengths": list(_lengths(data.lengths, data.selection)),
+        "categories": list(_categories(data.selection)),
         "trainings": list(_trainings(data.trainings)),
     }
 
@@ -64,7 +70,8 @@ def _answer(first: Headline) -> Iterable[Chart]:
         f"Winning score of {first.arm.name} against {against} with its 95% interval.{also} The dotted line "
         "is parity: an interval that crosses it does not show a difference."
     )
-    yield Chart(charts.estimates([*main, *beside], 1.0, "winning score (2: wins all, 0: loses all)"), caption)
+    svg = charts.estimates([*main, *beside], 1.0, "winning score (2: wins all, 0: loses all)")
+    yield Chart(svg, caption, "Winning score")
 
 
 def _named(group: Group) -> str:
@@ -81,25 +88,25 @@ def _outcomes(pair: PairEntry) -> Chart:
     test_sets = pair.groups.test_sets if len(pair.groups.test_sets) > 1 else []
     bars = [Bar(_named(group), group.win, group.tie, group.lose) for group in (*pair.groups.pooled, *test_sets) if group.judged]
     caption = f"{pair.a} against {pair.b}, judged by {pair.voter}: prompts that {pair.a} wins, ties and loses."
-    return Chart(charts.outcome_bars(bars), caption)
+    return Chart(charts.outcome_bars(bars), caption, f"{pair.a} against {pair.b}, judged by {pair.voter}")
 
 
 def _ranking(ranking: Ranking) -> Chart:
     ratings = [Estimate(model.model, model.rating, model.low, model.high) for model in ranking.models]
     caption = f"Bradley-Terry ratings by {ranking.voter} with 95% intervals; 400 points more are odds of 10 to 1."
-    return Chart(charts.estimates(ratings, None, "rating"), caption)
+    return Chart(charts.estimates(ratings, None, "rating", digits=0), caption, f"Rating by {ranking.voter}")
 
 
 def _radar(radar: Radar) -> Chart:
+    heading = f"By {radar.kind}: {radar.a} against {radar.b}, {radar.test_set}, {radar.voter}"
     where = f"{radar.a} against {radar.b} on {radar.test_set}, judged by {radar.voter}"
     caption = f"{where}: win rate by {radar.kind}, ties as half, with the number of judged prompts; the dotted line is parity."
     rates = [_estimate(_counted(group), group.win_rate) for group in radar.groups]
     if len(rates) < FEWEST_FOR_A_RADAR:
-        return Chart(charts.rate_bars(rates), caption)
+        return Chart(charts.rate_bars(rates), caption, heading)
     if len(rates) > charts.RADAR_LABELS:
         caption += f" The {charts.RADAR_LABELS} largest of {len(rates)}; the table has all."
-    svg = charts.radar([(rate.label, rate.value) for rate in rates])
-    return Chart(svg, caption, wide=len(rates) > charts.MOST_LEVEL)
+    return Chart(charts.radar([(rate.label, rate.value) for rate in rates]), caption, heading)
 
 
 def _counted(group: RadarGroup) -> str:
@@ -111,21 +118,56 @@ def _selection(selection: Selection | None) -> Iterable[Chart]:
         return
     rows = selection.rows
     kept = f"{rows.kept:,} of {rows.all:,} examples are in {selection.arm}"
-    yield Chart(charts.histogram(selection.histogram), f"Examples by score; {kept}.")
+    caption = f"Examples by score; {kept}. A column leads to its examples."
+    yield Chart(charts.histogram(selection.histogram), caption, "Examples by score", has_links=True)
     cut = "" if selection.cut is None else f" The line is the cut of {selection.arm}, {selection.cut:g}."
-    yield Chart(
-        charts.threshold_curve(selection.threshold_curve, selection.cut), f"How many examples each cut would keep.{cut}"
-    )
-    if len(selection.categories) > 1:
-        yield Chart(
-            charts.shares(selection.categories[:MOST_ROWS], rows.share),
-            "Share of each category that was kept; the dotted line is that of all.",
+    caption = f"How many examples each cut would keep.{cut}"
+    yield Chart(charts.threshold_curve(thinned(selection.threshold_curve), selection.cut), caption, "What each cut would keep")
+
+
+def thinned(curve: Sequence[Cut]) -> list[Cut]:
+    """At most so many points of a curve, the first and the last among them."""
+    step = max(1, -(-len(curve) // MOST_POINTS))
+    return list(curve) if step == 1 else [*curve[: len(curve) - 1 : step], curve[-1]]
+
+
+def _lengths(lengths: Lengths | None, selection: Selection | None) -> Iterable[Chart]:
+    if lengths is None:
+        return
+    if len(lengths.by_score) > 1:
+        r = "" if lengths.spearman.value is None else f" Spearman's rank correlation is {lengths.spearman.value:.3f}."
+        caption = (
+            f"Length of the output at each score, over {lengths.scored:,} scored examples.{r} A score leads to its examples."
         )
+        yield Chart(charts.score_lengths(lengths.by_score, lengths.unit), caption, "Score against length", has_links=True)
+    if selection is None or lengths.kept is None or lengths.dropped is None:
+        return
+    caption = (
+        "Share kept among examples of about the same length; the dotted line is the share of all. Equal bars would say that "
+        "the choice does not go by length."
+    )
+    yield Chart(charts.length_bands(lengths.bands, selection.rows.share, lengths.unit), caption, "Share kept, given length")
+    caption = (
+        f"Lengths of what was kept (median {lengths.kept.median:,.0f} {lengths.unit}) and of what was left out (median "
+        f"{lengths.dropped.median:,.0f}), in steps of equal ratio."
+    )
+    yield Chart(charts.length_histogram(lengths.bins, lengths.unit), caption, "Lengths of kept and left out")
+
+
+def _categories(selection: Selection | None) -> Iterable[Chart]:
+    if selection and len(selection.categories) > 1:
+        shown = selection.categories[:MOST_ROWS]
+        caption = "Share of each category that was kept; the dotted line is that of all. A category leads to its examples."
+        if len(shown) < len(selection.categories):
+            caption += f" The {len(shown)} largest of {len(selection.categories):,}; the table has more."
+        yield Chart(charts.shares(shown, selection.rows.share), caption, "Share kept of each category", has_links=True)
 
 
 def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     with_curve = [training for training in trainings if training.curve]
     if not with_curve:
         return
-    yield Chart(charts.curves(with_curve, "step"), "Loss over the updates. Arms of another size have another number of them.")
-    yield Chart(charts.curves(with_curve, "epoch"), "The same over the epochs: how often every example of the arm was seen.")
+    caption = "Loss over the updates. Arms of another size have another number of them."
+    yield Chart(charts.curves(with_curve, "step"), caption, "Loss by update")
+    caption = "The same over the epochs: how often every example of the arm was seen."
+    yield Chart(charts.curves(with_curve, "epoch"), caption, "Loss by epoch")
