@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alpagasus_ray.reporting import charts
+from alpagasus_ray.reporting import charts, length_charts
 from alpagasus_ray.reporting.charts import Bar, Estimate
 from alpagasus_ray.reporting.comparisons_data import PairEntry, Radar, RadarGroup, Ranking
 from alpagasus_ray.reporting.headline import Headline
@@ -37,7 +37,7 @@ def chart_list(data: ReportData) -> dict[str, list[Chart]]:
     """The charts of each section of the page; a section without data has none."""
     return {
         "answer": list(_answer(data.first)),
-        "verdicts": [_outcomes(pair) for pair in data.verdicts if pair.groups.pooled[0].judged],
+        "verdicts": list(_outcomes([pair for pair in data.verdicts if pair.groups.pooled[0].judged])),
         "ranking": [_ranking(entry) for entry in data.ranking],
         "radars": [_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts)],
         "more_radars": [_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts)],
@@ -84,11 +84,20 @@ def _estimate(label: str, interval: Interval) -> Estimate:
     return Estimate(label, interval.value, interval.low, interval.high)
 
 
-def _outcomes(pair: PairEntry) -> Chart:
-    test_sets = pair.groups.test_sets if len(pair.groups.test_sets) > 1 else []
-    bars = [Bar(_named(group), group.win, group.tie, group.lose) for group in (*pair.groups.pooled, *test_sets) if group.judged]
-    caption = f"{pair.a} against {pair.b}, judged by {pair.voter}: prompts that {pair.a} wins, ties and loses."
-    return Chart(charts.outcome_bars(bars), caption, f"{pair.a} against {pair.b}, judged by {pair.voter}")
+def _outcomes(pairs: Sequence[PairEntry]) -> Iterable[Chart]:
+    if pairs:
+        bars = [_bar(f"{pair.a} – {pair.b}, {pair.voter}", pair.groups.pooled[0]) for pair in pairs]
+        caption = "Prompts that the first model of each pair wins, ties and loses; the dotted line is half of them."
+        yield Chart(charts.outcome_bars(bars), caption, "Wins, ties and losses")
+    for pair in pairs:
+        if len(pair.groups.test_sets) > 1:
+            bars = [_bar(group.group, group) for group in pair.groups.test_sets if group.judged]
+            caption = f"{pair.a} against {pair.b}, judged by {pair.voter}: prompts that {pair.a} wins, ties and loses."
+            yield Chart(charts.outcome_bars(bars), caption, f"By test set: {pair.a} against {pair.b}, {pair.voter}")
+
+
+def _bar(label: str, group: Group) -> Bar:
+    return Bar(label, group.win, group.tie, group.lose)
 
 
 def _ranking(ranking: Ranking) -> Chart:
@@ -139,19 +148,23 @@ def _lengths(lengths: Lengths | None, selection: Selection | None) -> Iterable[C
         caption = (
             f"Length of the output at each score, over {lengths.scored:,} scored examples.{r} A score leads to its examples."
         )
-        yield Chart(charts.score_lengths(lengths.by_score, lengths.unit), caption, "Score against length", has_links=True)
+        yield Chart(
+            length_charts.score_lengths(lengths.by_score, lengths.unit), caption, "Score against length", has_links=True
+        )
     if selection is None or lengths.kept is None or lengths.dropped is None:
         return
     caption = (
         "Share kept among examples of about the same length; the dotted line is the share of all. Equal bars would say that "
         "the choice does not go by length."
     )
-    yield Chart(charts.length_bands(lengths.bands, selection.rows.share, lengths.unit), caption, "Share kept, given length")
+    yield Chart(
+        length_charts.length_bands(lengths.bands, selection.rows.share, lengths.unit), caption, "Share kept, given length"
+    )
     caption = (
         f"Lengths of what was kept (median {lengths.kept.median:,.0f} {lengths.unit}) and of what was left out (median "
         f"{lengths.dropped.median:,.0f}), in steps of equal ratio."
     )
-    yield Chart(charts.length_histogram(lengths.bins, lengths.unit), caption, "Lengths of kept and left out")
+    yield Chart(length_charts.length_histogram(lengths.bins, lengths.unit), caption, "Lengths of kept and left out")
 
 
 def _categories(selection: Selection | None) -> Iterable[Chart]:

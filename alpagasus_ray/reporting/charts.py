@@ -6,7 +6,7 @@ charts there are is in `chart_list.py`.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 from urllib.parse import quote
@@ -14,7 +14,6 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from alpagasus_ray.reporting import svg
-from alpagasus_ray.reporting.lengths_data import LengthBand, LengthBin, ScoreLengths, Spread
 from alpagasus_ray.reporting.selection_data import CategoryShare, Cut, ScoreBin
 from alpagasus_ray.reporting.svg import Axis, Key, Row, bar, element, joined, line, percent, rows
 from alpagasus_ray.reporting.training_data import Training
@@ -249,98 +248,35 @@ def threshold_curve(points: Sequence[Cut], cut: float | None) -> Markup:
     return svg.plot(parts, HEIGHT)
 
 
+def shares_scale(shown: Iterable[float], overall: float | None) -> Axis:
+    """From nothing to a round share that holds all."""
+    highest = max((*shown, overall or 0.0))
+    return Axis(0, next(top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if highest <= top))
+
+
+def percents(scale: Axis) -> dict[float, str]:
+    """Its ticks, in percent."""
+    return {scale.at(tick): f"{100 * tick:g}%" for tick in scale.ticks()}
+
+
 def shares(categories: Sequence[CategoryShare], overall: float | None) -> Markup:
     """Kept share of each category; the dotted line is that of all."""
+    scale = shares_scale((one.share for one in categories), overall)
     entries = [
         Row(
             shortened(one.category or "none", 40),
-            bar(0, one.share, "kept") + _overall(overall),
+            bar(0, scale.at(one.share), "kept") + overall_line(overall, scale),
             f"{one.share:.1%} of {one.rows:,}",
             f"#examples?category={quote(one.category)}" if one.category else None,
         )
         for one in categories
     ]
-    return rows(entries, PERCENTS, "share kept")
+    return rows(entries, percents(scale), "share kept")
 
 
-def length_bands(bands: Sequence[LengthBand], overall: float | None, unit: str) -> Markup:
-    """Kept share of the examples of each length."""
-    entries = [
-        Row(_range(band.low, band.high), bar(0, band.share, "kept") + _overall(overall), f"{band.share:.1%} of {band.rows:,}")
-        for band in bands
-    ]
-    return rows(entries, PERCENTS, f"share kept, by length of the output in {unit}")
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _overall(share: float | None) -> Markup:
-    return Markup("") if share is None else line((percent(share), 0), (percent(share), svg.ROW_HEIGHT), PARITY)
-
-
-def score_lengths(entries: Sequence[ScoreLengths], unit: str) -> Markup:
-    """Lengths of the outputs of each score: the middle half as a bar, four fifths as a line, the median as a tick."""
-    scale = _Logarithmic(min(one.p10 for one in entries), max(one.p90 for one in entries))
-    made = [
-        Row(f"score {one.name}", _box(one, scale), f"{one.median:,.0f} ({one.rows:,} examples)", _to_score(one))
-        for one in entries
-    ]
-    return rows(made, scale.ticks(), f"length of the output in {unit}, on a logarithmic scale", _BOX_KEYS)
-
-
-_BOX_KEYS = (Key("box", "middle half"), Key("whisker", "middle four fifths"), Key("median", "median"))
-
-
-def _to_score(one: ScoreLengths) -> str:
-    return f"#examples?score={quote(one.name)}"
-
-
-class _Logarithmic(NamedTuple):
-    """A logarithmic scale of lengths; an empty output stands at its beginning."""
-
-    least: float
-    most: float
-
-    def at(self, length: float) -> float:
-        low, high = math.log10(self.least + 1), math.log10(self.most + 1)
-        return (math.log10(length + 1) - low) / (high - low) if high > low else 0.5
-
-    def ticks(self) -> dict[float, str]:
-        steps = [step * 10**power for power in range(7) for step in (1, 3)]
-        inside = [step for step in steps if self.least <= step <= self.most] or [round(self.least)]
-        return {self.at(step): f"{step:,}" for step in inside}
-
-
-def _box(spread: Spread, scale: _Logarithmic) -> Markup:
-    middle, place = (
-        svg.ROW_HEIGHT / 2,
-        {name: scale.at(getattr(spread, name)) for name in ("p10", "p25", "median", "p75", "p90")},
-    )
-    return joined(
-        [
-            line((percent(place["p10"]), middle), (percent(place["p90"]), middle), "whisker"),
-            bar(place["p25"], place["p75"], "box"),
-            line((percent(place["median"]), 4), (percent(place["median"]), 22), "median"),
-        ]
-    )
-
-
-def length_histogram(bins: Sequence[LengthBin], unit: str) -> Markup:
-    """How long the outputs of what was kept and of what was left out are: each as shares of its own."""
-    totals = {name: sum(getattr(one, name) for one in bins) or 1 for name in ("dropped", "kept")}
-    up = Axis(0, max(getattr(one, name) / totals[name] for one in bins for name in totals) * 1.08)
-    width = 1 / len(bins)
-    every = -(-len(bins) // 6)
-    across = [(percent(number * width), f"{one.low:,}") for number, one in enumerate(bins) if number % every == 0]
-    beside = [(up.at(tick), f"{tick:.3g}".rstrip("0").rstrip(".") if False else f"{tick:.0%}") for tick in up.ticks(4)]
-    parts = [svg.axes(across, beside, HEIGHT, (f"length of the output in {unit}", "share of each group"))]
-    for name, kind in (("dropped", "area-left-out"), ("kept", "area-kept")):
-        stairs = [(number * width, up.at(getattr(one, name) / totals[name])) for number, one in enumerate(bins)]
-        corners = [place for x, y in stairs for place in ((x, y), (x + width, y))]
-        parts.append(svg.path(corners, HEIGHT, kind, closed=True))
-    return svg.plot(parts, HEIGHT, [Key("kept", "kept"), Key("left-out", "left out")])
+def overall_line(share: float | None, scale: Axis) -> Markup:
+    """Where the share of all stands in a row."""
+    return Markup("") if share is None else line((scale.across(share), 0), (scale.across(share), svg.ROW_HEIGHT), PARITY)
 
 
 def curves(trainings: Sequence[Training], across: str) -> Markup:

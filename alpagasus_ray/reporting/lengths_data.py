@@ -16,7 +16,7 @@ from alpagasus_ray.reporting.measures import Entry, Interval
 UNIT = "characters"
 BANDS = 10
 """Of equal numbers of examples, where lengths allow it."""
-BINS = 36
+FEWEST_BINS, MOST_BINS = 6, 36
 MOST_SCORES = 24
 """Scores that have a row of their own; of more, neighbours share one."""
 MOST_CATEGORIES = 200
@@ -65,7 +65,7 @@ class LengthBand(Entry):
 
 @dataclass(frozen=True)
 class LengthBin(Entry):
-    """Examples by length, in steps of equal ratio: from `low` on."""
+    """Examples by length, in steps of equal ratio: from `low` on; the first holds all shorter ones too, the last all longer."""
 
     low: int
     kept: int
@@ -162,9 +162,10 @@ def _mean(score: Floats) -> float | None:
 
 
 def _bins(length: Indices, kept: Flags) -> list[LengthBin]:
-    top = max(10.0, float(np.quantile(length, 0.999)))
-    edges = np.unique(np.round(np.geomspace(1, top + 1, BINS + 1) - 1).astype(np.int64))[:-1]
-    place = np.searchsorted(edges, length, side="right") - 1
+    steps = int(np.clip(2 * len(length) ** (1 / 3), FEWEST_BINS, MOST_BINS))
+    low, high = np.quantile(length, (0.001, 0.999))
+    edges = np.unique(np.round(np.geomspace(low + 1, max(high, low + 10) + 1, steps + 1) - 1).astype(np.int64))[:-1]
+    place = np.clip(np.searchsorted(edges, length, side="right") - 1, 0, None)
     in_arm, left = (np.bincount(place[chosen], minlength=len(edges)) for chosen in (kept, ~kept))
     return [LengthBin(int(low), int(one), int(other)) for low, one, other in zip(edges, in_arm, left, strict=True)]
 

@@ -122,11 +122,15 @@ def rows(entries: Sequence[Row], ticks: Mapping[float, str], title: str, keys: S
     """Rows of equal scale below one another; `ticks` go from shares across to texts."""
     grid = joined(line((percent(share), 0), (percent(share), ROW_HEIGHT), "grid") for share in ticks)
     made = [_row(entry, grid) for entry in entries]
-    ends = {min(ticks): "start", max(ticks): "end"}
-    below = joined(label(text, percent(share), 14, ends.get(share, "middle"), "tick") for share, text in ticks.items())
+    below = joined(label(text, percent(share), 14, _anchor(share), "tick") for share, text in ticks.items())
     scale = element("svg", below, width="100%", height=18, focusable="false")
     last = element("div", element("span") + scale + element("span"), class_="bar-row scale")
     return legend(keys) + element("div", joined([*made, last]), class_="bar-rows") + element("p", title, class_="axis-title")
+
+
+def _anchor(share: float) -> str:
+    """Labels at the ends do not reach beyond them."""
+    return "start" if share < 0.02 else "end" if share > 0.98 else "middle"
 
 
 def _row(entry: Row, grid: Markup) -> Markup:

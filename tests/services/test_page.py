@@ -46,12 +46,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with everything, some of it hostile."""
     folder = tmp_path_factory.mktemp("page")
     source = folder / "toys.jsonl"
-    kinds = ("writing", "coding", "knowledge", "rewriting")
+    more, kinds = "More of it. ", ("writing", "coding", "knowledge", "rewriting")
     rows = [
         {
             "instruction": f"Say the number {row}, then explain at some length why anybody would want to hear it.",
             "input": "a very long word: " + "x" * 90 if row % 7 == 0 else "",
-            "output": f"The number is {row}. {HOSTILE if row == 5 else ''}\n\nThat is all, 数 {row}.",
+            "output": f"The number is {row}. {HOSTILE if row == 5 else ''}\n\nThat is all, 数 {row}. "
+            + more * (row % 11 + row % 13),
             "category": kinds[row % 4],
         }
         for row in range(ROWS)

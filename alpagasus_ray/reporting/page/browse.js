@@ -125,6 +125,7 @@ class Browser {
       el("div", { class: "bar" }, this.told, ...(this.list.extra || []), ...this.exports()),
       this.items, el("div", { class: "pager" }, this.where, this.back, this.next));
     this.listen();
+    this.selects.forEach((select) => { select.parentElement.hidden = select.options.length < 2; });
   }
 
   exports() {
@@ -195,6 +196,7 @@ class Browser {
     const wanted = value === null ? String(control.options[0][0]) : value;
     if (![...select.options].some((option) => option.value === wanted)) {
       select.append(el("option", { value: wanted }, control.named ? control.named(wanted) : wanted));
+      select.parentElement.hidden = false;
     }
     select.value = wanted;
   }
