@@ -15,8 +15,6 @@ from alpagasus_ray.reporting.report_data import ReportData
 from alpagasus_ray.reporting.selection_data import Cut, Selection
 from alpagasus_ray.reporting.training_data import Training
 
-FEWEST_FOR_A_RADAR = 3
-"""Groups below which bars are clearer."""
 MOST_ROWS = 24
 """Bars beyond which a chart is too tall; the table has all."""
 MOST_POINTS = 200
@@ -109,17 +107,15 @@ def _ranking(ranking: Ranking) -> Chart:
 def _radar(radar: Radar) -> Chart:
     heading = f"By {radar.kind}: {radar.a} against {radar.b}, {radar.test_set}, {radar.voter}"
     where = f"{radar.a} against {radar.b} on {radar.test_set}, judged by {radar.voter}"
-    caption = f"{where}: win rate by {radar.kind}, ties as half, with the number of judged prompts; the dotted line is parity."
+    caption = f"{where}: win rate by {radar.kind} with its 95% interval, ties as half, with the number of judged prompts."
     rates = [_estimate(_counted(group), group.win_rate) for group in radar.groups]
-    if len(rates) < FEWEST_FOR_A_RADAR:
-        return Chart(charts.rate_bars(rates), caption, heading)
-    if len(rates) > charts.RADAR_LABELS:
-        caption += f" The {charts.RADAR_LABELS} largest of {len(rates)}; the table has all."
-    return Chart(charts.radar([(rate.label, rate.value) for rate in rates]), caption, heading)
+    if len(rates) > MOST_ROWS:
+        caption += f" The {MOST_ROWS} largest of {len(rates)}; the table has all."
+    return Chart(charts.rate_bars(rates[:MOST_ROWS]), caption, heading)
 
 
 def _counted(group: RadarGroup) -> str:
-    return f"{charts.shortened(group.group, 17)} ({group.judged:,})"
+    return f"{charts.shortened(group.group, 40)} ({group.judged:,})"
 
 
 def _selection(selection: Selection | None) -> Iterable[Chart]:

@@ -5,7 +5,6 @@ charts there are is in `chart_list.py`.
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
@@ -26,9 +25,6 @@ MOST_BINS = 40
 """Columns of a histogram; of more scores several share one."""
 MOST_COUNTED = 12
 """Columns that have room for their counts."""
-RADAR_LABELS = 32
-MOST_LEVEL = 12
-"""Labels around a radar that find room without being turned."""
 PARITY = "parity"
 OUTCOMES = ("win", "tie", "lose")
 PERCENTS = {0.0: "0%", 0.25: "25%", 0.5: "50%", 0.75: "75%", 1.0: "100%"}
@@ -127,37 +123,6 @@ def shortened(label: str, most: int = 26) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
-def radar(groups: Sequence[tuple[str, float]]) -> Markup:
-    """Win rates around a circle; the dotted ring is parity."""
-    shown = groups[:RADAR_LABELS]
-    turned = len(shown) > MOST_LEVEL
-    angles = [2 * math.pi * number / len(shown) for number in range(len(shown))]
-    side, radius = (720, 190) if turned else (520, 150)
-    points = [_on_circle(angle, radius * rate) for angle, (_, rate) in zip(angles, shown, strict=True)]
-    rings = [element("circle", r=radius * share, class_="ring") for share in (0.25, 0.75, 1)]
-    spokes = [element("line", x2=x, y2=y, class_="ring") for x, y in (_on_circle(angle, radius) for angle in angles)]
-    shape = element("polygon", points=" ".join(f"{x},{y}" for x, y in points), class_="area")
-    parity = element("circle", r=radius / 2, class_=PARITY)
-    names = [_beside(angle, radius + 12, name, turned=turned) for angle, (name, _) in zip(angles, shown, strict=True)]
-    height = 2 * radius + (260 if turned else 70)
-    view = f"{-side / 2:g} {-height / 2:g} {side} {height}"
-    return element("svg", joined([*rings, *spokes, shape, parity, *names]), viewBox=view, class_="radar", focusable="false")
-
-
-def _on_circle(angle: float, radius: float) -> tuple[float, float]:
-    return round(radius * math.sin(angle), 2), round(-radius * math.cos(angle), 2)
-
-
-def _beside(angle: float, radius: float, name: str, *, turned: bool) -> Markup:
-    """A label outside the circle, level where there is room, else along its ray."""
-    across, (x, y) = math.sin(angle), _on_circle(angle, radius)
-    anchor = "middle" if abs(across) < 0.1 and not turned else "start" if across >= 0 else "end"
-    degrees = math.degrees(angle) - (90 if across >= 0 else 270)
-    turn = f"rotate({degrees:.4g} {x} {y})" if turned else None
-    lower = 4 - 6 * math.cos(angle) if not turned else 4
-    return element("text", name, x=x, y=round(y + lower, 2), text_anchor=anchor, transform=turn)
-
-
 def columns(bins: Sequence[ScoreBin]) -> list[Column]:
     """The columns of a histogram: one for each score, or of very many scores so many of equal width."""
     if len(bins) <= MOST_BINS:
@@ -203,7 +168,7 @@ def _histogram(shown: Sequence[Column], *, links: bool) -> list[Markup]:
         link = f"#examples?score={quote(column.name)}" if links else None
         about = f"score {column.name}: {column.rows:,} examples, {column.kept:,} kept"
         named = element("title", about) + drawn
-        data = {"data_low": column.low, "data_rows": column.rows, "data_kept": column.kept}
+        data = {"data_low": f"{column.low:.12g}", "data_rows": column.rows, "data_kept": column.kept}
         parts.append(
             element("a", named, href=link, class_="column", aria_label=f"{about}; show them", **data)
             if link

@@ -32,7 +32,7 @@ function changeControl(table) {
     id: "change", label: "Another cut", named, options: [["", "any"]],
     keeps: (row, value) => {
       const [way, cut] = value.split(/-(.*)/);
-      const above = table.score[row] !== null && table.score[row] >= Number(cut) - 1e-9;
+      const above = table.score[row] !== null && table.score[row] >= Number(cut) - 0.0006;
       return way === "enter" ? !table.kept[row] && above : Boolean(table.kept[row]) && !above;
     },
   };
