@@ -233,7 +233,7 @@ def test_what_is_shown_is_saved_and_wrong_ratings_come_back_as_gold(wide: Seen, 
     halves = sum(row % 11 == 1 for row in range(ROWS))
     rows = [json.loads(line) for line in saved("Save JSONL").splitlines()]
     assert len(rows) == halves
-    assert rows[0]["example_id"] == "toys:001"
+    assert rows[0]["example_id"] == "toys:000000001"
     assert rows[0]["score"] == 0.5
     table = list(csv.DictReader(io.StringIO(saved("Save CSV"), newline="")))
     assert [row["output"] for row in table] == [row["output"] for row in rows]
@@ -244,7 +244,9 @@ def test_what_is_shown_is_saved_and_wrong_ratings_come_back_as_gold(wide: Seen, 
     records = csv.DictReader(io.StringIO(saved("Export 1 wrong rating"), newline=""))
     placed = [(f"record {number}", record) for number, record in enumerate(records, 1)]
     assert placed[0][1]["judged"] == "0.5"
-    assert gold_marks(placed, "gold.csv", Scale(), known={"toys:001"}) == [GoldMark("toys:001", 4.5, "", 'right, and "short"')]
+    assert gold_marks(placed, "gold.csv", Scale(), known={"toys:000000001"}) == [
+        GoldMark("toys:000000001", 4.5, "", 'right, and "short"')
+    ]
 
 
 def test_all_models_stand_side_by_side_and_two_of_them_as_one_text(wide: Seen) -> None:
