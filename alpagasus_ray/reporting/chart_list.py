@@ -1,6 +1,6 @@
 """Which charts a report has, each with a caption that says it in words. A new chart is drawn in `charts.py` and listed here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -33,17 +33,7 @@ class Chart(NamedTuple):
 
 def chart_list(data: ReportData) -> dict[str, list[Chart]]:
     """The charts of each section of the page; a section without data has none."""
-    return {
-        "answer": list(_answer(data.first)),
-        "verdicts": list(_outcomes([pair for pair in data.verdicts if pair.groups.pooled[0].judged])),
-        "ranking": [_ranking(entry) for entry in data.ranking],
-        "radars": [_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts)],
-        "more_radars": [_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts)],
-        "selection": list(_selection(data.selection)),
-        "lengths": list(_lengths(data.lengths, data.selection)),
-        "categories": list(_categories(data.selection)),
-        "trainings": list(_trainings(data.trainings)),
-    }
+    return {section: [chart for drawn in makers for chart in drawn(data)] for section, makers in CHARTS.items()}
 
 
 def _is_main(radar: Radar, pairs: Sequence[PairEntry]) -> bool:
@@ -180,3 +170,17 @@ def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     yield Chart(charts.curves(with_curve, "step"), caption, "Loss by update")
     caption = "The same over the epochs: how often every example of the arm was seen."
     yield Chart(charts.curves(with_curve, "epoch"), caption, "Loss by epoch")
+
+
+CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
+    "answer": [lambda data: _answer(data.first)],
+    "verdicts": [lambda data: _outcomes([pair for pair in data.verdicts if pair.groups.pooled[0].judged])],
+    "ranking": [lambda data: map(_ranking, data.ranking)],
+    "radars": [lambda data: (_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts))],
+    "more_radars": [lambda data: (_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts))],
+    "selection": [lambda data: _selection(data.selection)],
+    "lengths": [lambda data: _lengths(data.lengths, data.selection)],
+    "categories": [lambda data: _categories(data.selection)],
+    "trainings": [lambda data: _trainings(data.trainings)],
+}
+"""What draws the charts of each section of the page; without data it draws none."""
