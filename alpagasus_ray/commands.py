@@ -178,10 +178,12 @@ def _trained_elsewhere(call: Call, arms: Sequence[str]) -> dict[str, Any]:
     subsets = subsets_of(config, call.run, left) if left else {}
     written = {arm: write(config, call.run, arm, subset, settings) for arm, subset in subsets.items()}
     return report | {
+        "location": call.run.storage.path("trainers" if written else "models"),
+        "rows": report["rows"] + sum(subset.rows for subset in subsets.values()),
         "trainers": [
-            {"arm": arm, "rows": made.rows, "location": call.run.trainer(config.trainer, arm).storage.root, **made.details}
+            {"arm": arm, "location": call.run.trainer(config.trainer, arm).storage.root, **made.details}
             for arm, made in written.items()
-        ]
+        ],
     }
 
 

@@ -43,6 +43,7 @@ def write(config: Finetune, run: Run, arm: str, subset: Manifest, settings: Mapp
         files.append(FileEntry(name=name, rows=0, **home.storage.write(name, text.encode())._asdict()))
     details = {
         "trainer": config.trainer,
+        "examples": subset.rows,
         "command": told.command,
         "updates": told.updates,
         "differences": [*told.notes, *_of_conversations(config, _examples(run.subset(arm), subset))],
