@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test test-long check shape faults bench audit lock build clean one-extra
+.PHONY: install demo demo-docs study docs test test-long check shape faults bench audit lock build clean one-extra
 install: one-extra $(VENV)/installed-$(EXTRA)
 
 # pip leaves the torch of one extra where the other wants its own, so that an environment has one of them for good.
@@ -39,8 +39,21 @@ ifeq ($(EXTRA),cpu)
 endif
 	touch $@
 
+# A whole experiment with a small language model, which it downloads (93 MB): rating, choosing, one arm against as many at random.
 demo: install
 	$(BIN)/python examples/demo.py
+
+# The demo's run with two more arms: all examples, and the longest.
+study: install
+	$(BIN)/python examples/demo.py --study
+
+# The demo, and its transcript and picture in docs/.
+demo-docs: install
+	$(BIN)/python examples/demo.py --write docs
+
+# The documentation as a site, in build/site; a link that leads nowhere stops it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: install
 	$(BIN)/python tests/run.py
@@ -49,7 +62,7 @@ test: install
 test-long: install
 	$(BIN)/python tests/run.py --long --write
 
-check: install
+check: install docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

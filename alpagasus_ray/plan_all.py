@@ -32,8 +32,9 @@ SHORTEST_REVIEW = 4
 
 
 def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[str] = ()) -> dict[str, Any]:
-    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of `rough.GPUS`, for
-    the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the examples cannot give."""
+    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of
+    `gpu_estimates.GPUS`, for the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the
+    examples cannot give."""
     if gpu is not None and gpu not in gpu_estimates.GPUS:
         raise UsageError(f"--gpu {gpu}: not known; one of {', '.join(gpu_estimates.GPUS)}")
     folder = tempfile.mkdtemp(prefix="alpagasus-plan-")

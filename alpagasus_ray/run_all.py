@@ -19,7 +19,7 @@ from alpagasus_ray import commands, feasibility, interrupts
 from alpagasus_ray.cli import Call, JobSpec
 from alpagasus_ray.config import Answerer, Arm, Recipe
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
-from alpagasus_ray.progress import clock
+from alpagasus_ray.progress import clock, stage
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.terminal import spelled
@@ -56,7 +56,8 @@ def run_all(call: Call) -> dict[str, Any]:
     for number, step in enumerate(STEPS, 1):
         console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
-        reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
+        with stage(number, len(STEPS)):
+            reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
             feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
         terminal.show(reports[step.name], sys.stderr)

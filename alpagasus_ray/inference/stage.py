@@ -102,6 +102,7 @@ class InferenceStage:
         made = [self._finished(target) for target in targets]
         left = [target for target, manifest in zip(targets, made, strict=True) if manifest is None]
         spent_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in made if manifest)
+        # all that is left in one go: engines start once, and the cap holds for all of them together
         now = iter(self._ask(left, spent_usd) if left else ())
         return [manifest or next(now) for manifest in made]
 
@@ -172,6 +173,7 @@ class InferenceStage:
         for part in bill.parts:
             # rows that failed in an earlier call of an unfinished stage get another chance
             take_back(part.job, {FAILED, *self.spec.again})
+        # the records that were there before: one of a driver that has lost the run may still turn up while this one works
         records = [part.job.backlog.records() for part in bill.parts]
         seconds = self._drive(bill, _open_tasks(bill.parts))
         begun = [earlier.after(seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
@@ -193,11 +195,13 @@ class InferenceStage:
         if self.ahead is not None:
             with failures.advising(spec.engine):
                 job, tasks, at_cap = self.ahead(bill, tasks, rule)
+            # what is left is done with the batch's outcomes at hand, and at a batch's price
             bill = bill._replace(parts=[bill.parts[0]._replace(job=job)])
         cap = bill.cap()
         try:
             if tasks:
-                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks)) as progress:
+                where = addresses.shown(spec.engine)
+                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks), where=where) as progress:
                     drive([part.job for part in bill.parts], tasks, cap, progress, rule)
         except BudgetReached:
             at_cap = True
@@ -225,6 +229,7 @@ class InferenceStage:
 
     def _finish(self, target: Target, begun: Begun, records: Collection[str]) -> Manifest:
         manifest = self.task.manifest(target, self.job(target).backlog.done(records), begun)
+        # before the manifest is written: a stage that lost or doubled a row must not exist
         failures.check_rows(manifest, target.listed)
         self._tell_other_models(manifest)
         failures.check_results(self.spec, target.home, manifest)
@@ -288,6 +293,8 @@ def reopen(stage: StageDir, done: Manifest, again: Collection[str]) -> None:
     """Make a finished stage unfinished, so that its rows with a status of `again` are asked anew; at every moment the manifest
     or all commit records are there. What their replies have cost stays part of the bill."""
     for entry in done.parts():
+        # first the records, then the note, then the manifest goes: whatever is killed in between, one of the two lists each
+        # shard
         record(stage, entry)
     stage.begin(Begun.of(done).model_copy(update={"discarded": dict(_discarded(stage, done, again))}))
     stage.reopen()
@@ -301,5 +308,6 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
             rows = stage.table(entry.name, entry.sha256).to_pylist()
             for row in rows:
                 if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
+                    # the new reply comes on top: both were paid for
                     usage.update({name: row[name] for name in BOUGHT if row[name] is not None})
     return usage

@@ -25,17 +25,18 @@ def show(report: Summary, stream: TextIO) -> None:
     if report.get("preview"):
         show_preview(report, stream)
         return
-    for line in _lines(report):
+    for line in lines(report):
         say(line, stream)
 
 
 def in_a_line(report: Summary) -> str:
     """A stage's summary in one line, for an overview."""
-    return str(report.get("answer") or next(_lines(report)))
+    return str(report.get("answer") or next(lines(report)))
 
 
-def _lines(report: Summary) -> Iterator[str]:
-    own = next((lines for key, lines in OWN_LINES.items() if key in report), _stage)
+def lines(report: Summary) -> Iterator[str]:
+    """A summary as lines of text."""
+    own = next((own for key, own in OWN_LINES.items() if key in report), _stage)
     return own(report)
 
 

@@ -42,6 +42,7 @@ def settings_of(config: Finetune) -> dict[str, Any]:
     plain = identity(config)
     plain.pop("arms", None)  # each arm's model is its own
     if config.epochs is None and config.steps is None:
+        # written down, so that another default some day does not make finished models other ones
         plain["epochs"] = 3.0
     if config.keep == "best":  # then the moments of measuring decide which weights are kept
         plain["heldout_every"] = config.heldout_every

@@ -99,6 +99,7 @@ class AnswerTask:
         if reply is None:
             return {"status": FAILED, "reply": None, "raw": None, "error": error}
         seen = Visible(reply.text) if self.keeps_thoughts else visible(reply.text)
+        # without thoughts, unless the recipe keeps them: a judge of answers would rate how long a model thinks
         text = seen.text.strip()
         raw = {"raw": None if text == reply.text.strip() else reply.text}
         nothing = nothing_to_read(seen, reply.finish_reason, reply.reasoning)
@@ -178,6 +179,7 @@ def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
     infos = weights.fs.get_file_info(pafs.FileSelector(weights.root))
     files = [info for info in infos if info.type == pafs.FileType.File]
     known = digest([weights.root, sorted((info.base_name, info.size, str(info.mtime)) for info in files)])
+    # named by sizes and times of the files, so that a checkpoint that was trained anew is fetched anew
     folder = os.path.join(tempfile.gettempdir(), f"alpagasus-model-{known}")
     os.makedirs(folder, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
