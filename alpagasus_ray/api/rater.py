@@ -55,18 +55,9 @@ class Rater:
         if not records:
             return batch
         rated = self._rate(records)
-        scores = [np.nan if score is None else score for score in rated.scores]
-        added = {free(SCORE, records): np.array(scores, dtype=np.float64), free(REASON, records): list(rated.reasons)}
-        if isinstance(batch, pa.Table):
-            for name, values in added.items():
-                batch = batch.append_column(name, pa.array(values, pa.string() if name.endswith(REASON) else pa.float64()))
-            return batch
-        if isinstance(batch, Mapping):
-            return {
-                **batch,
-                **{name: np.array(values, dtype=object if name.endswith(REASON) else None) for name, values in added.items()},
-            }
-        return batch.assign(**added)
+        scores = np.array([np.nan if score is None else score for score in rated.scores], dtype=np.float64)
+        reasons = np.array(rated.reasons, dtype=object)
+        return _with_columns(batch, {free(SCORE, records): scores, free(REASON, records): reasons})
 
     def _rate(self, records: Sequence[Record]) -> Rated:
         rows = given(records, self._columns)
@@ -83,3 +74,17 @@ def _records(batch: Any) -> list[Record]:
         columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return given(batch, {}).records if len(batch) else []
+
+
+def _with_columns(batch: Any, added: Mapping[str, Any]) -> Any:
+    """The batch with columns of numbers (NaN) and of texts (None) behind its own."""
+    if isinstance(batch, Mapping):
+        return {**batch, **added}
+    if isinstance(batch, pa.Table):
+        for name, values in added.items():
+            batch = batch.append_column(name, pa.array(values, pa.string() if values.dtype == object else None))
+        return batch
+    import pandas as pd
+
+    # the column of an array would be one of pandas' texts, in which None is NaN
+    return batch.assign(**{name: pd.Series(values, index=batch.index, dtype=values.dtype) for name, values in added.items()})
