@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
 from alpagasus_ray.config import Compare, Judge, Recipe
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.store.run import Manifest, StageDir
+from alpagasus_ray.store.run import CHECKPOINT, Manifest, StageDir
 
 if TYPE_CHECKING:
     from alpagasus_ray.inference.stage import Mode
@@ -139,6 +139,8 @@ def _finetune(call: Call) -> dict[str, Any]:
         from alpagasus_ray.stages.preview import preview
 
         return preview(config, call.run, arms)
+    if config.trainer or config.checkpoints:
+        return _trained_elsewhere(call, arms)
     manifests = finetune(config, call.run, arms)
     models = [
         {"name": arm, "counts": manifest.counts, "location": call.run.model(arm).storage.root, **manifest.details}
@@ -151,6 +153,42 @@ def _finetune(call: Call) -> dict[str, Any]:
         "models": models,
         "comparison": call.run.storage.path(COMPARISON),
     }
+
+
+def _trained_elsewhere(call: Call, arms: Sequence[str]) -> dict[str, Any]:
+    """Checkpoints are taken; the arms that have none are written for their trainer, or trained here where none is named."""
+    from alpagasus_ray.stages.other_trainers import adopt, write
+    from alpagasus_ray.training.arms import settings_of, subsets_of
+
+    config = call.recipe.finetune
+    if unknown := sorted(config.checkpoints.keys() - set(arms)):
+        raise UsageError(f"finetune.checkpoints has {unknown[0]!r}, which is no arm; there are {', '.join(arms)}")
+    settings = settings_of(config)
+    left = [arm for arm in arms if arm not in config.checkpoints]
+    taken = {arm: adopt(config, call.run, arm, settings) for arm in arms if arm in config.checkpoints}
+    report: dict[str, Any] = {
+        "stage": "models",
+        "location": call.run.storage.path("models"),
+        "rows": sum(manifest.rows for manifest in taken.values()),
+        "checkpoints": {arm: manifest.details[CHECKPOINT] for arm, manifest in taken.items()},
+    }
+    if config.trainer is None:
+        here = _finetune(call._replace(recipe=_only(call.recipe, left))) if left else {"rows": 0}
+        return report | here | {"rows": report["rows"] + here["rows"]}
+    subsets = subsets_of(config, call.run, left) if left else {}
+    written = {arm: write(config, call.run, arm, subset, settings) for arm, subset in subsets.items()}
+    return report | {
+        "trainers": [
+            {"arm": arm, "rows": made.rows, "location": call.run.trainer(config.trainer, arm).storage.root, **made.details}
+            for arm, made in written.items()
+        ]
+    }
+
+
+def _only(recipe: Recipe, arms: Sequence[str]) -> Recipe:
+    """The recipe for arms that are trained here."""
+    here = recipe.finetune.model_copy(update={"arms": tuple(arms), "checkpoints": {}})
+    return recipe.model_copy(update={"finetune": here})
 
 
 def _generate(call: Call) -> dict[str, Any]:

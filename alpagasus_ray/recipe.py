@@ -109,9 +109,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def _shipped(path: str) -> str:
     """What to say beside a name that is neither a file nor the name of a recipe that ships."""
-    if "/" in path or "." in path:
-        return ""
-    return f"; recipes that ship with the package: {', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))}"
+    return "" if "/" in path or "." in path else f"; recipes that ship with the package: {', '.join(shipped())}"
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def _text(path: str) -> str:

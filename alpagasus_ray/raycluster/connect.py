@@ -139,6 +139,7 @@ def _quiet() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # the descriptor, not `sys.stderr`: Ray's C++ part writes to the former
     terminal = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.terminal_plan import score_plan_lines, whole_plan_lines
-from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
+from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
@@ -61,6 +61,7 @@ def _stage(report: Summary) -> Iterator[str]:
     for comparison in report.get("comparisons", ()):
         yield from _comparison(comparison)
     yield from trained_lines(report.get("models", ()))
+    yield from elsewhere_lines(report)
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
     if report.get("page"):
