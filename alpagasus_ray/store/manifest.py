@@ -1,4 +1,4 @@
-"""What a stage directory says of itself: its manifest, a file's entry in it, and `stage.json` while it is being made."""
+"""A stage's table of contents: the manifest, its files with counts and sums over them, and the versions of what made them."""
 
 import platform
 from collections import Counter
@@ -13,9 +13,6 @@ from alpagasus_ray.errors import reason_of
 from alpagasus_ray.store.lease import shard_of
 from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Written
-
-PART = "part-"
-"""What the names of the files begin with that hold a stage's rows."""
 
 
 class FileEntry(BaseModel):
@@ -42,6 +39,49 @@ class FileEntry(BaseModel):
     def shard(self) -> str:
         """The shard that it holds: its name, but for the epoch that an object store's parts have in theirs."""
         return shard_of(self.name)
+
+
+MODELS = 20
+
+
+def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
+    """The entry of a file whose rows have a `status`, and perhaps a `score` and the fields of `USAGE`."""
+    known = {field: [row[field] for row in rows if row.get(field) is not None] for field in USAGE}
+    return FileEntry(
+        name=name,
+        rows=len(rows),
+        bytes=written.bytes,
+        sha256=written.sha256,
+        counts=Counter(row["status"] for row in rows),
+        reasons=Counter(reason_of(row["error"]) for row in rows if row.get("error")),
+        histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
+        usage={field: sum(values) for field, values in known.items() if values},
+        # bounded: a router may name another snapshot with each reply
+        models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
+    )
+
+
+class Totals(NamedTuple):
+    """Sums over the files of a stage."""
+
+    counts: Counter[str]
+    reasons: Counter[str]
+    histogram: Counter[str]
+    usage: Counter[str]
+    models: Counter[str]
+
+
+def totals(files: Iterable[FileEntry]) -> Totals:
+    """What the files hold together."""
+    found = Totals(Counter(), Counter(), Counter(), Counter(), Counter())
+    for entry in files:
+        for name, total in found._asdict().items():
+            total.update(getattr(entry, name))  # a Counter adds floats just as well
+    return found
+
+
+PART = "part-"
+"""What the names of the files begin with that hold a stage's rows."""
 
 
 class Manifest(BaseModel):
@@ -99,45 +139,6 @@ class Begun(BaseModel):
         """What a finished stage was made with, to go on with it."""
         kept = {key: made.details[key] for key in ("asked_scale", "discarded", "addresses") if key in made.details}
         return cls(settings=made.settings, inputs=made.inputs, seconds=made.seconds, **kept)
-
-
-MODELS = 20
-
-
-def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> FileEntry:
-    """The entry of a file whose rows have a `status`, and perhaps a `score` and the fields of `USAGE`."""
-    known = {field: [row[field] for row in rows if row.get(field) is not None] for field in USAGE}
-    return FileEntry(
-        name=name,
-        rows=len(rows),
-        bytes=written.bytes,
-        sha256=written.sha256,
-        counts=Counter(row["status"] for row in rows),
-        reasons=Counter(reason_of(row["error"]) for row in rows if row.get("error")),
-        histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
-        usage={field: sum(values) for field, values in known.items() if values},
-        # bounded: a router may name another snapshot with each reply
-        models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
-    )
-
-
-class Totals(NamedTuple):
-    """Sums over the files of a stage."""
-
-    counts: Counter[str]
-    reasons: Counter[str]
-    histogram: Counter[str]
-    usage: Counter[str]
-    models: Counter[str]
-
-
-def totals(files: Iterable[FileEntry]) -> Totals:
-    """What the files hold together."""
-    found = Totals(Counter(), Counter(), Counter(), Counter(), Counter())
-    for entry in files:
-        for name, total in found._asdict().items():
-            total.update(getattr(entry, name))  # a Counter adds floats just as well
-    return found
 
 
 LIBRARIES = ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets")
