@@ -8,6 +8,7 @@ import ray
 import ray.data
 
 import alpagasus_ray as ag
+from alpagasus_ray.errors import UsageError
 from loopback import JudgeStarter
 
 ROWS = [
@@ -52,3 +53,7 @@ def test_a_ray_dataset_is_rated_on_its_cluster(
     assert sorted(row["instruction"] for row in rated.records) == sorted(row["instruction"] for row in ROWS)
     assert rated.unscored == {}
     assert len(server.taken()) == len(ROWS)
+    here = ray.get_runtime_context().gcs_address
+    assert ag.rate(ROWS, kind="rules", run=tmp_path / "other", ray=here).unscored == {}
+    with pytest.raises(UsageError, match="this process is on the cluster at"):
+        ag.rate(ROWS, kind="rules", ray="127.0.0.1:1")
