@@ -275,6 +275,10 @@ def test_a_rater_takes_each_kind_of_batch_and_says_why_a_row_has_no_score(tmp_pa
         assert [score is None or np.isnan(score) for score in scores] == [False, False, True]
         assert reasons[:2] == [None, None]
         assert reasons[2].startswith("no example")
+    alone = rater({name: values[2:] for name, values in arrays.items()})
+    assert np.isnan(alone["score"]).all(), "a batch of nothing but such rows ends no pipeline"
+    named = ag.Rater(kind="rules", folder=tmp_path, columns={"instruction": "q", "output": "a"})
+    assert not named(pd.DataFrame([{"q": "Name a fruit.", "a": "An apple."}]))["score"].isna().any()
 
 
 def _plain(value: object) -> object:
