@@ -30,8 +30,6 @@ def test_a_choice_by_length_and_one_that_is_not_are_told_apart() -> None:
         assert sum(band.rows for band in made.bands) == 5000
         assert sum(one.kept + one.dropped for one in made.bins) == 5000
     assert [one.median for one in by_length.by_score] == [np.median(length[score == value]) for value in np.unique(score)]
-            np.median(length[score == one.low]) for one in made.by_score
-        ] or made is by_chance
 
 
 def test_lengths_of_one_value_without_scores_or_with_one_score_are_no_error() -> None:
