@@ -30,7 +30,7 @@ def main(target: Path) -> None:
 
 def download(requirements: Path, folder: Path, *options: str) -> None:
     """Let pip download what is required into a folder; a file with another hash than the one required ends the process."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(folder), *options]
     if subprocess.run(command, check=False).returncode:
         sys.exit(
