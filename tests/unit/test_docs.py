@@ -62,7 +62,7 @@ def test_the_python_of_the_readme_does_what_it_says(
     judge: JudgeStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in (("OPENAI_BASE_URL", judge().base_url), ("OPENAI_API_KEY", "a-key"), (api.CACHE, str(tmp_path))):
+    for name, value in (("OPENAI_BASE_URL", judge().base_url), ("OPENAI_API_KEY", "a-key"), ("ALPAGASUS_CACHE", str(tmp_path))):
         monkeypatch.setenv(name, value)
     (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     rows = [{"instruction": f"Say {number}.", "output": str(number), "topic": number} for number in range(6)]
