@@ -55,6 +55,8 @@ def _score(call: Call) -> dict[str, Any]:
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
     no_flag_with(call.flags, "rescore", "retry-failed", "plan")
     config = call.recipe.score
+    if config.combine is not None:
+        return _combined(call)
     if call.flags.limit is not None:
         if call.flags.limit < 1:
             raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
@@ -78,6 +80,39 @@ def _score(call: Call) -> dict[str, Any]:
     report["notes"] = [*_score_notes(manifest, judge.kind), *told]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
+
+
+def _combined(call: Call) -> dict[str, Any]:
+    """`score.combine`: a rating of others. There is nothing to try, to read again or to ask again."""
+    from alpagasus_ray.stages.combine import combine_ratings
+
+    config = call.recipe.score
+    assert config.combine is not None, "the caller has looked"
+    for flag in ("limit", "rescore", "retry_failed"):
+        if getattr(call.flags, flag):
+            raise UsageError(f"--{flag.replace('_', '-')}: score.combine asks nobody; ask the judges of its parts")
+    if call.flags.plan:
+        from alpagasus_ray.stages.plan_score import plan
+
+        return plan(config, call.run)
+    manifest = combine_ratings(config, call.run)
+    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    made_of = f"the {config.combine.by} of {', '.join(config.combine.ratings)}; nothing was asked"
+    return report | {"notes": [made_of, *_smoothing(manifest)]}
+
+
+def _smoothing(manifest: Manifest) -> Iterator[str]:
+    """What smoothing did, always raw, smoothed and with length taken out together."""
+    smoothed = manifest.details.get("smoothed")
+    if smoothed is None:
+        return
+    yield f"smoothing changed {smoothed['changed']:,} of {manifest.rows:,} rows"
+    if smoothed["held"] is None:
+        yield f"whether that brought them nearer to anything is not known: {smoothed['why_not']}"
+        return
+    figures = {name: smoothed[name]["value"] for name in ("raw", "smoothed", "raw_given_length", "smoothed_given_length", "length")}
+    told = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else f'{value:.3f}'}" for name, value in figures.items())
+    yield f"rank correlation with {smoothed['held']}, which had no part: {told}"
 
 
 def _score_notes(manifest: Manifest, kind: str) -> list[str]:
