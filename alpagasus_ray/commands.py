@@ -110,8 +110,12 @@ def _smoothing(manifest: Manifest) -> Iterator[str]:
     if smoothed["held"] is None:
         yield f"whether that brought them nearer to anything is not known: {smoothed['why_not']}"
         return
-    figures = {name: smoothed[name]["value"] for name in ("raw", "smoothed", "raw_given_length", "smoothed_given_length", "length")}
-    told = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else f'{value:.3f}'}" for name, value in figures.items())
+    figures = {
+        name: smoothed[name]["value"] for name in ("raw", "smoothed", "raw_given_length", "smoothed_given_length", "length")
+    }
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {'none' if value is None else f'{value:.3f}'}" for name, value in figures.items()
+    )
     yield f"rank correlation with {smoothed['held']}, which had no part: {told}"
 
 
@@ -247,6 +251,13 @@ def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) ->
             yield f"{a} is compared with itself: what differs from a tie is the judge's doing"
 
 
+def _card(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages import card
+
+    make = card.plan if call.flags.plan else card.card
+    return make(call.recipe, call.run, again=bool(call.flags.again))
+
+
 def _report(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.report import report
 
@@ -308,6 +319,18 @@ COMPARE = JobSpec(
         "rescore": "read the stored reviews again with the present scale and parser; sends nothing",
         "retry-failed": "ask again for games without a verdict, or of some statuses: unparsed, refused, truncated, failed",
     },
+)
+CARD = JobSpec(
+    "card",
+    "card",
+    "Tell how far each judge of the run can be trusted. Reads what is there, and asks nothing unless card.repeat or card.probes "
+    "is set.",
+    _card,
+    {
+        "plan": "print what the judge would be asked for its card, and what that costs; sends and writes nothing",
+        "again": "ask the stored probes once more, though the judge has rated nothing since they were asked last",
+    },
+    reading=("plan",),
 )
 REPORT = JobSpec(
     "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report

@@ -8,7 +8,7 @@ from alpagasus_ray.reporting.run_reader import KINDS, kind_of
 from alpagasus_ray.store.run import Manifest
 
 SAME, CHANGED, GONE, FILE = "same", "changed", "gone", "file"
-MINOR = ("pairs", "prompts")
+MINOR = ("pairs", "prompts", "probes", "people")
 """Stages that only lay out what others have made; they cost nothing to speak of."""
 
 

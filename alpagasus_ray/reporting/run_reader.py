@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from alpagasus_ray.reporting.training_data import CurvePoint
 from alpagasus_ray.store.run import MANIFEST, Manifest, Run, StageDir
 
-KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts")
+KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts", "probes", "judges", "people")
 """First parts of the stages' names, in the order of the experiment; another judge's verdicts are `verdicts-<name>`."""
 
 

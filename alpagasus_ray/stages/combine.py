@@ -20,8 +20,8 @@ from alpagasus_ray.evaluation.estimates import Floats
 from alpagasus_ray.evaluation.smooth_ratings import nearest, smooth
 from alpagasus_ray.judging import parse_rating
 from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.reporting.judge_material import scores_of
 from alpagasus_ray.selection import spread
-from alpagasus_ray.stages.rating_columns import scores_of
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, describe
 
 NO_PART = "no part has a score"

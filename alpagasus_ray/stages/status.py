@@ -18,7 +18,7 @@ from alpagasus_ray.store.run import MANIFEST, STAGE, STATE, Begun, Manifest, Run
 from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.schedule import Order
 
-ROWS_COME_FROM = ("examples", "prompts", "pairs")
+ROWS_COME_FROM = ("examples", "prompts", "pairs", "probes")
 """Kinds of stages whose rows are asked about one by one."""
 SHOWN = (*KINDS, "report")
 
