@@ -61,6 +61,8 @@ class JobSpec(NamedTuple):
     """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
     only_reads: bool = False
     """Whether it does so without any switch."""
+    actions: Mapping[str, str] = {}
+    """What the job can be told to do, one of which has to be said, with their help; `reading` can name some of them."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -106,7 +108,7 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     loaded = recipes.load(parsed.recipe, parsed.set)
     run = Run.open(parsed.run)
-    if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
+    if spec.only_reads or _only_reads(spec, parsed):
         with suppress(OSError):  # the job tells better what of the storage cannot be used
             _check_earlier(loaded, run, spec.section)
         report = spec.work(Call(loaded.recipe, run, parsed))
@@ -116,6 +118,12 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
+
+
+def _only_reads(spec: JobSpec, parsed: argparse.Namespace) -> bool:
+    flags = (flag for flag in spec.reading if flag in spec.flags)
+    is_flagged = any(getattr(parsed, flag.replace("-", "_")) for flag in flags)
+    return is_flagged or getattr(parsed, "action", None) in spec.reading
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
@@ -163,7 +171,11 @@ RUN_HELP = "the run's directory: a path, s3://… or gs://…"
 
 
 def add_arguments(parser: argparse.ArgumentParser, spec: JobSpec) -> None:
-    """What every job takes beside its run, and the switches of this one."""
+    """What every job takes beside its run, and the switches and actions of this one."""
+    if spec.actions:
+        told = "; ".join(f"{action}: {text}" for action, text in spec.actions.items())
+        parser.add_argument("action", choices=spec.actions, metavar="|".join(spec.actions), help=told)
+        parser.add_argument("files", nargs="*", metavar="FILE", help="files to import")
     parser.add_argument(
         "-r",
         "--recipe",

@@ -258,6 +258,17 @@ def _card(call: Call) -> dict[str, Any]:
     return make(call.recipe, call.run, again=bool(call.flags.again))
 
 
+def _people(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages import people
+
+    action, files = call.flags.action, call.flags.files
+    if files and action != "import":
+        raise UsageError(f"people {action} takes no files ({files[0]}); people import does")
+    if action == "make":
+        return people.make(call.recipe, call.run)
+    return people.take_in(call.run, files) if action == "import" else people.status(call.run)
+
+
 def _report(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.report import report
 
@@ -323,14 +334,26 @@ COMPARE = JobSpec(
 CARD = JobSpec(
     "card",
     "card",
-    "Tell how far each judge of the run can be trusted. Reads what is there, and asks nothing unless card.repeat or card.probes "
-    "is set.",
+    "Tell how far each judge of the run can be trusted. Reads what is there, and asks nothing unless card.repeat or "
+    "card.probes is set.",
     _card,
     {
         "plan": "print what the judge would be asked for its card, and what that costs; sends and writes nothing",
         "again": "ask the stored probes once more, though the judge has rated nothing since they were asked last",
     },
     reading=("plan",),
+)
+PEOPLE = JobSpec(
+    "people",
+    "people",
+    "Ask people: make a ballot that they vote with in a browser, import what they export, and say how far it is.",
+    _people,
+    actions={
+        "make": "write people/<study>/ballot.html and its key",
+        "import": "read the files that voters have exported",
+        "status": "how far each study is, and what its votes come to",
+    },
+    reading=("status",),
 )
 REPORT = JobSpec(
     "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report

@@ -75,7 +75,10 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
 
 
 def _total(
-    recipe: Recipe, plans: Mapping[str, Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], evaluation: Mapping[str, float | None]
+    recipe: Recipe,
+    plans: Mapping[str, Mapping[str, Any]],
+    arms: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """All dollars together, least to most; `not_counted` names what nobody can tell, `high` is None where nothing bounds it."""
     free = {"low": 0.0, "high": 0.0}

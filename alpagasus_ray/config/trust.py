@@ -14,8 +14,8 @@ class Combine(Section):
     ratings: tuple[Name, ...]
     """The ratings, by their names under `ratings/`; two or more, or one that is to be corrected."""
     by: Literal["median", "mean", "dawid-skene", "worst"] = "median"
-    """`median`: one broken judge of three moves it no further than to the next of the others; `mean`; `dawid-skene`: each judge's
-    confusions are learned from all ratings; `worst`: the lowest."""
+    """`median`: one broken judge of three moves it no further than to the next of the others; `mean`; `dawid-skene`: each
+    judge's confusions are learned from all ratings; `worst`: the lowest."""
     correct: Literal["none", "smooth"] = "none"
     """`smooth`: first replace each judge's probably wrong scores by what it gave to similar rows."""
     held: Name | None = None
@@ -72,7 +72,8 @@ class People(Section):
     form: Literal["vote", "rate"] = "vote"
     """`vote`: which of two models' answers is better; `rate`: how good an example is, from 0 to 5."""
     pair: tuple[Name, Name] | None = None
-    """`vote`: the two models, by their names under `answers/`; by default the first of `compare.pairs`, or the run's only two."""
+    """`vote`: the two models, by their names under `answers/`; by default the first of `compare.pairs`, or the run's only
+    two."""
     test_sets: tuple[Name, ...] = ()
     """`vote`: by default all that both have answered."""
     ratings: Name = "judge"

@@ -54,6 +54,7 @@ def page(data: ReportData, table: ExamplesTable | None, sides: SideBySide) -> st
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             table=packed(table) if table else None,
             sides=packed(sides) if sides.shown else None,
+            judges=Markup(_environment().from_string(read("trust.html.j2")).render(trust=data.trust)),  # noqa: S704
         )
     )
 
@@ -65,7 +66,7 @@ def read(*names: str) -> str:
 
 def fingerprint() -> str:
     """A hash of the files of the page: another version of them makes another page."""
-    return hashlib.sha256(read("page.html.j2", *STYLES, *SCRIPTS).encode()).hexdigest()[:16]
+    return hashlib.sha256(read("page.html.j2", "trust.html.j2", *STYLES, *SCRIPTS).encode()).hexdigest()[:16]
 
 
 def packed(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a run holds that says something of its judges: scores by example id, lengths of answers, games, people's votes and marks.
+"""What a run holds that says something of its judges: scores by example id, lengths of answers, people's votes and marks.
 
 Of very long ratings an even sample is read: figures of a card rest on at most `MOST_ROWS` rows, and say on how many.
 """
@@ -56,7 +56,7 @@ class Ratings(NamedTuple):
 
 
 def scores_of(stage: StageDir, manifest: Manifest, ids: Sequence[str]) -> Floats:
-    """The scores of these examples, in their order, NaN where a row has none. Raises `StageFailed` where other ids are rated."""
+    """The scores of these examples, in order, NaN where a row has none. Raises `StageFailed` where other ids are rated."""
     table = pa.concat_tables(stage.tables(manifest, ["example_id", "score"]))
     place = {example_id: row for row, example_id in enumerate(table["example_id"].to_pylist())}
     if len(place) != len(ids) or place.keys() != set(ids):

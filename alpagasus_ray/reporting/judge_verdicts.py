@@ -12,8 +12,8 @@ import pyarrow as pa
 from alpagasus_ray.data.schema import VERDICTS, conformed
 from alpagasus_ray.errors import reason_of
 from alpagasus_ray.evaluation import judge_agreement, judge_sections
+from alpagasus_ray.evaluation.agreement import TURNED, Vote, read_votes
 from alpagasus_ray.evaluation.agreement import Comparison as Answers
-from alpagasus_ray.evaluation.agreement import Vote, read_votes
 from alpagasus_ray.evaluation.corrected_rates import POINTS_OF, win_rates
 from alpagasus_ray.evaluation.judge_sections import Asked
 from alpagasus_ray.evaluation.match_rules import Match, Winner, decide
@@ -46,8 +46,16 @@ class Judged(NamedTuple):
     @property
     def winners(self) -> dict[str, Winner]:
         """The judge's outcome of each prompt that has one, by the item's name."""
-        found = {_item(match, self.about): decide(RULE, match) for match in self.matches}
-        return {item: WINNERS[outcome] for item, outcome in found.items() if outcome is not None}
+        return self.winners_seen_from(self.about.a, self.about.b)
+
+    def winners_seen_from(self, a: str, b: str) -> dict[str, Winner]:
+        """The same where the two models are told in this order."""
+        decided = {match: decide(RULE, match) for match in self.matches}
+        said = {match: WINNERS[outcome] for match, outcome in decided.items() if outcome is not None}
+        return {
+            Answers(match.prompt_id, match.test_set, a, b).item: one if a == self.about.a else TURNED[one]
+            for match, one in said.items()
+        }
 
 
 def is_any(run: Run) -> bool:
@@ -65,8 +73,12 @@ def judged(run: Run) -> list[Judged]:
     return made
 
 
-def _item(match: Match, about: Comparison) -> str:
-    return Answers(match.prompt_id, match.test_set, about.a, about.b).item
+def of_pair(run: Run, a: str, b: str) -> Judged | None:
+    """What the first judge said of a pair, whichever model it was told first; None where nobody has compared the two."""
+    for about in verdicts.comparisons(run):
+        if {about.a, about.b} == {a, b}:
+            return Judged(about, verdicts.matches(run, about), (), ())
+    return None
 
 
 def _votes(rows: Sequence[Mapping[str, Any]], about: Comparison, matches: Sequence[Match]) -> list[Vote]:

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.terminal_plan import card_plan_lines, score_plan_lines, whole_plan_lines
-from alpagasus_ray.reporting.terminal_trust import card_lines, people_lines
 from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
+from alpagasus_ray.reporting.terminal_trust import card_lines, people_lines
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40

@@ -44,7 +44,45 @@ def in_words(figure: Mapping[str, float | None], digits: int = 3) -> str:
 
 
 def people_lines(report: Summary) -> Iterator[str]:
-    """How far each human study is."""
+    """How far each human study is, and what its votes come to."""
     yield f"people: {len(report['people']):,} studies in {report['location']}"
     for study in report["people"]:
-        yield f"  {study['study']}: {study['items']:,} items, {len(study['voters']):,} voters"
+        yield from _study(study)
+
+
+def _study(study: Summary) -> Iterator[str]:
+    counts = study["counts"]
+    yield f"  {study['study']}: {study['items']:,} items for {', '.join(map(spelled, study['asked']))}"
+    yield f"    {study['page']}"
+    if study["named_in"]:
+        yield f"    answers to {len(study['named_in']):,} items name one of the models: their voters could know whose they are"
+    for one in counts["voters"]:
+        left = f", {one['missing']:,} to come" if one["missing"] else ""
+        yield f"    {spelled(one['voter'])}: {one['votes']:,} votes{left}; {_steadiness(one)}"
+    if "tally" in counts:
+        yield from _outcome(counts)
+    elif counts["voters"]:
+        yield f"    alpha of the ratings {in_words(counts['alpha'])}"
+
+
+def _steadiness(one: Summary) -> str:
+    parts = {"the same again": one["self_consistency"], "checks seen": one["checks_passed"], "first side": one["first_side"]}
+    return ", ".join(f"{what} {'no data' if of['value'] is None else format(of['value'], '.0%')}" for what, of in parts.items())
+
+
+def _outcome(counts: Summary) -> Iterator[str]:
+    tally, both = counts["tally"], counts["judge"]
+    split = f", {tally['split']:,} split three ways or without a majority" if tally["split"] else ""
+    single = f" ({tally['single']:,} by one vote alone)" if tally["single"] else ""
+    yield f"    by majority {tally['win']:,} win, {tally['tie']:,} tie, {tally['lose']:,} lose{split}{single}"
+    yield f"    people with each other: Fleiss' kappa {in_words(counts['fleiss'])}, alpha {in_words(counts['alpha'])}"
+    if both is None:
+        yield "    no judge has compared these answers"
+        return
+    judge = counts["judge_tally"]
+    yield f"    the judge {spelled(counts['judge_name'])}: {judge['win']:,} win, {judge['tie']:,} tie, {judge['lose']:,} lose"
+    yield f"    the judge with the majority: kappa {in_words(both['with_majority']['kappa'])}"
+    rates = counts["rates"]
+    yield f"    win rate: the judge's {in_words(rates['raw'])}, people's {in_words(rates['people'])}"
+    if rates["ppi"] is not None:
+        yield f"    people's over all prompts, as the judge lets it be guessed (PPI++): {in_words(rates['ppi'])}"

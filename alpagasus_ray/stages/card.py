@@ -1,8 +1,8 @@
 """Write `judges/<name>/card.json` for every judge of a run, and `judges/together.json` where several rate the same rows.
 
-What is there costs nothing to read: ratings, verdicts, people's votes, marks. What `card.repeat` and `card.probes` ask of the judge
-of `score` is asked first (`card_probes.py`). The cards replace earlier ones; where nothing has changed since they are left as they
-are.
+What is there costs nothing to read: ratings, verdicts, people's votes, marks. What `card.repeat` and `card.probes` want to know
+of the judge of `score` is asked first (`card_probes.py`). The cards replace earlier ones; where nothing has changed since, they
+are left as they are.
 """
 
 import time
@@ -41,8 +41,8 @@ class Material(NamedTuple):
 
 
 def card(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
-    """Make the cards, and return their summary. `again`: ask the stored probes once more, though nothing was rated since. Raises
-    `UsageError` for ratings that are not there and limits that no figure has, and what asking raises."""
+    """Make the cards, and return their summary. `again`: ask the stored probes once more, though nothing was rated since.
+    Raises `UsageError` for ratings that are not there and limits that no figure has, and what asking raises."""
     config, started = recipe.card, time.monotonic()
     with_limits(config.limits)
     made = _rated(config, run)

@@ -1,8 +1,8 @@
 """What a judge is asked for its card: rows once more, the same with filler or planted defects, and stored probes.
 
-Each kind is a directory `probes/<judge>/<kind>/` of rows and one `judges/<judge>/<kind>/` of what the judge says of them, filled
-by the same program as ratings, with ledger and cap. Requests have keys of their own, so that nothing stored answers them. The
-stored probes stay the same rows; each time that they are asked is a directory `stored-001`, `stored-002`, ….
+Each kind is a directory `probes/<judge>/<kind>/` of rows, and one `judges/<judge>/<kind>/` of what the judge says of them,
+filled by the same program as ratings, with ledger and cap. Requests have keys of their own, so that nothing stored answers
+them. The stored probes stay the same rows; each time that they are asked is a directory `stored-001`, `stored-002`, ….
 """
 
 import hashlib
@@ -100,8 +100,8 @@ def task_of(score: Score) -> AskedBy:
 
 
 def lay_out(card: Card, run: Run, judge: str, scored: Mapping[str, float]) -> Probes:
-    """The rows of the probes that the card wants: those that are stored in the run, others drawn from the rows that have a score.
-    Nothing is written."""
+    """The rows of the probes that the card wants: those that are stored in the run, others drawn from the rows that have a
+    score. Nothing is written."""
     wanted = [*([REPEAT] if card.repeat else ()), *([PADDED, PLANTED, STORED] if card.probes else ())]
     made = {kind: _stored_rows(run.probes(judge, kind), _settings(card, kind)) for kind in wanted}
     order = sorted(scored, key=lambda row: _chance(card.seed, row))

@@ -29,8 +29,8 @@ UNSCORED: dict[str, Any] = {"attempts": 0, "maybe_billed_twice": 0}
 
 
 def combine_ratings(config: Score, run: Run) -> Manifest:
-    """Make `ratings/<name>/` of other ratings, or return at once when it is made. Raises `UsageError` where a part is not there,
-    rates other examples, or is on another scale."""
+    """Make `ratings/<name>/` of other ratings, or return at once when it is made. Raises `UsageError` where a part is not
+    there, rates other examples, or is on another scale."""
     how = config.combine
     assert how is not None, "the caller has looked"
     home, examples = run.ratings(config.name), run.examples().finished("ingest")
