@@ -66,7 +66,7 @@ def gold(judge: ArrayLike, marks: ArrayLike, cut: float, words: ArrayLike | None
 def _known_with(judge: ArrayLike, marks: ArrayLike, words: ArrayLike) -> Floats:
     """The lengths of the rows that have both a score and a mark."""
     known = ~(np.isnan(np.asarray(judge, dtype=np.float64)) | np.isnan(np.asarray(marks, dtype=np.float64)))
-    return np.asarray(words, dtype=np.float64)[known]
+    return np.asarray(np.asarray(words, dtype=np.float64)[known])
 
 
 def _beside(scores: Floats, right: Floats, cut: float, words: Floats) -> dict[str, Any]:

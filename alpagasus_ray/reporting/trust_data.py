@@ -215,7 +215,8 @@ def _figures(card: Mapping[str, Any], grades: Mapping[str, str]) -> Iterator[Tru
         figure = _at(card.get(section), path)
         if isinstance(figure, Mapping):
             grade = grades.get(limits.get(f"{section}.{path}", ""))
-            yield TrustFigure(*(figure[key] for key in ("value", "low", "high", "n")), section, about, grade)
+            value, low, high, n = (figure[key] for key in ("value", "low", "high", "n"))
+            yield TrustFigure(value, low, high, n, section, about, grade)
 
 
 def _beside(card: Mapping[str, Any]) -> Iterator[Beside]:
