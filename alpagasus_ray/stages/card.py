@@ -1,8 +1,8 @@
 """Write `judges/<name>/card.json` for every judge of a run, and `judges/together.json` where several rate the same rows.
 
 What is there costs nothing to read: ratings, verdicts, people's votes, marks. What `card.repeat` and `card.probes` want to know
-of the judge of `score` is asked first (`card_probes.py`). The cards replace earlier ones; where nothing has changed since, they
-are left as they are.
+of the judge of `score` is asked first (`inference/tasks/probes.py`). The cards replace earlier ones; where nothing has changed
+since, they are left as they are.
 """
 
 import time
@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from alpagasus_ray.config import Card, Recipe, digest, identity
+from alpagasus_ray.config import Card, Recipe, identity
 from alpagasus_ray.data import readers
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import judge_agreement, judge_sections
 from alpagasus_ray.evaluation.judge_card import judge_card, line, with_limits
+from alpagasus_ray.inference.tasks import probes as card_probes
 from alpagasus_ray.reporting import judge_material, judge_probes, judge_verdicts
 from alpagasus_ray.reporting.judge_material import Lengths, Ratings
-from alpagasus_ray.stages import card_probes
-from alpagasus_ray.store.run import FileEntry, Manifest, Run, StageDir, versions
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versions
 
 CARD, TOGETHER = "card.json", "together.json"
 
@@ -59,16 +59,8 @@ def card(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
             FileEntry(name=name, rows=0, **home.storage.write(name, orjson.dumps(value, option=orjson.OPT_INDENT_2))._asdict())
             for name, value in files.items()
         ]
-        done = Manifest(
-            stage=home.name,
-            settings=settings,
-            settings_hash=digest(settings),
-            inputs=inputs,
-            files=entries,
-            rows=0,
-            seconds=time.monotonic() - started,
-            versions=versions(),
-        )
+        begun = Begun(settings=settings, inputs=inputs, seconds=time.monotonic() - started)
+        done = home.build(begun, entries)
         home.finish(done)
     return _summary(home, done)
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from alpagasus_ray.config import Arm, Pick, digest, identity
+from alpagasus_ray.config import Arm, Pick, identity
+from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
@@ -20,13 +21,13 @@ from alpagasus_ray.engines.tokens import load_tokenizer
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.charts import histogram_file
+from alpagasus_ray.selection import existing_arms
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
+from alpagasus_ray.selection.existing_arms import Wanted
 from alpagasus_ray.selection.policies import Choice, Columns, choose
 from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
-from alpagasus_ray.stages import existing_arms
-from alpagasus_ray.stages.existing_arms import Wanted
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name, versions
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 from alpagasus_ray.store.storage import Storage, Written
 
 ROWS_PER_FILE = 1000
@@ -91,7 +92,7 @@ def _check_cuts(config: Pick, ratings: Manifest) -> None:
     """Refuse thresholds that mean nothing on the scale of the ratings."""
     scale = ratings.settings.get("rubric", {}).get("scale")
     if scale is not None:
-        steps = ratings.settings.get("judge", {}).get("kind") != "recorded"
+        steps = not traits_of(ratings.settings.get("judge", {}).get("kind")).is_recorded
         if problems := cut_problems(config.arms, Scale.model_validate(scale), steps=steps):
             raise UsageError("\n".join(problems))
 
@@ -223,7 +224,8 @@ def _write_arm(
     started = time.monotonic()
     replaced = existing_arms.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
-    stage.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=settings, inputs=inputs)
+    stage.begin(begun)
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
     files = list(_write_rows(stage.storage, _kept_tables(run, loaded, choice), SUBSET, "part"))
     files += _write_rows(stage.storage, _dropped_tables(loaded, choice), DROPPED, "dropped")
@@ -237,23 +239,14 @@ def _write_arm(
     extra = [FileEntry(name=name, rows=rows if name == SUBSET_JSON else 0, **to._asdict()) for name, to in written.items()]
     came = _write_back(run, stage.storage, loaded, choice)
     extra += [FileEntry(name=name, rows=count, **to._asdict()) for name, (to, count) in came.items()]
-    manifest = Manifest(
-        stage=stage.name,
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
-        files=files + extra,
-        rows=rows,
-        counts={"kept": rows, "dropped": len(choice.kept) - rows},
-        seconds=time.monotonic() - started,
-        versions=versions(),
-        details={
-            **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
-            **({"replaced": replaced} if replaced else {}),
-            "duplicates": dropped_for_that(loaded.duplicate_of, choice),
-            "as_it_came": list(came),
-        },
-    )
+    details = {
+        **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
+        **({"replaced": replaced} if replaced else {}),
+        "duplicates": dropped_for_that(loaded.duplicate_of, choice),
+        "as_it_came": list(came),
+    }
+    manifest = stage.build(begun.after(time.monotonic() - started), files + extra, details=details)
+    manifest = manifest.model_copy(update={"counts": {"kept": rows, "dropped": len(choice.kept) - rows}})
     stage.finish(manifest)
     return manifest
 

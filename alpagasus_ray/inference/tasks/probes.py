@@ -23,10 +23,10 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation.planted_defects import Row, pad, plant
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.inference.tasks.rating import RatingTask, check_model
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.reporting.judge_probes import PADDED, PLANTED, REPEAT, STORED, rounds
-from alpagasus_ray.stages.rating_task import RatingTask, check_model
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, differences, shard_name
 
 POOL = 2_000
@@ -127,7 +127,7 @@ def ask(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> N
     """Ask what is not asked yet, under one cap. Raises as every stage that asks: `BudgetReached`, `StageFailed`, ….
 
     The stored probes are asked once more where the judge's ratings are others than when it was last asked, or `again`."""
-    check_model(score.judge, "score")
+    check_model(score.judge)
     rated = run.ratings(probes.judge).finished("score").content_hash()
     asked = task_of(score).task
     task = replace(asked, about=(("ratings", rated),))
