@@ -198,7 +198,7 @@ def drift(rounds: Sequence[ProbeRound]) -> dict[str, Any]:
     adjusted = _holm([one["p"] for one in since])
     for one, p in zip(since, adjusted, strict=True):
         swapped = one["answered_by_another"] and (one["exact_agreement"]["value"] or 0) <= LEAST_SAME
-        one["changed"] = p < SIGNIFICANCE or swapped
+        one["changed"] = bool(p < SIGNIFICANCE or swapped)
     return {"rounds": len(rounds), "changed": any(one["changed"] for one in since), "since": since}
 
 
