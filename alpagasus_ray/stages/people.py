@@ -45,7 +45,10 @@ def make(recipe: Recipe, run: Run) -> dict[str, Any]:
     there is nothing to ask about."""
     config, started = recipe.people, time.monotonic()
     asked = _rate(config, run) if config.form == "rate" else _vote(recipe, run)
-    home, settings = run.people(asked.name), {"form": config.form, "pair": [asked.a, asked.b], **identity(config)}
+    home, settings = (
+        run.people(asked.name),
+        {"form": config.form, "pair": [asked.a, asked.b], **identity(config), "voters": list(config.voters)},
+    )
     done = home.made(settings, asked.inputs)
     if done is None:
         begun = Begun(settings=settings, inputs=asked.inputs)
@@ -281,7 +284,7 @@ def _told(home: StageDir, manifest: Manifest) -> dict[str, Any]:
         "study": home.name.partition("/")[2],
         "form": manifest.settings["form"],
         "items": manifest.details["items"],
-        "asked": manifest.settings.get("voters") or list(People().voters),
+        "asked": manifest.settings["voters"],
         "page": home.storage.path(BALLOT),
         "named_in": manifest.details["named_in"],
         "counts": counts,

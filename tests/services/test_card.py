@@ -79,7 +79,7 @@ def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, serve
     assert abs(kinds[BLIND_TO]["auc"]["value"] - 0.5) < 0.25
     assert all(one["auc"]["low"] > 0.6 for kind, one in kinds.items() if kind != BLIND_TO)
     assert made["planted_defects"]["all"]["longest"]["n"] == sum(one["planted"] for one in kinds.values())
-    assert made["drift"]["changed"] is False
+    assert abs(made["drift"]["since"][0]["mean_change"]["value"]) < 0.4, "noise, which may look like a change once in twenty"
     assert made["failures"]["failed"]["value"] == 0
     assert made["missing"].keys() == {"gold", "raters", "voters", "several"}
     assert (
@@ -95,7 +95,7 @@ def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, serve
     assert _call(run, server, *PROBED, "--again") == 0
     assert len(server.asked) == asked + 50
     drift = _card(run)["drift"]
-    assert [one["changed"] for one in drift["since"]] == [False, True]
+    assert drift["since"][1]["changed"] is True
     assert drift["since"][1]["mean_change"]["low"] > 0.4
     assert "fp-later answered" in capsys.readouterr().err
 

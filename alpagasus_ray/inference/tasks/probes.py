@@ -6,6 +6,7 @@ them. The stored probes stay the same rows; each time that they are asked is a d
 """
 
 import hashlib
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -104,9 +105,8 @@ def lay_out(card: Card, run: Run, judge: str, scored: Mapping[str, float]) -> Pr
     score. Nothing is written."""
     wanted = [*([REPEAT] if card.repeat else ()), *([PADDED, PLANTED, STORED] if card.probes else ())]
     made = {kind: _stored_rows(run.probes(judge, kind), _settings(card, kind)) for kind in wanted}
-    order = sorted(scored, key=lambda row: _chance(card.seed, row))
     sizes = {REPEAT: card.rows, PADDED: card.rows, PLANTED: max(POOL, 20 * card.per_kind), STORED: card.stored}
-    missing = {kind: order[: sizes[kind]] for kind in wanted if made[kind] is None}
+    missing = {kind: _drawn(card.seed, kind, scored, sizes[kind]) for kind in wanted if made[kind] is None}
     drawn = _examples(run, {row for ids in missing.values() for row in ids})
     for kind, ids in missing.items():
         made[kind] = _changed(card, kind, [drawn[row] for row in ids], scored)
@@ -195,8 +195,13 @@ def _stored_rows(stage: StageDir, settings: Mapping[str, Any]) -> pa.Table | Non
     return None if manifest is None else pa.concat_tables(stage.tables(manifest))
 
 
-def _chance(seed: int, example_id: str) -> bytes:
-    return hashlib.sha256(f"card\0{seed}\0{example_id}".encode()).digest()
+def _drawn(seed: int, kind: str, scored: Mapping[str, float], size: int) -> list[str]:
+    """So many rows at random, for each kind of probes others; the same ones for the same rows in any order."""
+
+    def chance(row: str) -> bytes:
+        return hashlib.sha256(f"card\0{kind}\0{seed}\0{row}".encode()).digest()
+
+    return heapq.nsmallest(size, scored, key=chance)
 
 
 def _examples(run: Run, ids: set[str]) -> dict[str, dict[str, Any]]:
