@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec
+from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest
 
@@ -74,6 +75,10 @@ def _people(call: Call) -> dict[str, Any]:
     return people.take_in(call.run, files) if action == "import" else people.status(call.run)
 
 
+def _always(_: Recipe) -> bool:
+    return True
+
+
 CARD = JobSpec(
     "card",
     "card",
@@ -85,6 +90,7 @@ CARD = JobSpec(
         "again": "ask the stored probes once more, though the judge has rated nothing since they were asked last",
     },
     reading=("plan",),
+    needs_run=_always,
 )
 PEOPLE = JobSpec(
     "people",
@@ -97,4 +103,5 @@ PEOPLE = JobSpec(
         "status": "how far each study is, and what its votes come to",
     },
     reading=("status",),
+    needs_run=_always,
 )

@@ -45,8 +45,8 @@ class Card(Asking):
     probes: bool = False
     """Ask it about rows with filler around the answer, about rows with planted defects, and about stored probes again."""
     gold: tuple[str, ...] = ()
-    """Files of marks that are taken to be right (CSV, JSON, JSON lines or Parquet): `example_id` and `score`; or `mark` with
-    `wrong` or `right`, as the page writes them."""
+    """Files of marks that are taken to be right (CSV, JSON, JSON lines or Parquet): `example_id` and `score`, what the example
+    deserves; the report's page exports such a file of ratings that a reader marked as wrong."""
     rows: PositiveInt = 200
     """Rows that are asked about again, and as many with filler."""
     per_kind: PositiveInt = 20

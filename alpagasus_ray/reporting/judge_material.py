@@ -4,7 +4,8 @@ Of very long ratings an even sample is read: figures of a card rest on at most `
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from alpagasus_ray.data.schema import RATINGS, conformed
 from alpagasus_ray.errors import InputError, StageFailed, reason_of
 from alpagasus_ray.evaluation.estimates import Floats
 from alpagasus_ray.evaluation.judge_sections import Asked
+from alpagasus_ray.judging.gold_marks import gold_marks
+from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.selection_data import judge_of
 from alpagasus_ray.store.run import Manifest, Run, StageDir
 
@@ -158,20 +161,19 @@ def marks_of_raters(run: Run) -> dict[str, dict[str, float]]:
     return people
 
 
-def gold_marks(paths: Sequence[str]) -> dict[str, float]:
-    """Marks that are taken to be right, by example id. Raises `InputError` for a record without an id, or with a mark that is
-    no number."""
-    marks: dict[str, float] = {}
+def marks_given(paths: Sequence[str], scale: Scale, known: Collection[str]) -> dict[str, float]:
+    """Marks that are taken to be right, by example id; where several people marked one, their median. `InputError` tells of a
+    record that is no mark (`judging/gold_marks.py`)."""
+    marks: defaultdict[str, list[float]] = defaultdict(list)
     for file in readers.expand(paths, "card.gold") if paths else ():
-        for record in readers.records(file):
-            place = f"record at {record.position}"
-            if record.data is None:
-                raise InputError(file.path, place, record.problem)
-            example, score = record.data.get("example_id"), record.data.get("score")
-            if not example:
-                raise InputError(file.path, place, f"no `example_id`; the record has {', '.join(record.data)}")
-            try:
-                marks[str(example)] = float(str(score))
-            except ValueError:
-                raise InputError(file.path, place, f"`score` is {score!r}; write what the example deserves, a number") from None
-    return marks
+        for mark in gold_marks(_records(file), file.path, scale, known):
+            marks[mark.example_id].append(mark.score)
+    return {row: float(np.median(given)) for row, given in marks.items()}
+
+
+def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for record in readers.records(file):
+        place = f"record at {record.position}"
+        if record.data is None:
+            raise InputError(file.path, place, record.problem)
+        yield place, record.data

@@ -18,6 +18,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import judge_agreement, judge_sections
 from alpagasus_ray.evaluation.judge_card import judge_card, line, with_limits
 from alpagasus_ray.inference.tasks import probes as card_probes
+from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting import judge_material, judge_probes, judge_verdicts
 from alpagasus_ray.reporting.judge_material import Lengths, Ratings
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versions
@@ -140,9 +141,16 @@ def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, s
 def _material(config: Card, run: Run, made: Mapping[str, Manifest], not_asked: Mapping[str, str]) -> Material:
     ratings = {name: judge_material.ratings(run, name, manifest) for name, manifest in made.items()}
     lengths = judge_material.lengths(run) if ratings else Lengths({}, "words")
-    people, gold = judge_material.marks_of_raters(run), judge_material.gold_marks(config.gold)
+    people, gold = judge_material.marks_of_raters(run), _marks(config, ratings, lengths)
     several = _together(config, ratings, lengths)
     return Material(config, run, ratings, lengths, people, gold, judge_verdicts.judged(run), several, not_asked)
+
+
+def _marks(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, float]:
+    """The marks of `card.gold`, on the scale of the ratings."""
+    scales = [one.manifest.settings.get("rubric", {}).get("scale") for one in ratings.values()]
+    scale = Scale.model_validate(next((scale for scale in scales if scale), {})).model_copy(update={"step": None})
+    return judge_material.marks_given(config.gold, scale, lengths.of_row.keys())
 
 
 def _together(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, Any] | None:

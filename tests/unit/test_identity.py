@@ -140,7 +140,7 @@ def test_a_knob_that_is_added_changes_no_identity_until_it_is_turned(section: ty
 DEFAULTS = {
     "Ingest": {"reasoning": "keep"},
     "Arm": {"by": "score", "out_of": None},
-    "Finetune": {"arms": [], "heldout": None, "keep": "last"},
+    "Finetune": {"arms": [], "heldout": None, "keep": "last", "trainer": None},
     "Judge": {
         "columns": {},
         "constrained": "auto",
