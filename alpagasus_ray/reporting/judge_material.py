@@ -68,9 +68,9 @@ def scores_of(stage: StageDir, manifest: Manifest, ids: Sequence[str]) -> Floats
     return np.asarray(_floats(table["score"])[order])
 
 
-def ratings(run: Run, name: str, manifest: Manifest) -> Ratings:
-    """The ratings of a judge."""
-    table = pa.concat_tables(_sampled(run.ratings(name), manifest))
+def ratings(run: Run, name: str, manifest: Manifest, keep: Collection[str] = ()) -> Ratings:
+    """The ratings of a judge; where only a sample is read, also the rows in `keep`."""
+    table = pa.concat_tables(_sampled(run.ratings(name), manifest, keep))
     outside = _floats(table["outside"])
     told = zip(*(table[column].to_pylist() for column in ("status", "error", "cost_usd", "latency_s")), strict=True)
     asked = [Asked(status, reason_of(error) if error else "", cost, latency) for status, error, cost, latency in told]
@@ -94,12 +94,15 @@ def answered_by(table: pa.Table) -> tuple[str, str]:
     return most["model"] or "", most["fingerprint"] or ""
 
 
-def _sampled(stage: StageDir, manifest: Manifest) -> Iterator[pa.Table]:
-    """All rows, or every n-th of more than `MOST_ROWS`."""
-    step, start = -(-manifest.rows // MOST_ROWS) or 1, 0
+def _sampled(stage: StageDir, manifest: Manifest, keep: Collection[str]) -> Iterator[pa.Table]:
+    """All rows; of more than `MOST_ROWS` every n-th, and those that are to be kept."""
+    step, start, kept = -(-manifest.rows // MOST_ROWS) or 1, 0, pa.array(sorted(keep), pa.string())
     for table in stage.tables(manifest):
         known = conformed(table, RATINGS).select(COLUMNS)
-        yield known if step == 1 else known.take(pa.array(range(-start % step, len(table), step), pa.int64()))
+        if step > 1:
+            drawn = pa.array(np.arange(start, start + len(table)) % step == 0)
+            known = known.filter(pc.or_(drawn, pc.is_in(known["example_id"], kept)))
+        yield known
         start += len(table)
 
 
@@ -114,11 +117,12 @@ class Lengths(NamedTuple):
         return np.array([self.of_row.get(row, np.nan) for row in ids], dtype=np.float64)
 
 
-def lengths(run: Run) -> Lengths:
-    """The lengths of all answers of the run."""
-    stage, ids = run.examples(), []
+def lengths(run: Run, wanted: Collection[str]) -> Lengths:
+    """The lengths of the answers of some examples."""
+    stage, ids, rows = run.examples(), [], pa.array(sorted(wanted), pa.string())
     words, characters = [], []
-    for table in stage.tables(stage.finished("ingest"), ["example_id", "output"]):
+    for whole in stage.tables(stage.finished("ingest"), ["example_id", "output"]):
+        table = whole.filter(pc.is_in(whole["example_id"], rows))
         ids += table["example_id"].to_pylist()
         texts = pc.utf8_trim_whitespace(table["output"])
         words.append(pc.list_value_length(pc.utf8_split_whitespace(texts)).to_numpy())
@@ -161,12 +165,12 @@ def marks_of_raters(run: Run) -> dict[str, dict[str, float]]:
     return people
 
 
-def marks_given(paths: Sequence[str], scale: Scale, known: Collection[str]) -> dict[str, float]:
+def marks_given(paths: Sequence[str], scale: Scale) -> dict[str, float]:
     """Marks that are taken to be right, by example id; where several people marked one, their median. `InputError` tells of a
     record that is no mark (`judging/gold_marks.py`)."""
     marks: defaultdict[str, list[float]] = defaultdict(list)
     for file in readers.expand(paths, "card.gold") if paths else ():
-        for mark in gold_marks(_records(file), file.path, scale, known):
+        for mark in gold_marks(_records(file), file.path, scale):
             marks[mark.example_id].append(mark.score)
     return {row: float(np.median(given)) for row, given in marks.items()}
 

@@ -17,16 +17,31 @@ OF_SECTION = {"repeat": REPEAT, "length": PADDED, "planted_defects": PLANTED, "d
 """The kind of probes that each section of a card rests on, where it rests on some."""
 
 
-def rounds(run: Run, judge: str) -> list[str]:
-    """The directories of the stored probes' rounds, finished or not, the first one first."""
+PURPOSE = "purpose"
+"""The setting that tells a judge's probes from its ratings."""
+
+
+def times_asked(run: Run, judge: str, kind: str) -> list[str]:
+    """The directories of a kind of probes, finished or not, the first one first: `repeat-001`, …."""
     names = run.judge(judge).storage.all_names()
-    return sorted({name.split("/")[0] for name in names if name.startswith(f"{STORED}-")})
+    return sorted({name.split("/")[0] for name in names if name.startswith(f"{kind}-") and name.count("/") == 1})
 
 
-def answered(run: Run, judge: str) -> dict[str, StageDir]:
-    """What the judge was asked for its card and has answered in full, by directory."""
-    stages = {name: run.judge(judge, name) for name in (REPEAT, PADDED, PLANTED, *rounds(run, judge))}
-    return {name: stage for name, stage in stages.items() if stage.manifest() is not None}
+def answered(run: Run, one: Ratings) -> dict[str, StageDir]:
+    """What the judge was asked for its card and has answered in full, by directory: the last time of each kind, if the judge is
+    still the one that rates; of the stored probes every time, whoever answered."""
+    stages = {}
+    for kind in KINDS:
+        for name in times_asked(run, one.name, kind):
+            stage = run.judge(one.name, name)
+            made = stage.manifest()
+            if made is not None and (kind == STORED or _without_purpose(made.settings) == one.manifest.settings):
+                stages[name if kind == STORED else kind] = stage
+    return stages
+
+
+def _without_purpose(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != PURPOSE}
 
 
 def cost(stage: StageDir) -> dict[str, Any]:
@@ -37,7 +52,7 @@ def cost(stage: StageDir) -> dict[str, Any]:
 
 def sections(run: Run, one: Ratings, lengths: Lengths, cut: float) -> dict[str, Any]:
     """The sections of a card that rest on probes, and that on length, which rests on them in part."""
-    stages, words = answered(run, one.name), lengths.of(one.ids)
+    stages, words = answered(run, one), lengths.of(one.ids)
     of_row = one.of_row
     scores = {name: _scores(stage) for name, stage in stages.items() if name in (REPEAT, PADDED, PLANTED)}
     found: dict[str, Any] = {"length": judge_sections.length(one.scores, words)}

@@ -6,7 +6,8 @@ since, they are left as they are.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,9 @@ def plan(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
     notes = ["card.repeat and card.probes are off: nothing is asked"] if not wanted else [why] if why else []
     asked: dict[str, Any] = {"judge": score.name, "asks": {}, "requests": 0, "dollars": {"low": 0.0, "high": 0.0}}
     if not notes:
-        scored = _scored(run, score.name) if is_rated else dict.fromkeys(_all_ids(run), 0.0)
+        ids = dict.fromkeys(islice(_all_ids(run), judge_material.MOST_ROWS), 0.0)
+        rated = run.ratings(score.name).manifest()
+        scored = ids if rated is None else judge_material.ratings(run, score.name, rated).of_row
         probes = card_probes.lay_out(config, run, score.name, scored)
         asked = card_probes.price(config, run, score, probes, again=again)
     return {"plan_of_card": True, "stage": "judges", "location": run.judges().storage.root, "rows": 0, **asked, "notes": notes}
@@ -93,7 +96,10 @@ def _rated(config: Card, run: Run) -> dict[str, Manifest]:
     if unknown := [name for name in config.ratings if name not in made]:
         raise UsageError(f"card.ratings: {unknown[0]!r} is not finished in this run; there are {', '.join(made) or 'none'}")
     examples = run.examples().manifest()
-    current = {} if examples is None else {n: m for n, m in made.items() if m.inputs.get("examples") == examples.content_hash()}
+    held = None if examples is None else examples.content_hash()
+    current = {name: manifest for name, manifest in made.items() if manifest.inputs.get("examples") == held}
+    if old := [name for name in config.ratings if name not in current]:
+        raise UsageError(f"card.ratings: ratings/{old[0]}/ rates other examples than this run now holds; rate them again")
     if not current and not judge_verdicts.is_any(run):
         raise UsageError(
             "there is no judge to make a card of: the run has neither ratings nor verdicts; run jobs/score.py first"
@@ -105,23 +111,17 @@ def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
     name = recipe.score.name
     if name not in can:
         return
-    scored = _scored(run, name)
-    probes = card_probes.lay_out(recipe.card, run, name, scored)
-    material = judge_material.ratings(run, name, run.ratings(name).finished("score"))
-    model, fingerprint = material.answered_by
+    rated = judge_material.ratings(run, name, run.ratings(name).finished("score"))
+    probes = card_probes.lay_out(recipe.card, run, name, rated.of_row)
+    model, fingerprint = rated.answered_by
     card_probes.write(probes, recipe.card, run, {"model": model, "fingerprint": fingerprint})
     card_probes.ask(recipe.card, run, recipe.score, probes, again=again)
 
 
-def _scored(run: Run, name: str) -> dict[str, float]:
-    stage = run.ratings(name)
-    tables = stage.tables(stage.finished("score"), ["example_id", "score"])
-    return {row["example_id"]: row["score"] for table in tables for row in table.to_pylist() if row["score"] is not None}
-
-
-def _all_ids(run: Run) -> list[str]:
+def _all_ids(run: Run) -> Iterator[str]:
     stage = run.examples()
-    return [row for table in stage.tables(stage.finished("ingest"), ["example_id"]) for row in table["example_id"].to_pylist()]
+    for table in stage.tables(stage.finished("ingest"), ["example_id"]):
+        yield from table["example_id"].to_pylist()
 
 
 def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, str]:
@@ -139,18 +139,21 @@ def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, s
 
 
 def _material(config: Card, run: Run, made: Mapping[str, Manifest], not_asked: Mapping[str, str]) -> Material:
-    ratings = {name: judge_material.ratings(run, name, manifest) for name, manifest in made.items()}
-    lengths = judge_material.lengths(run) if ratings else Lengths({}, "words")
-    people, gold = judge_material.marks_of_raters(run), _marks(config, ratings, lengths)
+    people, gold = judge_material.marks_of_raters(run), judge_material.marks_given(config.gold, _scale(made))
+    keep = {*gold, *(row for marks in people.values() for row in marks)}
+    ratings = {name: judge_material.ratings(run, name, manifest, keep) for name, manifest in made.items()}
+    rows = {row for one in ratings.values() for row in one.ids}
+    if strange := sorted(gold.keys() - rows):
+        raise UsageError(f"card.gold: no judge of this run has rated {strange[0]!r}; give marks of examples that it holds")
+    lengths = judge_material.lengths(run, rows) if ratings else Lengths({}, "words")
     several = _together(config, ratings, lengths)
     return Material(config, run, ratings, lengths, people, gold, judge_verdicts.judged(run), several, not_asked)
 
 
-def _marks(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, float]:
-    """The marks of `card.gold`, on the scale of the ratings."""
-    scales = [one.manifest.settings.get("rubric", {}).get("scale") for one in ratings.values()]
-    scale = Scale.model_validate(next((scale for scale in scales if scale), {})).model_copy(update={"step": None})
-    return judge_material.marks_given(config.gold, scale, lengths.of_row.keys())
+def _scale(made: Mapping[str, Manifest]) -> Scale:
+    """The scale that marks are on: that of the ratings, whose steps bind nobody."""
+    scales = (manifest.settings.get("rubric", {}).get("scale") for manifest in made.values())
+    return Scale.model_validate(next((scale for scale in scales if scale), {})).model_copy(update={"step": None})
 
 
 def _together(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, Any] | None:
@@ -182,7 +185,7 @@ def _files(material: Material) -> dict[str, Any]:
 def _card(material: Material, one: Ratings) -> dict[str, Any]:
     """The card of a judge of examples."""
     config, cut = material.config, material.config.cut
-    asked = judge_probes.answered(material.run, one.name)
+    asked = judge_probes.answered(material.run, one)
     words, gold, people = material.lengths.of(one.ids), material.gold, material.people
     compared = judge_verdicts.of_model(material.verdicts, one.label)
     sections = {

@@ -128,6 +128,25 @@ def test_probes_stop_at_their_cap_and_go_on_from_there(run: Run, server: FlawedJ
     assert made["cost_usd"] == pytest.approx(60 * 310 * 10 / 1e6)
 
 
+def test_another_model_under_the_same_name_is_asked_anew_and_the_change_is_told(run: Run, server: FlawedJudge) -> None:
+    few = ["-s", "card.probes=true", "-s", "card.rows=10", "-s", "card.per_kind=2", "-s", "card.stored=40"]
+    assert _call(run, server, *few) == 0
+    asked = len(server.asked)
+    run.ratings("judge").storage.delete_tree()
+    server.moved = True
+    score(Score(judge=Judge(model="later", base_url=server.base_url)), run, in_process=True)
+    assert (
+        command.main(
+            ["card", run.storage.root, "-s", "score.judge.model=later", "-s", f"score.judge.base_url={server.base_url}", *few]
+        )
+        == 0
+    )
+    assert len(server.asked) == 2 * asked + ROWS
+    drift = _card(run)["drift"]
+    assert [(one["model"], one["answered_by_another"]) for one in drift["since"]] == [(MODEL, False), ("later", True)]
+    assert drift["since"][1]["changed"] is True
+
+
 def test_limits_of_the_verdict_are_the_recipes(run: Run, server: FlawedJudge, capsys: Any) -> None:
     assert _call(run, server, "-s", "card.limits={failures.failed: [0.5, 0.6], scale_use.most_used: [0.01, 0.02]}") == 0
     assert _card(run)["verdict"]["verdict"] == NO

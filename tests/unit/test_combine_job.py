@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import alpagasus_ray as ag
 import made_judges as made
 from alpagasus_ray import __main__ as command
 from alpagasus_ray.config import Arm, Pick, Score
@@ -62,7 +63,7 @@ def test_it_is_a_rating_stage_like_any_other_and_costs_nothing(run: Run, capsys:
         command.main(["pick", run.storage.root, "-s", "pick.ratings=all", "-s", "pick.arms=[{name: x, policy: top, k: 9}]"])
         == 0
     )
-    assert command.main(["card", run.storage.root]) == 0
+    assert [card["name"] for card in ag.Run(run.storage.root).card().table()] == ["a", "all", "b", "c", "noise"]
     assert json.loads(run.judges().storage.read("together.json"))["judges"] == ["a", "b", "c", "noise"]
     assert json.loads(run.judges().storage.read("all/card.json"))["judge"]["kind"] == "the median of a, b, c"
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import alpagasus_ray as ag
 from alpagasus_ray import __main__ as command
 from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
 from alpagasus_ray.store.run import Run
@@ -90,6 +91,8 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     assert {"prompt_id", "test_set", "a", "b", "voter", "vote"} <= set(table.column_names)
     home.verify(home.finished("people"))
     capsys.readouterr()
+    [study] = ag.Run(run.storage.root).people("status").table()
+    assert (study["study"], study["items"]) == ("apricot-vs-plum", 160)
     assert _call(run, "status") == 0
     assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().err
 

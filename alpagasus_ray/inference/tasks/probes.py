@@ -1,8 +1,8 @@
 """What a judge is asked for its card: rows once more, the same with filler or planted defects, and stored probes.
 
-Each kind is a directory `probes/<judge>/<kind>/` of rows, and one `judges/<judge>/<kind>/` of what the judge says of them,
+Each kind is a directory `probes/<judge>/<kind>/` of rows, and one `judges/<judge>/<kind>-001/` of what the judge says of them,
 filled by the same program as ratings, with ledger and cap. Requests have keys of their own, so that nothing stored answers
-them. The stored probes stay the same rows; each time that they are asked is a directory `stored-001`, `stored-002`, ….
+them. Each time that probes are asked is a directory, `stored-001`, `stored-002`, …; the rows stay the same.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alpagasus_ray.config import Card, Judge, Score, digest
+from alpagasus_ray.config import Card, Score, digest
 from alpagasus_ray.data.schema import EXAMPLES, conformed
 from alpagasus_ray.engines import tokens
 from alpagasus_ray.engines.base import Request
@@ -27,7 +27,7 @@ from alpagasus_ray.inference.stage import InferenceStage, Target
 from alpagasus_ray.inference.tasks.rating import RatingTask, check_model
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.reply_format import reply_form
-from alpagasus_ray.reporting.judge_probes import PADDED, PLANTED, REPEAT, STORED, rounds
+from alpagasus_ray.reporting.judge_probes import PADDED, PLANTED, PURPOSE, REPEAT, STORED, times_asked
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, differences, shard_name
 
 POOL = 2_000
@@ -50,7 +50,7 @@ class ProbeTask(RatingTask):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "purpose": "card"}
+        return {**super().settings, PURPOSE: "card"}
 
     def manifest(self, target: Target, files: list[FileEntry], begun: Begun) -> Manifest:
         made = super().manifest(target, files, begun)
@@ -131,41 +131,41 @@ def ask(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> N
     rated = run.ratings(probes.judge).finished("score").content_hash()
     asked = task_of(score).task
     task = replace(asked, about=(("ratings", rated),))
-    stage = InferenceStage("card", spec_of(card, asked.judge), task, run.judge(probes.judge), in_process=not asked.judge.in_job)
-    targets = [probes.target(run, kind, directory) for kind, directory in directories(run, probes, rated, again=again)]
+    spec = AskSpec.of(card, asked.judge)
+    stage = InferenceStage("card", spec, task, run.judge(probes.judge), in_process=not asked.judge.in_job)
+    targets = [probes.target(run, kind, directory) for kind, directory in directories(run, probes, task, rated, again=again)]
     if targets:
         scale = task.settings["rubric"]["scale"]
         stage.fill([replace(target, asked_scale=scale) for target in targets])
 
 
-def spec_of(card: Card, judge: Judge) -> AskSpec:
-    """How probes are asked: by the card's own knobs."""
-    return AskSpec.of(card, judge)
-
-
-def directories(run: Run, probes: Probes, rated: str, *, again: bool) -> Iterator[tuple[str, str]]:
-    """The kinds of probes, and the directory of what is asked about each, finished ones too."""
+def directories(run: Run, probes: Probes, task: ProbeTask, rated: str, *, again: bool) -> Iterator[tuple[str, str]]:
+    """The kinds of probes, and the directories of what this judge was and is to be asked about each. What another judge of the
+    name has answered is none of its; the stored probes are asked anew where `rated`, the hash of its ratings, has changed."""
     for kind in probes.rows:
-        if kind != STORED:
-            yield kind, kind
-            continue
-        before = rounds(run, probes.judge)
-        yield from ((kind, name) for name in before)
-        last = run.judge(probes.judge, before[-1]).manifest() if before else None
-        is_open = bool(before) and last is None
-        if not before or (not is_open and (again or (last is not None and last.details.get("ratings") != rated))):
-            yield kind, f"{STORED}-{len(before) + 1:03d}"
+        before = times_asked(run, probes.judge, kind)
+        mine = [name for name in before if _made_with(run.judge(probes.judge, name)) == task.settings]
+        yield from ((kind, name) for name in mine)
+        last = run.judge(probes.judge, mine[-1]).manifest() if mine else None
+        is_used_since = kind == STORED and last is not None and (again or last.details.get("ratings") != rated)
+        if not mine or is_used_since:
+            yield kind, f"{kind}-{len(before) + 1:03d}"
+
+
+def _made_with(stage: StageDir) -> dict[str, Any] | None:
+    made = stage.manifest() or stage.begun()
+    return None if made is None else made.settings
 
 
 def price(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> dict[str, Any]:
     """What asking what is not asked yet would cost: `asks` by directory, `requests`, `dollars` from least to most."""
     task = task_of(score).task
-    spec, made = spec_of(card, task.judge), run.ratings(probes.judge).manifest()
+    spec, made = AskSpec.of(card, task.judge), run.ratings(probes.judge).manifest()
     rated = made.content_hash() if made else ""
     asks, low, high = {}, 0.0, 0.0
     unknown = task.judge.is_remote and spec.tariff.price is None
     counter = tokens.counter(task.judge) if task.judge.is_model else None
-    for kind, directory in directories(run, probes, rated, again=again):
+    for kind, directory in directories(run, probes, task, rated, again=again):
         if run.judge(probes.judge, directory).manifest() is not None:
             continue
         rows = probes.rows[kind].to_pylist()
@@ -186,6 +186,7 @@ def price(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) ->
 
 
 def _settings(card: Card, kind: str) -> dict[str, Any]:
+    """What the rows of a kind are known by; they stay when examples are added, so that nothing is asked about twice."""
     size = {REPEAT: card.rows, PADDED: card.rows, PLANTED: card.per_kind, STORED: card.stored}[kind]
     return {"probes": kind, "size": size, "seed": card.seed}
 
