@@ -158,18 +158,19 @@ def _made_with(stage: StageDir) -> dict[str, Any] | None:
 
 
 def price(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> dict[str, Any]:
-    """What asking what is not asked yet would cost: `asks` by directory, `requests`, `dollars` from least to most."""
+    """What asking what is not asked yet would cost: `asks` by kind, `requests`, `dollars` from least to most."""
     task = task_of(score).task
     spec, made = AskSpec.of(card, task.judge), run.ratings(probes.judge).manifest()
     rated = made.content_hash() if made else ""
-    asks, low, high = {}, 0.0, 0.0
+    asks: dict[str, int] = {}
+    low = high = 0.0
     unknown = task.judge.is_remote and spec.tariff.price is None
     counter = tokens.counter(task.judge) if task.judge.is_model else None
     for kind, directory in directories(run, probes, task, rated, again=again):
         if run.judge(probes.judge, directory).manifest() is not None:
             continue
         rows = probes.rows[kind].to_pylist()
-        asks[directory] = len(rows)
+        asks[kind] = asks.get(kind, 0) + len(rows)
         if counter is not None and task.judge.is_remote and not unknown:
             tokens_in = sum(counter.lengths([task.request(row).messages for row in rows]))
             longest = spec.tariff.max_tokens
