@@ -125,7 +125,7 @@ def _answers(data: ReportData) -> Iterator[str]:
         yield f"\nBoth together: {first.word}."
     if first.cheaper:
         yield f"\n{_plain(first.cheaper)}"
-    for note in [first.claim, *first.notes]:
+    for note in [first.claim, data.trust.note, *first.notes]:
         if note:
             yield f"\n> {_plain(note)}"
 

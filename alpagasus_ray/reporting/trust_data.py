@@ -11,6 +11,7 @@ import orjson
 
 from alpagasus_ray.evaluation import agreement
 from alpagasus_ray.evaluation.agreement import Comparison, Vote
+from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
 from alpagasus_ray.evaluation.judge_card import LIMITS
 from alpagasus_ray.reporting import judge_verdicts, verdicts
 from alpagasus_ray.reporting.comparisons_data import PairGames
@@ -150,6 +151,8 @@ class Trust(Entry):
     together: TogetherEntry | None
     win_rates: Sequence[WinRateEntry]
     """In the order of `verdicts`."""
+    note: str | None
+    """What stands beside every win rate of a run that no person has voted in."""
 
 
 def trust(
@@ -160,10 +163,13 @@ def trust(
 ) -> Trust:
     """From the run's cards and games. `given`: the rows of each file of votes, with its name."""
     files = _cards(stages)
+    win_rates = [_win_rate(pair, voters[pair.who], list(_votes(pair, given))) for pair in pairs]
+    is_alone = bool(win_rates) and all(rate.people is None for rate in win_rates)
     return Trust(
         cards=[_card(card) for name, card in files.items() if name != TOGETHER],
         together=_together(files[TOGETHER]) if TOGETHER in files else None,
-        win_rates=[_win_rate(pair, voters[pair.who], list(_votes(pair, given))) for pair in pairs],
+        win_rates=win_rates,
+        note=JUDGE_ALONE if is_alone else None,
     )
 
 
