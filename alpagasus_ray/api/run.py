@@ -10,7 +10,7 @@ from alpagasus_ray import commands, recipe, run_all
 from alpagasus_ray.api import results, scorers
 from alpagasus_ray.api.rated import record_of, table_of
 from alpagasus_ray.api.rows import as_lines
-from alpagasus_ray.cli import JobSpec, perform
+from alpagasus_ray.cli import ALL_STATUSES, JobSpec, perform
 from alpagasus_ray.config import Compare, Section
 from alpagasus_ray.config import Judge as ScoreJudge
 from alpagasus_ray.config.base import digest
@@ -137,6 +137,8 @@ class Run:
 
     def _carry_out(self, kind: type[R], spec: JobSpec, **flags: Any) -> R:
         names = [flag.replace("-", "_") for flag in spec.flags] + (["action", "files"] if spec.actions else [])
+        if flags.get("retry_failed") is True:
+            flags["retry_failed"] = ALL_STATUSES
         loaded = recipe.checked(copy.deepcopy(self._written))
         return kind(
             perform(spec, loaded, self._dir, argparse.Namespace(**{name: flags.get(name) for name in names})), self._dir
