@@ -28,6 +28,7 @@ FILTERS = ("count", "number", "percent", "dollars", "duration", "p_value", "betw
 SECTIONS = {
     "answer": "Answer",
     "ratings": "Selection",
+    "judges": "Judges",
     "examples": "Examples",
     "verdicts": "Verdicts",
     "skills": "Skills",
@@ -37,13 +38,14 @@ SECTIONS = {
     "chain": "Origin",
 }
 """The parts of the page in their order: the template `page/<name>.html.j2`, and its link's text. The panels of `panels.py`
-follow `ratings`."""
-PANELS_AFTER = "ratings"
+follow `judges`."""
+PANELS_AFTER = "judges"
 TEMPLATES = ("page.html.j2", "macros.html.j2", "panel.html.j2", *(f"{name}.html.j2" for name in SECTIONS))
 HINTS = {
     "verdicts": "jobs/compare.py lets a judge compare the models' answers",
     "radars": "test sets with a skill or category, compared by jobs/compare.py, have some",
     "ratings": "jobs/score.py rates the examples",
+    "judges": "jobs/card.py tells how far each judge can be trusted; to look at what a run holds costs nothing",
     "selection": "jobs/pick_subset.py chooses the arms",
     "table": "jobs/ingest.py reads the examples",
     "trainings": "jobs/finetune.py trains a model on every arm",
