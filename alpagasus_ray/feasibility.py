@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
@@ -102,7 +103,8 @@ def _cuts(recipe: Recipe) -> Iterator[str]:
         scale = scale_of(judge, rubric.load(judge.rubric))
     except UsageError:
         return  # told where the rubric is looked at
-    yield from cut_problems(recipe.pick.arms, scale, steps=not judge.traits.is_recorded)
+    steps = not judge.traits.is_recorded and recipe.score.combine is None
+    yield from cut_problems(recipe.pick.arms, scale, steps=steps)
     if not any(arm.traits.leads for arm in recipe.pick.arms):
         for arm in recipe.pick.arms:
             if arm.k is None and arm.traits.copies_size:
@@ -122,7 +124,9 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
 
 
 def _trained(recipe: Recipe, run: Run) -> bool:
-    return all(run.model(arm).manifest() for arm in recipe.finetune.arms)
+    """Whether there is nothing left to train here."""
+    here = [arm for arm in recipe.finetune.arms if arm not in recipe.finetune.checkpoints]
+    return recipe.finetune.trainer is not None or all(run.model(arm).manifest() for arm in here)
 
 
 def _left(recipe: Recipe, run: Run) -> list[EngineConfig]:
@@ -198,6 +202,7 @@ def _config_of(key: str, name: str, revision: str | None) -> None:
         if not (Path(name) / "config.json").exists():
             raise UsageError(f"{key} = {name!r} is a directory without config.json")
         return
+    extras.require("train" if key.startswith("finetune") else "vllm", f"{key} = {name!r}")
     from transformers import PretrainedConfig
 
     try:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
@@ -17,6 +18,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import both_orders
+from alpagasus_ray.stages.card import plan as card_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.plan_score import plan as score_plan
@@ -31,8 +33,9 @@ SHORTEST_REVIEW = 4
 
 
 def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[str] = ()) -> dict[str, Any]:
-    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of `rough.GPUS`, for
-    the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the examples cannot give."""
+    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of
+    `gpu_estimates.GPUS`, for the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the
+    examples cannot give."""
     if gpu is not None and gpu not in gpu_estimates.GPUS:
         raise UsageError(f"--gpu {gpu}: not known; one of {', '.join(gpu_estimates.GPUS)}")
     folder = tempfile.mkdtemp(prefix="alpagasus-plan-")
@@ -41,6 +44,7 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         held = run if run.examples().manifest() else scratch
         refuse([*found, *_on_examples(recipe, held, scratch, _is_picked(recipe, run))])
         judged = score_plan(recipe.score, held)
+        trusted = card_plan(recipe, held)
         arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
         return {
             "plan_of_all": True,
@@ -48,9 +52,10 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "location": run.storage.root,
             "rows": judged["rows"],
             "score": judged,
+            "card": trusted,
             "arms": arms,
             **answers,
-            "total_dollars": _total(recipe, judged, arms, answers["evaluation_dollars"]),
+            "total_dollars": _total(recipe, {"score": judged, "card": trusted}, arms, answers["evaluation_dollars"]),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,11 +77,15 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
 
 
 def _total(
-    recipe: Recipe, judged: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], evaluation: Mapping[str, float | None]
+    recipe: Recipe,
+    plans: Mapping[str, Mapping[str, Any]],
+    arms: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """All dollars together, least to most; `not_counted` names what nobody can tell, `high` is None where nothing bounds it."""
     free = {"low": 0.0, "high": 0.0}
-    parts: dict[str, Mapping[str, float | None]] = {"score": judged.get("dollars", free), "compare": evaluation}
+    parts: dict[str, Mapping[str, float | None]] = {name: made.get("dollars", free) for name, made in plans.items()}
+    parts["compare"] = evaluation
     for arm in arms:
         given = dict.fromkeys(free, arm["dollars"])
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given
@@ -98,7 +107,7 @@ def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[d
             source, size = run, "picked"
         else:
             source, size = scratch, _stand_in(arm, leader, scratch)
-        if gpu is not None or not _at_hand(recipe.finetune):
+        if gpu is not None or extras.missing("train") or not _at_hand(recipe.finetune):
             yield _estimated(recipe.finetune, source, arm.name, size, gpu)
             continue
         told = preview(recipe.finetune, source, [arm.name])

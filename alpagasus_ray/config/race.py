@@ -74,5 +74,7 @@ class Race(Section):
                 "tensorboard": False,
                 "wandb": None,
                 "arms": (),
+                "trainer": None,
+                "checkpoints": {},
             }
         )

@@ -89,7 +89,18 @@ def race_entry(stages: FinishedStages) -> RaceEntry | None:
         return None
     table = read_json(stages.stage(STAGE), manifest, TABLE)
     rows = {one["name"]: one["rows"] for one in table["sets"]}
-    same = ("answer", "best", "beats_random", "model", "device", "seeds", "equal", "decides", "smallest_gain", "training_seconds")
+    same = (
+        "answer",
+        "best",
+        "beats_random",
+        "model",
+        "device",
+        "seeds",
+        "equal",
+        "decides",
+        "smallest_gain",
+        "training_seconds",
+    )
     return RaceEntry(
         **{key: table[key] for key in same},
         rows=rows[table["decides"]],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
@@ -25,27 +26,38 @@ from alpagasus_ray.reporting import (
     comparisons_data,
     examples_table,
     headline,
+    joined_rows,
+    judge_material,
+    lengths_data,
     provenance,
     questions,
     selection_data,
     training_data,
+    trust_data,
     verdicts,
 )
 from alpagasus_ray.reporting.answers_data import Answers, AnswersEntry, ModelExactMatch
 from alpagasus_ray.reporting.comparisons_data import PairEntry, PairGames, Radar, Ranking, StatisticsSettings
-from alpagasus_ray.reporting.examples_table import ExamplesTable, TableArm
+from alpagasus_ray.reporting.examples_table import ExamplesTable
 from alpagasus_ray.reporting.headline import Headline, Names, Parts
+from alpagasus_ray.reporting.joined_rows import JoinedRows, TableArm
+from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Agreement, Entry
+from alpagasus_ray.reporting.packing import packed_within
+from alpagasus_ray.reporting.panels import Panel, panels
 from alpagasus_ray.reporting.provenance import KindCost, PackageVersion, StageCost, StageOrigin, TotalCost
 from alpagasus_ray.reporting.questions import Sides
 from alpagasus_ray.reporting.run_reader import FinishedStages, answer_rows, curve_of, dropped_tables, read_json
 from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selection
-from alpagasus_ray.reporting.side_by_side import SideBySide, side_by_side
+from alpagasus_ray.reporting.side_by_side import side_by_side
 from alpagasus_ray.reporting.training_data import Training
+from alpagasus_ray.reporting.trust_data import Trust
 from alpagasus_ray.store.run import Manifest
 
 SCHEMA = files("alpagasus_ray.reporting") / "report.schema.json"
 MODEL = "models/"
+TABLE_BYTES, SIDES_BYTES = 10_500_000, 3_500_000
+"""Most that both lists take in the page, packed; the rest of it takes less than 1 MB, and the page stays below 15."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,17 @@ class Shown(Entry):
 
 
 @dataclass(frozen=True)
+class ExamplesShown(Shown):
+    """The examples on the page: the best, the worst, those around the cut, then those of the arm, then a sample of the rest."""
+
+    kept_shown: int
+    kept_of: int
+    """How many the arm holds."""
+    seed: int
+    """Of the sample."""
+
+
+@dataclass(frozen=True)
 class ReportData(Entry):
     """`report.json`."""
 
@@ -79,6 +102,8 @@ class ReportData(Entry):
     """The first screen: the question and the answer."""
     verdicts: Sequence[PairEntry]
     """What judges say, pair by pair."""
+    trust: Trust
+    """How far the judges can be trusted."""
     radars: Sequence[Radar]
     ranking: Sequence[Ranking]
     """By each judge of more than two models."""
@@ -91,8 +116,11 @@ class ReportData(Entry):
     selection: Selection | None
     """The report's arm as it was chosen; null where it is none of this run's."""
     examples: ExamplesEntry | None
-    table: Shown | None
-    """Examples."""
+    lengths: Lengths | None
+    """Score and choice beside the length of the output."""
+    table: ExamplesShown | None
+    panels: Sequence[Panel]
+    """Further sections, such as the judge cards."""
     answers: Sequence[AnswersEntry]
     sides: Shown
     """Prompts side by side, over all pairs."""
@@ -108,11 +136,11 @@ class ReportData(Entry):
 
 
 class ReportContents(NamedTuple):
-    """A report: its data, and the texts that only the page holds."""
+    """A report: its data, and the lists that only the page holds, packed for its script; None where there is nothing in one."""
 
     data: ReportData
-    table: ExamplesTable | None
-    sides: SideBySide
+    table: str | None
+    sides: str | None
 
 
 class _Untitled(GenerateJsonSchema):
@@ -142,24 +170,31 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
     from_its_side = [comparisons_data.from_the_side_of(mine, pair) for pair in pairs]
     parts = _parts(stages, about, subsets, from_its_side, arm_of, settings)
     selection = _selection(stages, about.arm, parts.ratings)
-    limit = config.table_mib << 20
-    table = examples_table.examples_table(stages, _table_arm(about, selection, parts.ratings), limit)
-    sides = side_by_side(from_its_side, config.rule, limit // 4)
+    table_arm = _table_arm(about, selection, parts.ratings)
+    joined = joined_rows.joined_rows(stages, table_arm)
+    table, packed_table = _table(stages, table_arm, joined, config) if joined else (None, None)
+    sides, packed_sides = packed_within(
+        lambda limit: side_by_side(from_its_side, config.rule, limit, parts.answers), config.table_mib << 18, SIDES_BYTES
+    )
     costs = provenance.costs(stages.manifests)
+    given = _votes(config, stages)
     data = ReportData(
         title=config.title or _title(about),
         settings=settings,
         first=headline.headline(about, parts, config.claim),
         verdicts=parts.pairs,
+        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given),
         radars=comparisons_data.radars(parts.pairs),
         ranking=comparisons_data.ranking(from_its_side, settings),
-        agreement=comparisons_data.agreement(pairs, settings, _votes(config)),
+        agreement=comparisons_data.agreement(pairs, settings, given),
         objective=answers_data.exact_matches(parts.answers),
         ratings=parts.ratings,
         arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
         selection=selection,
         examples=_examples(stages.manifests.get("examples")),
-        table=Shown(table.shown, table.of) if table else None,
+        lengths=_lengths(joined) if joined else None,
+        table=ExamplesShown(table.shown, table.of, table.kept_shown, table.kept_of, config.seed) if table else None,
+        panels=panels(stages),
         answers=[answers_data.answers_entry(*key, manifest) for key, manifest in stages.answers().items()],
         sides=Shown(sides.shown, sides.of),
         trainings=parts.trainings,
@@ -170,7 +205,21 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         versions=provenance.versions(stages.manifests),
         stale=parts.stale,
     )
-    return ReportContents(data, table, sides)
+    return ReportContents(data, packed_table, packed_sides if sides.shown else None)
+
+
+def _table(stages: FinishedStages, arm: TableArm, joined: JoinedRows, config: Report) -> tuple[ExamplesTable, str]:
+    """The examples of the page, and the same packed."""
+    return packed_within(
+        lambda limit: examples_table.examples_table(stages, arm, joined, limit, config.seed),
+        config.table_mib << 20,
+        TABLE_BYTES,
+    )
+
+
+def _lengths(joined: JoinedRows) -> Lengths | None:
+    score = joined.expected if np.isnan(joined.score).all() else joined.score
+    return lengths_data.lengths(joined.length, score, joined.kept, joined.category.to_pylist())
 
 
 def _parts(
@@ -246,12 +295,11 @@ def _title(about: Sides) -> str:
     return about.arm if about.baseline is None else f"{about.arm} against {about.baseline}"
 
 
-def _votes(config: Report) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The rows of each file of votes, with its path."""
-    if not config.votes:
-        return []
-    by_file = []
-    for file in readers.expand(config.votes, "report.votes"):
+def _votes(config: Report, stages: FinishedStages) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of each file of votes, with its path, and those of the run's own studies."""
+    own = {name: one for name, one in judge_material.people_stages(stages.run).items() if one.settings["form"] == "vote"}
+    by_file = [(f"people/{name}", judge_material.votes(stages.run, name)) for name in own]
+    for file in readers.expand(config.votes, "report.votes") if config.votes else ():
         rows = []
         for record in readers.records(file):
             if record.data is None:

@@ -31,6 +31,8 @@ class RatingsEntry(Entry):
     kind: str | None
     dimension: str | None
     prompt_hash: str | None
+    scale: Mapping[str, float | None] | None
+    """Of the rubric: `min`, `max` and `step`; null where the ratings do not say."""
     rows: int
     counts: Mapping[str, int]
     """Rows by status."""
@@ -152,7 +154,7 @@ def ratings(manifests: Mapping[str, Manifest], main: str | None) -> list[Ratings
 
 
 def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
-    judge, rubric = manifest.settings.get("judge", {}), manifest.settings.get("rubric", {})
+    judge, rubric = judge_of(manifest), manifest.settings.get("rubric", {})
     histogram = manifest.details.get("histogram", {})
     scored = sum(histogram.values())
     return RatingsEntry(
@@ -162,6 +164,7 @@ def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
         kind=judge.get("kind"),
         dimension=rubric.get("dimension"),
         prompt_hash=rubric.get("prompt"),
+        scale=rubric.get("scale"),
         rows=manifest.rows,
         counts=manifest.counts,
         reasons=manifest.details.get("reasons", {}),
@@ -172,6 +175,15 @@ def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
         outside=manifest.details.get("outside"),
         doubts=list(judge_doubts(manifest.details, judge.get("max_outside", MAX_OUTSIDE))) if "model" in judge else [],
     )
+
+
+def judge_of(manifest: Manifest) -> Mapping[str, Any]:
+    """The judge of ratings as their settings name it; of ratings made of others, their names and how."""
+    combine = manifest.settings.get("combine")
+    if combine is None:
+        judge: Mapping[str, Any] = manifest.settings.get("judge", {})
+        return judge
+    return {"kind": f"the {combine['by']} of {', '.join(combine['ratings'])}"}
 
 
 def judge_doubts(

@@ -1,6 +1,7 @@
 """Rate every example with a judge; read stored replies again; ask again for what failed."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.inference.bill import Bill
 from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.reread import read_again
+from alpagasus_ray.inference.shared_replies import SharedReplies
 from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.stage import Mode, RemainingWork
 from alpagasus_ray.inference.tasks.rating import check_model, prepare
@@ -22,18 +24,22 @@ def score(
     again: Sequence[str] = parse_rating.UNSCORED,
     *,
     in_process: bool = False,
+    shared: SharedReplies | None = None,
 ) -> Manifest:
     """Make `ratings/<name>/` of the run, or return at once when it is made.
 
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
     `retry-failed` asks again for the rows with a status of `again`. With `config.limit` the manifest returned is that of a
-    trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray.
+    trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray;
+    `shared` lends replies that were bought for the same requests elsewhere, and keeps those of this call.
     """
     check_model(config.judge, mode)
     stage, task, target = prepare(config, run, again if mode == "retry-failed" else ())
     if mode == "rescore":
         return read_again(task, target, "score")
-    [manifest] = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process).fill([target])
+    stage = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process)
+    with shared.lent(stage, target) if shared else nullcontext():
+        [manifest] = stage.fill([target])
     return manifest
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.lease import shard_of
-from alpagasus_ray.store.manifest import MODELS, FileEntry, Totals, describe, totals, versions
+from alpagasus_ray.store.manifest import MODELS, PART, Begun, FileEntry, Manifest, Totals, describe, totals, versions
 from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Storage
 
 __all__ = [
+    "CHECKPOINT",
     "DONE",
     "LEDGER",
     "LOCK",
@@ -49,72 +49,16 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
-PART = "part-"
-"""What the names of the files begin with that hold a stage's rows."""
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
+CHECKPOINT = "checkpoint"
+"""Detail of a model's manifest: the directory that another trainer has written it to."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
     """`part-00012.parquet`: the same name for the same shard at every stage."""
     return f"{prefix}-{number:05d}.parquet"
-
-
-class Manifest(BaseModel):
-    """A stage directory's table of contents."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: str
-    settings: dict[str, Any]
-    settings_hash: str
-    inputs: dict[str, str]
-    """What was read: stage directory or file -> hash of its manifest or fingerprint."""
-    files: list[FileEntry]
-    rows: int
-    counts: dict[str, int] = {}
-    usage: dict[str, float] = {}
-    seconds: float
-    """Wall time of the work, over all calls that it took."""
-    versions: dict[str, str]
-    details: dict[str, Any] = {}
-    """What only this stage has to tell."""
-
-    def parts(self) -> list[FileEntry]:
-        """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
-        return [entry for entry in self.files if entry.name.startswith(PART)]
-
-    def content_hash(self) -> str:
-        """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
-        return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
-
-
-class Begun(BaseModel):
-    """`stage.json`: what an unfinished stage is being made with."""
-
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    seconds: float = 0.0
-    """Wall time that earlier calls took."""
-    rescoring: bool = False
-    """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
-    asked_scale: dict[str, Any] = {}
-    """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
-    discarded: dict[str, float] = {}
-    """Usage of replies that were given up to ask again."""
-    addresses: list[str] = []
-    """Where a server was asked."""
-
-    def after(self, seconds: float) -> "Begun":
-        """The same after so many more seconds of work."""
-        return self.model_copy(update={"seconds": self.seconds + seconds})
-
-    @classmethod
-    def of(cls, made: Manifest) -> "Begun":
-        """What a finished stage was made with, to go on with it."""
-        kept = {key: made.details[key] for key in ("asked_scale", "discarded", "addresses") if key in made.details}
-        return cls(settings=made.settings, inputs=made.inputs, seconds=made.seconds, **kept)
 
 
 @dataclass(frozen=True)
@@ -153,6 +97,7 @@ class StageDir:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
+        # from this write on the stage exists; a crash before `tidy` is through leaves only what nobody reads
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.tidy(manifest)
 
@@ -161,6 +106,7 @@ class StageDir:
         if self.storage.exists(STAGE):
             if manifest is not None:
                 self._remove_other_epochs(manifest)
+            # after the manifest: until then the replies in ledgers and the commit records are all there is
             for name in (DONE, LEDGER, TRIAL, STATE):
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
@@ -241,6 +187,7 @@ class StageDir:
         if not sha256:  # a trial's files have none
             return self.storage.read_table(name, columns)
         try:
+            # read once, for the checksum and for the table: between two reads another process may have changed the file
             content = self.storage.read(name)
         except FileNotFoundError:
             raise StageFailed(self._missing(name)) from None
@@ -294,9 +241,19 @@ class Run:
     def model(self, arm: str) -> StageDir:
         return self._stage("models", arm)
 
+    def weights(self, arm: str) -> Storage:
+        """Where the checkpoint of an arm lies: in the run, or where another trainer has written it."""
+        made = self.model(arm).manifest()
+        elsewhere = made.details.get(CHECKPOINT) if made else None
+        return Storage.open(elsewhere) if elsewhere else self.model(arm).storage
+
     def tokens(self, arm: str) -> StageDir:
         """An arm as its model is trained on it."""
         return self._stage("models", arm, "tokens")
+
+    def trainer(self, name: str, arm: str) -> StageDir:
+        """An arm as another trainer is given it."""
+        return self._stage("trainers", name, arm)
 
     def prompts(self, test_set: str) -> StageDir:
         return self._stage("prompts", test_set)
@@ -312,6 +269,22 @@ class Run:
     def verdicts(self, name: str | None, *pair_and_test_set: str) -> StageDir:
         """A judge's games of two models on one test set; without these, the directory of all of them."""
         return self._stage(f"verdicts-{name}" if name else "verdicts", *pair_and_test_set)
+
+    def probes(self, judge: str, what: str) -> StageDir:
+        """Rows that a judge is asked about to see how far it can be trusted."""
+        return self._stage("probes", judge, what)
+
+    def judges(self) -> StageDir:
+        """The cards of all judges."""
+        return self._stage("judges")
+
+    def judge(self, name: str, *part: str) -> StageDir:
+        """What belongs to one judge: what it said of its probes, what it was fitted on."""
+        return self._stage("judges", name, *part)
+
+    def people(self, study: str) -> StageDir:
+        """A human study."""
+        return self._stage("people", study)
 
     def race(self) -> StageDir:
         return self._stage("race")

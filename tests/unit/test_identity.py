@@ -15,12 +15,15 @@ from alpagasus_ray.config import (
     OPERATIONAL,
     Answerer,
     Arm,
+    Card,
+    Combine,
     Compare,
     EngineConfig,
     Finetune,
     Ingest,
     Judge,
     PairJudge,
+    People,
     Pick,
     Recipe,
     Report,
@@ -121,6 +124,9 @@ SECTIONS: dict[type[Section], dict[str, Any]] = {
     Vllm: {},
     Report: {},
     Compare: {},
+    Combine: {"ratings": ("a", "b")},
+    Card: {},
+    People: {},
 }
 
 
@@ -140,7 +146,7 @@ def test_a_knob_that_is_added_changes_no_identity_until_it_is_turned(section: ty
 DEFAULTS = {
     "Ingest": {"reasoning": "keep"},
     "Arm": {"by": "score", "out_of": None},
-    "Finetune": {"arms": [], "heldout": None, "keep": "last"},
+    "Finetune": {"arms": [], "heldout": None, "keep": "last", "trainer": None},
     "Judge": {
         "columns": {},
         "constrained": "auto",
@@ -179,6 +185,34 @@ DEFAULTS = {
     "Lora": {},
     "TestSet": {},
     "Report": {},
+    "Combine": {"by": "median", "correct": "none", "held": None},
+    "Card": {
+        "cut": 4.5,
+        "epsilon": 0.2,
+        "gold": [],
+        "limits": {},
+        "per_kind": 20,
+        "probes": False,
+        "ratings": [],
+        "repeat": False,
+        "rows": 200,
+        "seed": 0,
+        "stored": 50,
+    },
+    "People": {
+        "at_random": 50,
+        "checks": 4,
+        "cut": 4.5,
+        "form": "vote",
+        "language": "en",
+        "near": 50,
+        "pair": None,
+        "per_test_set": 40,
+        "ratings": "judge",
+        "repeats": 10,
+        "test_sets": [],
+        "voters": ["voter 1", "voter 2", "voter 3"],
+    },
 }
 """Defaults that manifests do not name: results without these keys were made with these values, whatever a later version thinks
 better. A new knob gets a line here; to change a default, add its field to `Section.stated` in the same step."""

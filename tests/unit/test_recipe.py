@@ -220,7 +220,8 @@ def test_the_knob_table_lists_every_field_with_a_doc_and_a_default(section: str)
     assert [knob.key for knob in table if ".<n>." not in knob.key] == _leaves(annotation, section)
     assert [knob.key for knob in table if not (knob.doc and knob.kind)] == []
     without = [knob.key for knob in table if not knob.default and ".<n>." not in knob.key]
-    whole = ("score.judge.price.", "compare.judge.price.", "compare.import.")  # null as a whole, or all of it
+    # null as a whole, or all of it
+    whole = ("score.judge.price.", "score.combine.", "compare.judge.price.", "compare.import.")
     assert [key for key in without if not key.startswith(whole)] == []
 
 
@@ -231,7 +232,7 @@ def test_the_knob_table_lists_the_fields_of_an_arm() -> None:
 
 @pytest.mark.parametrize("section", [Ingest, Judge, Score, Pick, Finetune])
 def test_identity_holds_every_field_that_is_not_operational(section: type[Section]) -> None:
-    decisive = {name for name, field in section.model_fields.items() if OPERATIONAL not in field.metadata}
+    decisive = {field.alias or name for name, field in section.model_fields.items() if OPERATIONAL not in field.metadata}
     assert set(deciding(section())) == decisive
 
 
