@@ -60,6 +60,7 @@ def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str
     yield from _trust(data, arm)
     yield from _columns(arm)
     yield from _answers(data)
+    yield from _race(data)
     yield from _limits(selection)
     yield from _provenance(data, arm)
 
@@ -128,6 +129,14 @@ def _answers(data: ReportData) -> Iterator[str]:
     for note in [first.claim, data.trust.note, *first.notes]:
         if note:
             yield f"\n> {_plain(note)}"
+
+
+def _race(data: ReportData) -> Iterator[str]:
+    """Nothing where the arms were not raced."""
+    for panel in data.panels:
+        if panel.id == "race":
+            yield "\n## What a race of the arms gave\n"
+            yield from (f"- {_plain(point)}" for point in panel.points)
 
 
 def _limits(selection: Selection) -> Iterator[str]:

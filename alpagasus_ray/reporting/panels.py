@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpagasus_ray.evaluation import judge_card
+from alpagasus_ray.reporting import race_data
 from alpagasus_ray.reporting.measures import Entry
 from alpagasus_ray.reporting.run_reader import FinishedStages, read_json
 
@@ -74,4 +75,13 @@ def _card_tables(card: Mapping[str, Any]) -> list[PanelTable]:
     return [table for table in tables if table.rows]
 
 
-PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_judge_cards,)
+def _race(stages: FinishedStages) -> Panel | None:
+    manifest = stages.manifests.get(race_data.STAGE)
+    if manifest is None:
+        return None
+    table = read_json(stages.stage(race_data.STAGE), manifest, race_data.TABLE)
+    rows = PanelTable("The arms, each against the controls", race_data.COLUMNS, list(race_data.rows(table)))
+    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), [rows])
+
+
+PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _judge_cards)

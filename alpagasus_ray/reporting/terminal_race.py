@@ -20,7 +20,7 @@ def race_lines(report: Summary) -> Iterator[str]:
     width = max(len(entry["arm"]) for entry in table["arms"])
     for entry in table["arms"]:
         yield f"  {entry['arm']:<{width}}  {entry['loss']:.4f}  {_places(entry)}{_against(entry, table['controls'])}"
-    yield f"  {_cost(table)}"
+    yield f"  {cost_line(table)}"
     yield f"  {report['location']}"
 
 
@@ -46,7 +46,7 @@ def difference(found: Summary) -> str:
     return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}), {found['word']}{times}"
 
 
-def _cost(table: Summary) -> str:
+def cost_line(table: Summary) -> str:
     """What choosing has cost in all: ratings that several arms share are counted once."""
     by_ratings = {entry["ratings"]: entry for entry in table["arms"] if entry["ratings"]}
     asked = [entry["choosing_usd"] for entry in by_ratings.values()]
