@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from one_process import group_of_one
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
 from alpagasus_ray.config.race import Race
@@ -19,9 +20,8 @@ from alpagasus_ray.stages.race import plan, race, summary
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.training.proxy import Proxy, Raced
 from alpagasus_ray.training.proxy_driver import in_this_process
-from tests.support.one_process import group_of_one
-from tests.support.report_runs import rate
-from tests.support.trainings import tiny
+from report_runs import rate
+from trainings import tiny
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "sample"
 HELDOUT = str(SAMPLE / "heldout.jsonl")
@@ -88,7 +88,7 @@ def test_a_race_goes_on_where_it_was_stopped_and_tells_what_it_found(run: Run, t
     made = race(small, training, run, names, trains)
     assert len(trains.trained) == 4
     assert (made.rows, made.counts) == (96, {"trained": 4})
-    lines = list(terminal._lines(summary(run, made)))
+    lines = list(terminal.lines(summary(run, made)))
     assert any("against random" in line for line in lines)
     table = json.loads(run.race().storage.read("table.json"))
     assert {entry["arm"]: entry["steps"] for entry in table["arms"]} == {"garbage": 12, "random": 12}
