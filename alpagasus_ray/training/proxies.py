@@ -46,7 +46,8 @@ class Trainer:
         devices.choose_accelerator(self._place)
         if not dist.is_initialized():
             backend = "nccl" if self._place.on_gpu else "gloo"
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]  # it is, and documented
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
         native_ops.load(config, on_gpu=self._place.on_gpu)
 
     def train(self, proxy: Proxy) -> Raced:

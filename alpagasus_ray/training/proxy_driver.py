@@ -1,6 +1,7 @@
 """Where the trainings of a race are done: in this process, or in processes of a Ray cluster that stay loaded between them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,12 +37,13 @@ def on_ray(
     group = driver.worker_group(config)
     config = config.model_copy(update={"gpu": group.on_gpu})
     usual = int(placement.total(group.each.labels)["GPU"]) if group.on_gpu else 1
-    trainer = ray.remote(
+    trainer: Any = ray.remote(
         num_cpus=group.each.cpus, num_gpus=int(group.on_gpu), label_selector=dict(group.each.labels), max_restarts=0
     )(Trainer)
     processes = [trainer.remote(config, heldout, points) for _ in range(max(1, min(at_once or usual, len(proxies))))]
     try:
-        yield from ActorPool(processes).map_unordered(lambda process, proxy: process.train.remote(proxy), proxies)
+        pool: Any = ActorPool(processes)
+        yield from pool.map_unordered(lambda process, proxy: process.train.remote(proxy), proxies)
     except ray.exceptions.RayTaskError as failed:
         if isinstance(failed.cause, AlpagasusError):
             raise failed.cause from None

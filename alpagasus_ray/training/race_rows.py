@@ -33,7 +33,7 @@ class Held(NamedTuple):
 
     sets: list[HeldSet]
     tokens: pa.RecordBatch
-    rows: list[Row]
+    rows: Sequence[Row]
     """With `set`, `example_id` and `category`; those of `tokens`, in its order."""
 
     @property
@@ -100,7 +100,7 @@ def _given(config: Race, pool: Mapping[str, Row]) -> Iterator[tuple[str, list[Ro
             raise UsageError(f"race.heldout: {error}") from None
         yield HELDOUT, [heldout.row_of(number, draft) for number, draft in enumerate(drafts)], 0
     for one in config.test_sets:
-        prompts = prompt_sets.load(one.name, one.path, one.format, one.columns)
+        prompts = prompt_sets.load(one.name, one.path, one.format, {str(field): key for field, key in one.columns.items()})
         rows = [_of_prompt(prompt) for prompt in prompts if prompt.reference]
         yield one.name, rows, len(prompts) - len(rows)
 
