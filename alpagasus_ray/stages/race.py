@@ -64,7 +64,9 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     manifest = home.build(
         begun, files, libraries=TRAINING, details={key: told[key] for key in ("answer", "best", "beats_random")}
     )
-    home.finish(manifest.model_copy(update={"rows": len(ready.held.rows), "counts": {"trained": len(found)}}))
+    usage = {} if (price := ready.training.price_per_gpu_hour) is None else {"cost_usd": price * seconds / 3600}
+    counted = {"rows": len(ready.held.rows), "counts": {"trained": len(found)}, "usage": usage}
+    home.finish(manifest.model_copy(update=counted))
     return home.finished("race")
 
 
@@ -75,9 +77,13 @@ def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trai
         last = min(max(statistics.FEWEST_TO_DROP, 2 * first), ready.config.seeds)
         wanted = [(arm, seed) for seed in range(first, last) for arm in racing if (arm, seed) not in found]
         guard.check(len(wanted))
-        for raced in trains(
-            ready.training, ready.held.tokens, ready.config.points, ready.config.at_once, _proxies(ready, wanted)
-        ):
+        # without anything to train no process is started, and no cluster is needed
+        outcomes = (
+            trains(ready.training, ready.held.tokens, ready.config.points, ready.config.at_once, _proxies(ready, wanted))
+            if wanted
+            else ()
+        )
+        for raced in outcomes:
             keep(ready, run, raced)
             found[raced.arm, raced.seed] = raced
             guard.check(sum(pair not in found for pair in wanted))

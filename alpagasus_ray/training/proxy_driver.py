@@ -21,6 +21,18 @@ def in_this_process(
         yield trainer.train(proxy)
 
 
+class _Process:
+    """A process of the cluster that trains proxies; the driver does not load what it needs."""
+
+    def __init__(self, config: Finetune, heldout: pa.RecordBatch, points: int) -> None:
+        from alpagasus_ray.training.proxies import Trainer
+
+        self._trainer = Trainer(config, heldout, points)
+
+    def train(self, proxy: Proxy) -> Raced:
+        return self._trainer.train(proxy)
+
+
 def on_ray(
     config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Sequence[Proxy]
 ) -> Iterator[Raced]:
@@ -31,7 +43,6 @@ def on_ray(
 
     from alpagasus_ray.raycluster import connect, placement
     from alpagasus_ray.training import driver
-    from alpagasus_ray.training.proxies import Trainer
 
     connect.connect()
     group = driver.worker_group(config)
@@ -39,7 +50,7 @@ def on_ray(
     usual = int(placement.total(group.each.labels)["GPU"]) if group.on_gpu else 1
     trainer: Any = ray.remote(
         num_cpus=group.each.cpus, num_gpus=int(group.on_gpu), label_selector=dict(group.each.labels), max_restarts=0
-    )(Trainer)
+    )(_Process)
     processes = [trainer.remote(config, heldout, points) for _ in range(max(1, min(at_once or usual, len(proxies))))]
     try:
         pool: Any = ActorPool(processes)

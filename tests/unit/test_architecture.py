@@ -35,7 +35,17 @@ UPWARD: dict[tuple[str, str], str] = {}
 """Imports that point up or sideways, each with the reason why it stays. The list may only become shorter."""
 
 HEAVY = {"torch", "deepspeed", "vllm", "transformers", "peft"}
-HEAVY_AT_THE_TOP = {"attention", "behaviour", "collate", "devices", "failures", "finished_model", "loop", "measure", "model", "proxies"}
+HEAVY_AT_THE_TOP = {
+    "attention",
+    "behaviour",
+    "collate",
+    "devices",
+    "failures",
+    "finished_model",
+    "loop",
+    "measure",
+    "model",
+} | {"proxies"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
 HEAVY_IN_FUNCTIONS = {"engines.vllm_engine", "engines.vllm_model", "engines.tokens", "feasibility", "training"}
 """Parts that load a heavy library where a function needs it; the rest of the package never does."""
