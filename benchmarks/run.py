@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import pyarrow as pa
 import ray
+from bench_race import bench_race
 from bench_report import bench_report
 from bench_training import bench_arms, bench_gpu, bench_packing, bench_trainer
 
@@ -297,6 +298,7 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "gpu": bench_gpu,
     "compare": bench_compare,
     "report": bench_report,
+    "race": bench_race,
 }
 
 

@@ -167,7 +167,7 @@ def verdict(entries: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> d
     if any(entry["against"]["random"]["word"] == "one seed" for entry in others):
         sentence = "One seed tells no arm from another: train at least three."
     elif not better:
-        sentence = f"Nothing beats random here: no arm of {len(others)} has a held-out loss that is surely lower."
+        sentence = f"Nothing beats random here: of {len(others)} other arms none has a held-out loss that is surely lower."
     else:
         sentence = " ".join(_won(entry, found) for entry in better)
     return {"best": entries[0]["arm"], "beats_random": [entry["arm"] for entry in better], "answer": sentence}

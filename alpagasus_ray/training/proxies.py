@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from transformers.utils import logging
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import StageFailed
@@ -42,6 +43,7 @@ class Trainer:
         """`heldout` is of schema TOKENS; its rows' losses are measured before each training and `points` times in it."""
         self._config, self._heldout, self._points = config, heldout, points
         self._place = Place(0, 1, 1, torch.device("cuda", 0) if config.gpu else torch.device("cpu"))
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         devices.take_cores(config.cpus)
         devices.choose_accelerator(self._place)
         if not dist.is_initialized():

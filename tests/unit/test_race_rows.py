@@ -72,7 +72,7 @@ def test_an_arm_that_is_better_is_named_with_its_gain_and_the_tokens_that_random
 def test_that_nothing_beats_random_is_an_answer_like_any_other() -> None:
     arms = {"best": _arm("top", 0.0001), "random": _arm("random", 0), "worse": _arm("lowest", -0.3)}
     found = race_table.table(arms, SETS, matched=True)
-    assert found["answer"] == "Nothing beats random here: no arm of 2 has a held-out loss that is surely lower."
+    assert found["answer"] == "Nothing beats random here: of 2 other arms none has a held-out loss that is surely lower."
     assert {entry["arm"]: entry["against"].get("random", {}).get("word") for entry in found["arms"]} == {
         "best": "no difference shown",
         "random": None,
