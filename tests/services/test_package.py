@@ -28,7 +28,7 @@ class Installed:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.bin / words[0]), *words[1:]]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=600, check=False
+            command, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=1500, check=False
         )
 
     def alpagasus(self, *words: str) -> str:
