@@ -15,23 +15,12 @@ from toy_runs import ROOT
 
 BLOCKED = sorted({*(name for names in extras.EXTRAS.values() for name in names), "torchvision", "accelerate", "wandb", "boto3"})
 WITHOUT = f"""
-import sys
-
-
-class Without:
-    # finds what is installed, but for some
-
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, *where):
-        return None if name.partition(".")[0] in {BLOCKED} else self.finder.find_spec(name, *where)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+import importlib.machinery, sys
+class NotInstalled(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {BLOCKED} else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = NotInstalled
 """
 
 
