@@ -1,7 +1,7 @@
 """The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
@@ -11,6 +11,8 @@ from alpagasus_ray.evaluation_commands import COMPARE as COMPARE  # noqa: PLC041
 from alpagasus_ray.evaluation_commands import GENERATE as GENERATE  # noqa: PLC0414 - jobs look for it here
 from alpagasus_ray.evaluation_commands import again, mode_of, numbers
 from alpagasus_ray.store.run import Manifest, StageDir
+from alpagasus_ray.trust_commands import CARD as CARD  # noqa: PLC0414 - jobs look for it here
+from alpagasus_ray.trust_commands import PEOPLE as PEOPLE  # noqa: PLC0414 - jobs look for it here
 
 
 def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def _score(call: Call) -> dict[str, Any]:
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
     no_flag_with(call.flags, "rescore", "retry-failed", "plan")
     config = call.recipe.score
+    if config.combine is not None:
+        return _combined(call)
     if call.flags.limit is not None:
         if call.flags.limit < 1:
             raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
@@ -63,6 +67,43 @@ def _score(call: Call) -> dict[str, Any]:
     report["notes"] = [*_score_notes(manifest, judge), *told]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
+
+
+def _combined(call: Call) -> dict[str, Any]:
+    """`score.combine`: a rating of others. There is nothing to try, to read again or to ask again."""
+    from alpagasus_ray.stages.combine import combine_ratings
+
+    config = call.recipe.score
+    assert config.combine is not None, "the caller has looked"
+    for flag in ("limit", "rescore", "retry_failed"):
+        if getattr(call.flags, flag):
+            raise UsageError(f"--{flag.replace('_', '-')}: score.combine asks nobody; ask the judges of its parts")
+    if call.flags.plan:
+        from alpagasus_ray.stages.plan_score import plan
+
+        return plan(config, call.run)
+    manifest = combine_ratings(config, call.run)
+    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    made_of = f"the {config.combine.by} of {', '.join(config.combine.ratings)}; nothing was asked"
+    return report | {"notes": [made_of, *_smoothing(manifest)]}
+
+
+def _smoothing(manifest: Manifest) -> Iterator[str]:
+    """What smoothing did, always raw, smoothed and with length taken out together."""
+    smoothed = manifest.details.get("smoothed")
+    if smoothed is None:
+        return
+    yield f"smoothing changed {smoothed['changed']:,} of {manifest.rows:,} rows"
+    if smoothed["held"] is None:
+        yield f"whether that brought them nearer to anything is not known: {smoothed['why_not']}"
+        return
+    figures = {
+        name: smoothed[name]["value"] for name in ("raw", "smoothed", "raw_given_length", "smoothed_given_length", "length")
+    }
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {'none' if value is None else f'{value:.3f}'}" for name, value in figures.items()
+    )
+    yield f"rank correlation with {smoothed['held']}, which had no part: {told}"
 
 
 def _score_notes(manifest: Manifest, judge: Judge) -> list[str]:
