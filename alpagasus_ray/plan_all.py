@@ -18,6 +18,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import both_orders
+from alpagasus_ray.stages.card import plan as card_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.plan_score import plan as score_plan
@@ -43,6 +44,7 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         held = run if run.examples().manifest() else scratch
         refuse([*found, *_on_examples(recipe, held, scratch, _is_picked(recipe, run))])
         judged = score_plan(recipe.score, held)
+        trusted = card_plan(recipe, held)
         arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
         return {
             "plan_of_all": True,
@@ -50,9 +52,10 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "location": run.storage.root,
             "rows": judged["rows"],
             "score": judged,
+            "card": trusted,
             "arms": arms,
             **answers,
-            "total_dollars": _total(recipe, judged, arms, answers["evaluation_dollars"]),
+            "total_dollars": _total(recipe, {"score": judged, "card": trusted}, arms, answers["evaluation_dollars"]),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,11 +77,15 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
 
 
 def _total(
-    recipe: Recipe, judged: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], evaluation: Mapping[str, float | None]
+    recipe: Recipe,
+    plans: Mapping[str, Mapping[str, Any]],
+    arms: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """All dollars together, least to most; `not_counted` names what nobody can tell, `high` is None where nothing bounds it."""
     free = {"low": 0.0, "high": 0.0}
-    parts: dict[str, Mapping[str, float | None]] = {"score": judged.get("dollars", free), "compare": evaluation}
+    parts: dict[str, Mapping[str, float | None]] = {name: made.get("dollars", free) for name, made in plans.items()}
+    parts["compare"] = evaluation
     for arm in arms:
         given = dict.fromkeys(free, arm["dollars"])
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given

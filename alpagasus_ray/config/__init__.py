@@ -28,6 +28,7 @@ from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
 from alpagasus_ray.config.pick import Arm, Pick
 from alpagasus_ray.config.recipe import Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
+from alpagasus_ray.config.trust import Card, Combine, People
 
 __all__ = [
     "BASE_URL",
@@ -40,7 +41,9 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Card",
     "Checkpoints",
+    "Combine",
     "Compare",
     "Endpoint",
     "EngineConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "Lora",
     "Name",
     "PairJudge",
+    "People",
     "Pick",
     "Price",
     "Recipe",
