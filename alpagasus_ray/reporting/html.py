@@ -5,7 +5,9 @@ close. The content security policy allows no request, and no script but the page
 """
 
 import base64
+import bisect
 import hashlib
+import itertools
 import json
 from dataclasses import asdict
 from importlib.resources import files
@@ -83,8 +85,10 @@ def _cuts(data: ReportData) -> dict[str, Any] | None:
         return None
     main = next((entry.name for entry in data.ratings if entry.main), None)
     knobs = "" if main in (None, "judge") else f" -s pick.ratings={main}"
+    scores = [entry.score for entry in selection.histogram]
+    below = [0, *itertools.accumulate(entry.kept for entry in selection.histogram)]
     points = [
-        {**asdict(point), "kept": sum(entry.kept for entry in selection.histogram if entry.score >= point.threshold)}
+        {**asdict(point), "kept": below[-1] - below[bisect.bisect_left(scores, point.threshold)]}
         for point in thinned(selection.threshold_curve)
     ]
     about = {"cut": selection.cut, "arm": selection.arm, "kept": selection.rows.kept, "knobs": knobs}

@@ -15,12 +15,12 @@ from toy_runs import ROOT
 
 BLOCKED = sorted({*(name for names in extras.EXTRAS.values() for name in names), "torchvision", "accelerate", "wandb", "boto3"})
 WITHOUT = f"""
-import sys
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BLOCKED}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, NotInstalled())
+import importlib.machinery, sys
+class NotInstalled(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {BLOCKED} else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = NotInstalled
 """
 
 
