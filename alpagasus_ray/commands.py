@@ -93,6 +93,26 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
     return notes
 
 
+def _distill(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.distill.fit_report import in_words
+    from alpagasus_ray.distill.saved import FIT, MODEL
+    from alpagasus_ray.stages.distill import distill
+
+    config = call.recipe.distill
+    manifest = distill(config, call.recipe.score, call.run)
+    home = call.run.judge(config.name)
+    return {
+        "stage": manifest.stage,
+        "location": home.storage.root,
+        "rows": manifest.rows,
+        "counts": manifest.counts,
+        "seconds": round(manifest.seconds, 2),
+        "files": {"model": home.storage.path(MODEL), "fit": home.storage.path(FIT)},
+        "fit": manifest.details["fit"],
+        "notes": in_words(manifest.details["fit"]),
+    }
+
+
 def _pick(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
@@ -244,6 +264,12 @@ SCORE = JobSpec(
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
     reading=("plan",),
+)
+DISTILL = JobSpec(
+    "distill",
+    "distill",
+    "Fit a small model of a judge on some of its ratings; it scores every row for nothing, and says how far it can be trusted.",
+    _distill,
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
 FINETUNE = JobSpec(

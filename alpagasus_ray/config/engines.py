@@ -91,6 +91,7 @@ KINDS: dict[str, EngineTraits] = {
     "vllm": EngineTraits(is_model=True, in_job=True, ignores=frozenset({"system"})),
     "rules": EngineTraits(),
     "recorded": EngineTraits(),
+    "distilled": EngineTraits(),
 }
 """The kinds of engines that a recipe can name."""
 Kind = Annotated[str, OneOf(KINDS)]

@@ -82,7 +82,7 @@ class Judge(EngineConfig):
 
     kind: Kind = "api"
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM; `recorded`:
-    ratings you already have."""
+    ratings you already have; `distilled`: a small model of a judge that `jobs/distill.py` has fitted, named by `model`."""
     rubric: str = "accuracy"
     """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), `paper`
     (the paper's question, shorter), or the path of your own rubric file."""
@@ -112,6 +112,8 @@ class Judge(EngineConfig):
     def _needs(self) -> "Judge":
         if self.kind == "recorded" and self.ratings is None:
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
+        if self.kind == "distilled" and self.model is None:
+            raise ValueError("kind `distilled` needs `model`: the name that `distill.name` gave the fitted judge")
         if self.scale is not None and self.kind != "recorded":
             raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
         if self.in_job and self.constrained == "json":

@@ -5,7 +5,7 @@ above what processors and linear algebra libraries differ by: equal ratings make
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +89,11 @@ class Student(NamedTuple):
     def on_scale(self, values: Floats) -> Floats:
         """Expected scores from values of the linear model."""
         return np.clip(self.offset + self.slope * values, self.scale.min, self.scale.max)
+
+    def reading(self, text: str) -> dict[str, float]:
+        """`score` and `expected_score` of a reply, which is an expected score as text."""
+        expected = float(text)
+        return {"score": float(on_steps(np.array([expected]), self.scale)[0]), "expected_score": expected}
 
     def score_table(self, examples: pa.Table) -> tuple[Floats, Floats]:
         """Score (the nearest on the scale) and expected score of each example; needs `instruction`, `input` and `output`."""
@@ -203,8 +208,8 @@ def _stepped(values: Any, step: float) -> Any:
     return np.round(values / step) * step
 
 
-def save(student: Student, path: str) -> None:
-    """Write a student: arrays only, nothing that runs code when it is read."""
+def save(student: Student, path: str | IO[bytes]) -> None:
+    """Write a student to a file, by its path or opened: arrays only, nothing that runs code when it is read."""
     steps = np.round(student.linear.words / STEP).astype(np.int32)
     used = np.flatnonzero(steps)
     scale = student.scale
@@ -219,13 +224,13 @@ def save(student: Student, path: str) -> None:
     )
 
 
-def load(path: str) -> Student:
-    """Read what `save` has written. Raises `UsageError` for features of another version."""
+def load(path: str | IO[bytes], name: str | None = None) -> Student:
+    """Read what `save` has written; messages call it `name`. Raises `UsageError` for features of another version."""
     with np.load(path, allow_pickle=False) as file:
         version = int(file["version"][0])
         if version != features.VERSION:
             raise UsageError(
-                f"{path}: the student was fitted on features {version}, and here are {features.VERSION}: distil again"
+                f"{name or path}: the student was fitted on features {version}, and here are {features.VERSION}: distil again"
             )
         words = np.zeros(2 * features.COLUMNS)
         words[file["columns"]] = file["steps"] * STEP

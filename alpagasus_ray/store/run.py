@@ -281,6 +281,10 @@ class Run:
     def ratings(self, name: str) -> StageDir:
         return self._stage("ratings", name)
 
+    def judge(self, name: str, *part: str) -> StageDir:
+        """A judge that was fitted on another's ratings, and what it was fitted on."""
+        return self._stage("judges", name, *part)
+
     def subset(self, arm: str) -> StageDir:
         return self._stage("subsets", arm)
 
