@@ -9,6 +9,7 @@ knobs. Nothing of files, of Ray or of how a recipe is read (`recipe.py` of the p
 """
 
 from alpagasus_ray.config.base import DEBUG, OPERATIONAL, Name, Section, deciding, digest, identity
+from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.compare import Compare, Import, PairJudge, Report, Rule
 from alpagasus_ray.config.distill import Distill
 from alpagasus_ray.config.engines import (
@@ -41,6 +42,7 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Cascade",
     "Checkpoints",
     "Compare",
     "Distill",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
+from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 
 LONGEST_ANSWER = 1024
@@ -137,6 +138,8 @@ class Score(Asking):
     """Directory under `ratings/`; give another judge another name."""
     judge: Judge = Field(default_factory=Judge)
     """The judge."""
+    cascade: Cascade | None = None
+    """Ask the judge only where a cheaper one points, e.g. `{calls: 0.4}`; without it every row is asked about."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
     run does not ask again."""

@@ -28,8 +28,7 @@ from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 MOST_LABELS = 50_000
 """Ratings that a student is fitted on: more bring little, and a fit holds all their words in memory."""
-SEEN = ("example_id", "instruction", "input", "output", "category")
-FEATURED = pa.schema([EXAMPLES.field(name) for name in SEEN])
+FEATURED = pa.schema([EXAMPLES.field(name) for name in student.SEEN])
 
 
 def distill(config: Distill, scored: Score, run: Run, *, in_process: bool = False) -> Manifest:
@@ -71,9 +70,8 @@ def _labelled(config: Distill, scored: Score, run: Run, *, in_process: bool) -> 
 
 def _pairs(source: StageDir, listed: Manifest, rated: StageDir, ratings: Manifest) -> tuple[pa.Table, pa.Table]:
     """The rated examples, and their ratings: at most `MOST_LABELS`, drawn from all of them."""
-    fields = ["example_id", "score", "expected_score"]
-    parts = [table.filter(pc.is_valid(table["score"])) for table in rated.tables(ratings, fields)]
-    scores = pa.concat_tables(parts) if parts else pa.table({name: [] for name in fields})
+    parts = [table.filter(pc.is_valid(table["score"])) for table in rated.tables(ratings, list(student.RATED))]
+    scores = pa.concat_tables(parts) if parts else pa.table({name: [] for name in student.RATED})
     if len(scores) > MOST_LABELS:
         order = student.seeded_hashes(scores["example_id"].to_pylist(), "most labels", 0)
         scores = scores.take(np.sort(np.argsort(order, kind="stable")[:MOST_LABELS]))
@@ -83,7 +81,7 @@ def _pairs(source: StageDir, listed: Manifest, rated: StageDir, ratings: Manifes
 def _rated(source: StageDir, listed: Manifest, ids: pa.ChunkedArray) -> Iterator[pa.Table]:
     yield FEATURED.empty_table()
     wanted = ids.combine_chunks()
-    for table in source.tables(listed, list(SEEN)):
+    for table in source.tables(listed, list(student.SEEN)):
         rows = conformed(table, FEATURED)
         yield rows.filter(pc.is_in(rows["example_id"], value_set=wanted))
 
