@@ -76,6 +76,8 @@ def _score(call: Call) -> dict[str, Any]:
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
     report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    if "cascade" in manifest.details:
+        report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
@@ -84,7 +86,13 @@ def _score_notes(manifest: Manifest, kind: str) -> list[str]:
     notes = []
     if kind == "rules":
         notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    without = manifest.rows - manifest.counts.get("scored", 0)
+    if kind == "distilled":
+        notes.append("rated by a small model of a judge: it repeats its judge's taste, and knows words, not facts")
+    if "cascade" in manifest.details:
+        notes.append(manifest.details["cascade"]["in_words"])
+        saved = manifest.details["cascade"]["saved_usd"]
+        notes += [f"what was not asked would have cost about ${saved:,.2f}"] if saved else []
+    without = manifest.rows - manifest.counts.get("scored", 0) - manifest.counts.get("not_asked", 0)
     if without and kind != "recorded":
         told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
         notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
@@ -114,10 +122,11 @@ def _distill(call: Call) -> dict[str, Any]:
 
 
 def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.reporting.picked import picked_notes
     from alpagasus_ray.stages.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
-    manifests = pick_subset(call.recipe.pick, call.run)
+    manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
     arms = [
         {
             "name": arm.name,
@@ -125,7 +134,7 @@ def _pick(call: Call) -> dict[str, Any]:
             "dropped": manifest.counts["dropped"],
             "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
             **manifest.details,
-            "notes": notes(manifest),
+            "notes": [*notes(manifest), *picked_notes(manifest.details)],
         }
         for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
     ]

@@ -27,7 +27,7 @@ from alpagasus_ray.config.engines import (
     Vllm,
 )
 from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
-from alpagasus_ray.config.pick import Arm, Pick
+from alpagasus_ray.config.pick import Arm, Clean, Pick
 from alpagasus_ray.config.recipe import Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
 
@@ -44,6 +44,7 @@ __all__ = [
     "Batch",
     "Cascade",
     "Checkpoints",
+    "Clean",
     "Compare",
     "Distill",
     "Endpoint",

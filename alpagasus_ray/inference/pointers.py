@@ -64,8 +64,8 @@ class Pointer:
     def scores(
         self, examples: Sequence[pa.Table], ratings: Sequence[pa.Table], scale: Scale, *, for_order: bool = False
     ) -> Floats:
-        """The score of each row, from ratings that the dear judge has given; fixed ones until there are enough to fit. `for_order`
-        leaves out what they would be on the judge's scale, which takes five times as long."""
+        """The score of each row, from ratings that the dear judge has given; fixed ones until there are enough to fit.
+        `for_order` leaves out what they would be on the judge's scale, which takes five times as long."""
         pairs = [*self.known[0], *examples], [*self.known[1], *ratings]
         labels = sum(len(table) - table["score"].null_count for table in pairs[1])
         if self.fixed is not None and (not self.refits or labels < student.FEWEST_LABELS):
