@@ -243,7 +243,7 @@ def on_a_map(centres: Floats) -> Floats:
 
 
 def cluster_report(space: Space, cluster: Indices, kept: Flags, covered: float | None) -> dict[str, Any]:
-    """One arm in numbers, its `coverage` among them, and its clusters, largest of the dataset first, with where to draw them."""
+    """One arm in numbers, and its clusters, largest of the dataset first, with where to draw them."""
     places = on_a_map(space.centres)
     size = len(space.centres)
     every, chosen = np.bincount(cluster, minlength=size), np.bincount(cluster[kept], minlength=size)
