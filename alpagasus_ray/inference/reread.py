@@ -36,7 +36,7 @@ def read_again(task: StageTask, target: Target, job: str) -> Manifest:
     stage.reopen()
     latest = latest_parts(stage.storage.names())
     files = [_file_again(task, target, latest[entry.shard], entry) for entry in target.listed.parts()]
-    manifest = task.manifest(target, files, begun.model_copy(update={"seconds": begun.seconds + time.monotonic() - started}))
+    manifest = task.manifest(target, files, begun.after(time.monotonic() - started))
     check_rows(manifest, target.listed)
     stage.finish(manifest)
     return manifest

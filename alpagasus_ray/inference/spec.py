@@ -140,7 +140,7 @@ def _concurrency(config: Asking, engine: EngineConfig) -> int:
     if config.concurrency is not None:
         return config.concurrency
     sequences = engine.vllm.max_num_seqs
-    return sequences + max(1, sequences // 8) if engine.kind == "vllm" else CONCURRENCY
+    return sequences + max(1, sequences // 8) if engine.in_job else CONCURRENCY
 
 
 def _rates(config: Asking, engine: EngineConfig) -> tuple[Rate, ...]:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
@@ -26,6 +26,8 @@ from alpagasus_ray.store.storage import Written
 from alpagasus_ray.terminal import say
 
 Rows = list[dict[str, Any]]
+Mode = Literal["fill", "rescore", "retry-failed"]
+"""What a call does with a stage: fill it, read its stored replies again, or ask again for rows of some statuses."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class InferenceStage:
             take_back(part.job, {FAILED, *self.spec.again})
         records = [part.job.backlog.records() for part in bill.parts]
         seconds = self._drive(bill, _open_tasks(bill.parts))
-        begun = [_later(earlier, seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
+        begun = [earlier.after(seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
         for target, now in zip(targets, begun, strict=True):
             target.home.begin(now)
         return [self._finish(*each) for each in zip(targets, begun, records, strict=True)]
@@ -260,10 +262,6 @@ def _shares(targets: Sequence[Target]) -> list[float]:
     """The share of each directory in the rows of all, by which their common time is told apart."""
     rows = sum(target.listed.rows for target in targets)
     return [target.listed.rows / rows if rows else 0.0 for target in targets]
-
-
-def _later(begun: Begun, seconds: float) -> Begun:
-    return begun.model_copy(update={"seconds": begun.seconds + seconds})
 
 
 def begin(

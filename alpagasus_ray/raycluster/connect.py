@@ -42,14 +42,14 @@ def pool(request: PoolRequest) -> Pool:
     """The processes that do a job on this cluster. `UsageError` or `StageFailed` tell of those for which it can never have a
     node."""
     chosen, engine = wanted(request), request.engine
-    each = f" and {engine.where}.vllm (cpus, gpu, tensor_parallel)" if engine.kind == "vllm" else ""
+    each = f" and {engine.where}.vllm (cpus, gpu, tensor_parallel)" if engine.in_job else ""
     placement.check(chosen, f"{request.section}.labels{each}")
     return chosen
 
 
 def wanted(request: PoolRequest) -> Pool:
     """The same, whether or not there can be nodes for them."""
-    if request.engine.kind == "vllm":
+    if request.engine.in_job:
         request = request._replace(engine=_on_gpus_or_not(request))
     labels = placement.labels_of(request.labels, _pool_of(request.engine))
     return demand(request, placement.total(labels))._replace(labels=labels)
@@ -65,7 +65,7 @@ def _on_gpus_or_not(request: PoolRequest) -> EngineConfig:
 
 
 def _pool_of(engine: EngineConfig) -> str:
-    return placement.GPU if engine.kind == "vllm" and engine.vllm.gpu else placement.CPU
+    return placement.GPU if engine.in_job and engine.vllm.gpu else placement.CPU
 
 
 def free() -> dict[str, float]:

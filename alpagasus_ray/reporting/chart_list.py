@@ -1,6 +1,6 @@
 """Which charts a report has, each with a caption that says it in words. A new chart is drawn in `charts.py` and listed here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -31,15 +31,7 @@ class Chart(NamedTuple):
 
 def chart_list(data: ReportData) -> dict[str, list[Chart]]:
     """The charts of each section of the page; a section without data has none."""
-    return {
-        "answer": list(_answer(data.first)),
-        "verdicts": [_outcomes(pair) for pair in data.verdicts if pair.groups.pooled[0].judged],
-        "ranking": [_ranking(entry) for entry in data.ranking],
-        "radars": [_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts)],
-        "more_radars": [_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts)],
-        "selection": list(_selection(data.selection)),
-        "trainings": list(_trainings(data.trainings)),
-    }
+    return {section: [chart for drawn in makers for chart in drawn(data)] for section, makers in CHARTS.items()}
 
 
 def _is_main(radar: Radar, pairs: Sequence[PairEntry]) -> bool:
@@ -129,3 +121,15 @@ def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
         return
     yield Chart(charts.curves(with_curve, "step"), "Loss over the updates. Arms of another size have another number of them.")
     yield Chart(charts.curves(with_curve, "epoch"), "The same over the epochs: how often every example of the arm was seen.")
+
+
+CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
+    "answer": [lambda data: _answer(data.first)],
+    "verdicts": [lambda data: (_outcomes(pair) for pair in data.verdicts if pair.groups.pooled[0].judged)],
+    "ranking": [lambda data: map(_ranking, data.ranking)],
+    "radars": [lambda data: (_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts))],
+    "more_radars": [lambda data: (_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts))],
+    "selection": [lambda data: _selection(data.selection)],
+    "trainings": [lambda data: _trainings(data.trainings)],
+}
+"""What draws the charts of each section of the page; without data it draws none."""

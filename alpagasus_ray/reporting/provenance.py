@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alpagasus_ray.reporting.measures import Entry
-from alpagasus_ray.reporting.run_reader import KINDS, kind_of
 from alpagasus_ray.store.run import Manifest
+from alpagasus_ray.store.stage_kinds import is_stage, kind_name, kind_of
 
 SAME, CHANGED, GONE, FILE = "same", "changed", "gone", "file"
-MINOR = ("pairs", "prompts")
-"""Stages that only lay out what others have made; they cost nothing to speak of."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def origins(manifests: Mapping[str, Manifest]) -> list[StageOrigin]:
 def _state(name: str, made: str, hashes: Mapping[str, str]) -> str:
     if name in hashes:
         return SAME if hashes[name] == made else CHANGED
-    return GONE if kind_of(name) in KINDS and (name == "examples" or "/" in name) else FILE
+    return GONE if is_stage(name) else FILE
 
 
 def stale(stages: Sequence[StageOrigin]) -> list[str]:
@@ -117,12 +115,12 @@ def stale(stages: Sequence[StageOrigin]) -> list[str]:
 
 def costs(manifests: Mapping[str, Manifest]) -> list[StageCost]:
     """What each stage took, but for the minor ones."""
-    return [_cost(name, manifest) for name, manifest in manifests.items() if kind_of(name) not in MINOR]
+    return [_cost(name, manifest) for name, manifest in manifests.items() if not kind_of(name).is_minor]
 
 
 def _cost(name: str, manifest: Manifest) -> StageCost:
     usage, details = manifest.usage, manifest.details
-    is_training = name.startswith("models/") and "steps" in details
+    is_training = kind_of(name).trains and "steps" in details
     # `usage` is what engines were asked for; a training counts its own tokens and dollars
     return StageCost(
         stage=name,
@@ -139,7 +137,7 @@ def by_kind(stages: Sequence[StageCost]) -> list[KindCost]:
     """What the stages of each kind took together."""
     kinds: dict[str, list[StageCost]] = {}
     for cost in stages:
-        kinds.setdefault(kind_of(cost.stage), []).append(cost)
+        kinds.setdefault(kind_name(cost.stage), []).append(cost)
     return [
         KindCost(kind=kind, stages=len(members), rows=sum(cost.rows for cost in members), **vars(total(members)))
         for kind, members in kinds.items()

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from alpagasus_ray.config import Report
+from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.data import readers
 from alpagasus_ray.data.schema import DROPPED
 from alpagasus_ray.errors import InputError
@@ -271,7 +272,7 @@ def _selection(stages: FinishedStages, arm: str | None, ratings: Sequence[Rating
         for entry in pc.value_counts(table["reason"]).to_pylist():
             reasons[entry["values"]] += entry["counts"]
     main = next((entry for entry in ratings if entry.main), None)
-    by_rules = main is not None and main.kind == "rules"
+    by_rules = main is not None and traits_of(main.kind).is_baseline
     judge_reasons = examples_table.judge_reasons(stages, arm, main.name) if main and by_rules else {}
     return selection_data.selection(arm, manifest, read_json(stage, manifest, "selection.json"), reasons, judge_reasons)
 

@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 
 from alpagasus_ray.reporting.training_data import CurvePoint
 from alpagasus_ray.store.run import MANIFEST, Manifest, Run, StageDir
-
-KINDS = ("examples", "ratings", "subsets", "models", "prompts", "answers", "pairs", "verdicts")
-"""First parts of the stages' names, in the order of the experiment; another judge's verdicts are `verdicts-<name>`."""
+from alpagasus_ray.store.stage_kinds import in_order, kind_of
 
 
 class AnswerRow(NamedTuple):
@@ -57,21 +55,11 @@ def finished_stages(run: Run) -> FinishedStages:
     """Read the manifests of a run."""
     names = [name.removesuffix(f"/{MANIFEST}") for name in run.storage.all_names() if name.endswith(f"/{MANIFEST}")]
     manifests: dict[str, Manifest] = {}
-    for name in sorted((name for name in names if kind_of(name) in KINDS), key=_stage_order):
+    for name in sorted((name for name in names if kind_of(name).is_reported), key=in_order):
         manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
         if manifest is not None:
             manifests[name] = manifest
     return FinishedStages(run, manifests)
-
-
-def kind_of(name: str) -> str:
-    """`verdicts` of `verdicts-strict/a-vs-b/koala`."""
-    first = name.split("/", maxsplit=1)[0]
-    return "verdicts" if first.startswith("verdicts-") else first
-
-
-def _stage_order(name: str) -> tuple[int, str]:
-    return KINDS.index(kind_of(name)), name
 
 
 def read_json(stage: StageDir, manifest: Manifest, name: str) -> Any:

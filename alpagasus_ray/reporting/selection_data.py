@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alpagasus_ray.config.pick import POLICIES, PolicyKnobs
 from alpagasus_ray.reporting.measures import Entry, read
 from alpagasus_ray.store.run import Manifest
 
 RATINGS = "ratings/"
-BY_SCORE = ("threshold", "top")
 MOST_REASONS = 12
 NUMBER = re.compile(r"\d+([.,]\d+)*")
 NOTE_BEGINS = ". ("
@@ -227,10 +227,15 @@ def ordered(manifests: Mapping[str, Manifest], order: Sequence[str]) -> dict[str
 
     def rank(name: str) -> tuple[int, bool, str]:
         arm = manifests[name].settings.get("arm", {})
-        is_by_score = isinstance(arm, Mapping) and arm.get("policy") in BY_SCORE
+        is_by_score = isinstance(arm, Mapping) and knobs(arm).leads
         return order.index(name) if name in order else len(order), not is_by_score, name
 
     return {name: manifests[name] for name in sorted(manifests, key=rank)}
+
+
+def knobs(arm: Mapping[str, Any]) -> PolicyKnobs:
+    """What is known of an arm's policy; of one of another version nothing is taken for granted."""
+    return POLICIES.get(arm.get("policy", ""), PolicyKnobs())
 
 
 def rule(arm: Mapping[str, Any]) -> str:
@@ -238,16 +243,9 @@ def rule(arm: Mapping[str, Any]) -> str:
     by = "expected score" if arm.get("by") == "expected" else "score"
     size = f"{arm['k']:,}" if arm.get("k") else "as many as the selected arm has"
     threshold = 4.5 if arm.get("threshold") is None else arm["threshold"]
-    words = {
-        "threshold": f"{by} of at least {threshold:g}",
-        "top": f"the {size} with the highest {by}",
-        "random": f"drawn at random, {size} (seed {arm.get('seed', 0)})",
-        "longest": f"the longest outputs, {size}",
-        "lowest": f"the lowest {by}, {size}",
-        "full": "everything",
-    }
+    how = knobs(arm).words.format(by=by, size=size, threshold=threshold, seed=arm.get("seed", 0))
     floors = ", ".join(f"{count:,} of {name}" for name, count in (arm.get("floors") or {}).items())
-    return words[arm["policy"]] + (f"; at least {floors}" if floors else "")
+    return (how or arm["policy"]) + (f"; at least {floors}" if floors else "")
 
 
 def selection(
@@ -255,7 +253,7 @@ def selection(
 ) -> Selection:
     """The report's arm; `summary` is its `selection.json`, `reasons` counts why rows were dropped."""
     kept = [entry["score"] for entry in summary["histogram"] if entry["kept"]]
-    chosen_by_score = manifest.settings["arm"]["policy"] in BY_SCORE
+    chosen_by_score = knobs(manifest.settings["arm"]).leads
     return Selection(
         arm=arm,
         rule=rule(manifest.settings["arm"]),

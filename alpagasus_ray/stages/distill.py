@@ -22,8 +22,8 @@ from alpagasus_ray.distill.saved import FIT, MODEL
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import row_sets
 from alpagasus_ray.inference.stage import Target
+from alpagasus_ray.inference.tasks.rating import check_model, prepare
 from alpagasus_ray.judging.rubric import Scale
-from alpagasus_ray.stages.rating_task import check_model, prepare
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 MOST_LABELS = 50_000

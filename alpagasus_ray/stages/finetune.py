@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from alpagasus_ray.config import Finetune, digest, identity
-from alpagasus_ray.config.finetune import LEARNING_RATE
-from alpagasus_ray.data import readers
+from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.engines.identity import checkpoint_print
-from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.errors import SettingsChanged, StageFailed
 from alpagasus_ray.reporting.training_data import comparison
-from alpagasus_ray.store.run import MANIFEST, STATE, Begun, Manifest, Run, versions
+from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
+from alpagasus_ray.training.arms import finished_models, former_settings, heldout_print, settings_of, subsets_of
 
 if TYPE_CHECKING:
     from alpagasus_ray.training.spec import Trained, Training
 
 log = logging.getLogger(__name__)
 COMPARISON = "models/comparison.json"
-FORM = 2
-"""How a training is done where no knob says it. 2: the warm-up begins above 0, adapters learn at 2e-4 unless told, norms,
-biases and embeddings do not decay, padding takes a token that is there. Before it there was no `form`."""
 TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 
@@ -38,54 +34,10 @@ def finetune(config: Finetune, run: Run, arms: Sequence[str]) -> list[Manifest]:
     return manifests
 
 
-def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Manifest]:
-    """What there is to train, and on what. A `UsageError` tells what of it is missing."""
-    if config.model is None:
-        raise UsageError(
-            "`finetune.model` is not given; name a Hugging Face id or a directory, e.g. --set finetune.model=Qwen/Qwen3-8B-Base"
-        )
-    subsets = {arm: run.subset(arm).finished("pick_subset") for arm in arms}
-    for arm, subset in subsets.items():
-        if not subset.rows:
-            raise UsageError(f"subsets/{arm} is empty: there is nothing to train on; look at its threshold in `pick.arms`")
-    return subsets
-
-
-def finished_models(run: Run) -> dict[str, Manifest]:
-    """All models of the run that are finished, by arm."""
-    places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
-    return {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
-
-
 def _compare(run: Run) -> None:
     """Write how all models of the run that are finished compare."""
     found = comparison({arm: manifest.details for arm, manifest in finished_models(run).items()})
     run.storage.write(COMPARISON, json.dumps(found, indent=2).encode())
-
-
-def settings_of(config: Finetune) -> dict[str, Any]:
-    """What decides the model that comes out of an arm."""
-    plain = identity(config)
-    plain.pop("arms", None)  # each arm's model is its own
-    if config.epochs is None and config.steps is None:
-        plain["epochs"] = 3.0
-    if config.keep == "best":  # then the moments of measuring decide which weights are kept
-        plain["heldout_every"] = config.heldout_every
-    return plain | {"learning_rate": config.rate, "form": FORM}
-
-
-def former_settings(config: Finetune) -> dict[str, Any]:
-    """The same as versions wrote it that had no `form`, by which their finished models are known again."""
-    plain = settings_of(config)
-    del plain["form"]
-    return plain | {"learning_rate": config.learning_rate or LEARNING_RATE}
-
-
-def heldout_print(config: Finetune) -> dict[str, str]:
-    """What tells held-out files that were changed; empty where nothing is held out."""
-    if config.heldout is None:
-        return {}
-    return {f"heldout {file.name}": file.fingerprint() for file in readers.expand(config.heldout, "finetune.heldout")}
 
 
 class _Arm:
@@ -130,7 +82,7 @@ class _Arm:
         try:
             trained = driver.fit(training, crew)
         finally:
-            begun = begun.model_copy(update={"seconds": begun.seconds + time.time() - called})
+            begun = begun.after(time.time() - called)
             self._home.begin(begun)
         return self._finish(begun, training, trained, told)
 
@@ -173,23 +125,14 @@ class _Arm:
             raise StageFailed(f"{self._home.name}: the curve has {curve.rows} steps of {training.order.steps} planned")
         rows = pq.read_table(io.BytesIO(self._home.storage.read(curve.name))).to_pylist()
         heldout = trained.facts["heldout"]
-        manifest = Manifest(
-            stage=self._home.name,
-            settings=begun.settings,
-            settings_hash=digest(begun.settings),
-            inputs=begun.inputs,
-            files=trained.files,
-            rows=self._subset.rows,
-            counts=training.tokens_manifest.counts,
-            seconds=begun.seconds,
-            versions=versions(more=TRAINING),
-            details={
-                **_details(self._config, training, trained.facts, rows, begun.seconds),
-                "heldout": {**heldout, **told} if heldout else None,
-                "heldout_curve": trained.facts["heldout_curve"],
-                "kept_step": trained.facts["kept_step"],
-            },
-        )
+        details = {
+            **_details(self._config, training, trained.facts, rows, begun.seconds),
+            "heldout": {**heldout, **told} if heldout else None,
+            "heldout_curve": trained.facts["heldout_curve"],
+            "kept_step": trained.facts["kept_step"],
+        }
+        manifest = self._home.build(begun, trained.files, libraries=TRAINING, details=details)
+        manifest = manifest.model_copy(update={"rows": self._subset.rows, "counts": training.tokens_manifest.counts})
         self._home.finish(manifest)
         return manifest
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import pyarrow as pa
 
@@ -12,15 +11,14 @@ from alpagasus_ray.data.schema import PROMPTS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.spec import AskSpec
-from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.stages.answer_task import GOOD, UNANSWERED, AnswerTask, resolved
+from alpagasus_ray.inference.stage import InferenceStage, Mode, Target
+from alpagasus_ray.inference.tasks.answer import GOOD, UNANSWERED, AnswerTask, resolved
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 
-Mode = Literal["generate", "rescore", "retry-failed"]
 ROWS_PER_SHARD = 128
 
 
-def generate(config: Generate, run: Run, mode: Mode = "generate", again: Sequence[str] = UNANSWERED) -> list[Manifest]:
+def generate(config: Generate, run: Run, mode: Mode = "fill", again: Sequence[str] = UNANSWERED) -> list[Manifest]:
     """Make `answers/<model>/<test set>/` for every model and test set; those that are made already are left as they are, but
     under `retry-failed` for the prompts with a status of `again`. `rescore` reads the stored replies again and sends nothing.
     One manifest for each, model by model."""
@@ -62,8 +60,7 @@ def _prompts(test_set: TestSet, stage: StageDir) -> Manifest:
         rows = [{**prompt._asdict(), "test_set": test_set.name} for prompt in prompts[start : start + ROWS_PER_SHARD]]
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PROMPTS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    begun = begun.model_copy(update={"seconds": time.monotonic() - started})
-    manifest = stage.build(begun, files, details={"notes": _notes(test_set)})
+    manifest = stage.build(begun.after(time.monotonic() - started), files, details={"notes": _notes(test_set)})
     stage.finish(manifest)
     return manifest
 

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from alpagasus_ray.config import Ingest, digest, identity
+from alpagasus_ray.config import Ingest, identity
 from alpagasus_ray.data import formats, readers, write_back
 from alpagasus_ray.data.example_writer import ExampleWriter
 from alpagasus_ray.data.records import Form, Record
 from alpagasus_ray.data.side_fields import Tally
 from alpagasus_ray.errors import InputError, StageFailed, UsageError
-from alpagasus_ray.store.run import Begun, Manifest, Run, StageDir, shard_name, versions
+from alpagasus_ray.store.run import Begun, Manifest, Run, StageDir, shard_name
 
 KINDS = ("json", "jsonl", "csv", "parquet")
 HUB_FORM = Form("jsonl")
@@ -38,7 +38,8 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
         return done
     stage.storage.delete_tree()
     inputs = _fingerprint(config)
-    stage.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=settings, inputs=inputs)
+    stage.begin(begun)
     started = time.monotonic()
     writer = ExampleWriter(stage, config.rows_per_shard, settings["name"], progress)
     reading = _Reading(config)
@@ -47,23 +48,15 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
             writer.add(row, record, drafts)
         writer.flush()
     _check_rejected(writer, config.max_rejected, stage)
-    manifest = Manifest(
-        stage="examples",
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
-        files=writer.files,
-        rows=writer.examples,
-        counts={"examples": writer.examples, "rejected": writer.rejected, "duplicates": writer.duplicates},
-        seconds=time.monotonic() - started,
-        versions=versions(),
-        details={
-            "records": writer.records,
-            "reasons": dict(writer.reasons.most_common(20)),
-            **reading.details(),
-            write_back.TAKEN: write_back.taken(writer.fields),
-        },
-    )
+    details = {
+        "records": writer.records,
+        "reasons": dict(writer.reasons.most_common(20)),
+        **reading.details(),
+        write_back.TAKEN: write_back.taken(writer.fields),
+    }
+    counts = {"examples": writer.examples, "rejected": writer.rejected, "duplicates": writer.duplicates}
+    manifest = stage.build(begun.after(time.monotonic() - started), writer.files, details=details)
+    manifest = manifest.model_copy(update={"counts": counts})
     stage.finish(manifest)
     return manifest
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from alpagasus_ray.config import Arm, Pick, TestSet, digest, identity
+from alpagasus_ray.config import Arm, Pick, TestSet, identity
+from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
@@ -22,16 +23,15 @@ from alpagasus_ray.picking.cleaning import Cleaned
 from alpagasus_ray.picking.columns import Loaded
 from alpagasus_ray.picking.vectors import Made
 from alpagasus_ray.reporting.charts import histogram_file
-from alpagasus_ray.selection import clean
+from alpagasus_ray.selection import clean, existing_arms
 from alpagasus_ray.selection.budgeted import Beside, chosen
 from alpagasus_ray.selection.budgets import Budget
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.duplicates import among_all, only
+from alpagasus_ray.selection.existing_arms import Wanted
 from alpagasus_ray.selection.policies import Choice
 from alpagasus_ray.selection.report import selection_report
-from alpagasus_ray.stages import existing_arms
-from alpagasus_ray.stages.existing_arms import Wanted
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, shard_name, versions
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, shard_name
 from alpagasus_ray.store.storage import Storage, Written
 
 ROWS_PER_FILE = 1000
@@ -124,7 +124,7 @@ def _check_cuts(config: Pick, ratings: Manifest) -> None:
     """Refuse thresholds that mean nothing on the scale of the ratings."""
     scale = ratings.settings.get("rubric", {}).get("scale")
     if scale is not None:
-        steps = ratings.settings.get("judge", {}).get("kind") != "recorded"
+        steps = not traits_of(ratings.settings.get("judge", {}).get("kind")).is_recorded
         if problems := cut_problems(config.arms, Scale.model_validate(scale), steps=steps):
             raise UsageError("\n".join(problems))
 
@@ -189,7 +189,8 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     started = time.monotonic()
     replaced = existing_arms.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
-    stage.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=settings, inputs=inputs)
+    stage.begin(begun)
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
     report |= {"breadth": arm.breadth} if arm.breadth else {}
     files = list(_write_rows(stage.storage, arm_rows.kept_tables(run, loaded, choice), arm_rows.schema(loaded), "part"))
@@ -207,26 +208,17 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     extra = [FileEntry(name=name, rows=rows if name == SUBSET_JSON else 0, **to._asdict()) for name, to in written.items()]
     came = _write_back(run, stage.storage, loaded, choice)
     extra += [FileEntry(name=name, rows=count, **to._asdict()) for name, (to, count) in came.items()]
-    manifest = Manifest(
-        stage=stage.name,
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
-        files=files + extra,
-        rows=rows,
-        counts={"kept": rows, "dropped": len(choice.kept) - rows},
-        seconds=time.monotonic() - started,
-        versions=versions(),
-        details={
-            **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
-            **({"replaced": replaced} if replaced else {}),
-            "duplicates": int((loaded.repeats & ~choice.kept).sum()),
-            **({"clean": cleaned.told()} if cleaned else {}),
-            **({"breadth": {key: value for key, value in arm.breadth.items() if key != "clusters"}} if arm.breadth else {}),
-            **arm_rows.whose_scores(loaded, choice),
-            "as_it_came": list(came),
-        },
-    )
+    details = {
+        **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
+        **({"replaced": replaced} if replaced else {}),
+        "duplicates": int((loaded.repeats & ~choice.kept).sum()),
+        **({"clean": cleaned.told()} if cleaned else {}),
+        **({"breadth": {key: value for key, value in arm.breadth.items() if key != "clusters"}} if arm.breadth else {}),
+        **arm_rows.whose_scores(loaded, choice),
+        "as_it_came": list(came),
+    }
+    manifest = stage.build(begun.after(time.monotonic() - started), files + extra, details=details)
+    manifest = manifest.model_copy(update={"counts": {"kept": rows, "dropped": len(choice.kept) - rows}})
     stage.finish(manifest)
     return manifest
 

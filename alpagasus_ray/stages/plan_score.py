@@ -20,9 +20,9 @@ from alpagasus_ray.inference import addresses
 from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import Target
+from alpagasus_ray.inference.tasks.rating import RatingTask, check_model, prepare
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import parse_rating
-from alpagasus_ray.stages.rating_task import RatingTask, check_model, prepare
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 SAMPLE = 200
@@ -69,7 +69,7 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
-    check_model(config.judge, "score")
+    check_model(config.judge)
     program, task, target = prepare(config, run)
     spec, stage, examples, settings = program.spec, target.home, target.listed, task.settings
     done = stage.manifest()
@@ -298,7 +298,7 @@ def _notes(spec: AskSpec, parts: Sequence[Part], done: Manifest | None, away: Un
         return
     if away.reserved_usd:
         yield f"what is spent includes {away.reserved_usd:,.4g} dollars, the most that the requests under way can cost"
-    if judge.kind == "vllm":
+    if judge.in_job:
         yield "a model in the job: what it costs is its machines' time"
     elif spec.tariff.price is None:
         yield (

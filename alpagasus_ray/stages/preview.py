@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.data.schema import conformed
-from alpagasus_ray.stages.finetune import finished_models, settings_of, subsets_of
 from alpagasus_ray.store.run import Manifest, Run, StageDir
 from alpagasus_ray.training import schedule
+from alpagasus_ray.training.arms import finished_models, settings_of, subsets_of
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 from alpagasus_ray.training.forecast import Forecast, Volume
 from alpagasus_ray.training.token_files import CUT, ROW, WHOLE

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from alpagasus_ray.config import Report, digest, identity
+from alpagasus_ray.config import Report, identity
 from alpagasus_ray.data import readers
 from alpagasus_ray.reporting import dataset_card, html, questions
 from alpagasus_ray.reporting.headline import Headline
@@ -33,19 +33,13 @@ def report(config: Report, run: Run, order: Sequence[str] = ()) -> dict[str, Any
         contents = report_contents(config, stages, order)
         made = _files(contents)
         home.reopen()
-        home.begin(Begun(settings=settings, inputs=inputs))
+        begun = Begun(settings=settings, inputs=inputs)
+        home.begin(begun)
         written = {name: home.storage.write(name, content) for name, content in made.items()}
-        done = Manifest(
-            stage=home.name,
-            settings=settings,
-            settings_hash=digest(settings),
-            inputs=inputs,
-            files=[FileEntry(name=name, rows=0, **to._asdict()) for name, to in written.items()],
-            rows=stages.manifests["examples"].rows if "examples" in stages.manifests else 0,
-            seconds=time.monotonic() - started,
-            versions=versions(),
-            details=_details(contents.data.first),
-        )
+        files = [FileEntry(name=name, rows=0, **to._asdict()) for name, to in written.items()]
+        done = home.build(begun.after(time.monotonic() - started), files, details=_details(contents.data.first))
+        if "examples" in stages.manifests:
+            done = done.model_copy(update={"rows": stages.manifests["examples"].rows})
         home.finish(done)
     return _summary(run, done)
 

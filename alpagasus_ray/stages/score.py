@@ -12,16 +12,16 @@ from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.spec import Task
-from alpagasus_ray.inference.stage import RemainingWork
+from alpagasus_ray.inference.stage import Mode, RemainingWork
+from alpagasus_ray.inference.tasks.rating import check_model, prepare
 from alpagasus_ray.judging import parse_rating
-from alpagasus_ray.stages.rating_task import Mode, check_model, prepare
 from alpagasus_ray.store.run import Manifest, Run
 
 
 def score(
     config: Score,
     run: Run,
-    mode: Mode = "score",
+    mode: Mode = "fill",
     again: Sequence[str] = parse_rating.UNSCORED,
     *,
     in_process: bool = False,

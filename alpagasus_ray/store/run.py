@@ -49,6 +49,8 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
+PART = "part-"
+"""What the names of the files begin with that hold a stage's rows."""
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
@@ -81,7 +83,7 @@ class Manifest(BaseModel):
 
     def parts(self) -> list[FileEntry]:
         """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
-        return [entry for entry in self.files if entry.name.startswith("part-")]
+        return [entry for entry in self.files if entry.name.startswith(PART)]
 
     def content_hash(self) -> str:
         """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
@@ -103,6 +105,10 @@ class Begun(BaseModel):
     """Usage of replies that were given up to ask again."""
     addresses: list[str] = []
     """Where a server was asked."""
+
+    def after(self, seconds: float) -> "Begun":
+        """The same after so many more seconds of work."""
+        return self.model_copy(update={"seconds": self.seconds + seconds})
 
     @classmethod
     def of(cls, made: Manifest) -> "Begun":
@@ -180,11 +186,12 @@ class StageDir:
         files: list[FileEntry],
         statuses: Sequence[str] = (),
         *,
-        local_model: bool = False,
+        libraries: Sequence[str] = (),
         details: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """The manifest of files that were made with what was `begun`. Where rows have a status they are counted, in the order
-        of `statuses`; of servers that were asked it says what they used and who answered."""
+        """The manifest of files that were made with what was `begun`, by these `libraries` besides those of every stage. Where
+        rows have a status they are counted, in the order of `statuses`; of servers that were asked it says what they used and
+        who answered. A stage that knows `rows` or `counts` by other means puts them into a copy."""
         sums = totals(files)
         recorded: dict[str, Any] = {"reasons": dict(sums.reasons.most_common())} if statuses else {}
         recorded |= {"discarded": begun.discarded} if begun.discarded else {}
@@ -197,11 +204,11 @@ class StageDir:
             settings_hash=digest(begun.settings),
             inputs=begun.inputs,
             files=files,
-            rows=sum(entry.rows for entry in files),
+            rows=sum(entry.rows for entry in files if entry.name.startswith(PART)),
             counts={status: sums.counts[status] for status in statuses if sums.counts[status]},
             usage=dict(sums.usage),
             seconds=begun.seconds,
-            versions=versions(local_model=local_model),
+            versions=versions(libraries),
             details={**recorded, **(details or {})},
         )
 

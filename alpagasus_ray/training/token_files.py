@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.data.schema import DROPPED, MASKED, SUBSET, TOKENS, conformed
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, totals, versions
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, StageDir, totals
 from alpagasus_ray.store.storage import Storage, Written
 from alpagasus_ray.training.encode import Encoded, Encoder, Left
 from alpagasus_ray.version import __version__
@@ -79,11 +79,12 @@ def encode_arm(config: Finetune, source: StageDir, source_manifest: Manifest, ta
         return made
     started = time.monotonic()
     target.storage.delete_tree()
-    target.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=settings, inputs=inputs)
+    target.begin(begun)
     parts = source_manifest.parts()
     entries = _encoded_shards(config, source, target, parts)
     files = sorted(entries, key=lambda entry: entry.name)
-    manifest = _summed_up(target, files, settings, inputs).model_copy(update={"seconds": time.monotonic() - started})
+    manifest = _summed_up(target, files, begun.after(time.monotonic() - started))
     expected = sum(part.rows for part in parts)
     if manifest.rows != expected:
         raise StageFailed(
@@ -124,24 +125,14 @@ def _encoded_shards(config: Finetune, source: StageDir, target: StageDir, parts:
             raise
 
 
-def _summed_up(target: StageDir, files: list[FileEntry], settings: dict[str, Any], inputs: dict[str, str]) -> Manifest:
+def _summed_up(target: StageDir, files: list[FileEntry], begun: Begun) -> Manifest:
     sums = totals(files)
-    return Manifest(
-        stage=target.name,
-        settings=settings,
-        settings_hash=digest(settings),
-        inputs=inputs,
-        files=files,
-        rows=sum(entry.rows for entry in files),
-        counts={outcome: sums.counts[outcome] for outcome in (WHOLE, CUT, LEFT)},
-        usage={field: sums.usage[field] for field in ("tokens", "label_tokens")},
-        seconds=0.0,
-        versions=versions(more=("transformers", "tokenizers")),
-        details={
-            "reasons": dict(sums.reasons.most_common()),
-            "longest": int(max((entry.usage.get("longest", 0) for entry in files), default=0)),
-        },
-    )
+    counts = {outcome: sums.counts[outcome] for outcome in (WHOLE, CUT, LEFT)}
+    usage = {field: sums.usage[field] for field in ("tokens", "label_tokens")}
+    longest = int(max((entry.usage.get("longest", 0) for entry in files), default=0))
+    details = {"reasons": dict(sums.reasons.most_common()), "longest": longest}
+    manifest = target.build(begun, files, libraries=("transformers", "tokenizers"), details=details)
+    return manifest.model_copy(update={"counts": counts, "usage": usage})
 
 
 def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> None:

@@ -88,4 +88,4 @@ def pick_failpoint(arena: Arena, rows: int, point: str) -> Finding:
 
 
 def _pick(arena: Arena, run: Run, environment: dict[str, str] | None = None) -> Ended:
-    return arena.start_job("pick", ["--run", run.storage.root, "--set", ARMS], environment).wait()
+    return arena.start_job("pick_subset", ["--run", run.storage.root, "--set", ARMS], environment).wait()

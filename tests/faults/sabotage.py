@@ -10,7 +10,7 @@ import ray.cloudpickle
 from alpagasus_ray.engines.base import Engine, Rate, Reply, Request
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.stages.rating_task import RatingTask
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.store.storage import FAILPOINT
 
 DEADLY, IN_WORKERS, MOST, DEATHS = "FAULTS_DEADLY", "FAULTS_FAILPOINT_IN_WORKERS", "FAULTS_MOST", "FAULTS_DEATHS"

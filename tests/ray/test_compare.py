@@ -13,10 +13,10 @@ import drivers
 from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, TestSet
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.evaluation.match_rules import decide
+from alpagasus_ray.judging.pairs import Bout
 from alpagasus_ray.reporting.verdicts import comparisons, games, matches
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
-from alpagasus_ray.stages.pairs import Bout
 from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
 from toy_runs import job, summary

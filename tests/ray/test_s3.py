@@ -10,7 +10,7 @@ import pytest
 from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
 from alpagasus_ray.errors import RunLocked, UsageError
-from alpagasus_ray.stages.answer_task import _at_hand
+from alpagasus_ray.inference.tasks.answer import _at_hand
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score

@@ -4,14 +4,12 @@ Screenshots are left in the directory that REPORT_SCREENSHOTS names.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import browser
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.people import assign, votes
 from alpagasus_ray.people.ballot import Ballot, ballot
@@ -26,17 +24,6 @@ VOTERS = ("Ana", "Bo", "Cléo")
 KEYS = {"first": "1", "second": "2", "neither": "3"}
 PHONE = {"width": 375, "height": 700}
 DIGITS = {"a": "a", "b": "b", "t": "tie"}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["Browser"]:
-    if browser.installed() is None:
-        reason = f"none of {', '.join(browser.NAMES)} is installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}; in CI one has to be")
-        pytest.skip(reason)
-    with browser.chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +166,10 @@ def test_changed_files_and_files_of_another_ballot_are_refused(
 
 
 def test_it_fits_a_phone_and_speaks_four_languages_to_a_screen_reader(
-    chromium: "Browser", page_file: Path, tmp_path: Path
+    chromium: "Browser", page_file: Path, screenshots: Path
 ) -> None:
     context = chromium.new_context(viewport=PHONE)
     page = _enter(context, page_file, "Bo")
-    folder = Path(os.environ.get("REPORT_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
     for code in LANGUAGES:
         page.locator("#language").select_option(code)
         assert page.locator("html").get_attribute("lang") == code
@@ -193,7 +178,7 @@ def test_it_fits_a_phone_and_speaks_four_languages_to_a_screen_reader(
         assert page.get_by_role("group", name=question).get_by_role("button").count() == 3
         assert page.get_by_role("article", name=WORDS[code]["answer"].format(number=1)).is_visible()
         assert page.get_by_role("progressbar").get_attribute("max") == "174"
-        page.screenshot(path=folder / f"ballot-{code}.png", full_page=True)
+        page.screenshot(path=screenshots / f"ballot-{code}.png", full_page=True)
     assert page.title() != "broken", "what looks like a script in an answer is text"
     page.keyboard.press("1")
     assert page.evaluate("document.activeElement.id") == "prompt-heading", "the next request is read out"

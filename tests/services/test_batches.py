@@ -25,8 +25,8 @@ from alpagasus_ray.inference.first_replies import ROOM
 from alpagasus_ray.inference.ledger import Ledger, Outcome
 from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.stage import RemainingWork
+from alpagasus_ray.inference.tasks.rating import prepare
 from alpagasus_ray.stages.ingest import ingest
-from alpagasus_ray.stages.rating_task import prepare
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.store.storage import Storage
 from loopback import JudgeStarter, LoopbackJudge

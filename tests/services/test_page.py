@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import browser
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
@@ -28,17 +27,6 @@ if TYPE_CHECKING:
 ROWS = 300
 HOSTILE = '</script><img src="https://example.com/x.png" onerror="alert(1)">'
 WIDE, PHONE = 1280, 375
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["Browser"]:
-    if browser.installed() is None:
-        reason = f"none of {', '.join(browser.NAMES)} is installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}; in CI one has to be")
-        pytest.skip(reason)
-    with browser.chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +57,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     judge(run, ("selected", "full"), [WIN] * 30 + [LOSE] * 20 + [TIE] * 24 + [NONE], name="second")
     report(Report(claim="A run of toys: it shows the page, and nothing else."), run, ("selected",))
     return run
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("REPORT_SCREENSHOTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def page_of(run: Run) -> str:

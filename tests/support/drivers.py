@@ -52,8 +52,8 @@ def _be_a_driver(
     os.setsid()
     if prepare is not None:
         prepare()
-    known = [*vars(commands).values(), *vars(run_all).values()]
-    cli.main(next(spec for spec in known if isinstance(spec, cli.JobSpec) and spec.name == job), arguments)
+    known = {spec.name: spec for spec in (*vars(commands).values(), *vars(run_all).values()) if isinstance(spec, cli.JobSpec)}
+    cli.main(known[job], arguments)
 
 
 class Driver:

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from alpagasus_ray.config import Finetune, digest
-from alpagasus_ray.stages.finetune import settings_of
 from alpagasus_ray.store.run import Begun, Manifest, Run
 from alpagasus_ray.training import devices, heldout, loop, token_files
+from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.spec import Stopped, Trained, Training
 from alpagasus_ray.training.status import _StatusActor

@@ -9,10 +9,9 @@ import pyarrow.parquet as pq
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.data.schema import ANSWERS, CURVE, RATINGS, VERDICTS
+from alpagasus_ray.judging.pairs import both_orders, lengths, write_pairs
 from alpagasus_ray.judging.parse_verdict import STATUSES
 from alpagasus_ray.reporting.training_data import MEASURES
-from alpagasus_ray.stages.pair_task import both_orders, lengths
-from alpagasus_ray.stages.pairs import write_pairs
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
 from toy_runs import ids
 

@@ -14,11 +14,11 @@ from alpagasus_ray.evaluation.length_control import length_controlled
 from alpagasus_ray.evaluation.statistics import summarize
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.stage import Target
+from alpagasus_ray.inference.tasks.pair import PairTask
 from alpagasus_ray.judging import pair_rubric
+from alpagasus_ray.judging.pairs import Bout, pair_up
 from alpagasus_ray.reporting.verdicts import comparisons, matches
 from alpagasus_ray.stages.compare import compare
-from alpagasus_ray.stages.pair_task import PairTask
-from alpagasus_ray.stages.pairs import Bout, pair_up
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Begun, Run, describe, shard_name
 from report_runs import answer

@@ -34,23 +34,6 @@ LAYERS = (
 UPWARD: dict[tuple[str, str], str] = {}
 """Imports that point up or sideways, each with the reason why it stays. The list may only become shorter."""
 
-STAGES_THAT_SHARE = {
-    ("stages.compare", "stages.import_verdicts"),
-    ("stages.compare", "stages.pair_task"),
-    ("stages.compare", "stages.pairs"),
-    ("stages.distill", "stages.rating_task"),
-    ("stages.generate", "stages.answer_task"),
-    ("stages.import_verdicts", "stages.pair_task"),
-    ("stages.import_verdicts", "stages.pairs"),
-    ("stages.pairs", "stages.pair_task"),
-    ("stages.pick_subset", "stages.existing_arms"),
-    ("stages.plan_score", "stages.rating_task"),
-    ("stages.preview", "stages.finetune"),
-    ("stages.score", "stages.rating_task"),
-}
-"""Modules of `stages/` that still import one another: a stage's row task, and what lays out or reads again for two stages. A
-stage never calls another stage. The list may only become shorter."""
-
 HEAVY = {"torch", "deepspeed", "vllm", "transformers", "peft"}
 HEAVY_AT_THE_TOP = {"attention", "behaviour", "collate", "devices", "failures", "finished_model", "loop", "measure", "model"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
@@ -169,9 +152,7 @@ def _reachable_from_themselves(edges: dict[str, set[str]]) -> set[str]:
 
 def test_stages_import_no_stage() -> None:
     edges = {(module, target) for module in modules() for target in own(module)}
-    among = {edge for edge in edges if all(part(end) == "stages" for end in edge)}
-    assert among - STAGES_THAT_SHARE == set(), "stages meet through files"
-    assert STAGES_THAT_SHARE - among == set(), "these exceptions are no longer needed: delete them"
+    assert {edge for edge in edges if all(part(end) == "stages" for end in edge)} == set(), "stages meet through files"
 
 
 def test_heavy_libraries_are_loaded_only_where_they_are_used() -> None:

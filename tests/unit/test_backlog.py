@@ -10,8 +10,8 @@ from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.inference.bill import Account
 from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.stage import begin
+from alpagasus_ray.inference.tasks.rating import prepare
 from alpagasus_ray.stages.plan_score import plan
-from alpagasus_ray.stages.rating_task import prepare
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.stages.status import status
 from alpagasus_ray.store.run import Run

@@ -12,14 +12,14 @@ from scipy.stats import hypergeom
 
 from alpagasus_ray.config import Arm, Ingest, Judge, Pick
 from alpagasus_ray.errors import SettingsChanged, UsageError
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.selection import existing_arms
 from alpagasus_ray.selection.cuts import cut_problems
 from alpagasus_ray.selection.policies import Columns, choose
-from alpagasus_ray.stages import existing_arms
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store.run import STATE, Begun, Run
 from report_runs import rate, train
 from toy_runs import toy_run

@@ -44,8 +44,11 @@ def made(tmp_path: Path, source: str) -> Run:
     return run
 
 
-def test_nothing_heavy_is_imported_for_help() -> None:
-    heavy = "torch vllm transformers deepspeed ray openai datasets matplotlib scipy sklearn statsmodels pandas".split()
+def test_nothing_heavy_is_imported_for_help_nor_by_what_is_imported_before_it_is_needed() -> None:
+    heavy = (
+        "torch vllm transformers deepspeed ray openai datasets matplotlib scipy sklearn statsmodels pandas krippendorff".split()
+    )
+    early = ("evaluation.statistics", "evaluation.ranking", "evaluation.agreement", "training.token_files")
     program = f"""
 import runpy, sys
 from alpagasus_ray.cli import main
@@ -55,6 +58,7 @@ for job in ("ingest", "score", "pick_subset", "finetune", "generate", "compare",
         runpy.run_path(f"{ROOT}/jobs/{{job}}.py", run_name="__main__")
     except SystemExit as end:
         assert end.code == 0
+import {", ".join(f"alpagasus_ray.{name}" for name in early)}
 print([name for name in {heavy} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

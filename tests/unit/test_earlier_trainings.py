@@ -10,8 +10,9 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged
 from alpagasus_ray.reporting import training_data
-from alpagasus_ray.stages.finetune import FORM, finetune, former_settings, settings_of
+from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.store.run import STATE, Begun, Manifest, Run
+from alpagasus_ray.training.arms import FORM, former_settings, settings_of
 from alpagasus_ray.training.checkpoints import WHOLE, CheckpointInfo, name_of
 from trainings import run_with_arms, tiny
 

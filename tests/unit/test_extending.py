@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from fixed_server import FixedServer, answering
 from pydantic import ValidationError
 
-from alpagasus_ray.config import Arm, Compare, Ingest, Judge, Score, compare, engines, pick, stages
+from alpagasus_ray.config import Arm, Compare, Ingest, Judge, Report, Score, compare, engines, pick, stages
 from alpagasus_ray.data import formats
 from alpagasus_ray.engines import kinds
 from alpagasus_ray.engines.base import FINISH_REASONS, Reply, Request
@@ -20,6 +21,10 @@ from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
 from alpagasus_ray.evaluation import match_rules
 from alpagasus_ray.evaluation.match_rules import Game, Match
 from alpagasus_ray.judging import rubric
+from alpagasus_ray.reporting import chart_list, selection_data
+from alpagasus_ray.reporting.report_data import report_contents
+from alpagasus_ray.reporting.run_reader import finished_stages
+from alpagasus_ray.reporting.selection_data import ArmEntry
 from alpagasus_ray.selection import policies
 from alpagasus_ray.selection.policies import Columns
 from alpagasus_ray.stages.ingest import ingest
@@ -37,7 +42,9 @@ TABLES: tuple[Any, ...] = (
 def as_they_were() -> Iterator[None]:
     """Take what a test has added out of the tables again."""
     kept, signs = [dict(table) for table in TABLES], list(formats.SIGNS)
+    charts = {section: list(makers) for section, makers in chart_list.CHARTS.items()}
     yield
+    chart_list.CHARTS.update(charts)
     for table, entries in zip(TABLES, kept, strict=True):
         table.clear()
         table.update(entries)
@@ -63,6 +70,7 @@ def test_a_policy_is_two_entries() -> None:
     chosen = policies.choose(Arm(name="short", policy="shortest"), columns, 2)
     assert chosen.kept.tolist() == [False, True, True]
     assert chosen.reason == "longer than those kept"
+    assert selection_data.rule({"policy": "shortest", "k": 9000}) == "the shortest outputs, 9,000"
     with pytest.raises(ValidationError, match="takes no `threshold`"):
         Arm(name="short", policy="shortest", threshold=4)
 
@@ -142,6 +150,17 @@ def test_a_rule_of_comparison_is_two_entries() -> None:
     match = Match("p", "t", None, None, None, Game("a", None, None), Game("b", None, None), 1, 1)
     assert match_rules.decide("first_game", match) == "win"
     assert match_rules.decide("alpagasus", match) == "tie"
+
+
+def test_a_chart_is_one_entry(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    data = report_contents(Report(), finished_stages(run), ()).data
+    arm = ArmEntry("best", "top", "the 9 best", 9, 1, 0.9, None, None, 240.0, "characters", None, None)
+    _add("A chart")
+    assert chart_list.chart_list(data)["selection"] == []
+    (chart,) = chart_list.chart_list(replace(data, arms=[arm]))["selection"]
+    assert "best" in chart.svg
+    assert chart.caption == "Mean length of an output of each arm, in characters."
 
 
 def test_a_dimension_is_a_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from alpagasus_ray.config import OPERATIONAL, Finetune
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.recipe import load
-from alpagasus_ray.stages.finetune import former_settings, settings_of
+from alpagasus_ray.training.arms import former_settings, settings_of
 
 OTHERWISE: dict[str, Any] = {
     "packing": False,

@@ -17,8 +17,8 @@ from alpagasus_ray.inference.cut_prompts import MANY, CutPrompts
 from alpagasus_ray.inference.failures import advising
 from alpagasus_ray.inference.first_replies import FIRST, FirstLook, Usable
 from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.tasks.rating import prepare
 from alpagasus_ray.inference.worker import Worker
-from alpagasus_ray.stages.rating_task import prepare
 from toy_runs import api_judge, toy_run
 
 USABLE = Usable(frozenset({"scored"}), 0.5, "score.max_unusable")

@@ -20,8 +20,8 @@ from alpagasus_ray.engines.bounded_read import LARGEST
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineError, TryAgain
 from alpagasus_ray.inference.ledger import Ledger, Outcome
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.rating_task import RatingTask
 
 BODIES = 2000
 SOUND: dict[str, Any] = {

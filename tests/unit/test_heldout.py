@@ -11,11 +11,12 @@ from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
 from alpagasus_ray.data.schema import TOKENS
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.reporting.terminal_training import trained_lines
-from alpagasus_ray.stages.finetune import finetune, heldout_print, settings_of
+from alpagasus_ray.stages.finetune import finetune
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.training import heldout
+from alpagasus_ray.training.arms import heldout_print, settings_of
 from alpagasus_ray.training.heldout import HeldOut
 from alpagasus_ray.training.token_files import Tokens, encode_shard
 from toy_runs import ROOT

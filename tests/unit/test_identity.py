@@ -37,16 +37,17 @@ from alpagasus_ray.config.finetune import Lora
 from alpagasus_ray.engines.base import ReplyForm
 from alpagasus_ray.engines.identity import body, request_key
 from alpagasus_ray.errors import SettingsChanged
+from alpagasus_ray.inference.tasks.answer import AnswerTask
+from alpagasus_ray.inference.tasks.pair import PairTask
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import pair_rubric, rubric
 from alpagasus_ray.recipe import load
-from alpagasus_ray.stages import finetune, ingest, pick_subset
-from alpagasus_ray.stages.answer_task import AnswerTask
+from alpagasus_ray.stages import ingest, pick_subset
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
-from alpagasus_ray.stages.pair_task import PairTask
-from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Manifest, Run
+from alpagasus_ray.training import arms
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "old_run"
 """A run of six examples with its sources: rated by the rules, picked, two models answered, compared."""
@@ -86,7 +87,7 @@ SETTINGS: dict[str, Callable[[dict[str, Any]], tuple[dict[str, Any], EngineConfi
     "ingest": lambda given: (ingest._settings(Ingest(**given)), None),
     "score": _score,
     "pick": _pick,
-    "finetune": lambda given: (finetune.settings_of(Finetune(**given)), None),
+    "finetune": lambda given: (arms.settings_of(Finetune(**given)), None),
     "generate": _generate,
     "prompts": _prompts,
     "compare": _compare,
@@ -107,7 +108,7 @@ def test_settings_and_requests_are_known_by_what_they_were_known_by_before(
         if "request_in_form" in case:
             assert request_key(body(engine, IN_FORM), QUESTION) == case["request_in_form"]
     if "former" in case:
-        assert finetune.former_settings(Finetune(**case["given"])) == case["former"]
+        assert arms.former_settings(Finetune(**case["given"])) == case["former"]
 
 
 SECTIONS: dict[type[Section], dict[str, Any]] = {

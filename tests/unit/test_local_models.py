@@ -14,13 +14,13 @@ from alpagasus_ray.engines.vllm_model import _merged, start_failure
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
 from alpagasus_ray.inference.spec import limits_of
 from alpagasus_ray.inference.stage import begin
+from alpagasus_ray.inference.tasks.answer import AnswerTask, resolved
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.raycluster import connect, nodes
 from alpagasus_ray.raycluster.pool import Pool, PoolRequest
 from alpagasus_ray.selection.policies import Columns, choose
-from alpagasus_ray.stages.answer_task import AnswerTask, resolved
-from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store.run import Run
 
 LOCAL = Judge(kind="vllm", model="m")

@@ -28,12 +28,12 @@ from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.budget import Budget
 from alpagasus_ray.inference.coordinator import Cap
 from alpagasus_ray.inference.ledger import Ledger, Outcome
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.reporting import terminal, terminal_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan_score import SAMPLE, evenly, plan
-from alpagasus_ray.stages.rating_task import RatingTask
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import DONE, LEDGER, Begun, Manifest, Run, StageDir, describe
 from alpagasus_ray.store.storage import Storage

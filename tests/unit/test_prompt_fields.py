@@ -10,9 +10,9 @@ from alpagasus_ray.config import Compare, Import
 from alpagasus_ray.data.prompt_fields import PROMPT_KEYS
 from alpagasus_ray.data.prompt_sets import load
 from alpagasus_ray.errors import InputError
+from alpagasus_ray.judging.pairs import Bout
 from alpagasus_ray.reporting.verdicts import comparisons, games
 from alpagasus_ray.stages.compare import compare
-from alpagasus_ray.stages.pairs import Bout
 from alpagasus_ray.store.run import Run
 
 KEYS = [*PROMPT_KEYS, "Instruction", "PROMPT", "Text", "Question", "Conversations"]

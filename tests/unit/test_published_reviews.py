@@ -9,9 +9,9 @@ import pytest
 from alpagasus_ray.config import Compare, Import
 from alpagasus_ray.errors import AlpagasusError, UsageError
 from alpagasus_ray.evaluation.match_rules import Rule
+from alpagasus_ray.judging.pairs import Bout
 from alpagasus_ray.reporting.verdicts import comparisons, games
 from alpagasus_ray.stages.compare import compare, outcomes
-from alpagasus_ray.stages.pairs import Bout
 from alpagasus_ray.store.run import Manifest, Run
 
 

@@ -19,16 +19,16 @@ from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.shards import rows_of, take_back
 from alpagasus_ray.inference.spec import Task, longer_reply, retried
 from alpagasus_ray.inference.stage import Target, reopen
+from alpagasus_ray.inference.tasks.answer import AnswerTask, resolved
+from alpagasus_ray.inference.tasks.pair import PairTask
+from alpagasus_ray.inference.tasks.rating import RatingTask, prepare
 from alpagasus_ray.judging import pair_rubric, parse_rating, rubric
+from alpagasus_ray.judging.pairs import Bout, both_orders, pair_up
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.reporting.answers_data import mean_answer_length
 from alpagasus_ray.reporting.selection_data import judge_doubts
-from alpagasus_ray.stages import pair_task
-from alpagasus_ray.stages.answer_task import AnswerTask, resolved
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
-from alpagasus_ray.stages.pairs import Bout, pair_up
-from alpagasus_ray.stages.rating_task import RatingTask, prepare
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Begun, Run, describe, shard_name
 from report_runs import answer, prompt
@@ -157,7 +157,7 @@ def _compared(folder: Path, replies: list[str]) -> tuple[Run, Compare]:
     config = Compare(pairs=(("one", "two"),), judge=PairJudge(model="toy", base_url=NOWHERE))
     bout = Bout("one", "two", "toys")
     listed = pair_up(run, bout)
-    work = pair_task.PairTask(config.judge, pair_rubric.load("pairwise"))
+    work = PairTask(config.judge, pair_rubric.load("pairwise"))
     rows = [
         work.result(game, work.request(game), Outcome(Reply(text), None, 1, 1.0)) | {"status": "judged", "winner": "a"}
         for game, text in zip(run.pairs(*bout).storage.read_table(PART).to_pylist(), replies, strict=True)
@@ -187,13 +187,13 @@ def test_games_made_before_are_repaired_by_reading_again_without_a_request(tmp_p
 def test_an_empty_answer_enters_no_game_unless_asked() -> None:
     asked = pair_rubric.load("pairwise")
     one = {"prompt_id": "p", "test_set": "toys", **prompt("toys", 0)}
-    game = pair_task.both_orders(one, "  \n", "An answer.")[0]
+    game = both_orders(one, "  \n", "An answer.")[0]
     for plays, status in ((False, "unanswered"), (True, "judged")):
-        work = pair_task.PairTask(PairJudge(model="toy"), asked, plays)
+        work = PairTask(PairJudge(model="toy"), asked, plays)
         assert bool(work.request(game).messages) == plays
         assert work.result(game, work.request(game), Outcome(Reply("3 8"), None, 1, 1.0))["status"] == status
-    usual = pair_task.PairTask(PairJudge(model="toy"), asked)
-    assert usual.settings == pair_task.PairTask(PairJudge(model="toy"), asked, plays_empty=False).settings
+    usual = PairTask(PairJudge(model="toy"), asked)
+    assert usual.settings == PairTask(PairJudge(model="toy"), asked, plays_empty=False).settings
     assert "empty_answers" not in usual.settings
 
 

@@ -21,7 +21,7 @@ from alpagasus_ray.config import Judge
 from alpagasus_ray.data.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.inference.ledger import Ledger, stored_in_output
 from alpagasus_ray.judging import rubric
-from alpagasus_ray.stages.rating_task import RatingTask
+from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.store.reply import Outcome, Reply, stored_reply
 from alpagasus_ray.store.run import describe
 from alpagasus_ray.store.storage import Storage

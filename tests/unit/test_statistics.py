@@ -1,8 +1,6 @@
 """Statistics of comparisons: published counts come out, mirror images match, and nothing is made of nothing."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -318,10 +316,3 @@ def test_groups_stand_by_size_and_difficulties_by_level() -> None:
     assert [entry["group"] for entry in groups["difficulties"]] == ["2", "10"]
     assert groups["skills"] == []
     assert grouped(many, "alpagasus", 5000)["categories"][0]["resamples"] == 2000
-
-
-def test_importing_the_statistics_loads_none_of_the_libraries_behind_them() -> None:
-    modules = ", ".join(f"alpagasus_ray.evaluation.{name}" for name in ("statistics", "ranking", "agreement"))
-    heavy = {"scipy", "sklearn", "statsmodels", "krippendorff", "pandas"}
-    code = f"import sys, {modules}; print(*({heavy} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

@@ -6,7 +6,7 @@ Knows nothing of how requests are sent, nor of calls that go on where others wer
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -25,16 +25,14 @@ from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.engines.recorded import RecordedEngine
 from alpagasus_ray.engines.score_grammar import after, distribution, place_of
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.spec import AskSpec
-from alpagasus_ray.inference.stage import InferenceStage, Rows, Target
+from alpagasus_ray.inference.stage import InferenceStage, Mode, Rows, Target
 from alpagasus_ray.judging import parse_rating, rubric
 from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.judging.rubric import Rubric, Scale
-from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, totals
 
-Mode = Literal["score", "rescore", "retry-failed"]
 ALIKE, FEWEST_ALIKE = 0.8, 50
 """Share of the scored rows that may have one score, and of how many rows a share says something."""
 NOT_EXPECTED: dict[str, Any] = {"expected_score": None, "probabilities": None, "outside": None}
@@ -141,13 +139,13 @@ class RatingTask:
         if self.student is not None:
             return self.student.scale
         own = scale_of(self.judge, self.rubric)
-        return own.model_copy(update={"step": None}) if self.judge.kind == "recorded" else own
+        return own.model_copy(update={"step": None}) if self.judge.traits.is_recorded else own
 
     @property
     def settings(self) -> dict[str, Any]:
         """The identity of the ratings; what only another kind of judge would use is left out."""
         judge, rubric = self.judge, self.rubric
-        recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.kind == "recorded" else {}
+        recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.traits.is_recorded else {}
         recorded |= {"model": judge.model} if judge.kind == "distilled" else {}
         # what most recipes leave alone is no part of their identity, so that older runs go on
         form = own_identity(judge, "rubric", "ratings", "columns", "scale")  # which stand beside it
@@ -162,7 +160,7 @@ class RatingTask:
     def inputs(self) -> dict[str, str]:
         """What the ratings are made from besides the examples: a file of ratings, or weights on this machine."""
         judge = self.judge
-        if judge.kind == "recorded" and judge.ratings is not None:
+        if judge.traits.is_recorded and judge.ratings is not None:
             return {file.name: file.fingerprint() for file in readers.expand(judge.ratings)}
         return weights_print(judge)
 
@@ -175,8 +173,8 @@ class RatingTask:
             **_of_one_score(histogram),
             **_outside(target.home, files),
         }
-        local_model = self.judge.kind == "vllm"
-        return target.home.build(begun, files, parse_rating.STATUSES, local_model=local_model, details=details)
+        libraries = self.judge.traits.libraries
+        return target.home.build(begun, files, parse_rating.STATUSES, libraries=libraries, details=details)
 
 
 def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[InferenceStage, RatingTask, Target]:
@@ -200,10 +198,11 @@ def scale_of(judge: Judge, rubric: Rubric) -> Scale:
     return Scale(min=judge.scale.min, max=judge.scale.max, step=None)
 
 
-def check_model(judge: Judge, mode: Mode) -> None:
+def check_model(judge: Judge, mode: Mode = "fill") -> None:
+    """`UsageError` where a model is to judge and none is named; to read replies again none is needed."""
     if not judge.is_model or judge.model is not None or mode == "rescore":
         return
-    if judge.kind == "vllm":
+    if judge.in_job:
         raise UsageError(
             "`score.judge.model` is not set: give the model that judges, a Hugging Face id or a checkpoint's directory, e.g. "
             "--set score.judge.model=Qwen/Qwen2.5-7B-Instruct"

@@ -12,26 +12,24 @@ from typing import Any
 import pyarrow as pa
 
 from alpagasus_ray.config import PairJudge
-from alpagasus_ray.data.schema import PAIRS, VERDICTS
+from alpagasus_ray.data.schema import VERDICTS
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
 from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
-from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging import parse_verdict
 from alpagasus_ray.judging.pair_rubric import PairRubric
-from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.judging.pairs import SHOWN, by_model, lengths
+from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest
 
-ORDERS = ("ab", "ba")
 AGAIN = (parse_verdict.UNPARSED, parse_verdict.REFUSED, parse_verdict.TRUNCATED, parse_verdict.FAILED)
 """Statuses of games that have no verdict and might get one if they were asked again."""
 GOOD = frozenset({parse_verdict.JUDGED, parse_verdict.UNANSWERED})
 """Statuses that say nothing against the judge."""
 NOTHING = {"instruction": "", "input": "", "first": "", "second": "", "reference": None}
 """The pair that makes the shortest prompt."""
-SHOWN = ("first", "second")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class PairTask:
             form, scale = self.rubric.form, self.rubric.scale
             verdict = parse_verdict.read(reply.text, reply.finish_reason, form, scale, reasoning=reply.reasoning)
         winner = dict(zip(SHOWN, row["order"], strict=True)).get(verdict.winner or "", verdict.winner)
-        scores = dict(zip(_by_model(row, "score"), (verdict.first, verdict.second), strict=True))
+        scores = dict(zip(by_model(row, "score"), (verdict.first, verdict.second), strict=True))
         return {"status": verdict.status, "winner": winner, **scores, "error": verdict.error}
 
     def _unanswered(self, row: Mapping[str, Any]) -> list[str]:
@@ -131,28 +129,5 @@ class PairTask:
         a, b = target.listed.settings["pair"]
         judge = self.judge.model or self.judge.kind if self.imported is None else f"imported ({self.imported})"
         details = {"a": a, "b": b, "test_set": target.home.name.rpartition("/")[2], "judge": judge}
-        local_model = self.imported is None and self.judge.kind == "vllm"
-        return target.home.build(begun, files, parse_verdict.STATUSES, local_model=local_model, details=details)
-
-
-def _by_model(row: Mapping[str, Any], name: str) -> list[str]:
-    """The columns of the model that stands first in this order, and of the other."""
-    return [f"{name}_{model}" for model in row["order"]]
-
-
-def lengths(row: Mapping[str, Any]) -> dict[str, int | None]:
-    """How long both answers of a game are: `length_*` in characters, which say it in every script; `words_*`, between blanks,
-    for readers of earlier versions."""
-    answers: list[str | None] = [row[name] for name in SHOWN]
-    characters = [None if answer is None else len(answer) for answer in answers]
-    words = [None if answer is None else len(answer.split()) for answer in answers]
-    return dict(zip(_by_model(row, "length") + _by_model(row, "words"), characters + words, strict=True))
-
-
-def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:
-    """The two games of a prompt, as rows of `schema.PAIRS`."""
-    common = {name: prompt.get(name) for name in PAIRS.names if name not in ("order", *SHOWN)}
-    return [
-        {**common, "order": "ab", "first": answer_a, "second": answer_b},
-        {**common, "order": "ba", "first": answer_b, "second": answer_a},
-    ]
+        libraries = self.judge.traits.libraries if self.imported is None else ()
+        return target.home.build(begun, files, parse_verdict.STATUSES, libraries=libraries, details=details)

@@ -9,13 +9,14 @@ import pyarrow as pa
 from alpagasus_ray.config import Compare
 from alpagasus_ray.data.schema import PAIRS
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.stages.pair_task import both_orders
 from alpagasus_ray.store.run import MANIFEST, Begun, FileEntry, Manifest, Run, StageDir, shard_name, versus
 
 ROWS_PER_SHARD = 256
 """Both games of a prompt are in one shard."""
+SHOWN = ("first", "second")
+"""Columns of the answers, in the order in which they are shown."""
 SHOWN_IDS = 3
-TEXTS = ("instruction", "input", "first", "second")
+TEXTS = ("instruction", "input", *SHOWN)
 """What a judge sees of a game."""
 
 
@@ -28,6 +29,7 @@ class Bout(NamedTuple):
 
     @property
     def pair(self) -> str:
+        """The directory of the pair."""
         return versus(self.a, self.b)
 
 
@@ -134,12 +136,36 @@ def _some(names: Sequence[str]) -> str:
 
 
 def write_pairs(stage: StageDir, begun: Begun, games: Sequence[Mapping[str, Any]]) -> Manifest:
+    """Write the pairs of a test set, both orders of a prompt in one shard, and the manifest."""
     started = time.monotonic()
     files = []
     for number, start in enumerate(range(0, len(games), ROWS_PER_SHARD)):
         rows = list(games[start : start + ROWS_PER_SHARD])
         written = stage.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=PAIRS))
         files.append(FileEntry(name=shard_name(number), rows=len(rows), **written._asdict()))
-    manifest = stage.build(begun.model_copy(update={"seconds": time.monotonic() - started}), files)
+    manifest = stage.build(begun.after(time.monotonic() - started), files)
     stage.finish(manifest)
     return manifest
+
+
+def by_model(row: Mapping[str, Any], name: str) -> list[str]:
+    """The columns of the model that stands first in this order, and of the other."""
+    return [f"{name}_{model}" for model in row["order"]]
+
+
+def lengths(row: Mapping[str, Any]) -> dict[str, int | None]:
+    """How long both answers of a game are: `length_*` in characters, which say it in every script; `words_*`, between blanks,
+    for readers of earlier versions."""
+    answers: list[str | None] = [row[name] for name in SHOWN]
+    characters = [None if answer is None else len(answer) for answer in answers]
+    words = [None if answer is None else len(answer.split()) for answer in answers]
+    return dict(zip(by_model(row, "length") + by_model(row, "words"), characters + words, strict=True))
+
+
+def both_orders(prompt: Mapping[str, Any], answer_a: str | None, answer_b: str | None) -> list[dict[str, Any]]:
+    """The two games of a prompt, as rows of `schema.PAIRS`."""
+    common = {name: prompt.get(name) for name in PAIRS.names if name not in ("order", *SHOWN)}
+    return [
+        {**common, "order": "ab", "first": answer_a, "second": answer_b},
+        {**common, "order": "ba", "first": answer_b, "second": answer_a},
+    ]

@@ -26,10 +26,9 @@ from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference.ledger import Outcome
 from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
-from alpagasus_ray.store.reply import row_columns, stored_reply
+from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage
 
@@ -136,7 +135,7 @@ class AnswerTask:
         """Answers are counted by status and group; they are written as one JSON file as well."""
         stage = target.home
         details = _groups(stage, files)
-        manifest = stage.build(begun, files, STATUSES, local_model=self.model.kind == "vllm", details=details)
+        manifest = stage.build(begun, files, STATUSES, libraries=self.model.traits.libraries, details=details)
         exported = json.dumps(list(_exported(self.model.name, stage, files)), indent=2, ensure_ascii=False).encode()
         written = stage.storage.write(ANSWERS_JSON, exported)
         listed = [*files, FileEntry(name=ANSWERS_JSON, rows=manifest.rows, **written._asdict())]
@@ -153,9 +152,9 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
     }
     # what a model says for itself holds, also a null that is written
     changes: dict[str, Any] = {key: value for key, value in common.items() if key not in model.model_fields_set}
-    if model.kind == "vllm" and model.max_tokens is None:
+    if model.in_job and model.max_tokens is None:
         changes["max_tokens"] = config.max_new_tokens
-    if model.kind == "vllm" and model.prompt == "alpaca" and model.vllm.chat_template is None:
+    if model.in_job and model.prompt == "alpaca" and model.vllm.chat_template is None:
         changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
     if model.arm is not None:
         home = run.model(model.arm).storage
