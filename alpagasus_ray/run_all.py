@@ -26,8 +26,8 @@ from alpagasus_ray.terminal import spelled
 
 
 def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
-    """The jobs of a recipe, in order. A judge is distilled only where the recipe has a section for it: before all rows are rated
-    if that asks for labels of its own, and after that if it learns from these ratings."""
+    """The jobs of a recipe, in order. A judge is distilled only where the recipe has a section for it: before all rows are
+    rated if that asks for labels of its own, and after that if it learns from these ratings."""
     if "distill" not in recipe.model_fields_set:
         return STEPS
     place = STEPS.index(commands.SCORE) + (recipe.distill.labels is None)

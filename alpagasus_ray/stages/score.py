@@ -48,7 +48,7 @@ def score(
 def _check_cascade(config: Score, mode: Mode) -> None:
     if config.cascade is None:
         return
-    if mode != "score":
+    if mode != "fill":
         raise UsageError(f"--{mode} is not for ratings of score.cascade: its rounds are drawn by what was answered")
     if config.limit is not None:
         raise UsageError(

@@ -156,7 +156,7 @@ def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
         score(Score(judge=asked, cascade=Cascade(calls=0.5)), toy)
     with pytest.raises(UsageError, match="neither ratings nor a distilled judge of the name 'nobody'"):
         score(Score(judge=asked, cascade=Cascade(first="nobody")), toy)
-    with pytest.raises(UsageError, match="no distilled judge 'nobody'; fit it by jobs/distill.py"):
+    with pytest.raises(UsageError, match="no distilled judge 'nobody'; fit it"):
         score(Score(judge=Judge(kind="distilled", model="nobody")), toy)
     with pytest.raises(UsageError, match="tries the judge alone"):
         score(Score(judge=asked, cascade=Cascade(), limit=5), toy)
