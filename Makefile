@@ -1,13 +1,23 @@
-# Everything a newcomer or a contributor runs. Each target sets up what it needs; `.venv` is made once.
+# Everything a newcomer or a contributor runs. Each target sets up what it needs; an environment is made once: `.venv` for
+# EXTRA=cpu, `.venv-gpu` for EXTRA=gpu.
 PYTHON ?= python3
 EXTRA ?= cpu
 TORCH ?= 2.13.0
-BIN := .venv/bin
+VENV-cpu := .venv
+VENV-gpu := .venv-gpu
+VENV ?= $(or $(VENV-$(EXTRA)),$(error EXTRA=$(EXTRA) is none of cpu and gpu))
+BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo test test-long check shape faults bench audit lock clean
-install: .venv/installed-$(EXTRA)
+.PHONY: install demo demo-docs study docs test test-long check shape faults bench audit lock build clean one-extra
+install: one-extra $(VENV)/installed-$(EXTRA)
+
+# pip leaves the torch of one extra where the other wants its own, so that an environment has one of them for good.
+one-extra:
+	@other=$$(ls $(VENV) 2> /dev/null | sed -n 's/^installed-//p' | grep -vx $(EXTRA)); test -z "$$other" || { \
+	  echo "$(VENV) holds the packages of EXTRA=$$other, which do not go together with those of EXTRA=$(EXTRA)." \
+	    "Delete $(VENV), or name another folder: make install EXTRA=$(EXTRA) VENV=$(VENV)-$(EXTRA)" >&2; exit 2; }
 
 # What is installed is what the lock files name, and nothing else: each download has to have one of the hashes there. torch is
 # not among those for CPUs: its CPU build is taken from the default index where that has it, else from the index that PyTorch
@@ -15,8 +25,8 @@ install: .venv/installed-$(EXTRA)
 LOCK-cpu := requirements.lock
 LOCK-gpu := requirements-gpu.lock
 LOCK := $(LOCK-$(EXTRA))
-.venv/installed-$(EXTRA): pyproject.toml $(LOCK) requirements-dev.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/installed-$(EXTRA): pyproject.toml $(LOCK) requirements-dev.lock | one-extra
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $(LOCK) --requirement requirements-dev.lock
 ifeq ($(EXTRA),cpu)
@@ -27,11 +37,23 @@ endif
 ifeq ($(EXTRA),cpu)
 	-$(BIN)/python -m alpagasus_ray.training.native_ops
 endif
-	rm -f .venv/installed-*
 	touch $@
 
+# A whole experiment with a small language model, which it downloads (93 MB): rating, choosing, one arm against as many at random.
 demo: install
 	$(BIN)/python examples/demo.py
+
+# The demo's run with two more arms: all examples, and the longest.
+study: install
+	$(BIN)/python examples/demo.py --study
+
+# The demo, and its transcript and picture in docs/.
+demo-docs: install
+	$(BIN)/python examples/demo.py --write docs
+
+# The documentation as a site, in build/site; a link that leads nowhere stops it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: install
 	$(BIN)/python tests/run.py
@@ -40,7 +62,7 @@ test: install
 test-long: install
 	$(BIN)/python tests/run.py --long --write
 
-check: install
+check: install docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -65,14 +87,20 @@ audit: install
 # and checks need.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
   --python-version 3.11 --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
-ON-CPU := --override .venv/torch.txt --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+ON-CPU := --override $(VENV)/torch.txt --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
   --no-emit-package torchcodec
 lock: install
-	echo torch==$(TORCH)+cpu > .venv/torch.txt
+	echo torch==$(TORCH)+cpu > $(VENV)/torch.txt
 	$(COMPILE) --extra cpu --extra clouds $(ON-CPU) --output-file requirements.lock
 	$(COMPILE) --extra gpu --extra clouds --output-file requirements-gpu.lock
 	$(COMPILE) --extra cpu --extra clouds --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
 	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
+# The wheel, in `dist/`. What an earlier build has left would be part of it.
+build: install
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf $(VENV-cpu) $(VENV-gpu) runs build dist *.egg-info

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 from alpagasus_ray.version import __version__
 
 if TYPE_CHECKING:
-    from alpagasus_ray.api import Rated, Selection, rate
+    from alpagasus_ray.api import Histogram, Rated, Rater, Run, Scorer, Selection, rate, scorer
 
-__all__ = ["Rated", "Selection", "__version__", "rate"]
+__all__ = ["Histogram", "Rated", "Rater", "Run", "Scorer", "Selection", "__version__", "rate", "scorer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from alpagasus_ray.version import __version__
 
@@ -42,6 +42,8 @@ VERBS = {
     "status": Verb("how far a run is, what it has cost, what failed", COMMANDS, "STATUS"),
     "doctor": Verb("look whether the judge can be asked from here", COMMANDS, "DOCTOR"),
 }
+COMPLETION = "completion"
+COMPLETION_HELP = "print what bash, zsh or fish need to complete commands"
 USUAL = (
     "ingest.source ingest.format ingest.columns "
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
@@ -61,11 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line; the answer is the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     verb = given[0] if given else "--help"
+    if verb == COMPLETION:
+        return _complete(given[1:])
     if verb not in VERBS:
         _overview().parse_args([verb])  # ends the process: with help, the version, or what is wrong
     from alpagasus_ray.cli import carry_out
 
-    spec = getattr(importlib.import_module(VERBS[verb].module), VERBS[verb].job)
+    spec = _spec(verb)
     parsed = _of_verb(verb, spec).parse_args(given[1:])
     for name, value in VERBS[verb].fixed.items():
         setattr(parsed, name, value)
@@ -77,12 +81,52 @@ def _overview() -> argparse.ArgumentParser:
         prog="alpagasus",
         usage="alpagasus VERB RUN [-r RECIPE] [-s KEY=VALUE …] [--json]",
         description="Rate an instruction dataset with an LLM judge, keep the best, train on it, and see if it was right.",
-        epilog="\n".join([*(f"  {name:<9}{verb.help}" for name, verb in VERBS.items()), "", EXAMPLES]),
+        epilog="\n".join([*(f"  {name:<11}{text}" for name, text in _verbs().items()), "", EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"alpagasus-ray {__version__}")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of those below; `alpagasus VERB --help` tells more")
+    parser.add_argument("verb", choices=_verbs(), metavar="VERB", help="one of those below; `alpagasus VERB --help` tells more")
     return parser
+
+
+def _verbs() -> dict[str, str]:
+    """All words that can come first, with what they do."""
+    return {**{name: verb.help for name, verb in VERBS.items()}, COMPLETION: COMPLETION_HELP}
+
+
+def _complete(given: Sequence[str]) -> int:
+    """`alpagasus completion SHELL`."""
+    from alpagasus_ray import completion, recipe
+
+    parser = argparse.ArgumentParser(
+        prog=f"alpagasus {COMPLETION}",
+        description=f"{COMPLETION_HELP[0].upper()}{COMPLETION_HELP[1:]}.",
+        epilog='bash, zsh: eval "$(alpagasus completion bash)" in ~/.bashrc, with zsh in ~/.zshrc\n'
+        "fish: alpagasus completion fish > ~/.config/fish/completions/alpagasus.fish",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=completion.SHELLS, metavar="SHELL", help=", ".join(completion.SHELLS))
+    shell = parser.parse_args(given).shell
+    words = {name: _words(name) for name in VERBS}
+    words[COMPLETION] = completion.Words(COMPLETION_HELP, (), ())
+    sys.stdout.write(completion.script(shell, words, recipe.shipped()))
+    return 0
+
+
+def _words(verb: str) -> Any:
+    from alpagasus_ray import recipe
+    from alpagasus_ray.completion import Words
+    from alpagasus_ray.config import Recipe
+
+    spec = _spec(verb)
+    flags = tuple(f"--{flag}" for flag in spec.flags if flag not in VERBS[verb].fixed)
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items() if spec.section in ("", name)}
+    knobs = (knob.key for name, section in sections.items() for knob in recipe.knobs(cast("Any", section), name))
+    return Words(VERBS[verb].help, flags, tuple(key for key in knobs if "<n>" not in key))
+
+
+def _spec(verb: str) -> Any:
+    return getattr(importlib.import_module(VERBS[verb].module), VERBS[verb].job)
 
 
 def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from alpagasus_ray.config import DEBUG, Ingest, Recipe, Section, deciding
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, SettingsChanged, UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store import lock
+from alpagasus_ray.store.find_run import check_exists
 from alpagasus_ray.store.run import RECIPE, Run, StageDir, differences
 from alpagasus_ray.terminal import Spelling, say, say_json
 
@@ -61,6 +62,8 @@ class JobSpec(NamedTuple):
     """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
     only_reads: bool = False
     """Whether it does so without any switch."""
+    needs_run: Callable[[Recipe], bool] = lambda recipe: False
+    """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -104,18 +107,23 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    loaded = recipes.load(parsed.recipe, parsed.set)
-    run = Run.open(parsed.run)
-    if spec.only_reads or any(getattr(parsed, flag.replace("-", "_")) for flag in spec.reading):
-        with suppress(OSError):  # the job tells better what of the storage cannot be used
-            _check_earlier(loaded, run, spec.section)
-        report = spec.work(Call(loaded.recipe, run, parsed))
-    else:
-        report = _write(spec, loaded, Call(loaded.recipe, run, parsed))
+    report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
     terminal.show(report, sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
+
+
+def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
+    """Do a job and return its summary; `flags` has a value for each switch of the job."""
+    if spec.needs_run(loaded.recipe):
+        check_exists(run)
+    call = Call(loaded.recipe, run, flags)
+    if not (spec.only_reads or any(getattr(flags, flag.replace("-", "_")) for flag in spec.reading)):
+        return _write(spec, loaded, call)
+    with suppress(OSError):  # the job tells better what of the storage cannot be used
+        _check_earlier(loaded, run, spec.section)
+    return spec.work(call)
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:

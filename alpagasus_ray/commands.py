@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Compare, Judge
+from alpagasus_ray.config import Compare, Judge, Recipe
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.store.run import Manifest, StageDir
+from alpagasus_ray.store.run import CHECKPOINT, Manifest, StageDir
 
 if TYPE_CHECKING:
     from alpagasus_ray.inference.stage import Mode
@@ -168,6 +168,8 @@ def _finetune(call: Call) -> dict[str, Any]:
         from alpagasus_ray.stages.preview import preview
 
         return preview(config, call.run, arms)
+    if config.trainer or config.checkpoints:
+        return _trained_elsewhere(call, arms)
     manifests = finetune(config, call.run, arms)
     models = [
         {"name": arm, "counts": manifest.counts, "location": call.run.model(arm).storage.root, **manifest.details}
@@ -180,6 +182,42 @@ def _finetune(call: Call) -> dict[str, Any]:
         "models": models,
         "comparison": call.run.storage.path(COMPARISON),
     }
+
+
+def _trained_elsewhere(call: Call, arms: Sequence[str]) -> dict[str, Any]:
+    """Checkpoints are taken; the arms that have none are written for their trainer, or trained here where none is named."""
+    from alpagasus_ray.stages.other_trainers import adopt, write
+    from alpagasus_ray.training.arms import settings_of, subsets_of
+
+    config = call.recipe.finetune
+    if unknown := sorted(config.checkpoints.keys() - set(arms)):
+        raise UsageError(f"finetune.checkpoints has {unknown[0]!r}, which is no arm; there are {', '.join(arms)}")
+    settings = settings_of(config)
+    left = [arm for arm in arms if arm not in config.checkpoints]
+    taken = {arm: adopt(config, call.run, arm, settings) for arm in arms if arm in config.checkpoints}
+    report: dict[str, Any] = {
+        "stage": "models",
+        "location": call.run.storage.path("models"),
+        "rows": sum(manifest.rows for manifest in taken.values()),
+        "checkpoints": {arm: manifest.details[CHECKPOINT] for arm, manifest in taken.items()},
+    }
+    if config.trainer is None:
+        here = _finetune(call._replace(recipe=_only(call.recipe, left))) if left else {"rows": 0}
+        return report | here | {"rows": report["rows"] + here["rows"]}
+    subsets = subsets_of(config, call.run, left) if left else {}
+    written = {arm: write(config, call.run, arm, subset, settings) for arm, subset in subsets.items()}
+    return report | {
+        "trainers": [
+            {"arm": arm, "rows": made.rows, "location": call.run.trainer(config.trainer, arm).storage.root, **made.details}
+            for arm, made in written.items()
+        ]
+    }
+
+
+def _only(recipe: Recipe, arms: Sequence[str]) -> Recipe:
+    """The recipe for arms that are trained here."""
+    here = recipe.finetune.model_copy(update={"arms": tuple(arms), "checkpoints": {}})
+    return recipe.model_copy(update={"finetune": here})
 
 
 def _generate(call: Call) -> dict[str, Any]:
@@ -262,7 +300,23 @@ def _doctor(call: Call) -> dict[str, Any]:
 def _status(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.status import status
 
+    if call.flags.watch:
+        from alpagasus_ray.reporting.watch import watch
+
+        watch(lambda: status(call.run))
     return status(call.run, verify=call.flags.verify)
+
+
+def _always(_: Recipe) -> bool:
+    return True
+
+
+def _asks_an_arm(recipe: Recipe) -> bool:
+    return any(model.arm is not None for model in recipe.generate.models)
+
+
+def _compares_answers(recipe: Recipe) -> bool:
+    return recipe.compare.imported is None
 
 
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
@@ -278,14 +332,16 @@ SCORE = JobSpec(
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
     reading=("plan",),
+    needs_run=_always,
 )
 DISTILL = JobSpec(
     "distill",
     "distill",
     "Fit a small model of a judge on some of its ratings; it scores every row for nothing, and says how far it can be trusted.",
     _distill,
+    needs_run=_always,
 )
-PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick)
+PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick, needs_run=_always)
 FINETUNE = JobSpec(
     "finetune",
     "finetune",
@@ -293,6 +349,7 @@ FINETUNE = JobSpec(
     _finetune,
     {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
     reading=("preview",),
+    needs_run=_always,
 )
 GENERATE = JobSpec(
     "generate",
@@ -303,6 +360,7 @@ GENERATE = JobSpec(
         "rescore": "read the stored replies again, as `generate.thoughts` says now; sends nothing",
         "retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed",
     },
+    needs_run=_asks_an_arm,
 )
 COMPARE = JobSpec(
     "compare",
@@ -313,9 +371,14 @@ COMPARE = JobSpec(
         "rescore": "read the stored reviews again with the present scale and parser; sends nothing",
         "retry-failed": "ask again for games without a verdict, or of some statuses: unparsed, refused, truncated, failed",
     },
+    needs_run=_compares_answers,
 )
 REPORT = JobSpec(
-    "report", "report", "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.", _report
+    "report",
+    "report",
+    "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.",
+    _report,
+    needs_run=_always,
 )
 DOCTOR = JobSpec(
     "doctor",
@@ -329,6 +392,10 @@ STATUS = JobSpec(
     "",
     "Tell from a run's directory alone how far each stage is, what it has cost and what failed; a driver may be at work on it.",
     _status,
-    {"verify": "compare every file with its checksum and name those that were changed; exit code 1 where there is one"},
+    {
+        "verify": "compare every file with its checksum and name those that were changed; exit code 1 where there is one",
+        "watch": "show it again every two seconds, as long as a driver is at work on the run",
+    },
     only_reads=True,
+    needs_run=_always,
 )

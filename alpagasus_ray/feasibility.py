@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, EngineConfig, Recipe
 from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.errors import AlpagasusError, UsageError
@@ -124,7 +125,9 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
 
 
 def _trained(recipe: Recipe, run: Run) -> bool:
-    return all(run.model(arm).manifest() for arm in recipe.finetune.arms)
+    """Whether there is nothing left to train here."""
+    here = [arm for arm in recipe.finetune.arms if arm not in recipe.finetune.checkpoints]
+    return recipe.finetune.trainer is not None or all(run.model(arm).manifest() for arm in here)
 
 
 def _left(recipe: Recipe, run: Run) -> list[EngineConfig]:
@@ -200,6 +203,7 @@ def _config_of(key: str, name: str, revision: str | None) -> None:
         if not (Path(name) / "config.json").exists():
             raise UsageError(f"{key} = {name!r} is a directory without config.json")
         return
+    extras.require("train" if key.startswith("finetune") else "vllm", f"{key} = {name!r}")
     from transformers import PretrainedConfig
 
     try:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
@@ -32,8 +33,9 @@ SHORTEST_REVIEW = 4
 
 
 def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[str] = ()) -> dict[str, Any]:
-    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of `rough.GPUS`, for
-    the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the examples cannot give."""
+    """The plan of a completed recipe, plain JSON values; a None is what nobody can know yet. `gpu` is one of
+    `gpu_estimates.GPUS`, for the hours. A `UsageError` tells what stands in the way: what was `found` already, and what the
+    examples cannot give."""
     if gpu is not None and gpu not in gpu_estimates.GPUS:
         raise UsageError(f"--gpu {gpu}: not known; one of {', '.join(gpu_estimates.GPUS)}")
     folder = tempfile.mkdtemp(prefix="alpagasus-plan-")
@@ -107,7 +109,7 @@ def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[d
             source, size = run, "picked"
         else:
             source, size = scratch, _stand_in(arm, leader, scratch)
-        if gpu is not None or not _at_hand(recipe.finetune):
+        if gpu is not None or extras.missing("train") or not _at_hand(recipe.finetune):
             yield _estimated(recipe.finetune, source, arm.name, size, gpu)
             continue
         told = preview(recipe.finetune, source, [arm.name])

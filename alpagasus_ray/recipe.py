@@ -7,7 +7,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +39,16 @@ def load(path: str | None, overrides: Sequence[str]) -> Loaded:
     for override in overrides:
         _apply(written, override)
     typed = {tuple(override.partition("=")[0].split(".")) for override in overrides}
+    return checked(written, lambda problem: _line(problem, lines, path, typed))
+
+
+def checked(written: dict[str, Any], where: Callable[[Any], str] = lambda problem: "") -> Loaded:
+    """The recipe that plain values make, or a `UsageError`; `where` says in which line one of pydantic's problems is."""
     problems: list[str] = []
     try:
         recipe = Recipe.model_validate(written)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_explain(problem) + _line(problem, lines, path, typed) for problem in error.errors()))
+        problems = list(dict.fromkeys(_explain(problem) + where(problem) for problem in error.errors()))
     told = [problem for problem in problems if "environment" in problem]
     found = credentials.found_in(written)
     problems += [credentials.advice(key, why) for key, why in found if not any(f"`{key}`:" in problem for problem in told)]
@@ -104,9 +109,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def _shipped(path: str) -> str:
     """What to say beside a name that is neither a file nor the name of a recipe that ships."""
-    if "/" in path or "." in path:
-        return ""
-    return f"; recipes that ship with the package: {', '.join(sorted(file.stem for file in RECIPES.glob('*.yaml')))}"
+    return "" if "/" in path or "." in path else f"; recipes that ship with the package: {', '.join(shipped())}"
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def _text(path: str) -> str:

@@ -18,8 +18,8 @@ from rich.text import Text
 from alpagasus_ray import commands, feasibility, interrupts
 from alpagasus_ray.cli import Call, JobSpec
 from alpagasus_ray.config import Answerer, Arm, Recipe
-from alpagasus_ray.errors import AlpagasusError, UsageError
-from alpagasus_ray.progress import clock
+from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
+from alpagasus_ray.progress import clock, stage
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.terminal import spelled
@@ -67,10 +67,16 @@ def run_all(call: Call) -> dict[str, Any]:
     for number, step in enumerate(jobs, 1):
         console.print(f"\n[{number}/{len(jobs)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
-        reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
+        with stage(number, len(STEPS)):
+            reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
             feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
         terminal.show(reports[step.name], sys.stderr)
+        if waiting := [one["arm"] for one in reports[step.name].get("trainers", ())]:
+            raise StageFailed(
+                f"{', '.join(waiting)} wait for {recipe.finetune.trainer}: train them as told above, name the directories of "
+                "their models in finetune.checkpoints, and the same command goes on"
+            )
         if interrupts.seen():  # a library has swallowed it
             raise KeyboardInterrupt
         lines[step.name] = (terminal.in_a_line(reports[step.name]), time.monotonic() - before)

@@ -67,6 +67,7 @@ end() {
 
 find_ray() {
   RAY=$ROOT/.venv/bin/ray
+  [[ -x $RAY ]] || RAY=$ROOT/.venv-gpu/bin/ray
   [[ -x $RAY ]] || RAY=$(command -v ray) || die "there is no ray: run \`make install\` in $ROOT first"
   # workers start Python by its name
   PATH=$(dirname "$RAY"):$PATH

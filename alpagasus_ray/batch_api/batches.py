@@ -142,6 +142,7 @@ class BatchCollector:
 
     def _take_over(self, entry: Entry) -> None:
         if entry.batch_id is None:
+            # killed after creating a batch: the token that was given to it finds it, or it would be paid twice
             batch = self.client.find(entry.token, entry.input_file_id) if entry.input_file_id else None
             if batch is None:  # it was not created; its rows are packed anew
                 self._journal.close(entry, 0.0)
@@ -169,6 +170,7 @@ class BatchCollector:
             self._stop_if_useless()
             if why == "money" and self._submitted:
                 return "wait"  # for what comes back from those: better than a few requests now
+            # a remainder of a few requests would take up to a day as well; it is left for a raised cap
             if why == "money" and self.builder.draft.usd < self._journal.least:
                 return "money"
             if not self.builder.draft.items:
@@ -185,6 +187,7 @@ class BatchCollector:
             requests=len(draft.items),
             usd=draft.usd,
         )
+        # before anything is sent: the next call knows what may be at the provider, whatever ends this one
         entry = self._journal.open(entry, draft.items)
         submitted = SubmittedBatch(entry, draft.items, seen=True)
         name = f"{self._job.home.name.replace('/', '-')}-{entry.number:05d}.jsonl"
@@ -211,6 +214,7 @@ class BatchCollector:
         if why.kind == "other" or (why.kind == "size" and requests == 1):
             raise StageFailed(f"the provider does not take a batch: {why.message}. {self.left_behind()}")
         if why.kind == "size":
+            # the provider's limits of size are its own, and not all are published: they are found by halving
             self._largest = max(1, requests // 2)
         elif self._full.refused() > self._judge.max_outage_s and alone:
             raise StageFailed(f"the provider takes no batch: {why.message}. {self.left_behind()}")

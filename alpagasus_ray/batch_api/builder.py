@@ -92,6 +92,7 @@ class BatchBuilder:
             draft = self.draft
             if draft.items and (len(draft.items) >= limits.requests or draft.bytes + len(line) > limits.bytes):
                 return "full"
+            # the next request in order, not the next that fits: expensive ones would be left for the end of the cap
             if draft.usd + item.usd > limits.usd:
                 return "money"
             self._ready.popleft()
@@ -112,6 +113,7 @@ class BatchBuilder:
         by_shard: dict[str, dict[str, Item]] = {}
         for item in items:
             by_shard.setdefault(item.shard, {})[item.key] = item
+        # `extendleft` turns the order around, and `reversed` back
         self._todo.extendleft((Task(shard), requests) for shard, requests in reversed(by_shard.items()))
 
     def settle(self, key: str, failed: Outcome | None = None) -> tuple[EqualRow, ...]:
@@ -158,6 +160,7 @@ class BatchBuilder:
             self._shard_of.setdefault(key, row.shard)
             self.rows_known += 1
         elif key in self._pending:
+            # one for each shard: within a shard the ordinary run shares the reply by itself
             if home != row.shard and all(other.shard != row.shard for other in self._pending[key]):
                 self._pending[key] += (row,)
                 self._open[row.shard] += 1
@@ -187,6 +190,7 @@ class BatchBuilder:
     def _reply_in(self, shard: str, key: str) -> Outcome | None:
         if key not in self._looked_into.get(shard, {}):
             if len(self._looked_into) >= LOOKED_INTO:
+                # the one that was opened first; equal rows mostly lie near each other
                 del self._looked_into[next(iter(self._looked_into))]
             self._looked_into[shard] = self._job.backlog.known(shard).replies
         return self._looked_into[shard].get(key)

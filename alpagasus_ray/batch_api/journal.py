@@ -153,6 +153,7 @@ class Journal:
         """Take over the loans of an earlier call: they are part of what it may have spent at most, and become loans again in
         place of that; unless that call had no cap."""
         for entry in self.entries:
+            # out of what counts as spent and into the loans, so that what a batch costs less than its most comes back
             counted = min(entry.usd, budget.spent) if entry.lent else 0.0
             budget.report(entry.token, -counted, 0.0, entry.usd)
             self._entries[entry.number] = entry.model_copy(update={"lent": True})

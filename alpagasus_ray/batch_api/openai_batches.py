@@ -100,6 +100,7 @@ class BatchClient:
     def find(self, token: str, file_id: str) -> Batch | None:
         """The batch with this token, or of this input file where a provider keeps no metadata."""
         with self._typed(f"{self.address} has no batch API; set score.judge.mode to live"):
+            # the client goes on page by page, newest first: what was just created is among the first
             for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(TOKEN) == token or batch.input_file_id == file_id:
                     return self._sound(batch)

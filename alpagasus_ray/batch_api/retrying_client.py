@@ -48,6 +48,7 @@ class RetryingBatchClient:
 
         def once() -> Batch:
             nonlocal unsure
+            # only after a reply was lost: a batch that was created without our knowing is billed whether we collect it or not
             found = self._find(token, file_id) if unsure else None
             try:
                 return found or self._client.create(file_id, {TOKEN: token, **about})
@@ -82,8 +83,10 @@ class RetryingBatchClient:
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 self._client.download(file_id, lines)
             for key, got in read_results(lines, self._client.safe):
+                # a key may stand in both files; an answer holds against an error
                 found[key] = found[key] if isinstance(found.get(key), Reply) else got
         counted = batch.request_counts.completed if batch.request_counts else 0
+        # a download that ends early looks like a whole file of fewer lines; the batch's own count tells
         if len(found) < counted:
             raise TryAgain("cut reply", f"{len(found):,} results where batch {batch.id} counts {counted:,}")
         return found

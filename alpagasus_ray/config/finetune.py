@@ -6,13 +6,14 @@ number of workers, is the same model up to the order of float additions (`docs/f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Labels, Name, Section, Share, ordered
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
 LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
 """The paper's, and the one that adapters usually need (ten times as much, as they begin at nothing)."""
+Trainer = Literal["axolotl", "llama-factory", "trl"]
 Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)]
 
 
@@ -43,6 +44,8 @@ class Checkpoints(Section):
 class Finetune(Section):
     """`jobs/finetune.py`: train a model on every arm."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     stated = frozenset(
         "model revision trust_remote_code from_scratch template chat_template_kwargs max_length too_long epochs steps "
         "global_batch learning_rate schedule warmup weight_decay max_grad_norm precision zero_stage lora seed".split()
@@ -58,6 +61,12 @@ class Finetune(Section):
     """Start from random weights (by `seed`) of the shape that config.json says; the directory then needs no weights."""
     arms: tuple[Name, ...] = ()
     """Which arms to train on; all of `pick.arms` unless given."""
+    trainer: Trainer | None = Field(default=None, alias="with")
+    """Another trainer: nothing is trained here, and each arm's data and configuration for it are written to
+    `trainers/<with>/<arm>/`, with what it does otherwise (docs/trainers.md)."""
+    checkpoints: Annotated[dict[Name, str], OPERATIONAL] = {}
+    """Models that were trained elsewhere: the directory of an arm's checkpoint, e.g. `{selected: /out/selected}`; it is what
+    answers under the arm's name."""
     template: Literal["alpaca", "chat"] = "alpaca"
     """The text around an example: that of Alpaca's models, or the model's own chat template."""
     chat_template_kwargs: dict[str, Any] = {}

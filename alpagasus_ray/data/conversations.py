@@ -91,6 +91,7 @@ def drafts(turns: Iterable[Turn], mode: str, tally: Tally, category: str | None,
             spoken.append(_read(exchange, tally))
             systems += [said for turn in exchange.before if (said := _text(turn, tally)) != system]
         except NoExample as reason:
+            # what came before it can be used by itself, unless the conversation was to be one example
             if not made or mode == "conversation":
                 raise
             tally.told[f"exchanges left out with those behind them: {reason}"] += len(found) - number
@@ -131,6 +132,7 @@ def exchanges(turns: Iterable[Turn], tally: Tally) -> list[Exchange]:
             here.others.append(turn)
             continue
         speaker = turn.speaker()
+        # somebody asks again once there was an answer: the next exchange begins
         if speaker in ("user", "system") and here.said:
             found, here = [*found, here], Exchange()
         if speaker == "assistant" and not here.asked:

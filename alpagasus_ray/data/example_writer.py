@@ -107,6 +107,7 @@ class _Seen:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="alpagasus-ingest-")
         self._base = sqlite3.connect(f"{self._folder.name}/seen.sqlite", isolation_level=None)
+        # a scratch table: after a crash it is made anew, so nothing has to survive one
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute("CREATE TABLE seen (content BLOB PRIMARY KEY, example TEXT) WITHOUT ROWID")
@@ -129,5 +130,7 @@ def content_hash(draft: formats.Draft) -> str:
     """Hash (32 hex digits) of all that a judge or a trainer would see; the category is not part of it."""
     content: list[Any] = [draft.instruction, draft.input, draft.output, draft.system, draft.history]
     if draft.learn is not None:
+        # only where there is something: hashes of all other examples stay what they were in earlier versions
         content.append(draft.learn)
+    # as JSON, so that no two contents run together; 128 bits, so that 100 million rows hardly ever collide
     return hashlib.blake2b(orjson.dumps(content), digest_size=16).hexdigest()

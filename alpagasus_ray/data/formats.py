@@ -1,6 +1,6 @@
 """From one record to the examples in it: what the fields of each known dataset layout mean.
 
-Conversations go by the policy in `conversations.py`, trees by that in `trees.py`; which other fields are known is in
+Conversations go by the policy in `conversations.py`, trees by that in `message_trees.py`; which other fields are known is in
 `side_fields.py`. Of answers that somebody preferred to others the one under `chosen` is the output. A number is text as it was
 written; NaN is null; anything else that is not text is refused. Pure functions; knows nothing of files or shards.
 """
@@ -33,6 +33,7 @@ MAPPED = ("instruction", "input", "output", "category", "system", "history")
 
 def detect(record: Mapping[str, Any]) -> str | None:
     """Name of the layout that a record has, or None."""
+    # conversations first: such records often have a field `instruction` or `output` beside
     if _is_list(record.get("conversations")):
         return "sharegpt"
     if _is_list(record.get("messages")) or _is_list(record.get("conversation")):
@@ -131,6 +132,7 @@ def _conversation(record: Mapping[str, Any], tally: Tally) -> list[Turn]:
     if missing(record.get("chosen")):
         return [Turn(turn) for turn in turns]
     if turns and isinstance(turns[-1], Mapping) and Turn(turns[-1]).speaker() == "assistant":
+        # which of the two is the output nobody can tell
         raise NoExample(f"`chosen` stands beside `{key}` that has an answer already")
     tally.told[PREFERRED] += 1
     return _answered(turns, record["chosen"], "chosen")

@@ -40,6 +40,7 @@ def list_records(file: SourceFile) -> Iterator[Record]:
 def object_records(file: SourceFile) -> Iterator[Record]:
     """The records of a file that is one object."""
     members = outline(file)
+    # told by a whole pass over the file: which keys there are is known at its end only
     shape = _shape(members)
     if shape == "split":
         yield from _rows_under_columns(file)
@@ -137,6 +138,7 @@ def _values(file: SourceFile) -> Iterator[tuple[str, Piece]]:
 
 
 def _table(file: SourceFile, shape: str) -> Iterator[Record]:
+    # by columns the first row needs the first value of each, and the last column is at the end of the file
     if file.size > TABLE_LIMIT:
         fix = "write it as JSON lines: frame.to_json(path, orient='records', lines=True)"
         raise InputError(

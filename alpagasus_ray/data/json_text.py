@@ -49,6 +49,7 @@ class BrokenJson(ValueError):
 
 def loads(text: bytes) -> Any:
     """The value of a whole text. Raises `BrokenJson`, or `UnicodeDecodeError`."""
+    # orjson is many times as fast, and keeps nothing of how `1.00` or `-0` was written: texts with such numbers go the slow way
     if not EXACT.search(text):
         try:
             return orjson.loads(text)
@@ -175,6 +176,7 @@ class JsonText:
         lines = passed.count("\n")
         self._lines += lines
         self._before = len(passed) - passed.rfind("\n") - 1 if lines else self._before + len(passed)
+        # what was read is dropped, so that a file of gigabytes is never in memory as a whole
         rest = self._buffer[self._at :]
         raw = self._stream.read(max(CHUNK, len(rest)))  # twice as much each time that a value is not through
         self._ended = not raw

@@ -6,7 +6,7 @@ them is an error, never a prompt that a table by category would miss. An input a
 affair. A blank text, or null, is an empty one, and a prompt without an instruction stays a prompt. A number is text.
 
 A test set is small and every prompt of it counts: what cannot be read ends in one error with its place. Knows nothing of
-models, answers or runs; how files are read is `datasets/sources.py`.
+models, answers or runs; how files are read is `readers.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
     reference: str | None
     """An answer that the file holds to be good."""
     source: str
-    """`<file>#<position>`, the position as in `sources.Record`."""
+    """`<file>#<position>`, the position as in `records.Record`."""
 
 
 class Layout(NamedTuple):

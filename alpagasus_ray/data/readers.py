@@ -1,9 +1,9 @@
 """From a source (paths, globs, `s3://`, `hf:`) to a stream of records with their places, in a fixed order.
 
 The kind of file is read off its content, not its name: JSON (a list, or an object holding one), JSON lines, CSV, Parquet,
-Arrow, and packings of these (`opening.py`). One record at a time is in memory. A file that is broken as a whole ends in one
+Arrow, and packings of these (`text_files.py`). One record at a time is in memory. A file that is broken as a whole ends in one
 `InputError` with its place; a single broken line is a record with a problem. Knows nothing of what the fields of a record mean
-(`layouts.py`).
+(`formats.py`).
 """
 
 import fnmatch
@@ -53,6 +53,7 @@ def _expand_one(location: str, key: str, split: str | None) -> list[SourceFile]:
         if saved is not None:
             return saved
     pattern = path if glob_like(path) else posixpath.join(path, "*")
+    # the part before the first sign of a pattern: only what is below it has to be listed
     fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     selector = pafs.FileSelector(fixed or "/", recursive="/" in pattern[len(fixed) + 1 :], allow_not_found=True)
     infos = [i for i in fs.get_file_info(selector) if i.type == pafs.FileType.File and not i.base_name.startswith(".")]
@@ -157,6 +158,7 @@ def _head(file: SourceFile) -> bytes:
             head = stream.read(HEAD_BYTES)
     except BROKEN as error:
         raise InputError(file.path, "byte 0", file.damage(error)) from None
+    # a clone without Git LFS has a text of three lines in place of each file, which would be read as broken JSON
     if head.startswith(LFS_POINTER):
         raise InputError(file.path, "line 1", "this is a Git LFS pointer, not the data; run `git lfs pull` where it came from")
     if not head.strip():
@@ -171,6 +173,7 @@ def _told_by(file: SourceFile, head: bytes) -> str:
         return "parquet"
     if head.startswith((tables.ARROW, tables.STREAM)):
         return "arrow"
+    # ASCII characters in UTF-16 and UTF-32 have zero bytes beside them
     if b"\x00" in head[:4]:
         raise InputError(file.path, "byte 0", "binary, or UTF-16 without a byte order mark; write it as UTF-8")
     if start == b"[":
@@ -187,6 +190,7 @@ def _kind_of_object(file: SourceFile) -> str:
     """`jsonl`, or `object` for one object that holds the list of records."""
     with file.open() as stream:
         line = stream.readline()
+        # one object alone may be a file of one line or an object around a list; a second line settles it
         more = next((True for other in stream if other.strip()), False)
     try:
         first = json_text.loads(line)

@@ -27,7 +27,7 @@ EXAMPLES = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # number of the record over all files of the source, from 0
         pa.field("duplicate_of", pa.string()),  # example_id of the first example with the same content
         pa.field("learn", pa.list_(pa.bool_())),  # for each turn of history, whether it is trained on too; null: none is
-        pa.field("record", pa.string()),  # as it came, as JSON (`written.py`); null: the record before, or the triple is all
+        pa.field("record", pa.string()),  # as it came, as JSON (`originals.py`); null: the record before, or the triple is all
     ]
 )
 """Runs of an earlier version have no `learn` and no `record`: `conformed` fills them in."""

@@ -31,6 +31,7 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 
 
 def csv_records(file: SourceFile) -> Iterator[Record]:
+    # Python's own limit is 128 KiB a field, which a long output passes
     csv.field_size_limit(sys.maxsize)
     delimiter = delimiter_of(file)
     with file.open() as stream:
@@ -111,6 +112,7 @@ def arrow_schema(file: SourceFile) -> pa.Schema:
 
 def _arrow(stream: Any) -> Any:
     if stream.peek(len(ARROW)).startswith(ARROW):
+        # the table of contents of an Arrow file is at its end, and a packed stream cannot be read from there
         return pa.ipc.open_file(io.BytesIO(stream.read()))
     return pa.ipc.open_stream(stream)
 

@@ -204,6 +204,7 @@ class _File(ABC):
 
 class _Lines(_File):
     def _one(self, text: str, beside: Mapping[str, Any]) -> None:
+        # line breaks between an object's keys become blanks; those inside of texts are escaped in JSON
         line = _with(" ".join(part.strip() for part in text.split("\n")), beside)
         self.stream.write(f"{line}\n".encode())
 
@@ -225,6 +226,7 @@ def _with(text: str, beside: Mapping[str, Any]) -> str:
     head = text[: text.rindex("}")]
     inside, space = head.rstrip(), head[len(head.rstrip()) :]
     line = inside.rpartition("\n")[2]
+    # the new keys are indented as the last one is, so that a diff shows them alone
     indent = line[: len(line) - len(line.lstrip())]
     between = f",\n{indent}" if space.startswith("\n") else ", "
     more = between.join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in beside.items())
@@ -264,6 +266,7 @@ class _Table(_File):
         more = [pa.field(name, chosen if name.endswith(CHOSEN) else pa.float64()) for name in added]
         self._schema = pa.schema([*self._source, *more], metadata=_metadata(self._source, bool(added)))
         self._waiting: list[dict[str, Any]] = []
+        # row group by row group, so that a table of any size passes through
         self._writer = pq.ParquetWriter(pa.PythonFile(stream, mode="w"), self._schema, compression="zstd")
 
     def _one(self, text: str, beside: Mapping[str, Any]) -> None:

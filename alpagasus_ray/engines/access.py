@@ -36,6 +36,7 @@ class Access(NamedTuple):
     def cleared(self, request: httpx.Request) -> None:
         """Take the client's own key out of a request: a server that is given two may take the wrong one."""
         if self.has_key and not any(name.lower() == "authorization" for name in self.headers):
+            # the `openai` package puts it into every request, with a made-up key where there is none
             request.headers.pop("authorization", None)
 
     async def cleared_later(self, request: httpx.Request) -> None:
@@ -59,6 +60,7 @@ def _value(variable: str, knob: str) -> str:
     value = from_environment(name)
     if not value:
         raise UsageError(f"{knob} names the environment variable {name}, and neither that nor {name}_FILE is set")
+    # a line break would end the header, and the rest of the value would be another one
     if any(not sign.isprintable() for sign in value) or not value.isascii():
         raise UsageError(f"the value of {name} ({knob}) holds line breaks or signs that no header may hold")
     return value

@@ -29,6 +29,7 @@ class Bounded(httpx.AsyncByteStream):
         if self._packed_as not in ("", ACCEPTED):
             raise TryAgain("malformed reply", f"its body is compressed as {self._packed_as!r}, which was not asked for")
         async for part in self._body:
+            # one byte more than is allowed is enough to know; a kilobyte may unpack to a gigabyte
             unpacked = self._unpack(part, left + 1)
             left -= len(unpacked)
             if left < 0:
@@ -50,6 +51,7 @@ class Bounded(httpx.AsyncByteStream):
 
 async def bound(response: httpx.Response) -> None:
     """Let the body of a response be read as `Bounded`."""
+    # taken away, so that the client does not unpack once more
     packed_as = response.headers.pop("content-encoding", "").strip().lower()
     assert isinstance(response.stream, httpx.AsyncByteStream), "the client is asynchronous"
     response.stream = Bounded(response.stream, "" if packed_as == "identity" else packed_as, LARGEST)

@@ -92,6 +92,7 @@ def said_error(body: Any) -> SaidError | None:
         return SaidError(_status(found), str(found), str(found).lower())
     codes = [found.get(name) for name in ("code", "status", "status_code", "type")]
     codes += [inner.get("code") for inner in (found.get("innererror"), found.get("inner_error")) if isinstance(inner, Mapping)]
+    # `code` is a number here and a word there; the first of the fields that says something known counts
     status = next((known for code in codes if (known := _status(code)) is not None), None)
     message = str(found.get("message") or found)
     return SaidError(status, message, " ".join(str(word) for word in (*codes, message) if word is not None).lower())

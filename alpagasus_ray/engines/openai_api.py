@@ -100,6 +100,7 @@ class OpenAIEngine:
         hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
         certainly cost nothing."""
         cause: BaseException = error
+        # down the chain to what the transport itself raised; its wrappers call nearly everything a timeout
         while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError | TryAgain):
             cause = cause.__cause__
         if isinstance(cause, TryAgain):  # the body that is read cannot be taken
@@ -117,6 +118,7 @@ class OpenAIEngine:
         if response.status_code == 401 and self._client.api_key == NO_KEY:
             raise key_wanted(self._judge, detail)
         text = response.content.decode("utf-8", "replace")
+        # a prompt that a content filter turned away has an error's status, and is answered
         came = outcome_of(response.status_code, detail, text, retry_after(response.headers))
         if isinstance(came, Reply):
             return came
@@ -168,6 +170,7 @@ def request_body(judge: EngineConfig, form: ReplyForm = ANY_FORM) -> dict[str, A
 def _formed(form: ReplyForm) -> dict[str, Any]:
     """What makes replies have their form: a regex as vLLM's server takes it, or the schema of a JSON object."""
     if form.constrained == "json":
+        # an enumeration and no range: steps of the scale are kept by the grammar itself
         scores = {"type": "number", "enum": [float(score) for score in form.scores]}
         fields = {"score": scores} | ({} if form.score_only else {"explanation": {"type": "string"}})
         schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}

@@ -22,8 +22,8 @@ MOST_PLACES = 32
 TINY_ABOVE_ZERO = 1e-3
 """A server's rounding may make that of a logarithm of 1."""
 TURNED_AWAY = (409, 425, 429, 529)
-"""Statuses of a request that was not carried out, as is a 503 that says so (`said_errors.was_turned_away`); after the others of
-a server's errors, a 408 among them, it may have been, and billed."""
+"""Statuses of a request that was not carried out, as is a 503 that says so (`error_messages.was_turned_away`); after the others
+of a server's errors, a 408 among them, it may have been, and billed."""
 AGAIN = (408, *TURNED_AWAY)
 """Statuses below 500, and that of an overload, after which the same request may be answered."""
 NAME_LIMIT = 200
@@ -81,10 +81,12 @@ def failure(status: int, detail: str, body: str, retry_after_s: float | None = N
     """What an error status means; `detail` is what may be told of it, `body` all that the server said."""
     if is_daily(status, body, retry_after_s):
         return EngineUnusable("http 429", f"the quota of the day is used up: {detail}")
+    # some servers say by a 429 that the money is gone, and by a 400 that the key is wrong; waiting helps with neither
     meant = 402 if status == 429 and "insufficient_quota" in body else 401 if is_wrong_key(status, _said(body)) else status
     hopeless = HOPELESS.get(meant)
     if hopeless is not None:
         return EngineUnusable(f"http {status}", f"{hopeless}: {detail}")
+    # whatever the status: what does not fit never will, and some servers say so as if the error were theirs
     if is_too_long(status, detail.lower()):
         return RowRefused("too long", detail)
     if status in AGAIN or not 400 <= status < 500:
@@ -113,14 +115,17 @@ def read_reply(content: bytes, tellable: Callable[[str], str] = short) -> Reply:
     try:
         body = orjson.loads(content)
         error = said_error(body)
+        # some servers answer 200 and put the error into the body
         if error is not None and error.status is not None:
             return _in_place_of_a_reply(error, content, tellable)
         choice = body["choices"][0]
         message = choice["message"]
         text, refusal = _text(message.get("content")), message.get("refusal")
         thought = _reasoning(message)
+        # a refusal has a field of its own, and `stop` beside it
         ended = REFUSAL if refusal else finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        # a proxy's page, a cut body: the model may have answered and billed, and the next attempt may come through
         raise TryAgain("malformed reply", tellable(content.decode("utf-8", "replace"))) from None
     if error is not None or ended == ERROR:
         raise TryAgain("error in the reply", tellable(error.message if error else text))

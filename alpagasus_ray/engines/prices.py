@@ -47,10 +47,12 @@ class Tariff(NamedTuple):
     def need(self, messages: Sequence[Message]) -> Need:
         """Tokens that a request may use and dollars that it may cost at most, by its messages' bytes and the longest reply."""
         size = sum(len(message["content"].encode()) for message in messages)
+        # for limits a minute an estimate is enough, as the reply's own usage settles it; dollars below go by the most
         tokens = size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + (self.max_tokens or 0)
         if self.price is None or self.max_tokens is None:
             return Need(tokens, None)
         # a tokenizer that works on bytes makes at most one token of each
+        # nobody knows before what the provider has in its cache, and a recipe may price that higher
         dearest = max(self.price.input, self.price.cached_input or 0.0)
         dollars = (size + OVERHEAD_TOKENS) * dearest + self.max_tokens * self.price.output
         return Need(tokens, dollars * self.share / MILLION)
@@ -65,6 +67,7 @@ class Tariff(NamedTuple):
         """Dollars that a reply counts as: what it cost, or the most that it can have cost where its usage is not known. None
         without a price, or where neither is known."""
         known = self.cost(reply)
+        # usage that is not told is not free: counted as the most, it can stop a stage too early, never too late
         return need.usd if known is None and self.price is not None else known
 
     def dollars(self, tokens_in: float, tokens_out: float, tokens_cached: float = 0) -> float | None:
@@ -97,12 +100,14 @@ def price(judge: EngineConfig) -> Price | None:
     if judge.extra.get("service_tier") not in STANDARD:
         return None
     found = {_listed(place) for place in judge.at_each_endpoint()}
+    # endpoints of different prices have no common one, and a cap by the wrong one would hold nothing
     return found.pop() if len(found) == 1 else None
 
 
 def _listed(judge: EngineConfig) -> Price | None:
     models = price_list()["providers"].get(host(judge), {}).get("models", {})
     name = judge.model or ""
+    # `gpt-4o-mini-2024-07-18` costs what `gpt-4o-mini` does, unless it is listed by itself
     entry = models.get(name) or models.get(SNAPSHOT.sub("", name))
     return Price(**entry) if entry else None
 

@@ -28,11 +28,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    # first, as the finer of the two where a server sends both
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return max(0.0, milliseconds / 1000)
     said = headers.get("retry-after")
     if said is None:
+        # only of what is used up: servers send these headers with every reply, and a reset of tokens says nothing of requests
         resets = [duration(headers.get(f"x-ratelimit-reset-{kind}")) for kind in KINDS if _is_used_up(headers, kind)]
         return max((seconds for seconds in resets if seconds is not None), default=None)
     seconds = _number(said)
@@ -84,4 +86,5 @@ def _number(text: str | None) -> float | None:
         value = float(text) if text is not None else None
     except ValueError:
         return None
+    # also drops `nan`, with which no comparison is true
     return value if value is not None and abs(value) < float("inf") else None

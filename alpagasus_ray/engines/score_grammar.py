@@ -62,6 +62,7 @@ IN_A_NUMBER = re.compile(r"[0-9][.,]?\Z")
 def place_of(text: str, tree: Tree, score: float, scores: Sequence[str], read: Callable[[str], float | None]) -> str | None:
     """The beginning of the reply behind which the score stands that was read, of those that the tree has looked behind: with
     another number in its place the reply would be read as that other one, or as a contradiction. None where there is none."""
+    # any other score will do: what is asked is whether the reading goes by this place
     other = next((one for one in scores if float(one) != score), None)
     contradicted = None
     for place in sorted(tree, key=len):
@@ -112,6 +113,7 @@ def distribution(tree: Tree, scores: Sequence[str]) -> Distribution | None:
         nonlocal inside
         for token, share in shares(tree, text, scores).items():
             possible, unbound = can_become(text + token, scores), free * math.exp(tree[text][token])
+            # whatever is written after this, it is that score: the rest of its digits has probability 1
             if len(possible) == 1:
                 masses[possible[0]] += kept * share
                 inside += unbound
@@ -120,6 +122,7 @@ def distribution(tree: Tree, scores: Sequence[str]) -> Distribution | None:
 
     walk("", 1.0, 1.0)
     total = math.fsum(masses.values())
+    # what was not looked into could be any score, and a mean over the rest would be made up
     if total < 1 - UNKNOWN:
         return None
     probabilities = {score: mass / total for score, mass in masses.items()}

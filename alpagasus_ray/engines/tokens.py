@@ -65,7 +65,7 @@ def load_tokenizer(name: str, key: str, **options: Any) -> Any:
 
         return AutoTokenizer.from_pretrained(name, **options)
     except ModuleNotFoundError:
-        raise UsageError(f"{key} needs the package transformers: pip install 'alpagasus-ray[cpu]'") from None
+        raise UsageError(f"{key} needs the package transformers: pip install transformers") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{key} {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
@@ -79,6 +79,7 @@ def control_marks(tokenizer: Any) -> re.Pattern[str] | None:
 
 def disarmed(text: str, marks: re.Pattern[str] | None) -> str:
     """A text that cannot end its own turn: what a tokenizer would take for one of its control tokens is broken up."""
+    # a blank after the first sign: no longer the token, and still readable for the model
     return marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text) if marks else text
 
 
@@ -106,6 +107,7 @@ def _in_time(load: Callable[[], T]) -> T | None:
         except (OSError, ValueError) as error:
             found.set_exception(error)
 
+    # the libraries that fetch have no timeout of their own that holds for the whole; a plan is not to wait for a network
     threading.Thread(target=fetch, daemon=True).start()
     try:
         return found.result(FETCH_S)

@@ -29,6 +29,7 @@ def read_usage(said: Any, *, has_text: bool) -> Usage:
     cached = _count(_inner(said, "prompt_tokens_details").get("cached_tokens"))
     made = _made(said, prompt)
     if made == 0 and has_text:
+        # a text of no tokens: the server does not count, and the reply is not free
         made = None
     if prompt is not None and cached is not None and cached > prompt:
         prompt += cached
@@ -40,6 +41,7 @@ def _made(said: Mapping[str, Any], prompt: int | None) -> int | None:
     made, total = _count(said.get("completion_tokens")), _count(said.get("total_tokens"))
     reasoning = _count(_inner(said, "completion_tokens_details").get("reasoning_tokens")) or 0
     if made is not None and reasoning > made:
+        # more reasoning than tokens of the reply: it was left out of them, and is billed all the same
         made += reasoning
     left = total - prompt if total is not None and prompt is not None else None
     if made is None:

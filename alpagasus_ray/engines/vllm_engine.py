@@ -71,6 +71,7 @@ class VllmEngine:
         try:
             engine = AsyncLLM.from_vllm_config(made, stat_loggers=_stat_loggers(), disable_log_stats=True)
         except (RuntimeError, ValueError) as error:
+            # closes its input: the guard ends what the failed start has left behind, and the memory with it
             guard.communicate()
             raise start_failure(config, made, f"{log.since()}\n{type(error).__name__}: {error}", _has_gpu()) from None
         finally:
@@ -146,6 +147,7 @@ class VllmEngine:
             for token, probability in deeper.items()
             if probability >= RARE
         )
+        # together: the engine batches them with the other rows' requests
         await asyncio.gather(*looks)
 
 
@@ -170,7 +172,11 @@ class _NextTokens:
 
         if text not in self._parameters:
             self._parameters[text] = SamplingParams(
-                temperature=0.0, max_tokens=1, logprob_token_ids=list(self.after(text)), detokenize=False
+                # probabilities of chosen tokens, not of the likeliest: those of all scores are wanted, however rare
+                temperature=0.0,
+                max_tokens=1,
+                logprob_token_ids=list(self.after(text)),
+                detokenize=False,
             )
         return self._parameters[text]
 

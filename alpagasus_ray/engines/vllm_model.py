@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import PLAIN, EngineConfig
 from alpagasus_ray.engines.base import EMPTY, Message
 from alpagasus_ray.engines.messages import merged as _merged
@@ -34,14 +35,15 @@ LONGEST_CAUSE = 400
 
 def vllm_config(config: EngineConfig) -> "VllmConfig":
     """What vLLM makes of the settings. A `UsageError` tells what of the model or of them it does not take."""
+    # vLLM for CPUs takes this from the environment alone, and reads it when the configuration is made
     os.environ.setdefault(CPU_MEMORY, str(config.vllm.kv_cache_gib))
     try:
         from vllm import AsyncEngineArgs
         from vllm.exceptions import VLLMError
     except ModuleNotFoundError as missing:
         raise UsageError(
-            f"{config.where}.kind = vllm needs vLLM where the job runs, and {missing.name} is not installed here: make install "
-            "EXTRA=gpu (or EXTRA=cpu, for small models)"
+            f"{config.where}: a model in the job needs vLLM where it runs, and {missing.name} is not installed there: "
+            f"{extras.advice('vllm')}"
         ) from None
     try:
         return AsyncEngineArgs(**_arguments(config)).create_engine_config()
@@ -72,6 +74,7 @@ def _arguments(config: EngineConfig) -> dict[str, Any]:
         "max_num_seqs": asked.max_num_seqs,
         "enforce_eager": asked.enforce_eager,
         "generation_config": "vllm",  # what a checkpoint recommends for sampling is not what the recipe says
+        # all prompts of a stage begin with the same rubric, which is computed once so
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
@@ -93,6 +96,7 @@ def _lora_rank(config: EngineConfig, lora: str) -> int:
         raise UsageError(
             f"{config.where}.vllm.lora {lora!r} is no LoRA adapter: {' '.join(str(error).split())[:200]}"
         ) from None
+    # vLLM sets room aside for adapters by rank, in these steps only
     fit = next((room for room in LORA_RANKS if room >= rank), None)
     if fit is None:
         raise UsageError(f"{config.where}.vllm.lora {lora!r} has rank {rank}; vLLM takes at most {LORA_RANKS[-1]}")
@@ -152,6 +156,7 @@ class Prompts:
         return list(found)
 
     def _text(self, messages: Sequence[Message]) -> str:
+        # a text under judgement may spell the token that ends a turn, and speak as somebody else behind it
         messages = [{**message, "content": disarmed(message["content"], self._marks)} for message in messages]
         if self._merges_system:
             messages = _merged(messages)
@@ -178,6 +183,7 @@ def _template(config: EngineConfig, tokenizer: Any) -> str | None:
 
 def start_failure(config: EngineConfig, made: "VllmConfig", log: str, on_gpu: bool) -> UsageError | EngineUnusable:
     """What to tell of an engine that did not start, from what it wrote to its log meanwhile."""
+    # the engine's process raises, and this one only says that it did: the cause is in the log above
     causes = [match for match in CAUSE.finditer(log) if "initialization failed" not in match[2]]
     cause = causes[-1][2].strip()[:LONGEST_CAUSE] if causes else "Ray's logs of the worker say why"
     knobs, context = f"{config.where}.vllm", made.model_config.max_model_len

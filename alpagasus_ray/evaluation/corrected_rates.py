@@ -43,7 +43,9 @@ def ppi(people: Floats, judge: Floats, judge_alone: Floats) -> Estimate:
     everything = np.concatenate([judge, judge_alone])
     variance = float(everything.var(ddof=1))
     covariance = float(np.cov(people, judge)[0, 1])
+    # PPI++: the weight with the least variance; kept within 0 and 1, for a judge is not to be used against itself
     weight = min(max(covariance / ((1 + n / others) * variance), 0.0), 1.0) if variance else 0.0
+    # the judge's mean over the many prompts, plus what people differ from it by on those that both have seen
     value = float((people - weight * judge).mean() + weight * judge_alone.mean())
     # two values were fitted to the n, the mean and the weight
     error = math.sqrt(float((people - weight * judge).var(ddof=2)) / n + weight**2 * float(judge_alone.var(ddof=1)) / others)
@@ -69,6 +71,7 @@ def rogan_gladen(people: Floats, judge: Floats, judge_alone: Floats) -> dict[str
     rates = {"sensitivity": round(float(wins.mean()), 6), "specificity": round(float(1 - losses.mean()), 6)}
     if informed < LEAST_INFORMED:
         return {**estimate(len(everything), None), **rates, "why_not": "the judge's verdict does not depend on the people's"}
+    # the value without pseudo-counts, which is the one that is published; they serve the interval alone
     plain = float(np.clip((float(everything.mean()) + rates["specificity"] - 1) / (sum(rates.values()) - 1 or math.nan), 0, 1))
     share = (rate + specificity - 1) / informed
     doubt_wins, doubt_losses = (
@@ -96,6 +99,7 @@ def win_rates(judge: Points, people: Points) -> dict[str, Any]:
     alone = np.array([points for prompt, points in judge.items() if prompt not in people], dtype=np.float64)
     sides = {
         "win": [np.where(x > 0.5, 1.0, 0.0) for x in (voted, judged, alone)],
+        # wins and losses apart: a tie is neither, and the two corrected shares need not add up to one
         "lose": [np.where(x < 0.5, 1.0, 0.0) for x in (voted, judged, alone)],
     }
     corrected = {side: rogan_gladen(*arrays) for side, arrays in sides.items()}

@@ -63,6 +63,7 @@ def dawid_skene(codes: Integers, values: int, alike: bool = False) -> DawidSkene
 
 def _posterior(seen: np.ndarray, prior: Floats, confusion: Floats) -> Floats:
     """How probable each true value is for each pattern, (patterns, values); a missing rating says nothing."""
+    # in logarithms: the product over many raters would underflow; a missing rating is a row of zeros and adds nothing
     logs = np.log(prior) + np.einsum("prk,rtk->pt", seen, np.log(confusion))
     odds = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
@@ -70,9 +71,11 @@ def _posterior(seen: np.ndarray, prior: Floats, confusion: Floats) -> Floats:
 
 def _matrices(seen: np.ndarray, counts: Integers, posterior: Floats, made_up: Floats, *, alike: bool) -> tuple[Floats, Floats]:
     weights = counts[:, None] * posterior
+    # one made-up row spread over the scale, so that no value becomes impossible, whose logarithm would be minus infinity
     prior = (weights.sum(axis=0) + 1 / posterior.shape[1]) / (counts.sum() + 1)
     read = np.einsum("pt,prk->rtk", weights, seen)
     if alike:
+        # readings of one judge share their errors' pattern, and are the more observations of it
         read = np.repeat(read.sum(axis=0, keepdims=True), len(read), axis=0)
     confusion = read + made_up
     return np.asarray(prior), np.asarray(confusion / confusion.sum(axis=2, keepdims=True))

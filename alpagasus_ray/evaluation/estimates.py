@@ -81,6 +81,7 @@ def ratio(parts: ArrayLike, wholes: ArrayLike) -> Estimate:
     value = float(part.sum() / whole.sum())
     if len(whole) < 2:
         return estimate(int(whole.sum()), value)
+    # a group counts by how far it lies from the common ratio, large groups more
     residual = part - value * whole
     error = math.sqrt(len(whole) / (len(whole) - 1) * float(residual @ residual)) / float(whole.sum())
     return within(int(whole.sum()), value, t_quantile(len(whole) - 1) * error, 0, 1)
@@ -96,6 +97,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, given: ArrayLike | Non
     columns = [np.asarray(column, dtype=np.float64) for column in (first, second, *(() if given is None else (given,)))]
     rows = np.column_stack(columns)
     rows = rows[~np.isnan(rows).any(axis=1)]
+    # n - 3 for two columns and one less for what is taken out, as on Fisher's scale
     freedom = len(rows) - 1 - rows.shape[1]
     if freedom < 1 or (np.ptp(rows, axis=0) == 0).any():
         return estimate(len(rows), None)
@@ -106,6 +108,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, given: ArrayLike | Non
         value = float(r[0, 1] - r[0, 2] * r[1, 2]) / spread if spread else math.nan
     if not abs(value) < 1:
         return estimate(len(rows), value)
+    # Bonett and Wright: ranks are less exact than values, the more the stronger the correlation
     error = normal_quantile() * math.sqrt((1 + value**2 / 2) / freedom)
     return estimate(len(rows), value, math.tanh(math.atanh(value) - error), math.tanh(math.atanh(value) + error))
 
@@ -199,8 +202,10 @@ def jackknife(statistic: Callable[[Integers], Floats], counts: Integers) -> list
     (value,) = statistic(counts[None])
     if n < 3:
         return [estimate(n, float(x)) for x in value]
+    # row i of this leaves out one row of pattern i
     without = statistic(counts - np.eye(len(counts), dtype=np.int64))
     with np.errstate(invalid="ignore"):
+        # a pattern's term counts as often as it has rows
         errors = np.sqrt((n - 1) / n * (counts @ (without - (counts @ without) / n) ** 2))
     return [_on_fishers_scale(n, float(x), float(error)) for x, error in zip(value, errors, strict=True)]
 
@@ -215,6 +220,7 @@ def auc(good: ArrayLike, bad: ArrayLike) -> Estimate:
     n = len(high)
     if n < 2:
         return estimate(n, None)
+    # twice the number below plus the ties once: ties count half without a fraction
     above = np.searchsorted(np.sort(low), high, "left") + np.searchsorted(np.sort(low), high, "right")
     below = 2 * n - (np.searchsorted(np.sort(high), low, "left") + np.searchsorted(np.sort(high), low, "right"))
     placements = (above + below) / (2 * n)

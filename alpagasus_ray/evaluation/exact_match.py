@@ -48,6 +48,7 @@ def _words(text: str) -> list[str]:
     """The words and numbers of a text that count."""
     text = plain(unicodedata.normalize("NFC", text)).lower()
     bare = [word for part in parts(text) for word in _told(part)]
+    # `A` as the answer to a multiple choice is an article, and `+` is punctuation: then less is taken away
     return [word for word in bare if word not in ARTICLES] or bare or WORD.findall(text)
 
 
@@ -72,5 +73,6 @@ def _contains(answer: Sequence[str], reference: Sequence[str]) -> bool:
 
 def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
     """Harmonic mean of precision and recall of the answer's words."""
+    # as often as a word stands in both: repeating the right word does not help
     shared = (Counter(answer) & Counter(reference)).total()
     return 2 * shared / (len(answer) + len(reference))

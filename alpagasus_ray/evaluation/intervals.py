@@ -39,6 +39,7 @@ def _ahead(counts: Counts, resamples: int, seed: int) -> tuple[float, float]:
     # from the better side, so that the other model's report is the mirror image of this one to the last digit
     sign = 1 if counts.win >= counts.lose else -1
     pool = np.array(counts[::sign])
+    # N prompts drawn with replacement have counts of a multinomial: one draw of three numbers in place of one of N rows
     drawn = np.random.default_rng(seed).multinomial(pool.sum(), pool / pool.sum(), size=resamples)
     ends = sign * np.quantile(drawn[:, 0] - drawn[:, 2], tails())
     return float(ends.min()), float(ends.max())
@@ -53,6 +54,7 @@ def sign_test(first: int, second: int) -> float | None:
     """Two-sided exact p value of a split that uneven between equals; None without counts."""
     from scipy.stats import binomtest
 
+    # ties say nothing of which is better, and are no trials
     return float(binomtest(first, first + second).pvalue) if first + second else None
 
 

@@ -73,12 +73,14 @@ def length_controlled(longer: Floats, points: Floats) -> Fit:
     from statsmodels.discrete.discrete_model import Logit
     from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
+    # at a difference of 0 only the constant is left, which is the win rate at equal length on the logit scale
     design = np.column_stack([np.ones_like(longer), _squashed(longer)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the answer says it
         fit = Logit(points, design).fit(cov_type="HC0", disp=False)
     if not fit.mle_retvals["converged"]:
         return Fit(why_not="the regression did not converge")
+    # made on the logit scale and carried over, so that no end of the interval passes 0 or 1
     margin = norm.ppf((1 + CONFIDENCE) / 2) * fit.bse[0]
     low, value, high = expit(fit.params[0] + np.array([-margin, 0, margin]))
     return Fit(float(value), float(low), float(high))

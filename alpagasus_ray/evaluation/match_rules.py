@@ -99,6 +99,7 @@ def _by_scores(games: Games) -> Outcome | None:
         if game.score_a is None or game.score_b is None:
             return None
         difference += game.score_a - game.score_b
+    # rounded, as a sum of decimals that should be 0 may be 1e-16 off, and a tie would be won
     return OUTCOMES[winner_of(round(difference, EXACT_DECIMALS))]
 
 

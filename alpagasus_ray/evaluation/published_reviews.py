@@ -10,7 +10,7 @@ Two formats are known:
 
 The two orders of a pair are joined by prompt: by its id where all records have one, else by its text. A prompt and its two
 answers have to be the same in both; there is one comparison for two models on a test set, whichever a file names first. The
-prompt stands under any key that test sets have (`prompt_keys.py`).
+prompt stands under any key that test sets have (`prompt_fields.py`).
 
 Only the reviews count: scores that a file has beside them are what another parser made of them.
 """

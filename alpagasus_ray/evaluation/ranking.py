@@ -103,6 +103,7 @@ def _ends(tally: Tally, component: Indices, resamples: int, seed: int) -> Floats
     from threadpoolctl import threadpool_limits
 
     prompts = len(tally.points)
+    # prompts are drawn and not results: those of one prompt lean together, and would make intervals too narrow
     weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     with threadpool_limits(1):  # threads cost a fit this small many times its own time
         draws = [_ratings(tally, drawn, component) for drawn in weights @ tally.points]
@@ -124,6 +125,7 @@ def _ratings(tally: Tally, points: Floats, component: Indices) -> tuple[Floats, 
         if here.any():  # a draw of the bootstrap may miss a whole component
             pairs = np.eye(len(component))[:, members][tally.pairs[here]]
             strength = _fit(pairs[:, 0] - pairs[:, 1], points[here], WEAK if separated else np.inf)
+            # outcomes tell differences alone; the mean of a component is set
             ratings[members] += ELO * (strength - strength.mean())
         needed[members] = separated
     return ratings, needed

@@ -34,6 +34,7 @@ def combined(runs: Sequence[Sequence[Match]], rule: Rule, resamples: int = 10_00
     counts: dict[str, int] = {name: int((known & (signs == points)).sum()) for name, points in POINTS.items()}
     ahead = signs.sum(axis=1)
     each = _score(signs.sum(axis=0), known.sum(axis=0).astype(np.float64))
+    # as in `intervals.scores`: where all went one way no draw can differ, and a width of 0 would look like certainty
     is_mixed = max(counts.values()) < judged
     score = _mean(each, *(_ends(signs, known, resamples, seed) if is_mixed else ()))
     half = [None if end is None else end / 2 for end in (score["value"], score["low"], score["high"])]
@@ -83,8 +84,10 @@ def _ends(signs: Floats, known: NDArray[np.bool_], resamples: int, seed: int) ->
     drawn = []
     for start in range(0, resamples, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, resamples - start)
+        # a prompt is drawn with the games of all its seeds, which are not independent
         weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=size)
         scores = _score(weights @ signs, (weights @ known).astype(np.float64))
+        # a seed of which no judged prompt was drawn has no score in that draw, and the mean is over the others
         drawn.append(np.nanmean(scores[~np.isnan(scores).all(axis=1)], axis=1))
     low, high = np.quantile(np.concatenate(drawn), tails())
     return float(low), float(high)

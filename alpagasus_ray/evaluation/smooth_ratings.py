@@ -59,6 +59,7 @@ def smooth(scores: Floats, neighbours: Integers, similarities: Floats | None = N
     if len(scale) < 2:
         return Smoothed(scores.copy(), np.zeros(len(scores), dtype=np.bool_), np.eye(len(scale)), scale)
     rated = codes >= 0
+    # a row and its two nearest: three readings are the fewest from which a confusion matrix follows without any truth
     triples = np.column_stack([codes, codes[neighbours[:, :2]]])[rated]
     model = dawid_skene(triples, len(scale), alike=True)
     transition, prior = model.confusion[0], model.prior
@@ -90,5 +91,6 @@ def _probably_wrong(codes: Integers, beliefs: Floats, transition: Floats, prior:
         members = np.flatnonzero(codes == code)
         believed = beliefs[members, code]
         chosen = members[np.argsort(believed, kind="stable")[: round((1 - share) * len(members))]]
+        # the matrix says how many are wrong; of those the ones whose neighbours agree with them stay
         rows.append(chosen[beliefs[chosen].argmax(axis=1) != code])
     return np.concatenate(rows)

@@ -27,6 +27,8 @@ def summarize(matches: Sequence[Match], rule: Rule, resamples: int = 10_000, see
 
     `sign_test_p` is the two-sided exact p value of wins against losses, ties left out.
     """
+    # a prompt judged in one order alone is left out: the model that stood first has an advantage, which the other order takes
+    # away
     judged = _judged(matches, rule)
     found = Counter(outcome for _, outcome in judged)
     counts = Counts(found["win"], found["tie"], found["lose"])
@@ -78,9 +80,11 @@ def position(games: Sequence[Games]) -> dict[str, Any]:
     prompt are not independent, `slot_bias_p` is the two-sided exact p value over prompts: those whose games lean to the
     first slot against those whose games lean to the second.
     """
+    # 1 where a won, -1 where b did, whichever stood first
     signs = [(SIGNS[both.ab.winner], SIGNS[both.ba.winner]) for both in games]
     consistent = sum(ab == ba for ab, ba in signs)
     flipped = sum(ab * ba < 0 for ab, ba in signs)
+    # in the order ba the first slot is b's
     first = sum((ab > 0) + (ba < 0) for ab, ba in signs)
     second = sum((ab < 0) + (ba > 0) for ab, ba in signs)
     return {
@@ -129,6 +133,7 @@ def _scored(match: Match) -> list[tuple[float, float]]:
 
 def _percent(scored: Sequence[tuple[float, float]]) -> float | None:
     ours, theirs = (sum(side) for side in zip(*scored, strict=True)) if scored else (0.0, 0.0)
+    # a ratio of sums, not a mean of ratios: a single answer scored 0 would make one of those infinite
     return 100 * ours / theirs if theirs else None
 
 

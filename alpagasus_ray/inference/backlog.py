@@ -59,6 +59,7 @@ class Backlog:
     def open(self, shards: Iterable[str]) -> list[str]:
         """Those of the shards that have no commit record yet, in order."""
         done = {shard_of_record(name) for name in self.home.storage.at(DONE).names()}
+        # by the names of the records alone: at 100,000 shards to read them would take minutes
         return [shard for shard in shards if shard not in done]
 
     def begun(self, names: Iterable[str]) -> set[str]:
@@ -76,11 +77,14 @@ class Backlog:
         if not self.keeps_replies:
             return StoredReplies({}, {})
         try:
+            # the ledger is read before the output: a commit writes the output first and deletes the ledger then, so one of the
+            # two holds each reply
             ledger = ledger_of(self.home, shard).load()
         except FileNotFoundError:
             ledger = NOTHING_KNOWN  # it has just been committed: its output, read after this, holds what the ledger held
         if not self.home.storage.exists(shard):
             return ledger
+        # an output without a commit record: its worker died in between, or rows of it are asked again
         output = self.home.storage.read_table(shard)
         return StoredReplies.of((*stored_in_output(output, self.again).outcomes(), *ledger.outcomes()))
 
@@ -109,6 +113,8 @@ class Backlog:
         numbers = range(entry.rows) if numbers is None else numbers
         if not numbers:
             return Left(0, ())
+        # a stand-in is equal where requests are, but is no request's key: where there are replies to compare with, keys are
+        # needed
         columns = [stand_in] if stand_in and not replies else None
         table = source.table(entry.name, entry.sha256, columns)
         rows = (table if len(numbers) == entry.rows else table.take(list(numbers))).to_pylist()
@@ -152,6 +158,7 @@ def shard_of_record(name: str) -> str:
 
 def _of_another(name: str, guard: Any) -> bool:
     """Whether a commit record was left under another hold of the lock; a local one has no epoch in its name."""
+    # a driver that was given up as dead may commit late; its shard is done by this one as well, and must not be listed twice
     return isinstance(guard, Lease) and guard.beats and guard.epoch not in name
 
 

@@ -63,6 +63,7 @@ class Bill(NamedTuple):
 
     def account(self) -> Account:
         """Look through commit records, ledgers and the rows of shards that have some replies."""
+        # read once for both numbers: all ledgers of a large run take a while
         known = [part.known() for part in self.parts]
         left = sum(part.rows_left(replies) for part, replies in zip(self.parts, known, strict=True))
         return Account(left, self._spent(known))
@@ -80,6 +81,8 @@ class Bill(NamedTuple):
         if not spec.limits.capped:
             return None
         assert spec.max_cost_usd is not None, "limits say so"
+        # the cap is over all calls: what earlier ones have paid is counted anew from what they left, never from a number of
+        # theirs
         return Cap(self.home.storage, spec.max_cost_usd, self._spent([part.known() for part in self.parts]))
 
     def at_the_cap(self) -> BudgetReached:

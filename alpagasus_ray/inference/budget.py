@@ -32,6 +32,7 @@ class Budget:
         self._storage, self._cap = storage, cap
         self._settled = spent
         self._loans: dict[str, Loan] = {}
+        # what storage holds; it is never below what was lent, and above it by a little
         self._bound = spent
 
     @property
@@ -43,6 +44,7 @@ class Budget:
         """What a borrower did since its last word: dollars settled, and what it holds of its loan now. What it does not
         hold any more and has not settled comes back."""
         self._settled += settled
+        # what the worker says replaces what was known, so that a report that was lost is made good by the next
         self._loans[borrower] = Loan(at_hand, under_way)
         self._raise_bound(self._settled + self._lent())
 
@@ -51,6 +53,7 @@ class Budget:
         others settle or return what they have, None when it will never be possible under this cap."""
         loan = self._loans.setdefault(borrower, Loan())
         if self.free + ROUNDING < least:
+            # what is lent may come back, for requests cost less than the most they could; with nothing lent nothing will
             return 0.0 if self._lent() > ROUNDING else None
         granted = max(least, min(wanted, self.free))
         # written first, lent after: a kill in between costs some of the cap, the other order would pass it
@@ -61,6 +64,7 @@ class Budget:
     def forget(self, borrower: str) -> None:
         """A borrower is gone: what it had counts as spent."""
         loan = self._loans.pop(borrower, Loan())
+        # its requests may have been billed, and nobody is left who could tell
         self._settled += loan.at_hand + loan.under_way
 
     def close(self) -> float:

@@ -120,12 +120,15 @@ class Coordinator:
             self._counts.add(self._shards.get(shard, Counts()), -1).add(counts)
             self._shards[shard] = counts
         for endpoint, seconds in pauses.items():
+            # in this actor's own time: workers tell how long a pause still is, and their clocks may differ
             self._pauses[endpoint] = max(self._pauses.get(endpoint, 0.0), now + seconds)
+        # a server that turns one worker away would turn the others away as well, and each would have to learn it
         left = {endpoint: until - now for endpoint, until in self._pauses.items() if until > now}
         return Directive(self._stop, self._counts.requests["answered"] > 0, left)
 
     def stop(self, reason: str, kind: StopKind = "failed") -> None:
         """Let every worker end after the requests it has in flight; the first reason stays."""
+        # the first reason is the cause; what workers report after it are often its consequences
         if self._stop is None:
             self._stop, self._kind = reason, kind
 
@@ -162,6 +165,8 @@ class Coordinator:
             if limit is not None and bucket is None:
                 self._buckets[endpoint, kind] = TokenBucket(limit, self._now(), whole=kind == REQUESTS)
             elif limit is not None and bucket is not None and bucket.per_minute != limit:
+                # the level stays: a server that states another limit every minute would otherwise fill the bucket anew each
+                # time
                 bucket.set(limit)
 
     # dollars
@@ -177,6 +182,7 @@ class Coordinator:
                 # after a death of this actor the bound on storage is above what the driver knew
                 spent = max(self._cap.spent, at_most_spent(self._cap.storage))
                 self._budget = Budget(self._cap.storage, self._cap.usd, spent)
+            # what it has at hand comes back first, so that whoever asks never holds more than it needs
             self._budget.report(worker, settled, 0.0, under_way)
             lent = self._budget.lend(worker, wanted, least) if wanted else 0.0
         except OSError as error:  # nothing is handed out that is not on storage; the worker asks again
@@ -202,6 +208,7 @@ class Coordinator:
 
     def _forget_silent(self, now: float) -> None:
         for worker in [name for name, at in self._heard.items() if now - at > SILENT_S]:
+            # one that was only slow reports again, and is heard again; that its loan counted as spent is on the safe side
             del self._heard[worker]
             if self._budget is not None:
                 self._budget.forget(worker)
@@ -212,12 +219,14 @@ class Coordinator:
         """A worker starts on a shard that has so many replies. Rows that are still marked as in flight there saw an earlier
         worker die. Where one worker after the other dies and no reply is won, the stage stops."""
         best, died = self._begun.get(shard, (-1, 0))
+        # a shard may lose many workers to spot nodes in hours of work; what is in vain is a death that brought no reply
         self._begun[shard] = (replies, 0) if replies > best else (best, died + 1)
         if self._begun[shard][1] >= IN_VAIN:
             self.stop(
                 f"{shard}: {IN_VAIN} workers died over it one after the other, and no reply came in between; Ray's logs say why"
             )
         deaths = self._deaths.setdefault(shard, Counter())
+        # with many rows in flight any of them may have done it; each is counted, and is sent alone the next time
         deaths.update(self._in_flight.pop(shard, set()))
         return CrashedRows(dict(deaths))
 

@@ -125,6 +125,12 @@ SHOWN_STATUSES = ("unparsed", "refused", "truncated")
 SHOWN_REASONS = 3
 
 
+def errors(counts: Counts) -> Counter[str]:
+    """What went wrong so far, by its text: attempts that are repeated by their reason, and whole texts of failures."""
+    again = Counter({f"{reason} (tried again)": number for reason, number in counts.retries.items()})
+    return again + counts.error_texts
+
+
 def in_words(counts: Counts) -> list[str]:
     """What a line of progress says besides rows and rate."""
     parts = []

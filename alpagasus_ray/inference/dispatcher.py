@@ -48,6 +48,7 @@ class Dispatcher:
         self.open_rows = OpenRows(2 * limits.concurrency)
         self._failing: set[str] = set()
         """Rows that have failed and are not through."""
+        # a wrong `extra` field is refused for each row with a 400, and would be paid for by hours of refusals
         self._refusals = EqualRefusals()
         self.gate: int | None = None
         """How many requests may be in flight or dealt with for now, where the first ones are looked at before more are sent."""
@@ -73,12 +74,14 @@ class Dispatcher:
         """Wait for an endpoint that takes a request of this row; `answered`, `failed` or `rejected` has to follow."""
         if self._stopped.is_set():
             raise Stopping
+        # whoever finds nobody waiting goes at once, without a turn of the event loop; nobody overtakes those who wait
         if not self._queue and self._may_go(row) and (endpoint := self._open_endpoint(need)) is not None:
             self._start(endpoint, need)
             return endpoint
         asked = self.now()
         queued = QueuedRequest(row, need, self._loop.create_future())
         self._queue.append(queued)
+        # in an outage rows give their place up, so that rows from elsewhere come in: the probe needs one that is not at fault
         if self.endpoints.all_down and len(self._queue) < QUEUE * self._limits.concurrency:
             self.open_rows.release(row)
         self.dispatch()
@@ -100,7 +103,9 @@ class Dispatcher:
         """While the block runs nothing but this row is sent; it begins when nothing else is in flight, or the stage stops."""
         self._only = row
         try:
+            # suspects of a dead worker are sent alone: what dies with nothing else in flight has been found
             while self.endpoints.in_flight and not self._stopped.is_set():
+                # cleared before the wait and set by every end, so that no end in between is missed
                 self._ended.clear()
                 await self._ended.wait()
             yield
@@ -150,6 +155,7 @@ class Dispatcher:
         why_closed = self.endpoints.why_closed()
         if why_closed is None:
             return TryAgain(error.category, error.detail, "refused")
+        # with one endpoint its own words are the message; with several all of theirs are
         is_alone = len(list(self.endpoints)) == 1
         return error if is_alone else EngineUnusable(error.category, f"no endpoint is left ({why_closed})")
 
@@ -189,6 +195,7 @@ class Dispatcher:
             return
         was_open = endpoint.breaker.is_open
         endpoint.window.troubled(now)
+        # while the breaker is open every failure keeps it open, whosever fault it is: no answer has come
         if was_open or not row_fault:
             endpoint.breaker.failed(row, error.cause != "unknown", sent, now)
         if endpoint.breaker.is_open and not was_open:
@@ -232,6 +239,7 @@ class Dispatcher:
             if endpoint is None:
                 self._get_ready_for(queued.need)
                 return
+            # the next in the queue may be a row that no server takes, and as a probe it would keep a healthy server out of use
             if endpoint.breaker.is_open:
                 queued = self._probe(endpoint) or queued
             self._queue.remove(queued)
@@ -292,6 +300,7 @@ class Dispatcher:
         if wait_s is not None and (self._timer is None or self._timer.when() > now + wait_s):
             if self._timer is not None:
                 self._timer.cancel()
+            # a millisecond late, or rounding would wake it just before the pause is over
             self._timer = self._loop.call_later(wait_s + 0.001, self._on_timer)
 
     def _on_timer(self) -> None:

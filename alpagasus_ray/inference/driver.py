@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alpagasus_ray.engines.base import Rate
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
-from alpagasus_ray.inference.counts import StopRule, in_words
+from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
 from alpagasus_ray.inference.shards import in_calls
 from alpagasus_ray.inference.spec import Job, Task
@@ -45,6 +45,7 @@ class RayCoordinator:
     @classmethod
     def start(cls, rates: Sequence[Rate], cap: Cap | None) -> "RayCoordinator":
         """Start the actor beside the driver, whose end is the stage's end anyway."""
+        # not on a worker's node: with a spot node limits, dollars and the memory of crashed rows would go away too
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(rates, cap)
         return cls(actor)
@@ -68,6 +69,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     coordinator = RayCoordinator.start(jobs[0].spec.limits.rates, cap)
     look = Look(coordinator, progress, rule, DriverMetrics(jobs[0].home.name, cap.usd if cap else None))
     results: queue.Queue[Finished | BaseException | None] = queue.Queue()
+    # Ray Data's iterator blocks, and is not to be interrupted in the middle: the main thread watches, and takes Ctrl-C
     threading.Thread(target=_consume, args=(jobs, tasks, coordinator, results), daemon=True).start()
     try:
         reason = _watch(results, look)
@@ -82,6 +84,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
             coordinator.ask("close_budget", timeout_s=GRACE_S)
+    # the next stage, a training say, would find GPUs whose memory the engines' processes have not let go of yet
     if jobs[0].spec.pool.gpus:
         connect.wait_until(free)
     if seen.kind == "budget" and reason is not None:
@@ -120,6 +123,7 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
     dataset = ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls)).map_batches(
         Worker,
         fn_constructor_args=(jobs, coordinator),
+        # a row is one call, whose shards the worker takes by itself
         batch_size=1,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
@@ -173,7 +177,7 @@ class Look:
 
     def show(self, seen: Snapshot) -> None:
         done = seen.counts.rows
-        self.progress.show(done, seen.counts.stored, in_words(seen.counts))
+        self.progress.show(done, seen.counts.stored, in_words(seen.counts), errors(seen.counts))
         for note in seen.notes:
             if note not in self.told:
                 self.told.add(note)
@@ -184,6 +188,7 @@ class Look:
 def _wind_up(coordinator: RayCoordinator, results: Results) -> None:
     with contextlib.suppress(ray.exceptions.RayError):
         coordinator.ask("stop", "interrupted", timeout_s=GRACE_S)
+    # results are taken until then, so that workers can write their ledgers; what is not written is lost with the process
     deadline = time.monotonic() + GRACE_S
     while (left := deadline - time.monotonic()) > 0:
         try:

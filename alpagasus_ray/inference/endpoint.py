@@ -72,6 +72,8 @@ class Prefetch:
         """How much to ask for: what is needed at once, and as long as there is plenty, what `AHEAD_S` seconds will use; less
         what is at hand."""
         span = now - self._ordered
+        # the speed since the last order, for half a second; a span shorter than that is extrapolated to twice its length only,
+        # for a burst of a moment is no speed
         ahead = self._used / span * min(AHEAD_S, 2 * span) if self._plenty and 0 < span < math.inf else 0.0
         self._ordered, self._used = now, 0.0
         return max(0.0, max(needed, ahead) - self.at_hand)
@@ -79,6 +81,7 @@ class Prefetch:
     def fill(self, units: float, ordered: float, now: float) -> None:
         self.at_hand += units
         self._filled_to = self.at_hand
+        # getting less than was asked for is the one sign of scarcity that a worker sees
         self._plenty = units >= ordered
         self._filled = now
 
@@ -87,6 +90,7 @@ class Prefetch:
             self.drop()
 
     def drop(self) -> None:
+        # what is owed stays: tokens that a reply took beyond its reservation have been used
         self.at_hand = min(self.at_hand, 0.0)
 
 
@@ -95,6 +99,7 @@ class Endpoint:
 
     def __init__(self, number: int, engine: Engine, limits: RequestLimits) -> None:
         self.number, self.engine = number, engine
+        # an engine in the job batches what it is given: it starts at its full number, as nobody else's server can be hurt
         self.window = ConcurrencyWindow(limits.concurrency, 0.0 if limits.adaptive else float(limits.concurrency))
         self.breaker = CircuitBreaker()
         self.paused_until = -math.inf
@@ -146,6 +151,7 @@ class Endpoint:
         the endpoint."""
         self.refused_all += 1
         self.trouble = str(error)
+        # before the first answer there is nothing that speaks for the key, the address and the model's name
         has_answered = self.answered_at > -math.inf
         if not (has_answered and error.category in MAY_PASS and self.refused_all < SEVERAL):
             self.closed = self.closed or str(error)
@@ -237,6 +243,7 @@ class EndpointPool:
         """The one with most room that can take the request now; None where none can."""
         now = self._now()
         fit = [endpoint for endpoint in self if endpoint.ready(now) and endpoint.permits(need)]
+        # by share of the room and not by number: a slow endpoint with a small window gets little, and still its share
         return min(fit, key=lambda endpoint: endpoint.window.in_flight / endpoint.window.size, default=None)
 
     def wait_s(self) -> float | None:
@@ -254,6 +261,7 @@ class EndpointPool:
     def why_hopeless(self, *, ever_answered: bool) -> str | None:
         """Why there is no more hope of any endpoint, or None."""
         reasons = [self._why_hopeless(endpoint, ever_answered) for endpoint in self]
+        # one endpoint with hope is enough to go on
         return None if None in reasons else "; ".join(filter(None, reasons))
 
     def _why_hopeless(self, endpoint: Endpoint, ever_answered: bool) -> str | None:

@@ -40,8 +40,10 @@ class FirstLook:
         status = str(result["status"])
         self._seen[status] += 1
         if status not in self._usable.statuses and self._sample is None:
+            # one reply as it came says more of what is wrong than any count: prose, a refusal, another language
             self._sample = result.get("reply")
         rows, useless = self._seen.total(), self._useless().total()
+        # of fewer rows a share says little: the first ten of a file may all be blank
         if rows < FIRST or useless <= self._usable.share * rows:
             return None
         listed = ", ".join(f"{count} x {name}" for name, count in self._useless().most_common(3))

@@ -98,16 +98,19 @@ class Ledger:
             self._unanswered[key] = outcome
         else:
             self._has_replies = True
+        # as bytes at once, on the thread that has them anyway: a flush only joins lines
         entry = {"key": key, "row_id": row_id, **(outcome.reply._asdict() if outcome.reply else {})}
         self._pending.append(orjson.dumps(entry | {field: getattr(outcome, field) for field in OF_OUTCOME}))
 
     def flush(self) -> None:
         """Write what came in since the last call as one segment. What could not be written (`OSError`) is kept for the next."""
         with self._writing:
+            # a copy: replies that come in while it is written are of the next segment
             pending = self._pending[:]
             if pending:
                 self._storage.write(f"{self._writer}-{self._segments:05d}.jsonl", b"\n".join(pending) + b"\n")
                 self._segments += 1
+                # only once it is on storage; a write that failed has lost nothing
                 del self._pending[: len(pending)]
 
     def delete(self) -> None:
@@ -115,6 +118,8 @@ class Ledger:
         with self._writing:
             self._pending.clear()
             names = self._storage.names() if self._epoch else []
+            # a later driver has taken the run over and may be at work on this very shard; what it wrote is not this one's to
+            # delete
             if not any(epoch_of_file(name) > self._epoch for name in names):
                 self._storage.delete_tree()
                 return

@@ -45,12 +45,14 @@ class TokenBucket:
     """
 
     def __init__(self, per_minute: float, now: float, *, whole: bool = True) -> None:
+        # a full bucket at the start would be a second minute's worth for whoever is restarted within that minute
         self._whole, self._level, self._at = whole, 0.0, now
         self.set(per_minute)
 
     def set(self, per_minute: float) -> None:
         """Change the limit; what was handed out counts on."""
         self.per_minute = per_minute
+        # 2.5 a minute would have minutes of three, one that was saved and two that come in; rounded down it has none
         if self._whole and per_minute > 1:
             per_minute = math.floor(per_minute)
         self._rate = per_minute * (1 - MARGIN) / 60
@@ -74,6 +76,7 @@ class TokenBucket:
         return max(0.0, (enough - self._level) / self._rate)
 
     def _fill(self, now: float) -> None:
+        # what was not used in a quiet minute is lost: later it would leave as a burst
         self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._rate)
         self._at = max(now, self._at)
 
@@ -86,6 +89,7 @@ class EqualRefusals:
 
     def saw(self, text: str) -> bool:
         """Take what a refusal says, the numbers in it left out; whether it is one too many."""
+        # texts differ in ids and counts of tokens alone where the cause is one
         words = NUMBER.sub("", text)
         self._seen[words] += 1
         return self._seen[words] >= DOZEN
@@ -133,8 +137,11 @@ class ConcurrencyWindow:
         if not self._peak:  # before the first push back: one more for each answer doubles it with each round
             self.size = min(self.most, self.size + 1)
             return
+        # K of RFC 9438, section 4.2: the seconds after which the curve is back at the size where the server pushed back
         span = ((self._peak * (1 - CUT)) / REGROWTH) ** (1 / 3)
         curve = self._peak + REGROWTH * (now - self._grown_from - span) ** 3
+        # never down, and at most one more for an answer: after a long pause the curve may be far above, and a leap would be a
+        # burst
         self.size = min(self.most, max(self.size, min(curve, self.size + 1)))
 
     def pushed_back(self, sent: float, now: float) -> None:
@@ -142,6 +149,7 @@ class ConcurrencyWindow:
         if sent <= self._cut_at:
             return  # it left before the cut, and says nothing of the size since
         self._since_cut += 1
+        # requests of one burst are refused together; each of them cutting would leave next to nothing in flight
         if now < self._cut_at + BURST_S and self._since_cut < INSISTS:
             return
         self._since_cut = 0
@@ -154,11 +162,13 @@ class ConcurrencyWindow:
         """A server error or a timeout: no reason to send less, none to send more either."""
         if not self._round:
             self._paused_at = now
+        # a whole round has to come back well, for what is in flight now was sent before the trouble
         self._round = math.ceil(self.size)
 
     def restart(self) -> None:
         """The server was away: begin as at the start, up to where it pushed back before; growth counts from its first
         answer."""
+        # a server that has just come up is met with a few requests, not with all that have waited for it
         self.size = min(self.size, float(FIRST))
         self._grown_from = math.inf
 
@@ -203,9 +213,11 @@ class CircuitBreaker:
         self._streak += 1
         self._not_taken += not_taken
         self._rows.add(row)
+        # ten failures of one poisonous row are that row's; ten of five rows, or nobody at the door, are the server's
         many_rows = len(self._rows) >= STREAK_ROWS or self._not_taken >= STREAK_ROWS
         if self.is_open or (self._streak >= STREAK and many_rows):
             if self.down_since is None:
+                # an outage is as old as its first failure, by which `max_outage_s` is counted, not as the moment it was noticed
                 self.down_since, self._opened = self._first, now
             # each probe in vain doubles the pause, with jitter: many workers must not probe at one moment
             self._pause = min(LONGEST_PROBE_S, max(FIRST_PROBE_S, 2 * self._pause))

@@ -12,7 +12,7 @@ from typing import Any
 
 from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.coordinator import Cap, Coordinator
-from alpagasus_ray.inference.counts import StopRule, in_words
+from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Worker
 from alpagasus_ray.progress import Progress
@@ -43,6 +43,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     # an engine that dies ends its process, which here is the user's
     assert not jobs[0].spec.engine.in_job, "a model in the job has workers of its own"
     coordinator = InProcess(Coordinator(jobs[0].spec.limits.rates, cap))
+    # a worker sets them for its own process, and this one is the user's
     thresholds = gc.get_threshold()
     worker = Worker(jobs, coordinator)
     try:
@@ -53,6 +54,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
                     _look(coordinator, progress, rule)
             except KeyboardInterrupt:
                 coordinator.ask("stop", "interrupted")
+                # until the worker has written its ledger: what was received is paid for
                 wait(calls)
                 raise StageFailed(
                     "interrupted; every reply received so far is kept, and the same command goes on from here"
@@ -75,7 +77,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
 
 def _look(coordinator: InProcess, progress: Progress, rule: StopRule) -> None:
     seen = coordinator.ask("snapshot")
-    progress.show(seen.counts.rows, seen.counts.stored, in_words(seen.counts))
+    progress.show(seen.counts.rows, seen.counts.stored, in_words(seen.counts), errors(seen.counts))
     reason = rule(seen.counts)
     if reason is not None:
         coordinator.ask("stop", reason)

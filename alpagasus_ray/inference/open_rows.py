@@ -24,5 +24,6 @@ class OpenRows:
         if self._held[row] > 0:
             self._held[row] -= 1
             self._free.release()
+        # or the counter would keep a key for each row of the stage
         if not self._held[row]:
             del self._held[row]

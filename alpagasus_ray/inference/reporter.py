@@ -40,9 +40,11 @@ class Reporter:
 
     async def _exchange(self) -> str | None:
         endpoints = self._dispatcher.endpoints
+        # told before the call: a shard that ends during it has numbers that this report does not hold
         over, pauses = [shard for shard in self._shards if shard.is_over], endpoints.unreported_pauses()
         by_shard = {shard.name: shard.counts.copy() for shard in self._shards}
         self._dispatcher.counts.endpoints_down = endpoints.down
+        # a copy, for requests end while the report is on its way, and belong to the next one
         now = self._dispatcher.counts.copy()
         self._metrics.publish(self._totals(now), endpoints.in_flight, endpoints.room)
         directive: Directive | None = await self._coordinator.call(

@@ -34,6 +34,7 @@ def read_again(task: StageTask, target: Target, job: str) -> Manifest:
     begun = begun.model_copy(update={"settings": task.settings, "rescoring": True})
     stage.begin(begun)
     stage.reopen()
+    # on an object store a part's name holds the epoch that wrote it; what is read again keeps its name
     latest = latest_parts(stage.storage.names())
     files = [_file_again(task, target, latest[entry.shard], entry) for entry in target.listed.parts()]
     manifest = task.manifest(target, files, begun.after(time.monotonic() - started))
@@ -48,6 +49,7 @@ def _read_as(made: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in HOW_IT_IS_READ:
         present: dict[str, Any] = same.get(section, {}) if section else same
         earlier: Mapping[str, Any] = made.get(section, {}) if section else made
+        # as it was when the replies were asked for, so that all else is compared strictly
         present.pop(key, None)
         if key in earlier:
             present[key] = earlier[key]

@@ -115,6 +115,7 @@ async def complete_with_retries(
                 return Outcome(reply, None, attempts.sent, attempts.latency_s, attempts.maybe_billed_twice)
     except (RowRefused, TryAgain) as error:
         outcome = attempts.without_reply(error)
+        # what may have been billed was written down when it happened
         if not _may_be_billed(error):
             log.record(outcome)
         return outcome
@@ -125,9 +126,13 @@ async def complete_with_retries(
 
 
 async def _attempt(dispatcher: Dispatcher, request: Request, tariff: Tariff, attempts: Attempts, log: AttemptLog) -> Reply:
+    # the most that this request can use and cost: it is reserved before the request leaves, and settled by the reply
     need = tariff.need(request.messages)
+    # the first attempt is in the ledger already; one that comes on top of an attempt of unknown fate has to be before it is
+    # sent, or a kill would hide what it cost
     if attempts.maybe_billed_twice and log.write_ahead is not None:
         await log.write_ahead(attempts.with_one_more())
+    # may wait for hours, in an outage for instance; until it returns nothing was sent
     endpoint = await dispatcher.enter(request.key, need)
     started = dispatcher.now()
     attempts.sent += 1
@@ -149,6 +154,7 @@ async def _attempt(dispatcher: Dispatcher, request: Request, tariff: Tariff, att
         raise dispatcher.unusable(endpoint, need, error) from None
     except EngineError as error:
         raise dispatcher.refused(endpoint, need, error) from None
+    # a cancelled request was sent all the same, and counts as billed; the error is for whoever cancelled it
     except BaseException:
         dispatcher.broke_off(endpoint, need)
         raise
@@ -165,6 +171,7 @@ def _may_be_billed(error: EngineError) -> bool:
 
 def _is_row_fault(error: TryAgain, row: str, attempts: Attempts, endpoint: Endpoint) -> bool:
     """Whether a failure says more of the row than of the server; too many suspects say something of the server."""
+    # a server that turns requests away says nothing of the row; nor does a failure since which it has answered nobody
     if error.cause != "unknown" or not attempts.is_suspect(endpoint.answered_at):
         return False
     endpoint.suspects.add(row)

@@ -28,6 +28,8 @@ def in_calls(tasks: Sequence[Task], slots: int) -> list[Sequence[Task]]:
     and Kuck 1987)."""
     calls, start, least = [], 0, len(tasks) <= FEW
     while start < len(tasks):
+        # half of what is left, shared out evenly: long calls first, and at the end calls of one, which even out how fast
+        # workers are
         size = 1 if least else min(LARGEST, max(1, (len(tasks) - start) // (2 * slots)))
         calls.append(tasks[start : start + size])
         start += size
@@ -50,6 +52,8 @@ def commit(job: Job, shard: str, results: list[dict[str, Any]], ledger: Ledger) 
     file = job.file_of(shard)
     # a lock that is lost between two of these steps leaves a file without a record, which nobody reads
     confirm(job)
+    # output, record, ledger: killed after the first the ledger is read again, killed after the second only the ledger is left
+    # over
     written = job.output.write_table(file, _table_of(results, job.work.schema))
     if job.is_trial:
         return
@@ -76,6 +80,7 @@ def unwritable(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> dict[int, s
     reasons = {}
     for number, row in enumerate(rows):
         try:
+            # row by row, after the whole shard has failed: one row is not to take the others with it
             pa.RecordBatch.from_pylist([row], schema=schema)
         except (pa.ArrowException, *UNREADABLE) as error:
             reasons[number] = f"{type(error).__name__}: {error}"
@@ -100,6 +105,7 @@ def take_back(job: Job, statuses: Collection[str]) -> None:
     for shard, entry in shards.items():
         if entry.name != shard and job.spec.paid:
             _into_ledger(job, entry)
+    # records of all epochs of these shards: an older one would make the shard look done as soon as the newest is gone
     for name in done.names() if shards else ():
         if shard_of_record(name) in shards:
             done.delete(name)

@@ -140,6 +140,7 @@ def _concurrency(config: Asking, engine: EngineConfig) -> int:
     if config.concurrency is not None:
         return config.concurrency
     sequences = engine.vllm.max_num_seqs
+    # vLLM forms a new batch with each token: with a few requests waiting a place that is free is taken at once
     return sequences + max(1, sequences // 8) if engine.in_job else CONCURRENCY
 
 

@@ -4,12 +4,14 @@ It begins or goes on, draws a trial, refuses what was made otherwise, drives the
 row and what becomes of a reply is a `StageTask`'s business; how requests are sent that of `driver.py`.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+from alpagasus_ray import extras
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference import addresses, failures
@@ -100,6 +102,7 @@ class InferenceStage:
         made = [self._finished(target) for target in targets]
         left = [target for target, manifest in zip(targets, made, strict=True) if manifest is None]
         spent_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in made if manifest)
+        # all that is left in one go: engines start once, and the cap holds for all of them together
         now = iter(self._ask(left, spent_usd) if left else ())
         return [manifest or next(now) for manifest in made]
 
@@ -150,6 +153,8 @@ class InferenceStage:
                 read_key(endpoint)
         elif not engine.is_model:
             self.task.open_engines()
+        elif not os.environ.get("RAY_ADDRESS"):  # then it runs with what is installed here
+            extras.require("vllm", f"{engine.where}: a model in the job")
 
     # ask
 
@@ -168,6 +173,7 @@ class InferenceStage:
         for part in bill.parts:
             # rows that failed in an earlier call of an unfinished stage get another chance
             take_back(part.job, {FAILED, *self.spec.again})
+        # the records that were there before: one of a driver that has lost the run may still turn up while this one works
         records = [part.job.backlog.records() for part in bill.parts]
         seconds = self._drive(bill, _open_tasks(bill.parts))
         begun = [earlier.after(seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
@@ -189,11 +195,13 @@ class InferenceStage:
         if self.ahead is not None:
             with failures.advising(spec.engine):
                 job, tasks, at_cap = self.ahead(bill, tasks, rule)
+            # what is left is done with the batch's outcomes at hand, and at a batch's price
             bill = bill._replace(parts=[bill.parts[0]._replace(job=job)])
         cap = bill.cap()
         try:
             if tasks:
-                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks)) as progress:
+                where = addresses.shown(spec.engine)
+                with failures.advising(spec.engine), Progress(self.label, bill.rows(tasks), where=where) as progress:
                     drive([part.job for part in bill.parts], tasks, cap, progress, rule)
         except BudgetReached:
             at_cap = True
@@ -221,6 +229,7 @@ class InferenceStage:
 
     def _finish(self, target: Target, begun: Begun, records: Collection[str]) -> Manifest:
         manifest = self.task.manifest(target, self.job(target).backlog.done(records), begun)
+        # before the manifest is written: a stage that lost or doubled a row must not exist
         failures.check_rows(manifest, target.listed)
         self._tell_other_models(manifest)
         failures.check_results(self.spec, target.home, manifest)
@@ -284,6 +293,8 @@ def reopen(stage: StageDir, done: Manifest, again: Collection[str]) -> None:
     """Make a finished stage unfinished, so that its rows with a status of `again` are asked anew; at every moment the manifest
     or all commit records are there. What their replies have cost stays part of the bill."""
     for entry in done.parts():
+        # first the records, then the note, then the manifest goes: whatever is killed in between, one of the two lists each
+        # shard
         record(stage, entry)
     stage.begin(Begun.of(done).model_copy(update={"discarded": dict(_discarded(stage, done, again))}))
     stage.reopen()
@@ -297,5 +308,6 @@ def _discarded(stage: StageDir, done: Manifest, again: Collection[str]) -> Count
             rows = stage.table(entry.name, entry.sha256).to_pylist()
             for row in rows:
                 if row["status"] in again and (row["reply"] is not None or row.get("raw") is not None):
+                    # the new reply comes on top: both were paid for
                     usage.update({name: row[name] for name in BOUGHT if row[name] is not None})
     return usage

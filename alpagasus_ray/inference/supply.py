@@ -62,6 +62,7 @@ class Supply:
 
     async def release_dollars(self) -> None:
         """Tell the coordinator what was settled, and give back dollars that nobody waits for."""
+        # where a request waits its dollars are about to be used, and what is given back would have to be fetched again
         if self.budget.can_release and self._queue.is_empty:
             await self.budget.release(self._loop.time())
             self._queue.dispatch()  # what came meanwhile could not fetch
@@ -96,6 +97,7 @@ class Supply:
     async def _fetch_once(self, endpoint: Endpoint) -> float:
         """The answer is after how many seconds to ask again, should it not be enough."""
         now = self._loop.time()
+        # permits of a while ago would leave together with those of now, and a window of 60 s would hold more than the limit
         endpoint.requests.drop_old(now)
         endpoint.tokens.drop_old(now)
         first = self._queue.next_needs(int(endpoint.window.size))
@@ -115,6 +117,7 @@ class Supply:
         now = self._loop.time()
         if not endpoint.on_its_own:
             endpoint.rely_on_itself(now)
+        # the coordinator cannot be reached: limits are kept all the same, each worker by its part of them
         for_requests, for_tokens = endpoint.own_share
         granted = for_requests.take(requests, now) if for_requests else requests
         return Permits(granted, for_tokens.take(tokens, now) if for_tokens else tokens, ASK_S)
@@ -122,6 +125,7 @@ class Supply:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
+        # a task whose error nobody looks at would leave the queue waiting for ever
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:

@@ -98,6 +98,7 @@ def check_told_one_way(run: Run, name: str | None, bouts: Iterable[Bout]) -> Non
     """One judge has one comparison of two models on a test set: that which names the other first would be the same again."""
     for bout in bouts:
         turned = run.verdicts(name, versus(bout.b, bout.a), bout.test_set)
+        # both orders are asked anyway: a pair named the other way round would be paid for twice and say the same
         if bout.a != bout.b and turned.storage.names() and not run.verdicts(name, bout.pair, bout.test_set).manifest():
             raise UsageError(
                 f"compare.pairs: {turned.name}/ already compares {bout.b!r} with {bout.a!r}, in both orders; write the pair as "

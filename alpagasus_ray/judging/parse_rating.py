@@ -5,7 +5,7 @@ First `cleaning.clean` takes off what is not the reply. Then every place is look
 (a) the first line that says anything: a number alone (`4.5`, `**4**`, `[[4]]`, `4/5`), also with text behind a separator (`4
     - good`, `4. The response …`, `4 (mostly right)`). A line that only announces the score (`Here is my rating:`) says
     nothing yet.
-(b) behind a label (`labels.py`): `Score: 4.5`, `**Accuracy:** 4 out of 5`; alone on its line it takes the number of the
+(b) behind a label (`score_labels.py`): `Score: 4.5`, `**Accuracy:** 4 out of 5`; alone on its line it takes the number of the
     next. On the first and the last line; anywhere where it says that it is the `final` or `overall` one.
 (c) in a JSON object, bare or fenced, that begins or ends the reply: under a key that is a label, in any order of the keys.
 (d) in `<score>4</score>` or behind `[RESULT]`: a whole line, the beginning of the first, the end of the last.

@@ -13,7 +13,8 @@ Form `scores` (no mark counts):
    2: 9/10`), or sentences (`Assistant 1 a score of 10 and Assistant 2 a score of 1`, `both a score of 8`, `are 4 and 9,
    respectively`). Two different pairs are no answer, nor is a pair that a score told alone contradicts.
 
-Form `verdict` (no score counts): the marks of `marks.py`. Of a reply cut by the token limit only a mark on its last whole line.
+Form `verdict` (no score counts): the marks of `winner_marks.py`. Of a reply cut by the token limit only a mark on its last
+whole line.
 
 Either form: a sentence says which one the judge chooses or finds better (`I would choose Assistant 1`, `Output (a) is better`).
 Sentences that contradict each other, and words that call both good or neither better, are no answer: a tie is never read

@@ -15,6 +15,7 @@ def reply_form(judge: Judge, rubric: Rubric) -> ReplyForm:
         return ReplyForm()
     constrained = judge.constrained
     if constrained == "auto":
+        # vLLM in the job takes a grammar for nothing; an API may refuse the field, so there it has to be asked for
         steps = _count(rubric.scale) is not None
         constrained = "regex" if judge.in_job and steps else "off"
     if constrained == "off" and not judge.expected:
@@ -42,6 +43,7 @@ def _scores(rubric: Rubric, knob: str) -> tuple[str, ...]:
             f"{'off' if knob == 'constrained' else 'false'}"
         )
     values = (scale.min + number * scale.step for number in range(count))
+    # sums of steps such as 0.1 are a hair off, and the last would be missing
     return tuple(f"{value:g}" for value in values if value <= scale.max + 1e-9)
 
 

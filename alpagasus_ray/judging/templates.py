@@ -24,6 +24,7 @@ def load(name: str, folder: str, made: Callable[[Any], Found], tried: Callable[[
     so that a template that cannot be filled is told now. Raises `UsageError`."""
     text = _text(name, folder)
     try:
+        # `safe_load`: a rubric is somebody's file, and YAML can make any object of Python
         rubric = made(yaml.safe_load(text))
         tried(rubric)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The marks by which a judge names the better of two answers, and JSON objects that do. Pure; `verdict.py` says when they
+"""The marks by which a judge names the better of two answers, and JSON objects that do. Pure; `parse_verdict.py` says when they
 count.
 
 A mark is `[[A]]`, `[[B]]`, `[[C]]` or `[[Tie]]` for a tie, `[[A>B]]`, `[[A>>B]]`, `[[A=B]]`, in any case. It counts where

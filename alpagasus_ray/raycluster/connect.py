@@ -16,6 +16,7 @@ from alpagasus_ray.config import DEBUG, EngineConfig
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster import nodes, placement
 from alpagasus_ray.raycluster.pool import Pool, PoolRequest
+from alpagasus_ray.terminal import say
 
 CONNECT_S = 5.0
 FREE_S = 60.0
@@ -92,15 +93,17 @@ def address_given() -> str:
     return address
 
 
-def connect() -> None:
-    """Join the cluster that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our own.
+def connect(address: str = "") -> None:
+    """Join the cluster at an address, or that `ray job submit` or `RAY_ADDRESS` names; without one, start a local Ray of our
+    own.
 
     Never joins a cluster merely because one happens to run on this machine. `UsageError` where the one that is named cannot be
     joined.
     """
     if ray.is_initialized():
         return
-    address = address_given()
+    address = address or address_given()
+    say(f"Ray: joins the cluster at {address}" if address else "Ray: is starting on this machine")
     # Ray puts a handler of its own in place of ours, which ends a stage cleanly
     with interrupts.kept(), _quiet():
         if address:
@@ -112,7 +115,7 @@ def connect() -> None:
 def _join(address: str) -> None:
     try:
         knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = re.split(r"\n|\. ", str(error).strip())[0] or type(error).__name__
         raise UsageError(
@@ -136,6 +139,7 @@ def _quiet() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # the descriptor, not `sys.stderr`: Ray's C++ part writes to the former
     terminal = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -63,6 +63,7 @@ def look(
 ) -> list[Facts | Silent]:
     """Ask every node that has these labels, by a task without CPUs; `name` is a file of the storage that all should see, if
     there is one, and `places` are the endpoints whose keys all need."""
+    # without CPUs, so that it runs on full nodes too; not retried, as it would be placed on its own node again
     task = ray.remote(num_cpus=0, max_retries=0)(_facts)
     gcs = ray.get_runtime_context().gcs_address
     asked = {}

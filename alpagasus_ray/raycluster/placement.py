@@ -53,6 +53,7 @@ def may_hold(pool: Pool) -> bool:
     if room(pool):
         return True
     known = most(pool)
+    # to say no would settle for CPUs on a cluster that may grow GPUs, and nobody would notice
     return POOL in pool.labels if known is None else known > 0
 
 
@@ -107,6 +108,7 @@ def _never(pool: Pool, knobs: str, least: int, reason: str) -> str:
 @contextmanager
 def _asked(pool: Pool, count: int) -> Iterator[PlacementGroup]:
     """Places for so many processes, held while the block runs."""
+    # a placement group, for the autoscaler answers one of which it can start no node, where tasks would simply wait
     bundle = {"CPU": float(pool.cpus), **({"GPU": float(pool.gpus)} if pool.gpus else {})}
     place = placement_group([bundle] * count, bundle_label_selector=[dict(pool.labels)] * count if pool.labels else None)
     try:

@@ -36,6 +36,7 @@ class Check(NamedTuple):
 def check(source: StageDir, labels: Mapping[str, str]) -> None:
     """Ask the nodes with these labels before any work on what a finished stage has left; a `UsageError` tells of those that
     could not take part."""
+    # one node sees its own disk and has its own versions
     if len(nodes.alive()) == 1:
         return
     found = nodes.look(source.storage, MANIFEST, (), labels)
@@ -100,6 +101,7 @@ def same_versions(facts: Sequence[Facts]) -> Check:
         for name in sorted({*node.versions, *here})
         if node.versions.get(name) != here.get(name)
     }
+    # pickles of other versions of these may be read wrongly, or not at all; another pyarrow reads the same files
     grave = [name for name in differ if name in STRICT or any(name not in node.versions for node in facts)]
     if not differ:
         return Check("versions", "ok", listed)

@@ -5,19 +5,20 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alpagasus_ray.reporting import charts
+from alpagasus_ray.reporting import charts, length_charts
 from alpagasus_ray.reporting.charts import Bar, Estimate
 from alpagasus_ray.reporting.comparisons_data import PairEntry, Radar, RadarGroup, Ranking
 from alpagasus_ray.reporting.headline import Headline
+from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Group, Interval
 from alpagasus_ray.reporting.report_data import ReportData
-from alpagasus_ray.reporting.selection_data import Selection
+from alpagasus_ray.reporting.selection_data import Cut, Selection
 from alpagasus_ray.reporting.training_data import Training
 
-FEWEST_FOR_A_RADAR = 3
-"""Groups below which bars are clearer."""
 MOST_ROWS = 24
 """Bars beyond which a chart is too tall; the table has all."""
+MOST_POINTS = 200
+"""Points of a curve, and steps of the slider of cuts."""
 
 
 class Chart(NamedTuple):
@@ -25,8 +26,9 @@ class Chart(NamedTuple):
 
     svg: Markup
     caption: str
-    wide: bool = False
-    """Whether it needs the room of two where there is some."""
+    heading: str = ""
+    has_links: bool = False
+    """Whether parts of it lead somewhere."""
 
 
 def chart_list(data: ReportData) -> dict[str, list[Chart]]:
@@ -56,7 +58,8 @@ def _answer(first: Headline) -> Iterable[Chart]:
         f"Winning score of {first.arm.name} against {against} with its 95% interval.{also} The dotted line "
         "is parity: an interval that crosses it does not show a difference."
     )
-    yield Chart(charts.estimates([*main, *beside], 1.0, "winning score (2: wins all, 0: loses all)"), caption)
+    svg = charts.estimates([*main, *beside], 1.0, "winning score (2: wins all, 0: loses all)")
+    yield Chart(svg, caption, "Winning score")
 
 
 def _named(group: Group) -> str:
@@ -69,33 +72,40 @@ def _estimate(label: str, interval: Interval) -> Estimate:
     return Estimate(label, interval.value, interval.low, interval.high)
 
 
-def _outcomes(pair: PairEntry) -> Chart:
-    test_sets = pair.groups.test_sets if len(pair.groups.test_sets) > 1 else []
-    bars = [Bar(_named(group), group.win, group.tie, group.lose) for group in (*pair.groups.pooled, *test_sets) if group.judged]
-    caption = f"{pair.a} against {pair.b}, judged by {pair.voter}: prompts that {pair.a} wins, ties and loses."
-    return Chart(charts.outcome_bars(bars), caption)
+def _outcomes(pairs: Sequence[PairEntry]) -> Iterable[Chart]:
+    if pairs:
+        bars = [_bar(f"{pair.a} – {pair.b}, {pair.voter}", pair.groups.pooled[0]) for pair in pairs]
+        caption = "Prompts that the first model of each pair wins, ties and loses; the dotted line is half of them."
+        yield Chart(charts.outcome_bars(bars), caption, "Wins, ties and losses")
+    for pair in pairs:
+        if len(pair.groups.test_sets) > 1:
+            bars = [_bar(group.group, group) for group in pair.groups.test_sets if group.judged]
+            caption = f"{pair.a} against {pair.b}, judged by {pair.voter}: prompts that {pair.a} wins, ties and loses."
+            yield Chart(charts.outcome_bars(bars), caption, f"By test set: {pair.a} against {pair.b}, {pair.voter}")
+
+
+def _bar(label: str, group: Group) -> Bar:
+    return Bar(label, group.win, group.tie, group.lose)
 
 
 def _ranking(ranking: Ranking) -> Chart:
     ratings = [Estimate(model.model, model.rating, model.low, model.high) for model in ranking.models]
     caption = f"Bradley-Terry ratings by {ranking.voter} with 95% intervals; 400 points more are odds of 10 to 1."
-    return Chart(charts.estimates(ratings, None, "rating"), caption)
+    return Chart(charts.estimates(ratings, None, "rating", digits=0), caption, f"Rating by {ranking.voter}")
 
 
 def _radar(radar: Radar) -> Chart:
+    heading = f"By {radar.kind}: {radar.a} against {radar.b}, {radar.test_set}, {radar.voter}"
     where = f"{radar.a} against {radar.b} on {radar.test_set}, judged by {radar.voter}"
-    caption = f"{where}: win rate by {radar.kind}, ties as half, with the number of judged prompts; the dotted line is parity."
+    caption = f"{where}: win rate by {radar.kind} with its 95% interval, ties as half, with the number of judged prompts."
     rates = [_estimate(_counted(group), group.win_rate) for group in radar.groups]
-    if len(rates) < FEWEST_FOR_A_RADAR:
-        return Chart(charts.rate_bars(rates), caption)
-    if len(rates) > charts.RADAR_LABELS:
-        caption += f" The {charts.RADAR_LABELS} largest of {len(rates)}; the table has all."
-    svg = charts.radar([(rate.label, rate.value) for rate in rates])
-    return Chart(svg, caption, wide=len(rates) > charts.MOST_LEVEL)
+    if len(rates) > MOST_ROWS:
+        caption += f" The {MOST_ROWS} largest of {len(rates)}; the table has all."
+    return Chart(charts.rate_bars(rates[:MOST_ROWS]), caption, heading)
 
 
 def _counted(group: RadarGroup) -> str:
-    return f"{charts.shortened(group.group, 17)} ({group.judged:,})"
+    return f"{charts.shortened(group.group, 40)} ({group.judged:,})"
 
 
 def _selection(selection: Selection | None) -> Iterable[Chart]:
@@ -103,33 +113,74 @@ def _selection(selection: Selection | None) -> Iterable[Chart]:
         return
     rows = selection.rows
     kept = f"{rows.kept:,} of {rows.all:,} examples are in {selection.arm}"
-    yield Chart(charts.histogram(selection.histogram), f"Examples by score; {kept}.")
+    caption = f"Examples by score; {kept}. A column leads to its examples."
+    yield Chart(charts.histogram(selection.histogram), caption, "Examples by score", has_links=True)
     cut = "" if selection.cut is None else f" The line is the cut of {selection.arm}, {selection.cut:g}."
-    yield Chart(
-        charts.threshold_curve(selection.threshold_curve, selection.cut), f"How many examples each cut would keep.{cut}"
-    )
-    if len(selection.categories) > 1:
-        yield Chart(
-            charts.shares(selection.categories[:MOST_ROWS], rows.share),
-            "Share of each category that was kept; the dotted line is that of all.",
+    caption = f"How many examples each cut would keep.{cut}"
+    yield Chart(charts.threshold_curve(thinned(selection.threshold_curve), selection.cut), caption, "What each cut would keep")
+
+
+def thinned(curve: Sequence[Cut]) -> list[Cut]:
+    """At most so many points of a curve, the first and the last among them."""
+    step = max(1, -(-len(curve) // MOST_POINTS))
+    return list(curve) if step == 1 else [*curve[: len(curve) - 1 : step], curve[-1]]
+
+
+def _lengths(lengths: Lengths | None, selection: Selection | None) -> Iterable[Chart]:
+    if lengths is None:
+        return
+    if len(lengths.by_score) > 1:
+        r = "" if lengths.spearman.value is None else f" Spearman's rank correlation is {lengths.spearman.value:.3f}."
+        caption = (
+            f"Length of the output at each score, over {lengths.scored:,} scored examples.{r} A score leads to its examples."
         )
+        yield Chart(
+            length_charts.score_lengths(lengths.by_score, lengths.unit), caption, "Score against length", has_links=True
+        )
+    if selection is None or lengths.kept is None or lengths.dropped is None:
+        return
+    caption = (
+        "Share kept among examples of about the same length; the dotted line is the share of all. Equal bars would say that "
+        "the choice does not go by length."
+    )
+    yield Chart(
+        length_charts.length_bands(lengths.bands, selection.rows.share, lengths.unit), caption, "Share kept, given length"
+    )
+    caption = (
+        f"Lengths of what was kept (median {lengths.kept.median:,.0f} {lengths.unit}) and of what was left out (median "
+        f"{lengths.dropped.median:,.0f}), in steps of equal ratio."
+    )
+    yield Chart(length_charts.length_histogram(lengths.bins, lengths.unit), caption, "Lengths of kept and left out")
+
+
+def _categories(selection: Selection | None) -> Iterable[Chart]:
+    if selection and len(selection.categories) > 1:
+        shown = selection.categories[:MOST_ROWS]
+        caption = "Share of each category that was kept; the dotted line is that of all. A category leads to its examples."
+        if len(shown) < len(selection.categories):
+            caption += f" The {len(shown)} largest of {len(selection.categories):,}; the table has more."
+        yield Chart(charts.shares(shown, selection.rows.share), caption, "Share kept of each category", has_links=True)
 
 
 def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     with_curve = [training for training in trainings if training.curve]
     if not with_curve:
         return
-    yield Chart(charts.curves(with_curve, "step"), "Loss over the updates. Arms of another size have another number of them.")
-    yield Chart(charts.curves(with_curve, "epoch"), "The same over the epochs: how often every example of the arm was seen.")
+    caption = "Loss over the updates. Arms of another size have another number of them."
+    yield Chart(charts.curves(with_curve, "step"), caption, "Loss by update")
+    caption = "The same over the epochs: how often every example of the arm was seen."
+    yield Chart(charts.curves(with_curve, "epoch"), caption, "Loss by epoch")
 
 
 CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
     "answer": [lambda data: _answer(data.first)],
-    "verdicts": [lambda data: (_outcomes(pair) for pair in data.verdicts if pair.groups.pooled[0].judged)],
+    "verdicts": [lambda data: _outcomes([pair for pair in data.verdicts if pair.groups.pooled[0].judged])],
     "ranking": [lambda data: map(_ranking, data.ranking)],
     "radars": [lambda data: (_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts))],
     "more_radars": [lambda data: (_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts))],
     "selection": [lambda data: _selection(data.selection)],
+    "lengths": [lambda data: _lengths(data.lengths, data.selection)],
+    "categories": [lambda data: _categories(data.selection)],
     "trainings": [lambda data: _trainings(data.trainings)],
 }
 """What draws the charts of each section of the page; without data it draws none."""

@@ -1,73 +1,33 @@
-"""Charts as SVG: parts of the page, whose text stays text and whose colours follow its light and dark themes, and files.
+"""Charts as parts of the page, in its own colours and at any width with text of one size, and as files.
 
-Sizes are chosen for a phone: a chart is scaled to the width of its column, and its text stays readable there. A caption says
-every chart in words, and its numbers stand in a table of the page. matplotlib is loaded when a chart is drawn.
+A caption says every chart in words, and its numbers stand in a table of the page. What is drawn with is in `svg.py`; which
+charts there are is in `chart_list.py`.
 """
 
-import io
-import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
+from alpagasus_ray.reporting import svg
 from alpagasus_ray.reporting.selection_data import CategoryShare, Cut, ScoreBin
+from alpagasus_ray.reporting.svg import Axis, Key, Row, bar, element, joined, line, percent, rows
 from alpagasus_ray.reporting.training_data import Training
 
-INK, LINE, GROUND = "#010203", "#040506", "#070809"
-"""Stand for the page's own colours of text, lines and ground."""
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #8a8f98".split()
-"""Distinct with every common kind of colour blindness (Okabe and Ito's palette); blue is what wins or is kept, orange what
-loses or is left out."""
-THEME = {
-    INK: "currentColor",
-    LINE: "var(--line)",
-    GROUND: "var(--card)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-    GREEN: "var(--green)",
-    VERMILLION: "var(--vermillion)",
-    PURPLE: "var(--purple)",
-    SKY: "var(--sky)",
-    GREY: "var(--grey)",
-}
-PAPER = {INK: "#1a1a1a", LINE: "#b0b0b0", GROUND: "#ffffff"}
-"""The page's own colours in a file, which has no theme."""
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
-WIDTH = 4.2
-RADAR_LABELS = 32
-MOST_LEVEL = 12
-"""Labels around a radar that find room without being turned."""
+STYLE = files("alpagasus_ray.reporting") / "page" / "charts.css"
+HEIGHT = 240
+SERIES = 7
+"""Lines that are told apart by colour and dashes; more of them repeat."""
+MOST_BINS = 40
+"""Columns of a histogram; of more scores several share one."""
 MOST_COUNTED = 12
-"""Bars of a histogram that have room for their counts."""
-STYLE: Any = {
-    "text.parse_math": False,
-    "svg.hashsalt": "alpagasus",
-    "svg.fonttype": "none",
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": INK,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
-NOISE = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", re.DOTALL)
-NAMES = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
-"""Of the groups; what is referred to has other names."""
-SIZE = re.compile(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>')
-
-Draw = Callable[[Any], None]
+"""Columns that have room for their counts."""
+PARITY = "parity"
+OUTCOMES = ("win", "tie", "lose")
+PERCENTS = {0.0: "0%", 0.25: "25%", 0.5: "50%", 0.75: "75%", 1.0: "100%"}
 
 
 class Bar(NamedTuple):
@@ -88,133 +48,69 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-def _svg(draw: Draw, size: tuple[float, float], style: Any, **options: Any) -> str:
-    """A drawing as the text of an SVG file; `options` are those of its axes."""
-    import matplotlib
+class Column(NamedTuple):
+    """A column of the histogram: rows with a score from `low` up to `high`, which is None for one score alone."""
 
-    matplotlib.use("svg")
-    from matplotlib import pyplot
+    low: float
+    high: float | None
+    rows: int
+    kept: int
 
-    # ids in the file come from the salt of the style: without one the same chart would differ from call to call
-    with matplotlib.rc_context({**STYLE, **style}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # whoever reads the page has other fonts than this machine
-        figure, axes = pyplot.subplots(figsize=size, layout="constrained", subplot_kw=options or None)
-        try:
-            draw(axes)
-            text = io.StringIO()
-            # no layout knows of the labels around a circle
-            figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight" if options else None)
-        finally:
-            pyplot.close(figure)
-    return text.getvalue()
-
-
-def _part_of_page(draw: Draw, height: float, width: float = WIDTH, **options: Any) -> Markup:
-    return inline(_svg(draw, (width, height), {}, **options))
-
-
-def inline(svg: str) -> Markup:
-    """An SVG file as a part of a page: without what is only for files, in the page's colours, as wide as its column."""
-    body = NAMES.sub("", NOISE.sub("", svg))
-    for colour, name in THEME.items():
-        body = body.replace(colour, name)
-    head = r'<svg xmlns="http://www.w3.org/2000/svg" \1 aria-hidden="true" focusable="false">'
-    return Markup(SIZE.sub(head, body, count=1).strip())  # noqa: S704 - matplotlib has escaped all text
+    @property
+    def name(self) -> str:
+        return f"{self.low:g}" if self.high is None else f"{self.low:g}..{self.high:g}"
 
 
 def outcome_bars(bars: Sequence[Bar]) -> Markup:
     """Shares of win, tie and lose, a bar for each group, the first at the top; counts stand in the bars."""
-
-    def draw(axes: Any) -> None:
-        rows = range(len(bars))
-        start = [0.0] * len(bars)
-        # losses are hatched too: colours alone say nothing in a black and white print
-        for name, colour, hatch in (("win", BLUE, ""), ("tie", GREY, ""), ("lose", ORANGE, "///")):
-            counts = [getattr(bar, name) for bar in bars]
-            widths = [count / max(1, bar.win + bar.tie + bar.lose) for count, bar in zip(counts, bars, strict=True)]
-            axes.barh(
-                rows, widths, left=start, color=colour, edgecolor=GROUND, linewidth=1, hatch=hatch, label=name, height=0.68
-            )
-            for row, count, left, width in zip(rows, counts, start, widths, strict=True):
-                if width > 0.06:
-                    box = None if name == "win" else {"facecolor": GROUND, "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
-                    ink = GROUND if name == "win" else INK
-                    axes.text(left + width / 2, row, f"{count:,}", color=ink, ha="center", va="center", fontsize=9.5, bbox=box)
-            start = [left + width for left, width in zip(start, widths, strict=True)]
-        _rows(axes, [bar.label for bar in bars])
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        axes.set(xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25%", "50%", "75%", "100%"])
-        axes.grid(False)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, handlelength=1.2, columnspacing=1.4)
-
-    return _part_of_page(draw, 0.85 + 0.36 * len(bars))
+    entries = [Row(entry.label, _outcomes(entry), f"{entry.win:,} / {entry.tie:,} / {entry.lose:,}") for entry in bars]
+    half = line(("50%", 0), ("50%", svg.ROW_HEIGHT), PARITY)
+    marked = [entry._replace(drawn=entry.drawn + half) for entry in entries]
+    return rows(marked, PERCENTS, "share of judged prompts", [Key(name, name) for name in OUTCOMES])
 
 
-def estimates(values: Sequence[Estimate], parity: float | None, label: str) -> Markup:
+def _outcomes(entry: Bar) -> Markup:
+    parts, start, whole = [], 0.0, max(1, entry.win + entry.tie + entry.lose)
+    for name in OUTCOMES:
+        count = getattr(entry, name)
+        end = start + count / whole
+        parts.append(bar(start, end, name))
+        if end - start > 0.14:
+            parts.append(svg.label(f"{count:,}", percent((start + end) / 2), 17, kind=f"on-{name}"))
+        start = end
+    return joined(parts)
+
+
+def estimates(values: Sequence[Estimate], parity: float | None, label: str, digits: int = 2) -> Markup:
     """Values with their intervals beside a line at parity."""
-
-    def draw(axes: Any) -> None:
-        for row, (_, value, low, high) in enumerate(values):
-            if low is not None and high is not None:
-                axes.plot([low, high], [row, row], color=BLUE, linewidth=2.4, solid_capstyle="round")
-            axes.plot([value], [row], "o", color=BLUE, markersize=6.5, markeredgecolor=GROUND)
-        _rows(axes, [estimate.label for estimate in values])
-        axes.grid(axis="y", visible=False)
-        if parity is not None:
-            axes.axvline(parity, color=INK, linewidth=1, linestyle=":")
-            _symmetric(axes, parity)
-        axes.set(xlabel=label)
-
-    return _part_of_page(draw, 0.8 + 0.32 * len(values))
+    ends = [end for _, value, low, high in values for end in (value, low, high) if end is not None]
+    scale = _around(ends, parity)
+    entries = [Row(one.label, _estimate(one, scale, parity), _in_words(one, digits)) for one in values]
+    return rows(entries, {scale.at(tick): f"{tick:g}" for tick in scale.ticks()}, label)
 
 
-def _symmetric(axes: Any, middle: float) -> None:
-    """Parity in the middle, so that the eye is not drawn to either side."""
-    far = max(abs(end - middle) for end in axes.get_xlim())
-    axes.set_xlim(middle - far, middle + far)
+def _around(ends: Sequence[float], parity: float | None) -> Axis:
+    """A scale that holds all ends; parity in the middle, so that the eye is not drawn to either side."""
+    low, high = min(ends), max(ends)
+    if parity is not None:
+        far = max(high - parity, parity - low, 1e-3) * 1.1
+        return Axis(parity - far, parity + far)
+    room = (high - low or 1.0) * 0.08
+    return Axis(low - room, high + room)
 
 
-def _rows(axes: Any, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels=[shortened(label) for label in labels])
-    axes.set_ylim(len(labels) - 0.45, -0.55)
-    axes.tick_params(axis="y", length=0)
+def _estimate(one: Estimate, scale: Axis, parity: float | None) -> Markup:
+    middle = svg.ROW_HEIGHT / 2
+    parts = [] if parity is None else [line((scale.across(parity), 0), (scale.across(parity), svg.ROW_HEIGHT), PARITY)]
+    if one.low is not None and one.high is not None:
+        parts.append(line((scale.across(one.low), middle), (scale.across(one.high), middle), "interval"))
+    return joined([*parts, element("circle", cx=scale.across(one.value), cy=middle, r=5, class_="dot")])
 
 
-def shortened(label: str, most: int = 26) -> str:
-    """A label that leaves room for what it labels."""
-    return label if len(label) <= most else f"{label[: most - 1]}…"
-
-
-def radar(groups: Sequence[tuple[str, float]]) -> Markup:
-    """Win rates around a circle; the dotted ring is parity."""
-    shown = groups[:RADAR_LABELS]
-    angles = [2 * math.pi * number / len(shown) for number in range(len(shown))]
-
-    def draw(axes: Any) -> None:
-        axes.set_theta_zero_location("N")
-        axes.set_theta_direction(-1)
-        axes.plot([*angles, angles[0]], [*(rate for _, rate in shown), shown[0][1]], color=BLUE, linewidth=1.8)
-        axes.fill([*angles, angles[0]], [*(rate for _, rate in shown), shown[0][1]], color=BLUE, alpha=0.18)
-        axes.plot([step / 36 * math.pi for step in range(73)], [0.5] * 73, color=INK, linewidth=1, linestyle=":")
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0.25, 0.5, 0.75, 1], labels=[""] * 4)
-        axes.set_xticks(angles, labels=[""] * len(angles))
-        axes.spines["polar"].set_color(LINE)
-        for angle, (name, _) in zip(angles, shown, strict=True):
-            _around(axes, angle, name, turned=len(shown) > MOST_LEVEL)
-
-    side = WIDTH if len(shown) <= MOST_LEVEL else 1.5 * WIDTH
-    return _part_of_page(draw, 0.8 * side, side, projection="polar")
-
-
-def _around(axes: Any, angle: float, name: str, *, turned: bool) -> None:
-    """A label outside the circle, level where there is room, else along its ray."""
-    across = math.sin(angle)
-    side = "center" if abs(across) < 0.1 and not turned else "left" if across >= 0 else "right"
-    degrees = 90 - math.degrees(angle)
-    rotation = (degrees if across >= 0 else degrees + 180) if turned else 0
-    size = 8.5 if turned else 9.5
-    axes.text(angle, 1.08, name, ha=side, va="center", rotation=rotation, rotation_mode="anchor", fontsize=size)
+def _in_words(one: Estimate, digits: int) -> str:
+    if one.low is None or one.high is None:
+        return f"{one.value:,.{digits}f}"
+    return f"{one.value:,.{digits}f} ({one.low:,.{digits}f} to {one.high:,.{digits}f})"
 
 
 def rate_bars(groups: Sequence[Estimate]) -> Markup:
@@ -222,82 +118,148 @@ def rate_bars(groups: Sequence[Estimate]) -> Markup:
     return estimates(groups, 0.5, "win rate, ties as half")
 
 
+def shortened(label: str, most: int = 26) -> str:
+    """A label that leaves room for what it labels."""
+    return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def columns(bins: Sequence[ScoreBin]) -> list[Column]:
+    """The columns of a histogram: one for each score, or of very many scores so many of equal width."""
+    if len(bins) <= MOST_BINS:
+        return [Column(entry.score, None, entry.rows, entry.kept) for entry in bins]
+    low, high = bins[0].score, bins[-1].score
+    edges = [round(low + (high - low) * number / MOST_BINS, 6) for number in range(MOST_BINS + 1)]
+    made = [Column(low, high, 0, 0) for low, high in itertools.pairwise(edges)]
+    for entry in bins:
+        place = next(number for number in reversed(range(MOST_BINS)) if entry.score >= edges[number] or number == 0)
+        made[place] = made[place]._replace(rows=made[place].rows + entry.rows, kept=made[place].kept + entry.kept)
+    return made
+
+
 def histogram(bins: Sequence[ScoreBin]) -> Markup:
-    """Rows by score, the kept ones in another colour."""
-    return _part_of_page(lambda axes: _draw_histogram(axes, bins), 3.0)
+    """Rows by score, the kept ones in another colour; a column leads to its rows."""
+    return svg.plot(_histogram(columns(bins), links=True), HEIGHT, [Key("kept", "kept"), Key("left-out", "left out")])
 
 
 def histogram_file(counts: Mapping[str, int], kept: Mapping[str, int], title: str) -> str:
     """The same as the text of an SVG file; `counts` and `kept` go from score to rows."""
     bins = [ScoreBin(float(score), counts[score], kept.get(score, 0)) for score in sorted(counts, key=float)]
-
-    def draw(axes: Any) -> None:
-        _draw_histogram(axes, bins)
-        axes.set(ylabel="examples")
-        axes.figure.suptitle(title)
-
-    text = _svg(draw, (7, 3.5), {"figure.facecolor": GROUND})
-    for colour, on_paper in PAPER.items():
-        text = text.replace(colour, on_paper)
-    return text
+    drawn = element(
+        "svg", joined(_histogram(columns(bins), links=False)), x=70, y=60, width=610, height=HEIGHT, overflow="visible"
+    )
+    style = element("style", Markup(STYLE.read_text(encoding="utf-8")))  # noqa: S704 - the package's own
+    paper = element("rect", width="100%", height="100%", fill="#ffffff")
+    head = svg.label(title, "16", 26, "start", "head")
+    size = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": "0 0 700 360", "width": 700, "height": 360}
+    return str(element("svg", joined([style, paper, head, drawn]), class_="plot", **size))
 
 
-def _draw_histogram(axes: Any, bins: Sequence[ScoreBin]) -> None:
-    labels, kept = [f"{entry.score:g}" for entry in bins], [entry.kept for entry in bins]
-    left_out = [entry.rows - entry.kept for entry in bins]
-    axes.bar(labels, kept, color=BLUE, label="kept")
-    axes.bar(labels, left_out, bottom=kept, color=ORANGE, hatch="///", edgecolor=GROUND, linewidth=0, label="left out")
-    for number, entry in enumerate(bins if len(bins) <= MOST_COUNTED else ()):
-        axes.annotate(f"{entry.rows:,.0f}", (number, entry.rows), ha="center", va="bottom", fontsize=9)
-    axes.set(xlabel="score")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(axis="x", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1.2)
+def _histogram(shown: Sequence[Column], *, links: bool) -> list[Markup]:
+    """Columns between their axes. The page's script reads `data-` attributes to draw another cut."""
+    highest = max((column.rows for column in shown), default=0) or 1
+    up = Axis(0, highest * 1.08)
+    width = 1 / max(1, len(shown))
+    every = -(-len(shown) // MOST_COUNTED)
+    across = [(percent((n + 0.5) * width), f"{column.low:g}") for n, column in enumerate(shown) if n % every == 0]
+    beside = [(up.at(tick), f"{tick:,.0f}") for tick in up.ticks(4) if tick == int(tick)]
+    parts = [svg.axes(across, beside, HEIGHT, ("score", "examples"))]
+    for number, column in enumerate(shown):
+        drawn = _column(column, number * width, width, up, counted=len(shown) <= MOST_COUNTED)
+        link = f"#examples?score={quote(column.name)}" if links else None
+        about = f"score {column.name}: {column.rows:,} examples, {column.kept:,} kept"
+        named = element("title", about) + drawn
+        data = {"data_low": f"{column.low:.12g}", "data_rows": column.rows, "data_kept": column.kept}
+        parts.append(
+            element("a", named, href=link, class_="column", aria_label=f"{about}; show them", **data)
+            if link
+            else element("g", named)
+        )
+    return parts
+
+
+def _column(column: Column, start: float, width: float, up: Axis, *, counted: bool) -> Markup:
+    top, middle = HEIGHT * (1 - up.at(column.rows)), HEIGHT * (1 - up.at(column.kept))
+    place = {"x": percent(start + 0.1 * width), "width": percent(0.8 * width)}
+    parts = [
+        element("rect", **place, y=round(top, 2), height=round(middle - top, 2), class_="left-out"),
+        element("rect", **place, y=round(middle, 2), height=round(HEIGHT - middle, 2), class_="kept"),
+    ]
+    if counted:
+        parts.append(svg.label(f"{column.rows:,}", percent(start + width / 2), round(top - 5, 2), kind="count"))
+    return joined(parts)
 
 
 def threshold_curve(points: Sequence[Cut], cut: float | None) -> Markup:
     """Examples kept at each possible cut."""
+    across = Axis(points[0].threshold, points[-1].threshold)
+    up = Axis(0, max(point.rows for point in points) * 1.05)
+    # between two scores a cut keeps what the higher one keeps
+    stairs = [(across.at(point.threshold), up.at(point.rows)) for point in points]
+    drawn = [(x, after) for (x, _), (_, after) in zip(stairs, [stairs[0], *stairs], strict=False)]
+    turned = [place for (x, y), (_, before) in zip(stairs, drawn, strict=True) for place in ((x, before), (x, y))]
+    parts = [
+        svg.axes(
+            [(across.across(tick), f"{tick:g}") for tick in across.ticks()],
+            [(up.at(tick), f"{tick:,.0f}") for tick in up.ticks(4) if tick == int(tick)],
+            HEIGHT,
+            ("lowest score kept", "examples kept"),
+        ),
+        svg.path(turned, HEIGHT, "line series-0"),
+    ]
+    if cut is not None:
+        place = across.across(cut)
+        anchor = "end" if across.at(cut) > 0.5 else "start"
+        parts += [line((place, 0), (place, HEIGHT), "cut"), svg.label(f"cut at {cut:g}", place, -10, anchor, "cut-label")]
+    return svg.plot(parts, HEIGHT)
 
-    def draw(axes: Any) -> None:
-        thresholds, rows = [entry.threshold for entry in points], [entry.rows for entry in points]
-        axes.plot(thresholds, rows, color=BLUE, linewidth=1.8, marker="o", markersize=4.5, drawstyle="steps-pre")
-        if cut is not None:
-            axes.axvline(cut, color=VERMILLION, linewidth=1.6, linestyle=(0, (4, 2)), label=f"cut at {cut:g}")
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        axes.set(xlabel="lowest score kept", ylim=(0, max(rows) * 1.06))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
-    return _part_of_page(draw, 3.0)
+def shares_scale(shown: Iterable[float], overall: float | None) -> Axis:
+    """From nothing to a round share that holds all."""
+    highest = max((*shown, overall or 0.0))
+    return Axis(0, next(top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if highest <= top))
+
+
+def percents(scale: Axis) -> dict[float, str]:
+    """Its ticks, in percent."""
+    return {scale.at(tick): f"{100 * tick:g}%" for tick in scale.ticks()}
 
 
 def shares(categories: Sequence[CategoryShare], overall: float | None) -> Markup:
     """Kept share of each category; the dotted line is that of all."""
+    scale = shares_scale((one.share for one in categories), overall)
+    entries = [
+        Row(
+            shortened(one.category or "none", 40),
+            bar(0, scale.at(one.share), "kept") + overall_line(overall, scale),
+            f"{one.share:.1%} of {one.rows:,}",
+            f"#examples?category={quote(one.category)}" if one.category else None,
+        )
+        for one in categories
+    ]
+    return rows(entries, percents(scale), "share kept")
 
-    def draw(axes: Any) -> None:
-        values = [entry.share for entry in categories]
-        axes.barh(range(len(values)), values, color=BLUE, height=0.62)
-        for row, share in enumerate(values):
-            axes.text(share + 0.015, row, f"{share:.0%}", va="center", fontsize=9.5)
-        if overall is not None:
-            axes.axvline(overall, color=INK, linewidth=1, linestyle=":")
-        _rows(axes, [entry.category or "none" for entry in categories])
-        axes.set(xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "25%", "50%", "75%", "100%"])
-        axes.grid(axis="y", visible=False)
 
-    return _part_of_page(draw, 0.6 + 0.29 * len(categories))
+def overall_line(share: float | None, scale: Axis) -> Markup:
+    """Where the share of all stands in a row."""
+    return Markup("") if share is None else line((scale.across(share), 0), (scale.across(share), svg.ROW_HEIGHT), PARITY)
 
 
 def curves(trainings: Sequence[Training], across: str) -> Markup:
     """Training losses, one line for each arm, over `step` or `epoch`."""
-
-    def draw(axes: Any) -> None:
-        for number, training in enumerate(trainings):
-            style = DASHES[number % len(DASHES)]
-            color, label = SERIES[number % len(SERIES)], shortened(training.arm)
-            progress = [getattr(point, across) for point in training.curve]
-            losses = [point.loss for point in training.curve]
-            axes.plot(progress, losses, color=color, linestyle=style, linewidth=1.6, label=label)
-        axes.set(xlabel={"step": "update", "epoch": "epoch"}[across], ylabel="loss")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(trainings)), handlelength=2)
-
-    return _part_of_page(draw, 3.2 + 0.2 * (len(trainings) // 4))
+    points = [point for training in trainings for point in training.curve]
+    losses = [point.loss for point in points]
+    room = (max(losses) - min(losses) or 1.0) * 0.05
+    wide = Axis(0, max(getattr(point, across) for point in points) or 1)
+    up = Axis(min(losses) - room, max(losses) + room)
+    parts = [
+        svg.axes(
+            [(wide.across(tick), f"{tick:,g}") for tick in wide.ticks()],
+            [(up.at(tick), f"{tick:g}") for tick in up.ticks(4)],
+            HEIGHT,
+            ({"step": "update", "epoch": "epoch"}[across], "loss"),
+        )
+    ]
+    for number, training in enumerate(trainings):
+        line_of = [(wide.at(getattr(point, across)), up.at(point.loss)) for point in training.curve]
+        parts.append(svg.path(line_of, HEIGHT, f"line series-{number % SERIES}"))
+    return svg.plot(parts, HEIGHT, [Key(f"series-{n % SERIES}", shortened(one.arm)) for n, one in enumerate(trainings)])

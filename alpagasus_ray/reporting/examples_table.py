@@ -1,14 +1,13 @@
 """The examples that the page shows beside their ratings.
 
-Rows are ranked by how much they say: the best, the worst and those around the cut first, taken in turn; so many are kept as
-their texts fit into the space there is. They are read in two passes: scores and lengths of all, then texts of those that are
-shown. Joins are by `example_id`, whatever the order of the rows. In the first pass one shard's texts are in memory at a time,
-in the second those that are shown.
+The best, the worst and those around the cut come first, then all others that the arm holds, then a seeded sample of the rest;
+so many are shown as their texts fit into the space there is. Their texts are read after numbers of all rows have been joined
+(`joined_rows.py`): only the texts of what is shown are in memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alpagasus_ray.data.schema import EXAMPLES, RATINGS
+from alpagasus_ray.reporting.joined_rows import Flags, Floats, Indices, JoinedRows, TableArm, scores_of
 from alpagasus_ray.reporting.run_reader import FinishedStages, dropped_tables
 from alpagasus_ray.reporting.selection_data import rule_reasons
+from alpagasus_ray.selection.draws import seeded_hashes
 from alpagasus_ray.store.run import Manifest, StageDir
 
 BEST, WORST, CUT = 1, 2, 4
@@ -26,20 +27,6 @@ GROUP_ROWS = 200
 TEXTS = ("instruction", "input", "output", "reply", "error")
 EXAMPLE_COLUMNS = ("example_id", "instruction", "input", "output", "category", "duplicate_of")
 RATING_COLUMNS = ("score", "expected_score", "status", "reply", "error")
-NOT_CHOSEN = "not in this arm"
-
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Indices = NDArray[np.int64]
-
-
-class TableArm(NamedTuple):
-    """Which arm and which ratings the table is about."""
-
-    name: str | None
-    ratings: str | None
-    by_score: bool
-    by_expected: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,9 @@ class ExamplesTable:
     shown: int
     of: int
     """How many examples there are, shown or not."""
+    kept_shown: int
+    kept_of: int
+    """How many the arm holds, shown or not."""
     id: Sequence[str]
     instruction: Sequence[str]
     input: Sequence[str]
@@ -79,18 +69,6 @@ class ExamplesTable:
     """Scores of the other ratings, by name."""
 
 
-class _Joined(NamedTuple):
-    """Examples of a run beside their ratings; all arrays of one length, in source order."""
-
-    ids: pa.ChunkedArray
-    sizes: Indices
-    """Bytes of the texts of each."""
-    rating_row: Indices
-    """Row of each one's rating; -1 where it has none."""
-    score: Floats
-    expected: Floats
-
-
 class Ranks(NamedTuple):
     """How rows stand by their score."""
 
@@ -101,19 +79,20 @@ class Ranks(NamedTuple):
     unscored: Indices
 
 
-def examples_table(stages: FinishedStages, arm: TableArm, limit: int) -> ExamplesTable | None:
-    """As many rows as fit into `limit` bytes of text; None where there are no examples."""
-    if "examples" not in stages.manifests:
-        return None
-    joined = _joined(stages, arm.ratings)
-    kept, reason = _kept(stages, arm.name, joined.ids)
+def examples_table(stages: FinishedStages, arm: TableArm, joined: JoinedRows, limit: int, seed: int) -> ExamplesTable:
+    """As many rows as fit into `limit` bytes of text."""
+    kept = joined.kept
     ranked = ranks(joined.score, joined.expected, kept, by_score=arm.by_score, by_expected=arm.by_expected)
-    chosen = fitting(priority(ranked), joined.sizes, limit)
+    marks = groups(ranked, len(kept))
+    drawn = seeded_hashes(joined.ids.to_pylist(), "page", seed) if joined.sizes.sum() > limit else np.zeros(len(kept))
+    chosen = fitting(priority(ranked, marks, kept, drawn), joined.sizes, limit)
     rows = _texts(stages, arm.ratings, joined, chosen)
-    others = {name: _scores(stages, name, joined.ids)[chosen] for name in stages.named("ratings") if name != arm.ratings}
+    others = {name: scores_of(stages, name, joined.ids)[chosen] for name in stages.named("ratings") if name != arm.ratings}
     return ExamplesTable(
         shown=len(chosen),
         of=len(kept),
+        kept_shown=int(kept[chosen].sum()),
+        kept_of=int(kept.sum()),
         id=rows["example_id"].to_pylist(),
         **{name: rows[name].to_pylist() for name in TEXTS},
         category=_coded(rows["category"]),
@@ -122,8 +101,8 @@ def examples_table(stages: FinishedStages, arm: TableArm, limit: int) -> Example
         status=_coded(rows["status"]),
         duplicate=rows["duplicate_of"].to_pylist() if rows["duplicate_of"].null_count < len(rows) else None,
         kept=[int(is_kept) for is_kept in kept[chosen]],
-        reason=_coded(pc.take(reason, pa.array(chosen)).cast(pa.string())),
-        groups=[int(marks) for marks in groups(ranked, len(kept))[chosen]],
+        reason=_coded(pc.take(joined.reason, pa.array(chosen)).cast(pa.string())),
+        groups=[int(mark) for mark in marks[chosen]],
         other={name: _numbers(scores) for name, scores in others.items()},
     )
 
@@ -151,26 +130,23 @@ def groups(ranked: Ranks, count: int) -> NDArray[np.uint8]:
     return marks
 
 
-def priority(ranked: Ranks) -> Indices:
-    """All rows, those that say most first: by their distance from the top, the bottom or the cut, whichever is nearest."""
+def priority(ranked: Ranks, marks: NDArray[np.uint8], kept: Flags, drawn: NDArray[Any]) -> Indices:
+    """All rows in the order in which they are given room: those of a group, by their distance from the top, the bottom or the
+    cut, whichever is nearest; then those that are kept, then the others, in the order of the numbers that were drawn."""
     rank = np.arange(len(ranked.order))
     distance = np.minimum(rank, len(rank) - 1 - rank)
     if ranked.cut is not None:
         distance = np.minimum(distance, np.where(rank < ranked.cut, ranked.cut - 1 - rank, rank - ranked.cut))
-    nearest: Indices = ranked.order[np.argsort(distance, kind="stable")]
-    return np.asarray(np.concatenate([nearest, ranked.unscored]), dtype=np.int64)
+    nearness = np.zeros(len(kept), dtype=np.int64)
+    nearness[ranked.order] = distance
+    turn = np.where(marks > 0, 0, np.where(kept, 1, 2))
+    return np.asarray(np.lexsort((drawn, np.where(marks > 0, nearness, 0), turn)), dtype=np.int64)
 
 
 def fitting(order: Indices, sizes: Indices, limit: int) -> Indices:
     """As many of the rows, in this order, as fit into so many bytes of text; in the order of the source."""
     room = np.cumsum(sizes[order]) <= limit
     return np.sort(order[: int(room.sum())])
-
-
-def _text_bytes(table: pa.Table) -> Indices:
-    """Bytes of all texts of each row."""
-    lengths = [pc.fill_null(pc.binary_length(table[name]), 0) for name in TEXTS if name in table.column_names]
-    return np.asarray(sum((length.to_numpy() for length in lengths), np.zeros(len(table))), dtype=np.int64)
 
 
 def _coded(values: pa.ChunkedArray) -> Coded | None:
@@ -190,67 +166,7 @@ def _numbers(values: Floats) -> list[float | None] | None:
     return [None if np.isnan(value) else round(float(value), 3) for value in values]
 
 
-def _joined(stages: FinishedStages, ratings: str | None) -> _Joined:
-    stage, manifest = stages.stage("examples"), stages.manifests["examples"]
-    ids, sizes = _ids_and_sizes(stage, manifest, ("instruction", "input", "output"))
-    if ratings is None:
-        nothing = np.full(len(ids), np.nan)
-        return _Joined(ids, sizes, np.full(len(ids), -1), nothing, nothing)
-    name = f"ratings/{ratings}"
-    stage, manifest = stages.stage(name), stages.manifests[name]
-    rated, more = _ids_and_sizes(stage, manifest, ("reply", "error"))
-    rating_row = _rows_of(ids, rated)
-    scores = pa.concat_tables(stage.tables(manifest, ["score", "expected_score"]))
-    score, expected = (_at(scores[field], rating_row) for field in ("score", "expected_score"))
-    return _Joined(ids, sizes + np.where(rating_row >= 0, more[rating_row], 0), rating_row, score, expected)
-
-
-def _ids_and_sizes(stage: StageDir, manifest: Manifest, texts: Sequence[str]) -> tuple[pa.ChunkedArray, Indices]:
-    ids, sizes = [], [np.zeros(0, dtype=np.int64)]
-    for rows in stage.tables(manifest, ["example_id", *texts]):
-        ids += rows["example_id"].chunks
-        sizes.append(_text_bytes(rows))
-    return pa.chunked_array(ids, pa.string()), np.concatenate(sizes)
-
-
-def _rows_of(ids: pa.ChunkedArray, other: pa.ChunkedArray) -> Indices:
-    """The row of each id among the others; -1 where it is not there."""
-    if ids.equals(other):
-        return np.arange(len(ids))
-    rows = pc.index_in(ids, value_set=other.combine_chunks() if len(other) else pa.array([], pa.string()))
-    return np.asarray(pc.fill_null(rows, -1).to_numpy(), dtype=np.int64)
-
-
-def _at(values: pa.ChunkedArray, rows: Indices) -> Floats:
-    """Numbers of these rows; NaN for a row of -1 and where there is no number."""
-    plain = np.append(pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(), np.nan)
-    return np.asarray(plain[rows], dtype=np.float64)
-
-
-def _scores(stages: FinishedStages, name: str, ids: pa.ChunkedArray) -> Floats:
-    stage, manifest = stages.stage(f"ratings/{name}"), stages.manifests[f"ratings/{name}"]
-    rated = pa.concat_tables(stage.tables(manifest, ["example_id", "score"]))
-    return _at(rated["score"], _rows_of(ids, rated["example_id"]))
-
-
-def _kept(stages: FinishedStages, arm: str | None, ids: pa.ChunkedArray) -> tuple[Flags, pa.ChunkedArray]:
-    """Which examples the arm holds, and why it does not hold the others."""
-    nothing = pa.chunked_array([pa.nulls(len(ids), pa.string())])
-    name = f"subsets/{arm}"
-    if name not in stages.manifests:
-        return np.zeros(len(ids), dtype=bool), nothing
-    stage, manifest = stages.stage(name), stages.manifests[name]
-    held, _ = _ids_and_sizes(stage, manifest, ())
-    kept = _rows_of(ids, held) >= 0
-    dropped = list(dropped_tables(stage, manifest, ["example_id", "reason"]))
-    if not dropped:
-        return kept, pc.if_else(pa.array(kept), nothing, NOT_CHOSEN)
-    left_out = pa.concat_tables(dropped)
-    row = _rows_of(ids, left_out["example_id"])
-    return kept, pc.take(left_out["reason"], pa.array(row, mask=row < 0))
-
-
-def _texts(stages: FinishedStages, ratings: str | None, joined: _Joined, chosen: Indices) -> pa.Table:
+def _texts(stages: FinishedStages, ratings: str | None, joined: JoinedRows, chosen: Indices) -> pa.Table:
     """The chosen rows with their ratings."""
     rows = _take(stages.stage("examples"), stages.manifests["examples"], EXAMPLE_COLUMNS, chosen)
     if ratings is None:

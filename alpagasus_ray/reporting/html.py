@@ -5,28 +5,39 @@ close. The content security policy allows no request, and no script but the page
 """
 
 import base64
-import gzip
 import hashlib
 import json
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
-import orjson
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from alpagasus_ray.reporting import number_text
-from alpagasus_ray.reporting.chart_list import chart_list
-from alpagasus_ray.reporting.examples_table import ExamplesTable
-from alpagasus_ray.reporting.report_data import ReportData
-from alpagasus_ray.reporting.side_by_side import SideBySide
+from alpagasus_ray.reporting.chart_list import chart_list, thinned
+from alpagasus_ray.reporting.report_data import ReportContents, ReportData
 
 PAGE = files("alpagasus_ray.reporting") / "page"
-SCRIPTS = ("browse.js", "page.js")
-STYLES = ("page.css", "parts.css")
+SCRIPTS = ("browse.js", "marks.js", "page.js", "examples.js", "sides.js", "cut.js")
+STYLES = ("page.css", "charts.css", "parts.css", "print.css")
 FILTERS = ("count", "number", "percent", "dollars", "duration", "p_value", "between", "times")
 """Functions of `number_text` that the template uses."""
+SECTIONS = {
+    "answer": "Answer",
+    "ratings": "Selection",
+    "examples": "Examples",
+    "verdicts": "Verdicts",
+    "skills": "Skills",
+    "sides": "Side by side",
+    "training": "Training",
+    "costs": "Cost",
+    "chain": "Origin",
+}
+"""The parts of the page in their order: the template `page/<name>.html.j2`, and its link's text. The panels of `panels.py`
+follow `ratings`."""
+PANELS_AFTER = "ratings"
+TEMPLATES = ("page.html.j2", "macros.html.j2", "panel.html.j2", *(f"{name}.html.j2" for name in SECTIONS))
 HINTS = {
     "verdicts": "jobs/compare.py lets a judge compare the models' answers",
     "radars": "test sets with a skill or category, compared by jobs/compare.py, have some",
@@ -39,23 +50,50 @@ HINTS = {
 }
 
 
-def page(data: ReportData, table: ExamplesTable | None, sides: SideBySide) -> str:
+def page(contents: ReportContents) -> str:
     """The whole page."""
+    data = contents.data
     style, script = (read(*names) for names in (STYLES, SCRIPTS))
     return (
         _environment()
-        .from_string(read("page.html.j2"))
+        .get_template("page.html.j2")
         .render(
             found=data,
+            sections=SECTIONS,
+            panels_after=PANELS_AFTER,
+            cuts=_cuts(data),
+            marks=_marks(data),
             figures=chart_list(data),
             hints=HINTS,
             style=Markup(style),  # noqa: S704
             script=Markup(script),  # noqa: S704
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            table=packed(table) if table else None,
-            sides=packed(sides) if sides.shown else None,
+            table=contents.table,
+            sides=contents.sides,
         )
     )
+
+
+def _cuts(data: ReportData) -> dict[str, Any] | None:
+    """What the page needs to try another cut."""
+    selection = data.selection
+    if selection is None or not selection.threshold_curve:
+        return None
+    main = next((entry.name for entry in data.ratings if entry.main), None)
+    knobs = "" if main in (None, "judge") else f" -s pick.ratings={main}"
+    points = [
+        {**asdict(point), "kept": sum(entry.kept for entry in selection.histogram if entry.score >= point.threshold)}
+        for point in thinned(selection.threshold_curve)
+    ]
+    about = {"cut": selection.cut, "arm": selection.arm, "kept": selection.rows.kept, "knobs": knobs}
+    return {"curve": points, **about}
+
+
+def _marks(data: ReportData) -> dict[str, Any]:
+    """What the page needs to mark ratings as wrong: a name that tells one set of ratings from another, and their scale."""
+    main = next((entry for entry in data.ratings if entry.main), None)
+    made = next((link.content_hash for link in data.chain if main and link.stage == f"ratings/{main.name}"), "")
+    return {"ratings": made, "scale": main.scale if main else None}
 
 
 def read(*names: str) -> str:
@@ -65,16 +103,12 @@ def read(*names: str) -> str:
 
 def fingerprint() -> str:
     """A hash of the files of the page: another version of them makes another page."""
-    return hashlib.sha256(read("page.html.j2", *STYLES, *SCRIPTS).encode()).hexdigest()[:16]
-
-
-def packed(value: Any) -> str:
-    """JSON as gzip (without a date, so that equal values are equal bytes) in base64."""
-    return base64.b64encode(gzip.compress(orjson.dumps(value), compresslevel=6, mtime=0)).decode()
+    return hashlib.sha256(read(*TEMPLATES, *STYLES, *SCRIPTS).encode()).hexdigest()[:16]
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = FunctionLoader(read)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update({name: getattr(number_text, name) for name in FILTERS})
     # Jinja's own knows plain values alone; it still escapes what this returns for HTML
     environment.policies["json.dumps_function"] = _json

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
@@ -25,6 +26,8 @@ from alpagasus_ray.reporting import (
     comparisons_data,
     examples_table,
     headline,
+    joined_rows,
+    lengths_data,
     provenance,
     questions,
     selection_data,
@@ -33,19 +36,25 @@ from alpagasus_ray.reporting import (
 )
 from alpagasus_ray.reporting.answers_data import Answers, AnswersEntry, ModelExactMatch
 from alpagasus_ray.reporting.comparisons_data import PairEntry, PairGames, Radar, Ranking, StatisticsSettings
-from alpagasus_ray.reporting.examples_table import ExamplesTable, TableArm
+from alpagasus_ray.reporting.examples_table import ExamplesTable
 from alpagasus_ray.reporting.headline import Headline, Names, Parts
+from alpagasus_ray.reporting.joined_rows import JoinedRows, TableArm
+from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Agreement, Entry
+from alpagasus_ray.reporting.packing import packed_within
+from alpagasus_ray.reporting.panels import Panel, panels
 from alpagasus_ray.reporting.provenance import KindCost, PackageVersion, StageCost, StageOrigin, TotalCost
 from alpagasus_ray.reporting.questions import Sides
 from alpagasus_ray.reporting.run_reader import FinishedStages, answer_rows, curve_of, dropped_tables, read_json
 from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selection
-from alpagasus_ray.reporting.side_by_side import SideBySide, side_by_side
+from alpagasus_ray.reporting.side_by_side import side_by_side
 from alpagasus_ray.reporting.training_data import Training
 from alpagasus_ray.store.run import Manifest
 
 SCHEMA = files("alpagasus_ray.reporting") / "report.schema.json"
 MODEL = "models/"
+TABLE_BYTES, SIDES_BYTES = 10_500_000, 3_500_000
+"""Most that both lists take in the page, packed; the rest of it takes less than 1 MB, and the page stays below 15."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,17 @@ class Shown(Entry):
 
 
 @dataclass(frozen=True)
+class ExamplesShown(Shown):
+    """The examples on the page: the best, the worst, those around the cut, then those of the arm, then a sample of the rest."""
+
+    kept_shown: int
+    kept_of: int
+    """How many the arm holds."""
+    seed: int
+    """Of the sample."""
+
+
+@dataclass(frozen=True)
 class ReportData(Entry):
     """`report.json`."""
 
@@ -91,8 +111,11 @@ class ReportData(Entry):
     selection: Selection | None
     """The report's arm as it was chosen; null where it is none of this run's."""
     examples: ExamplesEntry | None
-    table: Shown | None
-    """Examples."""
+    lengths: Lengths | None
+    """Score and choice beside the length of the output."""
+    table: ExamplesShown | None
+    panels: Sequence[Panel]
+    """Further sections, such as the judge cards."""
     answers: Sequence[AnswersEntry]
     sides: Shown
     """Prompts side by side, over all pairs."""
@@ -108,11 +131,11 @@ class ReportData(Entry):
 
 
 class ReportContents(NamedTuple):
-    """A report: its data, and the texts that only the page holds."""
+    """A report: its data, and the lists that only the page holds, packed for its script; None where there is nothing in one."""
 
     data: ReportData
-    table: ExamplesTable | None
-    sides: SideBySide
+    table: str | None
+    sides: str | None
 
 
 class _Untitled(GenerateJsonSchema):
@@ -142,9 +165,12 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
     from_its_side = [comparisons_data.from_the_side_of(mine, pair) for pair in pairs]
     parts = _parts(stages, about, subsets, from_its_side, arm_of, settings)
     selection = _selection(stages, about.arm, parts.ratings)
-    limit = config.table_mib << 20
-    table = examples_table.examples_table(stages, _table_arm(about, selection, parts.ratings), limit)
-    sides = side_by_side(from_its_side, config.rule, limit // 4)
+    table_arm = _table_arm(about, selection, parts.ratings)
+    joined = joined_rows.joined_rows(stages, table_arm)
+    table, packed_table = _table(stages, table_arm, joined, config) if joined else (None, None)
+    sides, packed_sides = packed_within(
+        lambda limit: side_by_side(from_its_side, config.rule, limit, parts.answers), config.table_mib << 18, SIDES_BYTES
+    )
     costs = provenance.costs(stages.manifests)
     data = ReportData(
         title=config.title or _title(about),
@@ -159,7 +185,9 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
         selection=selection,
         examples=_examples(stages.manifests.get("examples")),
-        table=Shown(table.shown, table.of) if table else None,
+        lengths=_lengths(joined) if joined else None,
+        table=ExamplesShown(table.shown, table.of, table.kept_shown, table.kept_of, config.seed) if table else None,
+        panels=panels(stages),
         answers=[answers_data.answers_entry(*key, manifest) for key, manifest in stages.answers().items()],
         sides=Shown(sides.shown, sides.of),
         trainings=parts.trainings,
@@ -170,7 +198,21 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         versions=provenance.versions(stages.manifests),
         stale=parts.stale,
     )
-    return ReportContents(data, table, sides)
+    return ReportContents(data, packed_table, packed_sides if sides.shown else None)
+
+
+def _table(stages: FinishedStages, arm: TableArm, joined: JoinedRows, config: Report) -> tuple[ExamplesTable, str]:
+    """The examples of the page, and the same packed."""
+    return packed_within(
+        lambda limit: examples_table.examples_table(stages, arm, joined, limit, config.seed),
+        config.table_mib << 20,
+        TABLE_BYTES,
+    )
+
+
+def _lengths(joined: JoinedRows) -> Lengths | None:
+    score = joined.expected if np.isnan(joined.score).all() else joined.score
+    return lengths_data.lengths(joined.length, score, joined.kept, joined.category.to_pylist())
 
 
 def _parts(

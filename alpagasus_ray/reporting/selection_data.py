@@ -31,6 +31,8 @@ class RatingsEntry(Entry):
     kind: str | None
     dimension: str | None
     prompt_hash: str | None
+    scale: Mapping[str, float | None] | None
+    """Of the rubric: `min`, `max` and `step`; null where the ratings do not say."""
     rows: int
     counts: Mapping[str, int]
     """Rows by status."""
@@ -162,6 +164,7 @@ def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
         kind=judge.get("kind"),
         dimension=rubric.get("dimension"),
         prompt_hash=rubric.get("prompt"),
+        scale=rubric.get("scale"),
         rows=manifest.rows,
         counts=manifest.counts,
         reasons=manifest.details.get("reasons", {}),

@@ -4,14 +4,16 @@ The classes are the JSON that the page's script reads; `report.json` has only ho
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation.match_rules import decide
+from alpagasus_ray.reporting.answers_data import Answers
 from alpagasus_ray.reporting.comparisons_data import PairGames, voters
 
-ABOUT = ("prompt_id", "test_set", "category", "skill", "instruction", "input")
+ABOUT = ("prompt_id", "test_set", "category", "skill", "instruction", "input", "reference")
 REVIEW = ("status", "winner", "score_a", "score_b", "reply", "error")
 
 
@@ -32,9 +34,11 @@ class SideBySide:
     """All that is shown side by side."""
 
     prompts: Sequence[Sequence[str | None]]
-    """Each `[id, test set, category, skill, instruction, input]`."""
+    """Each `[id, test set, category, skill, instruction, input, reference]`."""
     answers: Sequence[str | None]
     comparisons: Sequence[PairRows]
+    others: Mapping[str, Mapping[str, int]]
+    """Of each model that no pair has: the number of its answer by the number of the prompt."""
     shown: int
     of: int
     """How many rows there are, shown or not."""
@@ -58,8 +62,8 @@ class _Pools(NamedTuple):
     answers: _Pool
 
 
-def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int) -> SideBySide:
-    """The first so many rows of every pair that their texts fit into `limit` bytes."""
+def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int, answers: Sequence[Answers] = ()) -> SideBySide:
+    """The first so many rows of every pair that their texts fit into `limit` bytes; `answers` are those of all models."""
     pools, names = _Pools(_Pool([], {}), _Pool([], {})), voters(pairs)
     rows: list[list[list[Any]]] = [[] for _ in pairs]
     outcomes = [{(match.test_set, match.prompt_id): decide(rule, match) for match in pair.matches} for pair in pairs]
@@ -71,10 +75,12 @@ def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int) -> SideBySi
                 game = pair.games[number]
                 room -= _bytes(game)
                 members.append(_row(game, outcome_of.get((game["test_set"], game["prompt_id"])), pools))
+    others = _others(answers, {name for pair in pairs for name in (pair.a, pair.b)}, pools, room)
     return SideBySide(
         prompts=pools.prompts.items,
         answers=pools.answers.items,
         comparisons=[PairRows(pair.a, pair.b, names[pair.who], members) for pair, members in zip(pairs, rows, strict=True)],
+        others=others,
         shown=sum(map(len, rows)),
         of=sum(len(pair.games) for pair in pairs),
     )
@@ -85,6 +91,19 @@ def _row(game: Mapping[str, Any], outcome: str | None, pools: _Pools) -> list[An
     answers = [pools.answers.number(game[name]) for name in ("answer_a", "answer_b")]
     reviews = [game[order] and [game[order][name] for name in REVIEW] for order in ("ab", "ba")]
     return [prompt, *answers, outcome, *reviews]
+
+
+def _others(answers: Sequence[Answers], compared: AbstractSet[str], pools: _Pools, room: int) -> dict[str, dict[str, int]]:
+    """Answers of models that no pair has, to prompts that are shown, as far as there is room."""
+    numbers = {(prompt[1], prompt[0]): number for number, prompt in enumerate(pools.prompts.items)}
+    held: dict[str, dict[str, int]] = {}
+    for entry in answers:
+        for row in entry.rows if entry.model not in compared else ():
+            number = numbers.get((entry.test_set, row.prompt_id))
+            room -= len(row.reply or "") if number is not None else 0
+            if number is not None and room > 0:
+                held.setdefault(entry.model, {})[str(number)] = pools.answers.number(row.reply)
+    return held
 
 
 def _bytes(game: Mapping[str, Any]) -> int:

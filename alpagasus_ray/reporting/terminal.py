@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.terminal_plan import score_plan_lines, whole_plan_lines
-from alpagasus_ray.reporting.terminal_training import show_preview, trained_lines
+from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
@@ -25,17 +25,18 @@ def show(report: Summary, stream: TextIO) -> None:
     if report.get("preview"):
         show_preview(report, stream)
         return
-    for line in _lines(report):
+    for line in lines(report):
         say(line, stream)
 
 
 def in_a_line(report: Summary) -> str:
     """A stage's summary in one line, for an overview."""
-    return str(report.get("answer") or next(_lines(report)))
+    return str(report.get("answer") or next(lines(report)))
 
 
-def _lines(report: Summary) -> Iterator[str]:
-    own = next((lines for key, lines in OWN_LINES.items() if key in report), _stage)
+def lines(report: Summary) -> Iterator[str]:
+    """A summary as lines of text."""
+    own = next((own for key, own in OWN_LINES.items() if key in report), _stage)
     return own(report)
 
 
@@ -60,6 +61,7 @@ def _stage(report: Summary) -> Iterator[str]:
     for comparison in report.get("comparisons", ()):
         yield from _comparison(comparison)
     yield from trained_lines(report.get("models", ()))
+    yield from elsewhere_lines(report)
     if report.get("comparison"):
         yield f"  how all models of this run compare: {report['comparison']}"
     if report.get("page"):

@@ -131,3 +131,18 @@ def _heldout_notes(heldout: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {heldout['in_arm']:,} {of} are in the arm too, so that their loss is too low; take them out of one"
     if heldout["left_out"]:
         yield f"    {heldout['left_out']:,} {of} were left out, as an arm's are: too long, or without a trainable token"
+
+
+def elsewhere_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Models that another trainer has made, and what it is given for those that are still to be made."""
+    for arm, place in report.get("checkpoints", {}).items():
+        yield f"  {arm}: trained elsewhere, {place}"
+    written = report.get("trainers", ())
+    for one in written:
+        yield f"  {one['arm']}: {one['rows']:,} examples and the configuration for {one['trainer']}, {one['updates']:,} updates"
+        yield f"    in {one['location']} call: {one['command']}"
+    for difference in dict.fromkeys(line for one in written for line in one["differences"]):
+        yield f"    otherwise than here: {difference}"
+    if written:
+        places = ", ".join(f"{one['arm']}: {one['location']}/model" for one in written)
+        yield f"  then name what was trained: -s 'finetune.checkpoints={{{places}}}'"

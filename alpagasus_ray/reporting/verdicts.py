@@ -92,6 +92,7 @@ def _side_by_side(pair: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
     orders = {order: {name: row[name] for name in REVIEW} for order, row in rows.items()}
     return {
         **{name: pair[name] for name in kept},
+        "reference": pair.get("reference"),
         "answer_a": pair["first"],
         "answer_b": pair["second"],
         "ab": orders.get("ab"),

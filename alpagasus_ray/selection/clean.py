@@ -125,6 +125,7 @@ def _in_block(index: Index, prompts: Sequence[str], outputs: Sequence[str], rule
     for (row, text, held), (_, _, covered) in zip(_matched(matches, 1), _matched(matches, SIZE), strict=True):
         is_copy = index.texts[text].kind == "prompt" and covered >= COPY * own[row] and own[row] >= SIZE
         by_words = rule == "words" or is_copy
+        # a text of n words has n - SIZE + 1 n-grams
         share = covered / index.sizes[text] if by_words else held / (index.sizes[text] - SIZE + 1)
         if share >= LEAST:
             found.append(_hit(index, row, text, share))
@@ -142,6 +143,7 @@ def _matched(matches: Indices, width: int) -> list[tuple[int, int, int]]:
     if not len(matches):
         return []
     ordered = matches[np.lexsort(matches.T[::-1])]
+    # n-grams overlap: each adds the places up to the next one's start, and the last of a text its whole width
     following = np.diff(ordered, axis=0)
     is_last = np.append((following[:, :2] != 0).any(axis=1), True)
     new_places = np.where(is_last, width, np.minimum(np.append(following[:, 2], width), width))
@@ -153,6 +155,7 @@ def _matched(matches: Indices, width: int) -> list[tuple[int, int, int]]:
 def _known(index: Index, side: Grams) -> Indices:
     """(hits, 2): row, and number of the n-gram in the index, of each n-gram of the rows that is there."""
     grams = ngrams(side, SIZE)
+    # a table of four million flags rules most n-grams out before the search, which takes far longer for each
     likely = index.seen[grams.hashes >> np.uint64(64 - _FILTER_BITS)]
     hashes, rows = grams.hashes[likely], grams.rows[likely]
     numbers = np.searchsorted(index.grams, hashes)

@@ -41,6 +41,7 @@ def changed(manifest: Manifest | None, want: Wanted) -> list[str]:
     """One line for each setting or input that an arm was made with and is no longer; none where there is no arm."""
     if manifest is None:
         return []
+    # an arm without a version was drawn by the first one, and is what was wanted as long as all else is the same
     settings = {key: value for key, value in want.settings.items() if key != VERSION or VERSION in manifest.settings}
     lines = differences(manifest.settings, settings)
     inputs = sorted(name for name in {*manifest.inputs, *want.inputs} if manifest.inputs.get(name) != want.inputs.get(name))

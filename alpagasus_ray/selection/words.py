@@ -37,6 +37,7 @@ def folded(text: str) -> str:
 def words(texts: Sequence[str]) -> Grams:
     """The words of texts."""
     encoded = [folded(text).encode("utf-8", "replace") for text in texts]
+    # all texts as one array: numpy does in seconds what a loop over words in Python does in minutes
     data = np.frombuffer(b"\n".join(encoded) + b"\n", dtype=np.uint8)
     ends_of_texts = np.cumsum(np.fromiter((len(text) + 1 for text in encoded), dtype=np.int64, count=len(encoded)))
     starts, ends = _bounds(data)
@@ -54,6 +55,7 @@ def ngrams(grams: Grams, size: int) -> Grams:
     inside = grams.rows[:count] == grams.rows[size - 1 : size - 1 + count]
     total = np.zeros(count, dtype=np.uint64)
     for place in range(size):
+        # a polynomial over the hashes of the words: the order of the words counts
         total *= _BASE
         total += grams.hashes[place : place + count]
     return Grams(mixed(total[inside]), grams.rows[:count][inside])
@@ -110,6 +112,7 @@ def _kinds_of(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np
 @functools.lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[Hashes, Hashes]:
     """Powers of the base modulo 2^64 and their inverses, from the zeroth."""
+    # with inverses a hash is shifted back to power zero, and a word has one hash wherever it stands
     inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
     both = [np.full(count, base, dtype=np.uint64) for base in (_BASE, inverse)]
     for powers in both:

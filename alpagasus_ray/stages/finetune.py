@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from alpagasus_ray import extras
 from alpagasus_ray.config import Finetune, digest
 from alpagasus_ray.engines.identity import checkpoint_print
 from alpagasus_ray.errors import SettingsChanged, StageFailed
@@ -65,6 +66,7 @@ class _Arm:
         from alpagasus_ray.training.status import TrainingStatus
 
         connect.address_given()
+        extras.require("train", "finetune: training")
         held = heldout.read(self._config)
         told = held.told(self._run.subset(self._arm), self._subset) if held else {}
         begun = self._begin()

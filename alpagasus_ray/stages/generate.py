@@ -77,7 +77,8 @@ def _stage(
     """One model's way through all test sets."""
     spec = AskSpec.of(config, model, good=GOOD, again=again)
     checkpoint = None if model.arm is None else run.model(model.arm)
-    task = AnswerTask(model, tuple(prompts), checkpoint, config.thoughts == "keep", spec.longest)
+    weights = None if model.arm is None else run.weights(model.arm)
+    task = AnswerTask(model, tuple(prompts), checkpoint, weights, config.thoughts == "keep", spec.longest)
     targets = [
         Target.of(run.answers(model.name, name), run.prompts(name), listed, task.inputs(name))
         for name, listed in prompts.items()

@@ -31,7 +31,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Read:
-    """An arm, or a draw from it, as it is trained on; `training/micro_batches.py` can build from it."""
+    """An arm, or a draw from it, as it is trained on; `training/collate.py` can build from it."""
 
     rows: list[dict[str, Any]]
     examples: list[Encoded]

@@ -60,7 +60,7 @@ def _files(contents: ReportContents) -> dict[str, bytes]:
     return {
         JSON: orjson.dumps(contents.data, option=orjson.OPT_INDENT_2),
         CARD: dataset_card.dataset_card(contents.data).encode(),
-        PAGE: html.page(contents.data, contents.table, contents.sides).encode(),
+        PAGE: html.page(contents).encode(),
     }
 
 

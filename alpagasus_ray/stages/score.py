@@ -1,6 +1,7 @@
 """Rate every example with a judge; read stored replies again; ask again for what failed."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,7 @@ from alpagasus_ray.inference.cascade_rounds import Rounds
 from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.reread import read_again
+from alpagasus_ray.inference.shared_replies import SharedReplies
 from alpagasus_ray.inference.spec import Task
 from alpagasus_ray.inference.stage import Mode, RemainingWork
 from alpagasus_ray.inference.tasks.rating import check_model, prepare
@@ -25,12 +27,14 @@ def score(
     again: Sequence[str] = parse_rating.UNSCORED,
     *,
     in_process: bool = False,
+    shared: SharedReplies | None = None,
 ) -> Manifest:
     """Make `ratings/<name>/` of the run, or return at once when it is made.
 
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
     `retry-failed` asks again for the rows with a status of `again`. With `config.limit` the manifest returned is that of a
-    trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray.
+    trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray;
+    `shared` lends replies that were bought for the same requests elsewhere, and keeps those of this call.
     """
     check_model(config.judge, mode)
     _check_cascade(config, mode)
@@ -41,7 +45,8 @@ def score(
     if config.cascade is not None:
         pointer = Pointer.of(config.cascade, run, in_process=in_process)
         return Rounds(config.cascade, stage, task, target, pointer, task.scale).fill()
-    [manifest] = stage.fill([target])
+    with shared.lent(stage, target) if shared else nullcontext():
+        [manifest] = stage.fill([target])
     return manifest
 
 

@@ -27,6 +27,7 @@ _OF_A_PART = re.compile(rf"\.{_EPOCH.pattern}(?=\.parquet$)")
 
 def now() -> float:
     """Seconds of a clock that never leaps, and goes on while the machine sleeps."""
+    # a laptop that slept for an hour must know so: `monotonic` of Linux stands still meanwhile, and a lock would look fresh
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -71,6 +72,7 @@ class Watch:
     def saw(self, note: bytes) -> None:
         """Take what the lock's note says now: one that has changed is a beat, but for the holder, who knows its own."""
         with self._changing:
+            # a worker trusts what it has seen to change, never a time that the note tells: clocks of machines differ
             if note != self._seen and not self._is_own:
                 self._seen, self._renewed = note, self._clock()
 
@@ -113,6 +115,7 @@ class Lease:
     def watch(self, clock: Callable[[], float] = now) -> Watch:
         """What the process knows of it, made when it is first asked for."""
         with _making:
+            # one for the process, whatever copies of the lease were sent to it: each copy would begin to trust anew
             return _watches.setdefault(self.epoch, Watch(clock))
 
     def look(self) -> str | None:
@@ -123,6 +126,8 @@ class Lease:
         except FileNotFoundError:
             watch.lose("its lock is gone")
         except OSError:
+            # on an object store an unreadable lock is one that was not renewed, which the time tells; a disk that cannot be
+            # read is an error
             if not self.beats:
                 raise
         else:

@@ -1,7 +1,7 @@
 """One driver at a time on a run.
 
 Locally the operating system holds the lock (`filelock`) and lets go of it when the process ends, however it ends. An
-object store has no locks: there the holder renews a small object every `BEAT_S` seconds (`shared_lock.py`). Either way the
+object store has no locks: there the holder renews a small object every `BEAT_S` seconds (`object_lock.py`). Either way the
 holder has an epoch of its own, which stands in the lock, and what it writes is checked against that (`lease.py`).
 """
 
@@ -58,6 +58,7 @@ def holder(run: Run) -> str | None:
 
 def _has_changed(storage: Storage, note: bytes) -> bool:
     """Whether the lock is renewed within a beat and a half."""
+    # a living holder renews once in `BEAT_S`; half a beat more for the store's own time
     until = now() + 1.5 * BEAT_S
     while now() < until:
         time.sleep(BEAT_S / 10)
@@ -71,6 +72,8 @@ def _has_changed(storage: Storage, note: bytes) -> bool:
 
 def _is_locked(path: str) -> bool:
     try:
+        # opened for reading and locked as shared: to look must not make the file, and whoever wants the lock waits that moment
+        # (`LOOK_S`)
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
@@ -86,6 +89,7 @@ def _is_locked(path: str) -> bool:
 @contextmanager
 def _held_local(storage: Storage) -> Iterator[Lease]:
     os.makedirs(storage.root, exist_ok=True)
+    # the kernel lets go of it when the process ends, even by SIGKILL: there is no stale local lock to break
     lock = filelock.FileLock(storage.path(LOCK), timeout=LOOK_S)
     note = f"{LOCK}.owner"
     try:
@@ -115,6 +119,7 @@ def _held_remote(storage: Storage, clock: Clock = SYSTEM) -> Iterator[Lease]:
     lock = SharedLock(storage, clock)
     lease = lock.take()
     ended = threading.Event()
+    # daemons: a beat that hangs in the store must not keep the process alive
     threads = [threading.Thread(target=work, args=(lock, ended), daemon=True) for work in (_beat_until, _watch_until)]
     for thread in threads:
         thread.start()
@@ -145,6 +150,8 @@ def _watch_until(lock: SharedLock, ended: threading.Event) -> None:
         lost = lock.lease.lost()
         if lost is not None:
             _stop_this_process()
+            # an interrupt is seen between two steps of Python; who waits inside a library for longer would write on after the
+            # lock was lost
             if not ended.wait(GRACE_S):
                 say(f"error: {lock.lease.error(lost)}")
                 _end_this_process(EXIT_LOST)

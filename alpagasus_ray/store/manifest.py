@@ -55,6 +55,7 @@ def describe(name: str, written: Written, rows: Sequence[Mapping[str, Any]]) -> 
         reasons=Counter(reason_of(row["error"]) for row in rows if row.get("error")),
         histogram=Counter(f"{row['score']:g}" for row in rows if row.get("score") is not None),
         usage={field: sum(values) for field, values in known.items() if values},
+        # bounded: a router may name another snapshot with each reply
         models=dict(Counter(row["model"] for row in rows if row.get("model")).most_common(MODELS)),
     )
 
@@ -87,6 +88,7 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     for package in (*LIBRARIES, *more):
         try:
             found[package] = metadata.version(package)
+        # an install without an extra lacks some of them, and says so by their absence
         except metadata.PackageNotFoundError:
             continue
     return found

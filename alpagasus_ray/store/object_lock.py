@@ -104,6 +104,7 @@ class SharedLock:
 
     def take(self) -> Lease:
         """Become the holder. `RunLocked` where another is, or wants to be."""
+        # in this order: a lock is found dead, the claim is down, claims are looked for, and only then the lock is written
         dead = self._wait_for_a_free_lock()
         try:
             self._put_claim()
@@ -140,9 +141,11 @@ class SharedLock:
         while others := self._other_claims():
             for name, entry in others.items():
                 note, since = seen.get(name, (entry.note, self._clock.now()))
+                # it changes, so its holder lives; the first by name stays, and this one goes
                 if note != entry.note and name < self._claim:
                     raise RunLocked(refusal(self._storage.root, entry.owner))
                 if note == entry.note and self._clock.now() - since >= STALE_S:
+                    # a claim of the dead: nobody else removes it, and it would be waited for by everybody who comes
                     self._storage.delete(name)
                 seen[name] = (entry.note, since if note == entry.note else self._clock.now())
             self._clock.sleep(min(LOOK_EVERY_S, BEAT_S))
@@ -158,10 +161,13 @@ class SharedLock:
         if entry is not None and (dead is None or entry.note != dead.note):
             raise RunLocked(refusal(self._storage.root, entry.owner))
         last = int(dead.epoch.partition("-")[0]) if dead is not None and dead.epoch else 0
+        # the clock makes epochs readable; what makes them later than the last holder's is the `last + 1`, whatever the clock
+        # says
         epoch = epoch_of(max(last + 1, int(time.time())), self._token)
         self.lease = Lease(self._storage, LOCK, epoch, beats=True)
         began = self._clock.now()
         self._storage.write(LOCK, self._note(epoch))
+        # written last wins: after a moment the name in the lock is that of the one who holds it
         self._clock.sleep(SETTLE_S)
         entry = entry_of(self._storage, LOCK)
         if entry is None or entry.token != self._token:
@@ -173,11 +179,13 @@ class SharedLock:
                 f"{self._storage.root} took {took:.0f} s to write the run's lock, and one that takes more than {TRUSTED_S:g} s "
                 "protects nothing. Nothing was done; try again when the storage is faster"
             )
+        # from before the write began, for others may have read the note as soon as that
         self.lease.watch(self._clock.now).renewed(began)
         return self.lease
 
     def renew(self) -> None:
         """One beat. Any error means that it was not renewed; that the lock is another's is told to the lease's watch."""
+        # the time before the read and the write counts: a beat that took a minute is a minute old when it is written
         began, watch = self._clock.now(), self.lease.watch()
         entry = entry_of(self._storage, LOCK)
         if entry is None:

@@ -21,6 +21,7 @@ from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Storage
 
 __all__ = [
+    "CHECKPOINT",
     "DONE",
     "LEDGER",
     "LOCK",
@@ -54,6 +55,8 @@ PART = "part-"
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
+CHECKPOINT = "checkpoint"
+"""Detail of a model's manifest: the directory that another trainer has written it to."""
 
 
 def shard_name(number: int, prefix: str = "part") -> str:
@@ -87,6 +90,7 @@ class Manifest(BaseModel):
 
     def content_hash(self) -> str:
         """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
+        # no times and no versions: a stage that is made again from the same is the same input for those after it
         return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
 
 
@@ -153,6 +157,7 @@ class StageDir:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the stage exists, and holds all that its making left elsewhere."""
+        # from this write on the stage exists; a crash before `tidy` is through leaves only what nobody reads
         self.storage.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.tidy(manifest)
 
@@ -161,6 +166,7 @@ class StageDir:
         if self.storage.exists(STAGE):
             if manifest is not None:
                 self._remove_other_epochs(manifest)
+            # after the manifest: until then the replies in ledgers and the commit records are all there is
             for name in (DONE, LEDGER, TRIAL, STATE):
                 self.storage.at(name).delete_tree()
             self.storage.delete(STAGE)  # last: it says that there may be something left
@@ -241,6 +247,7 @@ class StageDir:
         if not sha256:  # a trial's files have none
             return self.storage.read_table(name, columns)
         try:
+            # read once, for the checksum and for the table: between two reads another process may have changed the file
             content = self.storage.read(name)
         except FileNotFoundError:
             raise StageFailed(self._missing(name)) from None
@@ -298,9 +305,19 @@ class Run:
     def model(self, arm: str) -> StageDir:
         return self._stage("models", arm)
 
+    def weights(self, arm: str) -> Storage:
+        """Where the checkpoint of an arm lies: in the run, or where another trainer has written it."""
+        made = self.model(arm).manifest()
+        elsewhere = made.details.get(CHECKPOINT) if made else None
+        return Storage.open(elsewhere) if elsewhere else self.model(arm).storage
+
     def tokens(self, arm: str) -> StageDir:
         """An arm as its model is trained on it."""
         return self._stage("models", arm, "tokens")
+
+    def trainer(self, name: str, arm: str) -> StageDir:
+        """An arm as another trainer is given it."""
+        return self._stage("trainers", name, arm)
 
     def prompts(self, test_set: str) -> StageDir:
         return self._stage("prompts", test_set)

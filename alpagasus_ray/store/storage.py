@@ -132,6 +132,7 @@ class Storage:
             with _renamed_when_whole(self.path(name), self._check, 0o600 if private else 0o666) as stream:
                 yield stream
             return
+        # through a file, so that nothing is sent before the content is complete
         with tempfile.NamedTemporaryFile(prefix="alpagasus-") as spool:
             yield spool
             spool.flush()
@@ -178,13 +179,16 @@ class Storage:
 def _renamed_when_whole(path: str, check: Callable[[], None], mode: int) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
+    # in the same folder, for a rename is whole only within a filesystem; hidden, so that `names` never lists it
     hidden = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(hidden, "wb", opener=lambda file, flags: os.open(file, flags, mode)) as stream:
             yield stream
             stream.flush()
+            # before the rename: a name that survives a power cut without its content would be a file that is there and empty
             os.fsync(stream.fileno())
         _failpoint("before-rename", name)
+        # again, after the writing, which may have taken long: the run's lock may have been lost meanwhile
         check()
         os.replace(hidden, path)
         _failpoint("after-rename", name)

@@ -10,7 +10,7 @@ from alpagasus_ray.config import Finetune, identity
 from alpagasus_ray.config.finetune import LEARNING_RATE
 from alpagasus_ray.data import readers
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.store.run import MANIFEST, Manifest, Run
+from alpagasus_ray.store.run import CHECKPOINT, MANIFEST, Manifest, Run
 
 FORM = 2
 """How a training is done where no knob says it. 2: the warm-up begins above 0, adapters learn at 2e-4 unless told, norms,
@@ -31,9 +31,10 @@ def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Man
 
 
 def finished_models(run: Run) -> dict[str, Manifest]:
-    """All models of the run that are finished, by arm."""
+    """All models that were trained in the run, by arm."""
     places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
-    return {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    made = {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    return {arm: manifest for arm, manifest in made.items() if CHECKPOINT not in manifest.details}
 
 
 def settings_of(config: Finetune) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def settings_of(config: Finetune) -> dict[str, Any]:
     plain = identity(config)
     plain.pop("arms", None)  # each arm's model is its own
     if config.epochs is None and config.steps is None:
+        # written down, so that another default some day does not make finished models other ones
         plain["epochs"] = 3.0
     if config.keep == "best":  # then the moments of measuring decide which weights are kept
         plain["heldout_every"] = config.heldout_every

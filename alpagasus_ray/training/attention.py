@@ -17,6 +17,8 @@ from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
 
 PACKED = "packed"
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Attention over the tokens of a pack: queries, keys and values, (tokens, heads, width)."""
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 FLASH = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3", "flash_attention_4": "flash-attn-4"}
 """Attentions by packages of their own, and the distributions that bring them: 2 and 4 share the name of their module."""
@@ -73,30 +75,13 @@ def packed(
     the same as `cu_seq_lens_q` and `max_length_q`, which are its names for it in flash attention. A `UsageError` tells of a
     model whose attention is another one.
     """
+    # at every call, which is cheap: models differ from layer to layer, in their windows for instance
     _check_plain(module, told)
     dropout = told.get("dropout", 0.0) if module.training else 0.0
     scale, grouped = told.get("scaling"), query.shape[1] != key.shape[1]
+    # the kernel knows no dropout and no 32 bits
     if query.is_cuda and query.dtype in SIXTEEN_BITS and not dropout:
-        from torch.nn.attention.varlen import varlen_attn
-
-        borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
-
-        def kernel(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            found = varlen_attn(
-                queries,
-                keys,
-                values,
-                borders,
-                borders,
-                longest,
-                longest,
-                scale=query.shape[-1] ** -0.5 if scale is None else scale,
-                window_size=(-1, 0),
-                enable_gqa=grouped,
-            )
-            assert isinstance(found, torch.Tensor)
-            return found
-
+        kernel = _in_one_call(told, query.shape[-1] ** -0.5 if scale is None else scale, grouped=grouped)
         return evened(kernel, *(part[0].transpose(0, 1) for part in (query, key, value)))[None], None
     starts: list[int] = told["pack_starts"]
     lengths = [to - at for at, to in itertools.pairwise(starts)]
@@ -109,8 +94,24 @@ def packed(
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None  # some models look at it as another shape
 
 
+def _in_one_call(told: Mapping[str, Any], scale: float, *, grouped: bool) -> Kernel:
+    """PyTorch's kernel for rows of different lengths, for the examples of this pack."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
+    # the whole past and nothing of the future: causal
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0), "enable_gqa": grouped}
+
+    def kernel(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        found = varlen_attn(queries, keys, values, borders, borders, longest, longest, **options)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    return kernel
+
+
 def evened(
-    kernel: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    kernel: Kernel,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -47,6 +47,7 @@ def name_of(step: int) -> str:
 
 def newest(storage: Storage) -> CheckpointInfo | None:
     """The newest whole state below a directory."""
+    # steps are written with eight digits, so the last by name is the last by number
     whole = sorted(name for name in storage.all_names() if name.endswith(f"/{WHOLE}") and UNIVERSAL not in name)
     return CheckpointInfo.model_validate_json(storage.read(whole[-1])) if whole else None
 
@@ -67,11 +68,13 @@ class Checkpoints:
         """Write a state, together with all other workers."""
         name = name_of(mark.step)
         with self._folder() as folder:
+            # no `latest` file: which state is the newest is told by what is whole, also after a kill in the middle of a save
             engine.save_checkpoint(folder, tag=name, save_latest=False, exclude_frozen_parameters=not self.keeps_frozen)
             self._keep(os.path.join(folder, name), name)
         _barrier()
         if self.rank == 0:
             self.storage.at(name).write(CURVE, curve)
+            # after a barrier, when every worker's shards are written, and after the curve: what has this file is whole
             self.storage.at(name).write(WHOLE, mark.model_dump_json().encode())
             self.drop_all_but(name)
         _barrier()
@@ -96,6 +99,7 @@ class Checkpoints:
         name = name_of(mark.step)
         made = self.storage.at(name + UNIVERSAL)
         if self.rank == 0 and not made.exists(WHOLE):
+            # the conversion of an earlier call that was killed
             made.delete_tree()
             with self._folder() as folder:
                 self._fetch(name, folder, everything=True)
@@ -108,6 +112,7 @@ class Checkpoints:
         """Remove all other states, torn ones too; the marks go first."""
         others = {path.split("/")[0] for path in self.storage.all_names() if path.startswith("step-")} - {name}
         for other in sorted(others):
+            # a state that is half deleted must not look whole
             self.storage.at(other).delete(WHOLE)
             self.storage.at(other).delete_tree()
 
@@ -131,6 +136,7 @@ class Checkpoints:
         for file in glob.glob(os.path.join(folder, "**"), recursive=True):
             if os.path.isfile(file):
                 with open(file, "rb") as stream:
+                    # DeepSpeed does not; without it the mark may be on the disk after a power cut, and the shards not
                     os.fsync(stream.fileno())
 
     def _fetch(self, name: str, folder: str, *, everything: bool) -> None:
@@ -139,6 +145,7 @@ class Checkpoints:
             return
         source = self.storage.at(name)
         for file in sorted(source.all_names()):
+            # DeepSpeed's names: a worker reads its own shard of the optimizer's states, and what all of them share
             if everything or "_pp_rank_" not in file or f"_pp_rank_{self.rank}_" in file:
                 target = os.path.join(folder, name, file)
                 os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -65,15 +65,19 @@ def packed(tokens: Examples, examples: Integers) -> MicroBatch:
         [start + learned(tokens, index) for start, index in zip(borders[:-1], examples.tolist(), strict=True)]
     )
     where = torch.from_numpy(labels)
+    # the token before a label is where that label is predicted
     return _packed(ids, borders, where - 1, ids[where][None])
 
 
 def _packed(ids: torch.Tensor, borders: list[int], keep: torch.Tensor, targets: torch.Tensor) -> MicroBatch:
     lengths = [stop - start for start, stop in itertools.pairwise(borders)]
+    # 32 bits, as kernels for rows of different lengths want their borders
     ends = torch.tensor(borders, dtype=torch.int32)
     return MicroBatch(
         {
             "input_ids": ids[None],
+            # each example counts from 0, as if it were alone: rotary positions would otherwise tell examples apart by their
+            # place
             "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
             "pack_starts": borders,
             "cu_seq_lens_q": ends,
@@ -100,7 +104,9 @@ def padded(tokens: Examples, examples: Integers, pad: int, to: int | None = None
         ids[row, :length] = torch.from_numpy(tokens.ids(index).astype(np.int64))
         attended[row, :length] = 1
         labels[row, places] = ids[row, places]
+    # what is predicted at a place is the token after it
     following = labels[:, 1:]
+    # columns in which any row has a label; the output layer, as wide as the vocabulary, is spared for all others
     keep = (following != IGNORED).any(dim=0).nonzero()[:, 0]
     return MicroBatch({"input_ids": ids, "attention_mask": attended}, keep, following[:, keep])
 
@@ -112,6 +118,7 @@ def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tens
     logits = model(**micro_batch.inputs, use_cache=False, **told).logits
     if not slices:
         logits = logits[:, micro_batch.keep]
+    # in float32: sums over a vocabulary in 16 bits lose the small losses
     return cross_entropy(logits.flatten(0, 1).float(), micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
@@ -123,6 +130,7 @@ def label_tokens(tokens: Examples, examples: Integers) -> int:
 def learned(tokens: Examples, index: int) -> Integers:
     """(label tokens,) places of the tokens of an example that carry loss."""
     places = np.arange(int(tokens.prompt_tokens[index]), int(tokens.lengths[index]))
+    # start and stop of each stretch inside the response that carries no loss
     masked = tokens.masked(index) if hasattr(tokens, "masked") else []
     for start, stop in zip(masked[::2], masked[1::2], strict=True):
         places = places[(places < start) | (places >= stop)]

@@ -102,6 +102,7 @@ class Events(Watcher):
         from tensorboardX import SummaryWriter
 
         folder = self._spool.name if self._spool else self._storage.root
+        # TensorBoard drops the points from that step on which an earlier file holds
         return SummaryWriter(folder, purge_step=self._step + 1, filename_suffix=f".{self._step}")
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -74,6 +74,7 @@ def peak_flops(config: Finetune, device: torch.device) -> float | None:
     """Operations a second that the device can do at most; None where nobody has said."""
     if config.peak_tflops is not None:
         return config.peak_tflops * 1e12
+    # in the order of the table, where longer names stand before those that they contain
     known = (peak for name, peak in PEAK_TFLOPS.items() if name in name_of(device))
     tflops = next(known, None) if device.type == "cuda" else None
     return None if tflops is None else tflops * 1e12
@@ -91,6 +92,7 @@ def check(config: Finetune, parameters: int, trained: int, place: Place) -> None
             f"finetune.precision = bf16: the {name_of(place.device)} cannot compute in it; set float32, or take GPUs from the "
             "A100's generation on"
         )
+    # the least that is needed: what fits by this count may still be too much with activations, what does not never fits
     need, free = state_bytes(config, parameters, trained, place.workers), _free_bytes(place)
     if need > free:
         raise UsageError(_too_small(config, need, free, place))

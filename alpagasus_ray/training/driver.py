@@ -149,6 +149,7 @@ def _shown(arm: str, status: TrainingStatus) -> Iterator[None]:
                 progress.tell(_line(arm, news))
 
     with Progress(f"finetune {arm}", 0) as progress:
+        # the driver's own thread waits inside Ray Train
         watcher = threading.Thread(target=show, args=(progress,), daemon=True)
         watcher.start()
         try:

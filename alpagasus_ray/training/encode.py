@@ -114,6 +114,7 @@ class Encoder:
         learned: list[tuple[int, int]] = []
         for turn, is_learned in zip(turns, learn, strict=True):
             start = len(ids) + len(turn.prompt)
+            # answers that are not learned stay in: later ones refer to them
             ids += [*turn.prompt, *turn.response]
             learned += [(start, len(ids))] * is_learned
         if len(ids) > most and self._config.too_long == "drop":
@@ -140,6 +141,8 @@ class Encoder:
             prompt, whole = self._rendered(messages[:-1], asks=True), self._rendered(messages, asks=False)
         except jinja2.TemplateError as error:
             return Left(f"{TEMPLATE}: it refuses the example: {error}", 0)
+        # what is learned must be what follows what is asked; templates that write an answered question otherwise would teach
+        # another text than is generated
         if not prompt or not whole.startswith(prompt):
             return Left(f"{TEMPLATE}: a conversation with its answer does not begin as the one that asks for it", 0)
         response = whole[len(prompt) :]
@@ -202,6 +205,7 @@ class Encoder:
 
     def _makes_marks_of_text(self) -> bool:
         """Whether the tokenizer takes what a text spells for control tokens, also where it is told not to."""
+        # tried, as slow tokenizers do not all keep to `split_special_tokens`
         made = self._tokenized([self.tokenizer.eos_token])
         return self.tokenizer.eos_token_id in made[0]
 
@@ -239,6 +243,7 @@ class Encoder:
             return list(self.tokenizer(texts, **options)["input_ids"]) if texts else []
         backend = self.tokenizer.backend_tokenizer  # without the places of tokens in the text it takes two thirds of the time
         backend.encode_special_tokens = not self._is_chat
+        # a tokenizer file may ask for both, and a text that was cut silently would teach half an answer
         backend.no_truncation()
         backend.no_padding()
         return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]

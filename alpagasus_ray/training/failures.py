@@ -56,6 +56,7 @@ def why_stopped(config: Finetune, error: BaseException) -> Stopped | None:
         return Stopped(devices.out_of_memory(config, str(error)), is_usage=True)
     if isinstance(error, AlpagasusError):
         return Stopped(str(error), isinstance(error, UsageError))
+    # an interrupt is the driver's to tell of
     if isinstance(error, KeyboardInterrupt) or _is_lost(error):
         return None
     return Stopped(_told(config, error), is_usage=False)
@@ -65,6 +66,7 @@ def _is_lost(error: BaseException) -> bool:
     words = str(error).lower()
     if isinstance(error, LOST):
         return True
+    # by words, as PyTorch raises plain RuntimeErrors for a broken ring of workers
     is_known = isinstance(error, RuntimeError | OSError) and any(word in words for word in LOST_WORDS)
     return is_known and not any(word in words for word in OURS)
 

@@ -36,9 +36,11 @@ def write(config: Finetune, loaded: Loaded, weights: dict[str, torch.Tensor], en
         # told so, `peft` does not ask a hub for the size of the vocabulary
         model.save_pretrained(os.path.join(folder, ADAPTER_FOLDER), state_dict=own, save_embedding_layers=False)
         model, weights = merged_with(config, model, weights)
+    # it was turned off for the training; who generates with this model wants it
     model.config.use_cache = True
     model.save_pretrained(folder, state_dict=weights, max_shard_size=LARGEST_FILE)
     if config.template == "alpaca":
+        # the template must write what the tokenizer put before each training example, as chat templates get nothing added
         begins = loaded.tokenizer("").input_ids[:1] == [loaded.tokenizer.bos_token_id]
         loaded.tokenizer.chat_template = ("{{- bos_token }}" if begins else "") + ALPACA_CHAT_TEMPLATE
     loaded.tokenizer.save_pretrained(folder)
@@ -64,6 +66,7 @@ def merged_with(config: Finetune, model: Any, weights: dict[str, torch.Tensor]) 
     hf_config = model.get_base_model().config
     with torch.device("meta"):
         twin = empty(config, hf_config)
+    # assigned and not copied: the twin has no memory of its own for them
     twin.load_state_dict(weights, strict=False, assign=True)
     layers: list[Any] = [module for module in twin.modules() if isinstance(module, LoraLayer)]
     for layer in layers:

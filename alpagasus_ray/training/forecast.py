@@ -89,6 +89,7 @@ class Forecast:
         told = "finetune.peak_tflops" if self._config.peak_tflops is not None else gpu
         if self.costs is None:
             return Prediction(None, "what this model computes cannot be counted from its configuration")
+        # padding is computed too, and is no part of an MFU
         work = self.costs.of(volume.tokens, volume.labels, volume.squares) / (1 - volume.padding)
         by = f"{peak / 1e12:,g} TFLOPS a worker ({told}) with an assumed MFU of {share:.0%}; start and loading not counted"
         return Prediction(work / (peak * self.workers * share) / 60, by)
@@ -162,6 +163,7 @@ def _measured(config: Finetune, settings: Mapping[str, Any], made: Made) -> tupl
         if all(theirs.get(key) == settings[key] for key in ALIKE)
         and config.workers in (None, took["workers"])
         and config.gpu in (None, took["device"] != "CPU")
+        # packed trainings have no padding at all, by which the manifests of earlier ones are told apart
         and config.packing == (not took["padding_share"])
     ]
     return max(alike, key=lambda found: float(found[1]["tokens"]), default=None)
@@ -189,6 +191,7 @@ def _tried(config: Finetune, loaded: "Loaded", examples: "Examples", parts: Sequ
     pad = None if config.packing else loaded.tokenizer.pad_token_id
     some = collate.built(examples, parts[:TRIED], pad, config.max_length if config.pad_to_max else None)
     seconds: list[float] = []
+    # the first one warms up: memory is taken and threads are started; it is left out of the mean
     for micro_batch in [some[0], *some]:
         if sum(seconds) < TRIAL_S:
             started = time.monotonic()

@@ -46,6 +46,7 @@ class HeldOut(NamedTuple):
         instructions = pa.array({instruction for instruction, _, _ in self.contents}, pa.string())
         found: set[tuple[str, ...]] = set()
         for table in tables:
+            # by one column in Arrow first: an arm may have millions of rows, of which hardly any goes on to Python
             alike = table.filter(pc.is_in(table["instruction"], value_set=instructions))
             found.update(zip(*(alike[name].to_pylist() for name in CONTENT), strict=True))
         return sum(content in found for content in self.contents)

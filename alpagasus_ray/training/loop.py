@@ -38,7 +38,9 @@ TELL_S = 0.5
 
 def train(training: Training) -> Trained | Stopped | None:
     """The whole of a worker's work; the first worker's answer is the training's."""
+    # by the time of day, for it is compared with the driver's, on another machine perhaps
     spent, arrived = Spent(), time.time()
+    # Ray Train has started all workers again after one of them told why going on is in vain
     stopped: Stopped | None = training.status.stopped()
     if stopped is not None:
         return stopped
@@ -72,6 +74,7 @@ class Loop:
     def __init__(self, training: Training, place: Place, ready: Ready, spent: Spent) -> None:
         self._training, self._config, self._place, self._ready, self._spent = training, training.config, place, ready, spent
         if ready.mark is not None:
+            # times of earlier calls go on, so that the manifest tells what the model took and not what its last call did
             for kind, seconds in ready.mark.seconds.items():
                 spent.seconds[kind] += seconds
         self._start = ready.mark.step if ready.mark else 0
@@ -112,11 +115,15 @@ class Loop:
         batch = order.batch(step)
         rate = settings.learning_rate(config, step, order.steps)
         for group in engine.optimizer.param_groups:
+            # set here for every update, so that it depends on the step alone; DeepSpeed's scheduler would have a state of its
+            # own
             group["lr"] = rate
         # what dropout leaves out is the same on every way to this update
         torch.manual_seed(hash((config.seed, step, self._place.rank)) % 2**63)
+        # of the whole update on all workers, counted by each: divided by it, the loss is the same however the update is cut up
         labels = collate.label_tokens(self._ready.tokens, batch)
         loss, padding = self._agree(step, *self._gradients(batch, labels))
+        # before the step: weights that were never spoiled can still be trained with another rate
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         engine.step()
@@ -132,6 +139,7 @@ class Loop:
         """Forward and backward over this worker's part of a batch; the answer is its part of the loss, and its padding."""
         tokens, config, place = self._ready.tokens, self._config, self._place
         parts = measure.parts_of(config, batch, tokens.lengths, place)
+        # in 64 bits, so that curves of one and of eight workers agree to many digits
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
         loaded = self._ready.loaded
         for micro_batch in measure.built(config, loaded, tokens, parts):
@@ -150,6 +158,8 @@ class Loop:
         looks = first and time.monotonic() - self._looked_at > LOOK_S
         others = torch.tensor([padding, first and self._is_time(step), looks], dtype=torch.float64, device=loss.device)
         sums = torch.cat([loss[None], others])
+        # one exchange for the loss, the padding and two decisions: each would cost as much as all, and workers that decide by
+        # their own clocks would part
         dist.all_reduce(sums)
         total, all_padding, due, look = sums.tolist()
         self._due = bool(due) or (bool(look) and self._is_leaving())
@@ -168,6 +178,7 @@ class Loop:
         notice = ray_train.get_preemption_info()
         news = set(notice.preempted_node_ids) - self._leaving if notice else set()
         self._leaving |= news
+        # a notice is answered by one state, not by one after every update until the node goes
         return bool(news)
 
     def _record(self, batch: collate.Integers, numbers: Mapping[str, Any], seconds: float) -> None:
@@ -175,6 +186,7 @@ class Loop:
             return
         lengths = self._ready.tokens.lengths[batch]
         total = int(lengths.sum())
+        # of the model's own tokens; padding is no work, and would make a slow form look busy
         flops = self._ready.flops
         work = flops and flops.of(total, numbers["label_tokens"], int((lengths**2).sum()))
         mfu = None if self._peak is None or work is None else work / (seconds * self._peak * self._place.workers)
@@ -218,6 +230,7 @@ class Loop:
             return f"the loss over what is held out is {found.loss}"
         self._last, self._heldout[done] = found, found.loss
         self._curve.measured(done, found.loss)
+        # weights without any update are not what was asked for, even where they are the best
         if done and self._config.keep == "best":
             with self._spent.on("save"):
                 self._keep_if_best(Best(step=done, loss=found.loss))
@@ -256,6 +269,7 @@ class Loop:
         files = [FileEntry(name=CURVE, rows=len(self._curve.rows()), **home.write(CURVE, parquet)._asdict())]
         with tempfile.TemporaryDirectory(prefix="alpagasus-model-") as folder:
             finished_model.write(self._config, self._ready.loaded, weights, self._ends(), folder)
+            # the curve first and the model's files after; the manifest, written by the driver, makes them count
             files += [
                 FileEntry(name=name, rows=0, **home.put(name, os.path.join(folder, name))._asdict())
                 for name in sorted(os.path.relpath(path, folder) for path in _files(folder))

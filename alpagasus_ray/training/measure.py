@@ -72,6 +72,7 @@ class Keeper:
             file = os.path.join(folder, best.file)
             torch.save(weights, file)
             self._storage.put(best.file, file)
+        # names the new weights; killed before it the former ones are still named and still there
         self._storage.write(TOLD, best.model_dump_json().encode())
         if former is not None and former.file != best.file:
             self._storage.delete(former.file)
@@ -90,6 +91,7 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
     """Without dropout and without gradients; every worker takes part."""
     tokens = Tokens([heldout])
     sums = torch.zeros(3, dtype=torch.float64, device=place.device)
+    # no dropout: the loss of the whole model, the same whatever the seed
     engine.eval()
     with torch.no_grad():
         for start in range(0, len(tokens), AT_ONCE):
@@ -101,6 +103,7 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
     engine.train()
     dist.all_reduce(sums)
     loss, examples, labels = sums.tolist()
+    # packs that are empty on some workers, or a share that is left out, would change a mean without a sign of it
     assert examples == len(tokens), f"{examples} of {len(tokens)} held-out examples were measured"
     return Measured(loss / labels, int(examples), int(labels))
 

@@ -95,6 +95,7 @@ def census(config: Finetune, hf_config: Any) -> Census | None:
     tells of a model that cannot be trained, or not packed."""
     shapes.check(config, hf_config)
     try:
+        # shapes without memory: a model of 70 billion weights is counted in a second on a laptop
         with torch.device("meta"):
             model = empty(config, hf_config)
     except MODELS_OWN:
@@ -198,9 +199,11 @@ def load(config: Finetune, hf_config: Any, tokenizer: Any, *, on_gpu: bool, has:
     _freeze_other_senses(model)
     _add_pad(model, tokenizer)
     if config.gradient_checkpointing:
+        # the reentrant form gives no gradients where the first layer's input needs none, as with frozen embeddings
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.lora:
             model.enable_input_require_grads()
+    # keys and values are kept for generating; in a training they only take memory
     shapes.text_of(model.config).use_cache = model.config.use_cache = False
     slices = "logits_to_keep" in inspect.signature(model.forward).parameters
     own = ("sdpa" if has.sdpa else "eager") if kind == attention.PACKED else kind
@@ -228,10 +231,12 @@ def _add_pad(model: Any, tokenizer: Any) -> None:
     for its_config in (model.config, shapes.text_of(model.config), model.generation_config):
         if its_config is not None:
             its_config.pad_token_id = tokenizer.pad_token_id
+    # under ZeRO 3 the shape of a weight is 0 until its parts are gathered
     with _gathered(model.get_input_embeddings().weight):
         known = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) <= known:
         return
+    # without transformers' own mean, which takes a covariance of the whole table; the plain mean is written below
     model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=ROWS, mean_resizing=False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None:
@@ -276,6 +281,7 @@ def _with_adapters(config: Finetune, model: Any) -> Any:
         target_modules=targets,
     )
     try:
+        # in the model's own number format: by itself peft makes adapters float32 in a bf16 model
         adapted = get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UsageError(f"finetune.lora.targets = {targets}: {' '.join(str(error).split())[:300]}") from None

@@ -40,12 +40,14 @@ def _build(wanted: list[str], tell: Callable[[str], None]) -> None:
     from deepspeed.accelerator import get_accelerator
 
     with (home / "builders").open("w") as held:
+        # for all operations together: the processes of one node wait here, and find them built
         fcntl.flock(held, fcntl.LOCK_EX)
         for name in wanted:
             builder: Any = get_accelerator().create_op_builder(name)
             if builder is None or not builder.is_compatible():
                 continue  # DeepSpeed does without, or says itself what is missing
             folder = home / builder.name
+            # whoever holds the kernel's lock is alone here, so this file's maker is dead
             (folder / LOCK).unlink(missing_ok=True)
             if not (folder / f"{builder.name}.so").exists():
                 tell(f"compiling DeepSpeed's {builder.name}, once for this machine and environment: about a minute")

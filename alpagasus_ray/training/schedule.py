@@ -29,6 +29,7 @@ class Order:
     @classmethod
     def of(cls, examples: int, global_batch: int, seed: int, *, epochs: float | None, steps: int | None) -> "Order":
         """So many epochs (3 unless told), or so many steps."""
+        # counted in examples and not in updates: a last batch that is smaller loses no example and repeats none
         seen = steps * global_batch if steps is not None else max(1, round(examples * (3 if epochs is None else epochs)))
         return cls(examples, global_batch, seed, seen)
 
@@ -42,6 +43,7 @@ class Order:
         start, stop = step * self.global_batch, min((step + 1) * self.global_batch, self.seen)
         parts = []
         while start < stop:
+            # a batch may hold the end of one epoch and the beginning of the next, so that all but the last are of one size
             epoch, at = divmod(start, self.examples)
             part = self._shuffled(epoch)[at : at + stop - start]
             parts.append(part)
@@ -53,6 +55,7 @@ class Order:
         return min((step + 1) * self.global_batch, self.seen) / self.examples
 
     def _shuffled(self, epoch: int) -> Integers:
+        # from the seed and the epoch's number alone, not from a generator's state: a training that goes on needs no state of it
         return np.random.default_rng([self.seed, epoch]).permutation(self.examples)
 
 
@@ -64,12 +67,15 @@ def packs(batch: Integers, lengths: Integers, capacity: int, workers: int) -> li
     are fewer examples than packs, some are empty.
     """
     sizes = lengths[batch]
+    # a stable sort, for workers make the same packs each by itself
     longest_first = np.argsort(-sizes, kind="stable")
     each = max(1, math.ceil(int(sizes.sum()) / (capacity * workers)))
     bins = _filled(sizes, longest_first, each * workers, capacity)
+    # ends at the latest with a pack for each example, as none is longer than a pack
     while bins is None:
         each += 1
         bins = _filled(sizes, longest_first, each * workers, capacity)
+    # every worker has as many packs, empty ones too: with sharded weights each forward pass is one that all make together
     return [[batch[bins[slot]] for slot in range(worker, each * workers, workers)] for worker in range(workers)]
 
 
@@ -90,6 +96,7 @@ def _filled(sizes: Integers, longest_first: Integers, count: int, capacity: int)
 def rows(batch: Integers, micro_batch: int, workers: int) -> list[list[Integers]]:
     """Padded micro-batches of an update: for each worker as many, of at most `micro_batch` examples, in the batch's order.
     Where there are too few examples some are empty."""
+    # dealt out like cards: the first worker never has fewer than another, so its share says how many micro-batches there are
     shares = [batch[worker::workers] for worker in range(workers)]
     each = math.ceil(len(shares[0]) / micro_batch)
     return [[share[at * micro_batch : (at + 1) * micro_batch] for at in range(each)] for share in shares]

@@ -18,6 +18,7 @@ def learning_rate(config: Finetune, step: int, steps: int) -> float:
     the warm-up, which there begins with an update that changes nothing; here no update is wasted."""
     warm = math.ceil(steps * config.warmup)
     if step < warm:
+        # begins above 0 and ends one step below the full rate, which the first update after the warm-up has
         return config.rate * (step + 1) / (warm + 1)
     through = (step - warm) / max(1, steps - warm)
     if config.schedule == "cosine":
@@ -58,6 +59,7 @@ def _spared(model: Any) -> set[str]:
     return {
         name
         for name, weight in model.named_parameters()
+        # under ZeRO 3 a weight's own shape is that of its shard, and `ds_shape` the one that it has in the model
         if id(weight) in tables or len(getattr(weight, "ds_shape", weight.shape)) < 2
     }
 
@@ -72,27 +74,32 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
     adam: dict[str, Any] = {"lr": config.rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay}
     if config.offload == "none":
         adam["torch_adam"] = True  # PyTorch's own; in the host's memory DeepSpeed's is faster
+    # micro-batches of 1 and no accumulation are DeepSpeed's least; what an update holds is the loop's business
     found: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.max_grad_norm or 0.0,
         "bf16": {"enabled": bf16},
-        "zero_optimization": _zero(config),
+        "zero_optimization": zero(config),
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
     if bf16 and config.zero_stage > 0:
+        # many micro-batches are added up, and in bf16 the later ones would vanish beside the sum
         found["data_types"] = {"grad_accum_dtype": "fp32"}
     if universal:
+        # the form of a state that any number of workers can load
         found["checkpoint"] = {"load_universal": True}
     return found
 
 
-def _zero(config: Finetune) -> dict[str, Any]:
+def zero(config: Finetune) -> dict[str, Any]:
+    """DeepSpeed's settings of what is spread over the workers, and of what is kept in the memory of the host."""
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
+        # under ZeRO 3 no worker has all weights; the model that is written at the end needs them together
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     host = {"device": "cpu", "pin_memory": True}
     if config.offload != "none":
@@ -108,7 +115,9 @@ def state_bytes(config: Finetune, parameters: int, trained: int, workers: int) -
     wide = 2 if config.precision == "bf16" else 4
     weights: float = parameters * wide
     gradients: float = trained * (wide if config.zero_stage == 0 else 4)
+    # two moments in float32, and in bf16 the weights in float32 besides, which the optimizer adds small updates to
     adam: float = trained * (12 if config.precision == "bf16" else 8)
+    # stage 1 spreads the optimizer's states over the workers, stage 2 the gradients too, stage 3 the weights as well
     if config.zero_stage >= 1:
         adam /= workers
     if config.zero_stage >= 2:

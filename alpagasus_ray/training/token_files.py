@@ -132,7 +132,9 @@ def _summed_up(target: StageDir, files: list[FileEntry], begun: Begun) -> Manife
     longest = int(max((entry.usage.get("longest", 0) for entry in files), default=0))
     details = {"reasons": dict(sums.reasons.most_common()), "longest": longest}
     manifest = target.build(begun, files, libraries=("transformers", "tokenizers"), details=details)
-    return manifest.model_copy(update={"counts": counts, "usage": usage})
+    # what is left out is in files of its own, and is among the rows all the same
+    rows = sum(entry.rows for entry in files)
+    return manifest.model_copy(update={"rows": rows, "counts": counts, "usage": usage})
 
 
 def _check_trainable(config: Finetune, source: StageDir, manifest: Manifest) -> None:
@@ -239,6 +241,8 @@ class Tokens:
     def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
         """`batches` are of schema TOKENS, one for each shard."""
         lists = [batch.column("input_ids") for batch in batches]
+        # views of the mapped files: the operating system pages tokens in where they are looked at, once for all workers of a
+        # node
         self._values: list[NDArray[np.int32]] = [found.values.to_numpy(zero_copy_only=True) for found in lists]
         self._offsets: list[NDArray[np.int32]] = [found.offsets.to_numpy(zero_copy_only=True) for found in lists]
         self._example_ids = [batch.column("example_id") for batch in batches]
@@ -306,6 +310,7 @@ def _cache(manifest: Manifest) -> str:
 
 def _copied(storage: Storage, names: Sequence[str], folder: str) -> Storage:
     """Files on this machine; several processes may copy the same at once, as each appears only when it is whole."""
+    # for the user alone: the directory of temporary files is everybody's
     os.makedirs(folder, mode=0o700, exist_ok=True)
     local = Storage(pafs.LocalFileSystem(), folder)
     missing = [name for name in names if not local.exists(name)]

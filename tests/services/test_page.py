@@ -4,21 +4,27 @@ Screenshots are left in the directory that REPORT_SCREENSHOTS names.
 """
 
 import csv
+import io
 import itertools
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from alpagasus_ray.__main__ import main
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
+from alpagasus_ray.judging.gold_marks import GoldMark, gold_marks
+from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Run
-from browser import Seen, opened, shown
+from browser import SETTLED_MS, Seen, opened, shown
 from report_runs import LOSE, NONE, TIE, WIN, judge, rate, train
 
 if TYPE_CHECKING:
@@ -34,12 +40,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with everything, some of it hostile."""
     folder = tmp_path_factory.mktemp("page")
     source = folder / "toys.jsonl"
-    kinds = ("writing", "coding", "knowledge", "rewriting")
+    more, kinds = "More of it. " * 24, ("writing", "coding", "knowledge", "rewriting")
     rows = [
         {
             "instruction": f"Say the number {row}, then explain at some length why anybody would want to hear it.",
             "input": "a very long word: " + "x" * 90 if row % 7 == 0 else "",
-            "output": f"The number is {row}. {HOSTILE if row == 5 else ''}\n\nThat is all, 数 {row}.",
+            "output": f"The number is {row}. {HOSTILE if row == 5 else ''}\n\nThat is all, 数 {row}. {more[: row % 24 * 12]}",
             "category": kinds[row % 4],
         }
         for row in range(ROWS)
@@ -151,12 +157,104 @@ def test_answers_stand_side_by_side_with_both_reviews(wide: Seen) -> None:
     assert shown(page, root) == 30
 
 
-def test_another_cut_is_told_by_the_keyboard(wide: Seen) -> None:
-    slider = wide.page.get_by_label("Lowest score kept")
-    told = wide.page.locator("#cut-told")
+def test_another_cut_moves_the_histogram_shows_its_rows_and_says_how_it_is_made(wide: Seen, run: Run) -> None:
+    page, root = wide.page, "example-browser"
+    slider, told = page.get_by_label("Lowest score kept"), page.locator("#cut-told")
+    below_cut = page.locator("a.column[data-low='4'] rect.kept")
     assert told.inner_text().startswith("score of at least 4.5: ")
-    slider.press("ArrowRight")
-    assert told.inner_text().startswith("score of at least 5: ")
+    assert float(below_cut.get_attribute("height") or -1) == 0
+    slider.press("ArrowLeft")
+    assert told.inner_text().startswith("score of at least 4: ")
+    assert float(below_cut.get_attribute("height") or -1) > 100
+    fours = sum(row % 11 == 8 for row in range(ROWS))
+    assert page.locator("#cut-leave").is_disabled()
+    page.get_by_role("button", name=f"{fours} rows enter").click()
+    assert shown(page, root) == fours
+    assert set(page.locator(f"#{root} .score").all_inner_texts()) == {"4"}
+    command = page.locator("#cut-command").inner_text()
+    page.get_by_role("button", name="Back to selected").click()
+    assert float(below_cut.get_attribute("height") or -1) == 0
+    verb, *arguments = shlex.split(command.replace("RUN", run.storage.root).removeprefix("alpagasus "))
+    assert main([verb, *arguments]) == 0
+    made = run.subset("cut-4").finished("pick")
+    assert made.rows == fours + run.subset("selected").finished("pick").rows
+
+
+def test_a_column_leads_to_its_rows_and_a_link_brings_all_back(chromium: "Browser", run: Run) -> None:
+    with chromium.new_context() as context:
+        page = opened(context, page_of(run)).page
+        page.locator("a.column[data-low='2']").click()
+        twos = [row for row in range(ROWS) if row % 11 == 4]
+        assert shown(page, "example-browser") == len(twos)
+        assert page.locator("#example-browser-score").input_value() == "2"
+        page.get_by_label("Search examples").fill("number 15")
+        page.locator("#example-browser-sort").select_option(label="longest output first")
+        page.wait_for_timeout(SETTLED_MS)
+        assert page.url.endswith("#examples?q=number+15&score=2&order=3")
+        row = page.locator("#example-browser li").first
+        row.locator("summary").click()
+        row.get_by_role("button", name="Copy link").click()
+        again = opened(context, page.url.removeprefix("file://")).page
+        assert again.locator("#example-browser details[open] .score").inner_text() == "2"
+        assert again.get_by_label("Search examples").input_value() == "number 15"
+        side = opened(context, f"{page_of(run)}#sides?pair=1&row=1/toys/toys-7").page
+        assert "Question 7 about" in side.locator("#side-browser details[open]").inner_text()
+        assert side.locator("#side-browser-pair").input_value() == "1"
+
+
+def test_what_is_shown_is_saved_and_wrong_ratings_come_back_as_gold(wide: Seen, tmp_path: Path) -> None:
+    page, root = wide.page, wide.page.locator("#example-browser")
+    page.locator("#example-browser-score").select_option("0.5")
+
+    def saved(button: str) -> str:
+        with page.expect_download() as download:
+            root.get_by_role("button", name=button).click()
+        return Path(download.value.path()).read_bytes().decode()
+
+    halves = sum(row % 11 == 1 for row in range(ROWS))
+    rows = [json.loads(line) for line in saved("Save JSONL").splitlines()]
+    assert len(rows) == halves
+    assert rows[0]["example_id"] == "toys:000000001"
+    assert rows[0]["score"] == 0.5
+    table = list(csv.DictReader(io.StringIO(saved("Save CSV"), newline="")))
+    assert [row["output"] for row in table] == [row["output"] for row in rows]
+    root.locator("summary").first.click()
+    root.get_by_label("It deserves").fill("4.5")
+    root.get_by_label("Comment").fill('right, and "short"')
+    root.get_by_role("button", name="Wrong rating").click()
+    records = csv.DictReader(io.StringIO(saved("Export 1 wrong rating"), newline=""))
+    placed = [(f"record {number}", record) for number, record in enumerate(records, 1)]
+    assert placed[0][1]["judged"] == "0.5"
+    assert gold_marks(placed, "gold.csv", Scale(), known={"toys:000000001"}) == [
+        GoldMark("toys:000000001", 4.5, "", 'right, and "short"')
+    ]
+
+
+def test_all_models_stand_side_by_side_and_two_of_them_as_one_text(wide: Seen) -> None:
+    page = wide.page
+    page.locator("#side-browser summary").first.click()
+    names = page.locator("#side-browser .models h4").all_inner_texts()
+    assert names == ["selected", "full", "random"]
+    page.get_by_text("Differences").click()
+    assert page.locator("#side-browser ins").all_inner_texts() == ["full", "it", " ", "too"]
+    page.get_by_label("to", exact=True).select_option("random")
+    assert "random" in page.locator("#side-browser ins").all_inner_texts()
+
+
+def test_text_of_charts_is_never_below_12_pixels_and_labels_do_not_overlap(chromium: "Browser", run: Run) -> None:
+    overlaps = """[...document.querySelectorAll('main .plot, main .bar-row.scale')].flatMap((plot) => {
+        const boxes = [...plot.querySelectorAll('text')].filter((text) => getComputedStyle(text).display !== 'none')
+            .map((text) => [text.textContent, text.getBoundingClientRect()]).filter(([, box]) => box.width);
+        return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) =>
+            Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+            Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
+            .map(([other]) => `${one} | ${other}`)); })"""
+    sizes = "[...document.querySelectorAll('main figure *')].map((each) => parseFloat(getComputedStyle(each).fontSize))"
+    for width in (WIDE, PHONE):
+        with chromium.new_context(viewport={"width": width, "height": 800}) as context:
+            page = opened(context, page_of(run)).page
+            assert page.evaluate(overlaps) == []
+            assert min(page.evaluate(sizes)) >= 12
 
 
 @pytest.mark.parametrize("width", [WIDE, PHONE])
@@ -182,20 +280,21 @@ def test_headings_go_down_by_one_and_controls_have_names(wide: Seen) -> None:
     assert wide.page.locator("figure [role=img]:not([aria-label])").count() == 0
 
 
-def test_the_page_can_be_printed_with_what_is_folded_and_without_controls(wide: Seen, screenshots: Path) -> None:
-    printed = wide.page.pdf(path=screenshots / "report.pdf")
-    assert printed.startswith(b"%PDF")
+def test_the_page_is_printed_on_fewer_than_eight_sheets_without_controls_and_lists(wide: Seen, screenshots: Path) -> None:
+    printed = wide.page.pdf(path=screenshots / "report.pdf", format="A4")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) < 8
     wide.page.emulate_media(media="print")
     assert not wide.page.locator(".controls").first.is_visible()
     assert not wide.page.locator(".top").is_visible()
-    assert wide.page.locator("#verdicts table").last.is_visible()
+    assert not wide.page.locator(".browser").first.is_visible()
+    assert wide.page.locator("#verdicts table").first.is_visible()
 
 
 def test_without_scripts_the_figures_and_tables_are_there(chromium: "Browser", run: Run) -> None:
     with chromium.new_context(java_script_enabled=False) as context:
         page = context.new_page()
         page.goto(f"file://{page_of(run)}")
-        assert page.locator("figure svg").count() >= 8
+        assert page.locator("figure").count() >= 8
         assert "need JavaScript" in page.locator("noscript").inner_text()
 
 

@@ -49,10 +49,10 @@ def tokens_of(config: Finetune, run: Run, arm: str) -> Manifest:
     """The arm as tokens, encoded here."""
     source, target = run.subset(arm), run.tokens(arm)
     subset = source.finished("pick_subset")
-    settings, inputs = token_files.token_settings(config), {source.name: subset.content_hash()}
-    target.begin(Begun(settings=settings, inputs=inputs))
+    begun = Begun(settings=token_files.token_settings(config), inputs={source.name: subset.content_hash()})
+    target.begin(begun)
     files = [entry for part in subset.parts() for entry in token_files.encode_shard(config, source, target, part.name)]
-    manifest = token_files._summed_up(target, files, settings, inputs)
+    manifest = token_files._summed_up(target, files, begun)
     target.finish(manifest)
     return manifest
 

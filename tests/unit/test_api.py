@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import alpagasus_ray as ag
+from alpagasus_ray.api import scorers
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
@@ -102,17 +104,153 @@ def test_other_rows_in_the_same_run_are_refused_and_leave_the_first_as_they_were
     assert ag.rate(ROWS, run=run, kind="rules").scores == first.scores
 
 
-def test_what_holds_no_rows_is_refused() -> None:
-    for nothing in ([], 5):
-        with pytest.raises(UsageError, match="holds no rows"):
-            ag.rate(nothing, kind="rules")
+def _as_pandas() -> Any:
+    import pandas as pd
+
+    return pd.DataFrame([*ROWS[:3], {**ROWS[3], "output": None}])
 
 
-def test_a_knob_that_is_none_is_refused_by_its_name() -> None:
-    with pytest.raises(UsageError, match="concurency"):
+def _as_hugging_face() -> Any:
+    import datasets
+
+    return datasets.Dataset.from_list(ROWS[:4])
+
+
+CONTAINERS: dict[str, Callable[[], Any]] = {
+    "a list": lambda: ROWS[:4],
+    "a generator": lambda: (row for row in ROWS[:4]),
+    "pandas": _as_pandas,
+    "Arrow": lambda: pa.Table.from_pylist(ROWS[:4]),
+    "Hugging Face": _as_hugging_face,
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_rows_come_in_whatever_holds_them(container: str) -> None:
+    rated = ag.rate(CONTAINERS[container](), kind="rules")
+    first = [{key: row[key] for key in ROWS[0]} for row in rated.to_list()][:3]
+    assert first == ROWS[:3]
+    assert rated.scores[:3] == ag.rate(ROWS[:3], kind="rules").scores
+    assert len(rated) == 4
+    nothing = container == "pandas"
+    assert (rated.scores[3] is None) == nothing, "NaN is nothing, and no text"
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_the_records_of_a_file_come_back_with_all_their_columns(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{kind}"
+    lines = [json.dumps(row) for row in ROWS]
+    file.write_text("\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]")
+    rated = ag.rate(file, kind="rules")
+    assert [{key: row[key] for key in ROWS[0]} for row in rated.to_list()] == ROWS
+
+
+def test_a_row_is_paid_for_once_whatever_rows_it_comes_with(rate: Callable[..., ag.Rated]) -> None:
+    server, price = rate.server, {"input": 1000.0, "output": 1000.0}  # type: ignore[attr-defined]
+    first = rate(ROWS[:5], price=price)
+    assert first.cost_usd
+    more = rate([*ROWS[3:8], ROWS[3]], price=price)
+    assert len(server.taken()) == 8
+    assert more.scores[:2] == first.scores[3:5]
+    assert more.cost_usd == pytest.approx(3 * first.cost_usd / 5)
+    before = rate(ROWS[:8], price=price, max_cost_usd=0.01)
+    assert before.cost_usd == 0.0, "what is there already is no spending"
+    assert len(server.taken()) == 8
+
+
+def test_what_was_bought_before_a_cap_stopped_the_call_is_not_bought_again_with_other_rows(
+    rate: Callable[..., ag.Rated],
+) -> None:
+    price = {"input": 1000.0, "output": 1000.0}
+    with pytest.raises(BudgetReached):
+        rate(max_cost_usd=2.0, price=price, concurrency=1)
+    server = rate.server  # type: ignore[attr-defined]
+    paid = len(server.taken())
+    rate([*ROWS, {"instruction": "Another.", "output": "One."}], price=price)
+    assert paid > 0
+    assert len(server.taken()) == len(ROWS) + 1
+
+
+def test_columns_that_the_records_have_themselves_are_kept() -> None:
+    rows = [{**row, "score": "mine", "id": 7} for row in ROWS[:3]]
+    rated = ag.rate(rows, kind="rules")
+    assert [(row["score"], row["id"]) for row in rated.to_list()] == [("mine", 7)] * 3
+    assert [row["alpagasus_score"] for row in rated.to_list()] == rated.scores
+    assert [row["score"] for row in rated.pick(top=1).to_list()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        ([], {}, "the list holds no rows"),
+        (5, {}, "a int holds no rows; give a list of dictionaries"),
+        ({"train": ROWS}, {}, "a dict of train is no list of rows"),
+        (["text"], {}, "row 0 is a str, not a dictionary"),
+        ([{"q": "a", "a": "b"}], {}, "no known layout has the columns q, a; .*columns={'instruction'"),
+        (ROWS, {"output": "outptu"}, "columns\\['output'\\] = 'outptu': .* did you mean 'output'"),
+        (ROWS, {"instructoin": "input"}, "'instructoin' is no field of an example; did you mean 'instruction'"),
+    ],
+)
+def test_rows_that_no_example_can_be_made_of_are_told_with_the_fix(rows: Any, columns: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ag.rate(rows, kind="rules", columns=columns)
+
+
+def test_a_file_whose_columns_are_unknown_is_told_with_the_fix_in_python(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    with pytest.raises(UsageError, match=r"no known layout has the fields q, a; .*columns={'instruction'"):
+        ag.rate(tmp_path / "rows.jsonl", kind="rules")
+
+
+def test_a_knob_that_is_none_is_told_with_the_nearest_and_a_wrong_value_with_its_key() -> None:
+    with pytest.raises(UsageError, match=r"concurency = 3: .*did you mean 'concurrency'"):
         ag.rate(ROWS, "toy", concurency=3)
-    with pytest.raises(UsageError, match="temperature"):
+    with pytest.raises(UsageError, match=r"temprature = 0: .*did you mean 'temperature'"):
+        ag.rate(ROWS, "toy", temprature=0)
+    with pytest.raises(UsageError, match=r"`score\.judge\.temperature` = 'hot'"):
         ag.rate(ROWS, "toy", temperature="hot")
+
+
+@pytest.fixture
+def _no_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorers, "_known", {})
+
+
+@pytest.mark.usefixtures("_no_scorers")
+def test_a_scorer_of_ones_own_is_what_pick_goes_by() -> None:
+    @ag.scorer("brevity")
+    def brevity(record: Any) -> float | None:
+        return None if record["topic"] == "odd" else -len(record["output"])
+
+    best = ag.rate(ROWS, kind="rules").pick(top=2, by="brevity")
+    assert [(len(row["output"].split()), row["brevity"]) for row in best.to_list()] == [(2, -12.0), (4, -26.0)]
+    with pytest.raises(UsageError, match="10 records have a score"):
+        ag.rate(ROWS, kind="rules").pick(top=11, by="brevity")
+
+
+@pytest.mark.usefixtures("_no_scorers")
+def test_a_scorer_that_fails_is_told_with_its_row_and_an_unknown_one_with_the_nearest() -> None:
+    @ag.scorer("halves")
+    def halves(record: Any) -> float:
+        return 1 / (len(record["output"]) - 12)
+
+    rated = ag.rate(ROWS, kind="rules")
+    with pytest.raises(UsageError, match="scorer 'halves', row 1: ZeroDivisionError"):
+        rated.pick(top=1, by="halves")
+    with pytest.raises(UsageError, match="did you mean 'halves'"):
+        rated.pick(top=1, by="halve")
+    with pytest.raises(UsageError, match="other than score"):
+        ag.scorer("score")
+
+
+def test_results_show_themselves_in_a_notebook_as_tables_and_pictures_with_their_texts_escaped() -> None:
+    rated = ag.rate([*ROWS, {"instruction": "<script>", "output": ""}], kind="rules")
+    shown = rated._repr_html_()
+    assert "<svg" in shown
+    assert "<table>" in shown
+    assert "and 11 more" in shown
+    assert "<script>" not in rated.pick(share=1.0)._repr_html_() + shown
+    assert "<svg" in rated.histogram()._repr_html_()
 
 
 def test_rating_a_few_rows_starts_no_ray_and_importing_the_package_loads_nothing() -> None:

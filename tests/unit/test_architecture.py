@@ -26,7 +26,7 @@ LAYERS = (
     ("engines", "evaluation"),
     ("data",),
     ("store",),
-    ("config", "progress"),
+    ("completion", "config", "extras", "progress"),
     ("errors", "terminal", "interrupts", "version"),
 )
 """The parts of the package from the top down. A part imports from layers below its own, from none beside or above it."""
@@ -153,6 +153,13 @@ def _reachable_from_themselves(edges: dict[str, set[str]]) -> set[str]:
 def test_stages_import_no_stage() -> None:
     edges = {(module, target) for module in modules() for target in own(module)}
     assert {edge for edge in edges if all(part(end) == "stages" for end in edge)} == set(), "stages meet through files"
+
+
+def test_files_that_docstrings_comments_and_docs_name_are_there() -> None:
+    elsewhere = {"train.py", "rating/chatgpt_rating.py"}  # of the projects that a method was taken from
+    for file in (*PACKAGE.rglob("*.py"), *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"):
+        for named in set(re.findall(r"`([\w/]+\.py)`", file.read_text(encoding="utf-8"))) - elsewhere:
+            assert any(ROOT.rglob(f"alpagasus_ray/**/{named}")) or (ROOT / named).exists(), f"{file.name} names {named}"
 
 
 def test_heavy_libraries_are_loaded_only_where_they_are_used() -> None:

@@ -3,6 +3,8 @@
 import importlib
 import json
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,39 @@ def test_the_usual_knobs_are_shown_by_help_and_all_of_them_by_help_all(capsys: p
 def test_a_word_that_is_no_verb_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("scor runs/mine") == 2
     assert "'score'" in capsys.readouterr().err
+
+
+def test_what_may_be_typed_is_completed_in_bash(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("completion bash") == 0
+    script = capsys.readouterr().out
+
+    def offered(*words: str) -> list[str]:
+        line = f"COMP_WORDS=({shlex.join(['alpagasus', *words])}); COMP_CWORD={len(words)}"
+        typed = f"{line}; _alpagasus; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", script + typed], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stderr == ""
+        return sorted(done.stdout.split())
+
+    assert offered("s") == ["score", "status"]
+    assert offered("score", "--res") == ["--rescore"]
+    assert offered("score", "x", "-s", "score.judge.mod") == ["score.judge.mode=", "score.judge.model="]
+    assert offered("pick", "x", "-s", "score.") == [], "knobs of that verb alone"
+    assert offered("run", "x", "-r", "alpagasus-7") == ["alpagasus-7b"]
+    assert offered("report", "doc") == ["docs"], "a run is a directory"
+    assert offered("completion", "ba") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_reads_its_script_which_has_every_verb(
+    shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert ended(f"completion {shell}") == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert [verb for verb in command.VERBS if verb not in script.read_text()] == []
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n", script], check=True)
+    assert ended("completion tcsh") == 2
 
 
 def test_init_writes_a_recipe_that_the_named_commands_carry_out(

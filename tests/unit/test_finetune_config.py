@@ -29,6 +29,7 @@ OTHERWISE: dict[str, Any] = {
     "tensorboard": False,
     "wandb": "project",
     "heldout_every": 5,
+    "checkpoints": {"selected": "/out"},
 }
 """Another value of every knob that changes no model."""
 LEARNED: dict[str, Any] = {
@@ -150,7 +151,7 @@ def test_what_goes_together_is_taken(knobs: dict[str, Any]) -> None:
 def test_these_are_all_knobs() -> None:
     operational = {name for name, field in Finetune.model_fields.items() if OPERATIONAL in field.metadata}
     assert operational == set(OTHERWISE)
-    assert set(Finetune.model_fields) - operational - set(LEARNED) == {"arms", "trust_remote_code"}
+    assert set(Finetune.model_fields) - operational - set(LEARNED) == {"arms", "trust_remote_code", "trainer"}
 
 
 @pytest.mark.parametrize("knob", OTHERWISE)

@@ -168,7 +168,7 @@ DEFAULTS = {
         "seed": 0,
     },
     "Distill": {},
-    "Finetune": {"arms": [], "heldout": None, "keep": "last"},
+    "Finetune": {"arms": [], "heldout": None, "keep": "last", "trainer": None},
     "Judge": {
         "columns": {},
         "constrained": "auto",

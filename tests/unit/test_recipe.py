@@ -59,7 +59,7 @@ def test_an_empty_recipe_file_means_the_defaults(tmp_path: Path) -> None:
             "pick.arms=[{name: a, policy: top, k: 3, treshold: 1}]",
             "pick.arms.0.treshold",
             "1",
-            "pick.arms.0.threshold",
+            "pick.arms.0.threshold` or `pick.arms.0.thresholds",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_the_knob_table_lists_the_fields_of_an_arm() -> None:
 
 @pytest.mark.parametrize("section", [Ingest, Judge, Score, Pick, Finetune])
 def test_identity_holds_every_field_that_is_not_operational(section: type[Section]) -> None:
-    decisive = {name for name, field in section.model_fields.items() if OPERATIONAL not in field.metadata}
+    decisive = {field.alias or name for name, field in section.model_fields.items() if OPERATIONAL not in field.metadata}
     assert set(deciding(section())) == decisive
 
 

@@ -98,7 +98,7 @@ class Tags(HTMLParser):
 
 def test_a_report_with_every_part_has_the_form_of_its_schema(tmp_path: Path) -> None:
     told = made(whole(tmp_path))
-    assert not [key for key, value in told.items() if value in (None, []) and key != "stale"]
+    assert not [key for key, value in told.items() if value in (None, []) and key not in ("stale", "panels")]
 
 
 def test_the_schema_file_is_that_of_the_classes_and_allows_no_other_key(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_without_ratings_there_is_no_score_and_no_zero_in_their_place(tmp_path: 
     told = made(run)
     assert told["ratings"] == []
     assert told["selection"]["cut"] is None
-    assert told["table"] == {"shown": 30, "of": 30}
+    assert told["table"] == {"shown": 30, "of": 30, "kept_shown": 10, "kept_of": 10, "seed": 0}
     assert "No data:</strong> jobs/score.py" in page(run)
 
 
@@ -240,7 +240,7 @@ def test_texts_of_the_run_cannot_become_markup(tmp_path: Path) -> None:
     judge(run, ("selected", "full"), [WIN] * 14 + [LOSE] * 10, prompts=hostile)
     made(run, title=HOSTILE, claim=HOSTILE)
     tags = Tags(page(run))
-    assert tags.tags["script"] == 4  # the cut's figures, two blobs, and the page's own
+    assert tags.tags["script"] == 5  # the figures of cuts and of marks, two blobs, and the page's own
     assert tags.tags["img"] == 0
     assert not [name for name in tags.attributes if name.startswith("on")]
     assert "<img" not in run.report().storage.read("dataset_card.md").decode()

@@ -109,7 +109,7 @@ def test_the_job_tells_it_in_lines_and_as_json_and_needs_no_recipe(run: Run) -> 
         assert "is at work on it" in job("status", run.storage.root).stderr
 
 
-def test_a_run_with_nothing_in_it_is_told_as_that(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     done = job("status", tmp_path / "none")
-    assert (done.returncode, "nothing is there yet" in done.stderr) == (0, True)
+    assert (done.returncode, "there is no run at" in done.stderr) == (2, True)
     assert not (tmp_path / "none").exists(), "who only looks leaves nothing"

@@ -107,7 +107,8 @@ WRITERS = {
     "__main__.py": "the help, a text of the package alone",
     "run_all.py": "a rich table of spelled texts",
     "reporting/terminal_training.py": "rich texts of spelled lines, in colour",
-    "progress.py": "rich's live line of a spelled text",
+    "progress.py": "rich's bars and spelled texts",
+    "reporting/watch.py": "rich's live view of spelled lines",
 }
 
 

@@ -129,7 +129,7 @@ def test_a_shard_of_which_nothing_is_left_is_an_empty_file(run: Run, config: Fin
     kept, left = encode_shard(short, run.subset("full"), target, "part-00001.parquet")
     assert (kept.name, kept.rows, kept.usage["longest"]) == ("part-00001.arrow", 0, 0)
     assert (left.name, left.rows, left.reasons) == ("dropped-00001.parquet", 1000, {"too long": 1000})
-    assert len(Tokens.open(target, token_files._summed_up(target, [kept, left], {}, {}))) == 0
+    assert len(Tokens.open(target, token_files._summed_up(target, [kept, left], Begun(settings={}, inputs={})))) == 0
 
 
 def test_an_empty_shard_between_others_does_not_shift_them() -> None:

@@ -21,7 +21,7 @@ from alpagasus_ray.config import PLAIN, Answerer, Generate, digest
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.data.schema import ANSWERS, PROMPTS
 from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
-from alpagasus_ray.engines.identity import body, identity_of, request_key, weights_print, with_template
+from alpagasus_ray.engines.identity import body, checkpoint_print, identity_of, request_key, weights_print, with_template
 from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
@@ -29,7 +29,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
 from alpagasus_ray.store.reply import Outcome, row_columns, stored_reply
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
+from alpagasus_ray.store.run import CHECKPOINT, Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage
 
 ANSWERED, EMPTY, TRUNCATED, REFUSED, FAILED = "answered", "empty", "truncated", "refused", "failed"
@@ -50,13 +50,15 @@ class AnswerTask:
     test_sets: tuple[str, ...]
     checkpoint: StageDir | None = None
     """That of this run's arm, where the model is one."""
+    weights: Storage | None = None
+    """Where its files lie."""
     keeps_thoughts: bool = False
     """Whether what the model thought stays part of its answer."""
     longest: int | None = None
     """Longest answer to the prompts that are asked again because theirs was cut."""
 
     def open_engines(self) -> list[Engine]:
-        model = with_longer(_at_hand(self.model, self.checkpoint.storage if self.checkpoint else None), self.longest)
+        model = with_longer(_at_hand(self.model, self.weights), self.longest)
         engines = open_engines(model, shortest=self._messages("?", ""), test_sets=self.test_sets)
         return noting(engines, self.longest)
 
@@ -97,6 +99,7 @@ class AnswerTask:
         if reply is None:
             return {"status": FAILED, "reply": None, "raw": None, "error": error}
         seen = Visible(reply.text) if self.keeps_thoughts else visible(reply.text)
+        # without thoughts, unless the recipe keeps them: a judge of answers would rate how long a model thinks
         text = seen.text.strip()
         raw = {"raw": None if text == reply.text.strip() else reply.text}
         nothing = nothing_to_read(seen, reply.finish_reason, reply.reasoning)
@@ -124,6 +127,8 @@ class AnswerTask:
         if self.checkpoint is not None:
             trained = self.checkpoint.manifest()
             inputs = {self.checkpoint.name: trained.content_hash() if trained else "a checkpoint without a manifest"}
+            if trained and CHECKPOINT in trained.details:  # nobody here guards those files
+                inputs |= checkpoint_print(CHECKPOINT, trained.details[CHECKPOINT])
         else:
             inputs = weights_print(model)
         if model.answers is not None:
@@ -157,13 +162,13 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
     if model.in_job and model.prompt == "alpaca" and model.vllm.chat_template is None:
         changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
     if model.arm is not None:
-        home = run.model(model.arm).storage
-        if not home.exists(CONFIG):
+        weights = run.weights(model.arm)
+        if not weights.exists(CONFIG):
             raise UsageError(
-                f"generate.models: {model.name!r} is the arm {model.arm!r}, and {home.root} holds no checkpoint; finetune it "
-                "first, or name a checkpoint by `path`"
+                f"generate.models: {model.name!r} is the arm {model.arm!r}, and {weights.root} holds no checkpoint; finetune "
+                "it first, or name a checkpoint by `path`"
             )
-        changes["model"] = home.root
+        changes["model"] = weights.root
     return with_template(model.model_copy(update=changes))
 
 
@@ -174,6 +179,7 @@ def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
     infos = weights.fs.get_file_info(pafs.FileSelector(weights.root))
     files = [info for info in infos if info.type == pafs.FileType.File]
     known = digest([weights.root, sorted((info.base_name, info.size, str(info.mtime)) for info in files)])
+    # named by sizes and times of the files, so that a checkpoint that was trained anew is fetched anew
     folder = os.path.join(tempfile.gettempdir(), f"alpagasus-model-{known}")
     os.makedirs(folder, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):

@@ -65,6 +65,7 @@ class PairTask:
         if not self.judge.is_model:
             shown = {**row, **{name: row[name] or "" for name in SHOWN}}
             return Request(f"{row['prompt_id']} {row['order']}", [], shown)
+        # without messages nothing is sent, and nothing paid: the game has its reason already
         messages = [] if self._unanswered(row) else self.rubric.messages(row)
         return Request(request_key(self._body, messages), messages, row)
 
@@ -88,6 +89,7 @@ class PairTask:
         else:
             form, scale = self.rubric.form, self.rubric.scale
             verdict = parse_verdict.read(reply.text, reply.finish_reason, form, scale, reasoning=reply.reasoning)
+        # a judge speaks of the first and the second; from here on only models have names
         winner = dict(zip(SHOWN, row["order"], strict=True)).get(verdict.winner or "", verdict.winner)
         scores = dict(zip(by_model(row, "score"), (verdict.first, verdict.second), strict=True))
         return {"status": verdict.status, "winner": winner, **scores, "error": verdict.error}

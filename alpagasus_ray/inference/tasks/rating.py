@@ -125,10 +125,12 @@ class RatingTask:
             return self._read(text, reply.finish_reason).score
 
         start = place_of(reply.text, reply.logprobs, score, self.form.scores, read)
+        # only where the score that was read stands: probabilities of another number in the reply are those of something else
         scores = distribution(after(reply.logprobs, start), self.form.scores) if start is not None else None
         if scores is None:
             return NOT_EXPECTED
         shares = [{"score": float(score), "probability": share} for score, share in scores.probabilities.items()]
+        # where a reply would mostly begin otherwise, the mean is one over the few cases in which it did not
         mean = scores.mean if scores.outside <= self.judge.max_outside else None
         return {"expected_score": mean, "probabilities": shares, "outside": scores.outside}
 

@@ -1,0 +1,85 @@
+"""A judge as a step of somebody's own Ray Data pipeline."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from alpagasus_ray.api.rated import REASON, SCORE, Rated, free
+from alpagasus_ray.api.rating import cache, cached, carry_out, settings
+from alpagasus_ray.api.rows import Record, given
+from alpagasus_ray.errors import RunLocked, UsageError
+
+ACROSS = ("max_cost_usd", "requests_per_minute", "tokens_per_minute")
+"""Knobs of `score` that only one driver for all rows can keep."""
+WAIT_S = 0.2
+
+
+class Rater:
+    """Rates the batches that Ray Data gives it: `ds.map_batches(ag.Rater(judge="…"), concurrency=4)`.
+
+    Each batch comes back with the columns `score` (a float, NaN where there is none) and `reason` (why there is none); they are
+    `alpagasus_score` and `alpagasus_reason` where the rows have columns of these names. Replies are kept below `folder`
+    (default as for `rate`), so that a row is paid for once whatever batch it is in; on several machines it has to be a folder
+    that all of them reach, for instance `s3://…`. `knobs` are those of `rate`; `concurrency` is that of each process. Limits
+    for all rows together, such as a cap on dollars, are for `ag.rate(ds, …)`, whose driver sees all rows: `UsageError`.
+    """
+
+    def __init__(
+        self,
+        judge: str | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        folder: str | Path | None = None,
+        **knobs: Any,
+    ) -> None:
+        for knob in ACROSS:
+            if knob in knobs:
+                raise UsageError(
+                    f"{knob} = {knobs[knob]!r}: a Rater sees its own batches only, and cannot keep it for all rows; "
+                    f"ag.rate(ds, {knob}=…) can"
+                )
+        self._columns = dict(columns or {})
+        self._asked = settings(judge, self._columns, knobs)
+        if self._asked.score.judge.in_job:
+            raise UsageError("a Rater asks a server; ag.rate(ds, kind='vllm', …) runs the model on the cluster's GPUs")
+        self._folder = str(folder) if folder is not None else cache()
+        self.__name__ = type(self).__name__  # Ray Data names the step by it
+
+    def __call__(self, batch: Any) -> Any:
+        """Rate a batch: columns as arrays, a pandas table or an Arrow table; the same comes back, with two more columns."""
+        records = _records(batch)
+        if not records:
+            return batch
+        rated = self._rate(records)
+        scores = [np.nan if score is None else score for score in rated.scores]
+        added = {free(SCORE, records): np.array(scores, dtype=np.float64), free(REASON, records): list(rated.reasons)}
+        if isinstance(batch, pa.Table):
+            for name, values in added.items():
+                batch = batch.append_column(name, pa.array(values, pa.string() if name.endswith(REASON) else pa.float64()))
+            return batch
+        if isinstance(batch, Mapping):
+            return {
+                **batch,
+                **{name: np.array(values, dtype=object if name.endswith(REASON) else None) for name, values in added.items()},
+            }
+        return batch.assign(**added)
+
+    def _rate(self, records: Sequence[Record]) -> Rated:
+        rows = given(records, self._columns)
+        place = cached(rows, self._asked, self._folder)
+        while True:
+            try:
+                return carry_out(rows, self._asked, place, spread=False)
+            except RunLocked:  # an equal batch is being rated by another process
+                time.sleep(WAIT_S)
+
+
+def _records(batch: Any) -> list[Record]:
+    if isinstance(batch, Mapping):
+        columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return given(batch, {}).records if len(batch) else []

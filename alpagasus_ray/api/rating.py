@@ -1,0 +1,126 @@
+"""Rate rows with a judge: `ingest` and `score` in one call, in this process unless a cluster is to do it."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alpagasus_ray import recipe
+from alpagasus_ray.api.rated import Rated, rated_of
+from alpagasus_ray.api.rows import Given, as_lines, given
+from alpagasus_ray.config import Judge, Recipe, Score, digest
+from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.inference.shared_replies import SharedReplies
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.score import score
+from alpagasus_ray.store import lock
+from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.storage import Storage
+
+CACHE = "ALPAGASUS_CACHE"
+"""The variable that names the folder where ratings are kept whose `run` is not given."""
+
+
+class Place(NamedTuple):
+    """Where ratings are kept."""
+
+    run: Run
+    name: str
+    """Of the directory under `ratings/`."""
+    shared: SharedReplies | None = None
+    """Replies to other rows, and for other rows."""
+
+
+def rate(
+    rows: Any,
+    judge: str | None = None,
+    *,
+    run: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    ray: bool | str = False,
+    **knobs: Any,
+) -> Rated:
+    """Rate examples with a judge, and return once each has a score or a reason why it has none.
+
+    `rows`: a list of dictionaries, a pandas or Arrow table, a Hugging Face dataset, a Ray dataset, or what `ingest.source`
+    takes (a path, `s3://…`, `hf:…`); `columns` says which hold instruction, input and output where they have other names.
+    `judge` is the model that an OpenAI-compatible server knows; further `knobs` are those of `score.judge` (`base_url`,
+    `rubric`, `kind`, `temperature`, …) and of `score` (`max_cost_usd`, `concurrency`, `requests_per_minute`, …).
+
+    Replies are kept in `run`, or without one in folders below `$ALPAGASUS_CACHE` (default `~/.cache/alpagasus-ray`): a row is
+    never paid for twice with the same judge and rubric, whatever other rows it is rated with. With `ray=True`, a cluster's
+    address (`ray="head:6379"`) or a Ray dataset the work is spread over a Ray cluster; a model in the job (`kind="vllm"`)
+    always is. Then what is paid once is these rows together.
+
+    Raises `UsageError` for what cannot be asked, `StageFailed` where too much failed, `BudgetReached` at the cap; what was
+    paid for is kept, and the same call goes on.
+
+    >>> rated = rate([{"instruction": "Name a fruit.", "output": "An apple."}], kind="rules")
+    >>> len(rated), rated.unscored
+    (1, {})
+    """
+    renamed = dict(columns or {})
+    rows = given(rows, renamed)
+    asked = settings(judge, renamed, knobs)
+    if isinstance(ray, str):
+        from alpagasus_ray.raycluster.connect import connect
+
+        connect(ray)
+    spread = bool(ray) or rows.is_distributed or asked.score.judge.in_job
+    place = cached(rows, asked, cache()) if run is None else Place(Run.open(str(run)), "judge")
+    return carry_out(rows, asked, place if not spread else place._replace(shared=None), spread=spread)
+
+
+def settings(judge: str | None, columns: Mapping[str, str], knobs: Mapping[str, Any]) -> Recipe:
+    """The recipe of a call: each knob in its section. Raises `UsageError`, which names what is meant by a misspelt one."""
+    known = {*Judge.model_fields, *Score.model_fields} - {"name", "judge", "limit"}
+    for key in knobs:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else "`alpagasus score RUN --help-all` lists them"
+            raise UsageError(f"{key} = {knobs[key]!r}: no knob of `score` or its judge; {fix}")
+    model = {} if judge is None else {"model": judge}
+    of_judge = model | {key: value for key, value in knobs.items() if key in Judge.model_fields}
+    of_score = {key: value for key, value in knobs.items() if key not in Judge.model_fields}
+    return recipe.checked({"ingest": {"columns": dict(columns)}, "score": {**of_score, "judge": of_judge}}).recipe
+
+
+def cache() -> str:
+    """The folder where ratings are kept that have no run of their own."""
+    return os.environ.get(CACHE) or str(Path.home() / ".cache" / "alpagasus-ray")
+
+
+def cached(rows: Given, asked: Recipe, folder: str) -> Place:
+    """The place of these rows below a folder; a location is known by its name, and refused by `ingest` where its files have
+    changed."""
+    content = as_lines(rows.records) if rows.source is None else rows.source
+    kept = Storage.open(folder)
+    run = Run(kept.at("rated", digest([content, sorted(asked.ingest.columns.items())])[:24]))
+    name = f"judge-{digest(asked.score.judge.model_dump(mode='json'))[:12]}"
+    return Place(run, name, SharedReplies(kept.at("replies")))
+
+
+def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rated:
+    """Make the examples and the ratings."""
+    with lock.held(place.run) as held:
+        reading = {"source": rows.source or _written(held, rows.records), "name": "rows"}
+        if rows.source is None:  # a record without a text comes back, with that as its reason
+            reading["max_rejected"] = 1.0
+        try:
+            ingest(asked.ingest.model_copy(update=reading), held)
+        except InputError as error:
+            raise UsageError(f"{error}. From Python: columns={{'instruction': …, 'output': …}}") from None
+        config = asked.score.model_copy(update={"name": place.name})
+        manifest = score(config, held, in_process=not spread, shared=place.shared)
+    return rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+
+
+def _written(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+    """The records as a file of the run, for `ingest` to read."""
+    content = as_lines(dict(record) for record in records)
+    place, name = run.storage.at("source"), f"{digest(content)[:16]}.jsonl"
+    # named by what it holds: other rows in the same run are refused, and must not take the place of the first
+    if not place.exists(name):
+        place.write(name, content.encode())
+    return place.path(name)

@@ -1,0 +1,94 @@
+"""The rows that people hand in, whatever holds them: as a list of records, or as a location that `ingest` reads."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from alpagasus_ray.data import formats
+from alpagasus_ray.errors import UsageError
+
+Record = dict[str, Any]
+KINDS = "a list of dictionaries, a pandas or Arrow table, a Hugging Face or Ray dataset, or a path"
+
+
+class Given(NamedTuple):
+    """Rows as they were handed in."""
+
+    source: str | None
+    """A location; then `records` is empty."""
+    records: list[Record]
+    is_distributed: bool
+    """Whether they came from a cluster, on which they are rated."""
+
+
+def given(rows: Any, columns: Mapping[str, str]) -> Given:
+    """Read rows; `UsageError` tells of what holds none, and of columns that no example can be made of."""
+    if isinstance(rows, str | Path):
+        return Given(str(rows), [], is_distributed=False)
+    records = _records(rows)
+    if not records:
+        raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
+    _check_columns(records[0], columns)
+    return Given(None, records, is_distributed=_is_of(rows, "ray"))
+
+
+def _records(rows: Any) -> list[Record]:
+    if isinstance(rows, Mapping):
+        parts = ", ".join(map(str, list(rows)[:5]))
+        raise UsageError(f"rows: a {type(rows).__name__} of {parts} is no list of rows; give one of its parts, or {KINDS}")
+    if _is_of(rows, "pandas"):
+        plain = rows.astype(object)  # where nothing is there, None and not NaN
+        return list(plain.where(plain.notna(), None).to_dict(orient="records"))
+    if _is_of(rows, "pyarrow"):
+        return list(rows.to_pylist())
+    if not isinstance(rows, Iterable) and not hasattr(rows, "iter_rows"):
+        raise UsageError(f"rows: a {type(rows).__name__} holds no rows; give {KINDS}")
+    return [_record(number, row) for number, row in enumerate(rows.iter_rows() if _is_of(rows, "ray") else rows)]
+
+
+def _is_of(rows: Any, library: str) -> bool:
+    """Whether a library that need not be there has made it."""
+    return type(rows).__module__.partition(".")[0] == library
+
+
+def _record(number: int, row: Any) -> Record:
+    if not isinstance(row, Mapping):
+        raise UsageError(f"rows: row {number} is a {type(row).__name__}, not a dictionary of columns; give {KINDS}")
+    return dict(row)
+
+
+def _check_columns(record: Record, columns: Mapping[str, str]) -> None:
+    """Refuse rows whose texts nobody can find, by the first of them; `ingest` looks at the others."""
+    has = ", ".join(map(str, record))
+    for field, column in columns.items():
+        if field not in formats.MAPPED:
+            raise UsageError(f"columns: {field!r} is no field of an example{_near(field, formats.MAPPED)}")
+        if column not in record:
+            raise UsageError(f"columns[{field!r}] = {column!r}: the rows have no such column{_near(column, record)}")
+    if not columns and formats.detect(record) is None:
+        raise UsageError(
+            f"rows: no known layout has the columns {has}; say which hold the texts, e.g. "
+            "columns={'instruction': 'question', 'output': 'answer'}"
+        )
+
+
+def _near(wrong: str, known: Iterable[Any]) -> str:
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+
+
+def as_lines(records: Iterable[Record]) -> str:
+    """The records as JSON lines."""
+    return "".join(orjson.dumps(record, default=_other, option=OPTIONS).decode() + "\n" for record in records)
+
+
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def _other(value: Any) -> Any:
+    """What JSON has no word for: arrays of objects, as Ray and pandas hold lists, and what is told by its text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,91 @@
+"""Replies that several small stages share, so that a row is paid for once whatever other rows it is rated with.
+
+A directory with one entry for each request, by its key, which holds the model, the prompt and all that decides the reply.
+A stage is lent what is there as if an earlier call had left it, and what it has bought besides is kept when it ends. For inputs
+of thousands of rows, not millions: a reply is a file.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from alpagasus_ray.config import digest
+from alpagasus_ray.inference.addresses import addresses_of
+from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
+from alpagasus_ray.inference.spec import Job
+from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.store.storage import Storage
+
+THREADS = 16
+Keys = Mapping[str, Sequence[str]]
+"""Of each shard, the keys of its rows' requests."""
+
+
+@dataclass(frozen=True)
+class SharedReplies:
+    """The directory of them."""
+
+    storage: Storage
+
+    @contextmanager
+    def lent(self, stage: InferenceStage, target: Target) -> Iterator[None]:
+        """Lend a stage the replies to its requests, and keep those that it buys while the block runs, however that ends."""
+        if not stage.spec.paid or target.home.manifest() is not None:
+            yield
+            return
+        # the same model name at another address may be another model
+        shared = SharedReplies(self.storage.at(digest(addresses_of(stage.spec.engine))[:16]))
+        job = stage.job(target)
+        keys = _keys(stage, target)
+        known = shared.load({key for of_shard in keys.values() for key in of_shard})
+        _seed(job, keys, known)
+        try:
+            yield
+        finally:
+            shared.add({key: outcome for key, outcome in _bought(job, keys) if key not in known})
+
+    def load(self, keys: Iterable[str]) -> dict[str, Outcome]:
+        """The replies to these requests that are there."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = pool.map(lambda key: self._ledger(key).load().replies.items(), keys)
+            return dict(entry for entries in found for entry in entries)
+
+    def add(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep replies."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda entry: self._add(*entry), outcomes.items()))
+
+    def _add(self, key: str, outcome: Outcome) -> None:
+        ledger = self._ledger(key)
+        ledger.add(key, key, outcome)
+        ledger.flush()
+
+    def _ledger(self, key: str) -> Ledger:
+        return Ledger(self.storage.at(key[:2], key))
+
+
+def _keys(stage: InferenceStage, target: Target) -> Keys:
+    return {
+        entry.name: [stage.task.request(row).key for row in target.source.table(entry.name, entry.sha256).to_pylist()]
+        for entry in target.listed.parts()
+    }
+
+
+def _seed(job: Job, keys: Keys, known: Mapping[str, Outcome]) -> None:
+    """Put what is known into the ledgers of the shards that are open."""
+    for shard in job.backlog.open(list(keys)):
+        own = job.backlog.known(shard).replies
+        lent = {key: known[key] for key in keys[shard] if key in known and key not in own}
+        ledger = job.ledger(shard)
+        for key, outcome in lent.items():
+            ledger.add(key, key, outcome.shared())  # it was paid for elsewhere
+        ledger.flush()
+
+
+def _bought(job: Job, keys: Keys) -> Iterator[tuple[str, Outcome]]:
+    """All replies that a stage holds, finished or not."""
+    for shard in keys:
+        yield from job.backlog.known(shard).replies.items()
+        if job.home.storage.exists(shard):
+            yield from stored_in_output(job.home.storage.read_table(shard)).replies.items()

@@ -1,0 +1,44 @@
+"""Whether a location holds a run; where it holds none, which run was most likely meant. Reads names, opens no file."""
+
+import difflib
+import posixpath
+
+import pyarrow.fs as pafs
+
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.store.run import LOCK, RECIPE, Run
+from alpagasus_ray.store.storage import Storage
+
+FOLDERS = frozenset(
+    "answers benchmarks examples judges models pairs people prompts race ratings report subsets verdicts".split()
+)
+"""Stages, as a run names their directories; another judge's verdicts are in `verdicts-<name>`."""
+SHOWN, LOOKED_AT = 3, 30
+"""Runs that a message names; neighbours that are looked at where no name is near."""
+
+
+def check_exists(run: Run) -> None:
+    """Raise a `UsageError` with the nearest names where there is no run."""
+    if is_run(run.storage):
+        return
+    parent, name = posixpath.split(run.storage.root)
+    beside = Storage(run.storage.fs, parent)
+    names = [other for other in _entries(beside, pafs.FileType.Directory) if other != name]
+    near = difflib.get_close_matches(name, names, n=LOOKED_AT) or names[:LOOKED_AT]
+    runs = [posixpath.join(parent, other) for other in near if is_run(beside.at(other))][:SHOWN]
+    meant = f"Did you mean {' or '.join(runs)}?" if runs else "There is no run beside it either."
+    raise UsageError(f"there is no run at {run.storage.root}. {meant} `alpagasus ingest RUN` and `alpagasus run RUN` begin one")
+
+
+def is_run(storage: Storage) -> bool:
+    """Whether a stage, a recipe or a driver's lock is there."""
+    if any(name in FOLDERS or name.startswith("verdicts-") for name in _entries(storage, pafs.FileType.Directory)):
+        return True
+    return any(name in (RECIPE, LOCK) for name in _entries(storage, pafs.FileType.File))
+
+
+def _entries(storage: Storage, kind: pafs.FileType) -> list[str]:
+    if not storage.root:
+        return []
+    infos = storage.fs.get_file_info(pafs.FileSelector(storage.root, allow_not_found=True))
+    return sorted(info.base_name for info in infos if info.type == kind)

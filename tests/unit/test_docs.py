@@ -1,0 +1,62 @@
+"""What the documentation promises of itself: blocks print what they show, messages are found, every page is in the site."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+import blocks
+import messages
+from alpagasus_ray import api
+from alpagasus_ray.errors import UsageError
+from toy_runs import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks.BLOCK.search((DOCS / page).read_text())])
+def test_blocks_print_what_they_show(page: str) -> None:
+    different = list(blocks.differing((DOCS / page).read_text()))
+    assert not different, f"python docs/scripts/blocks.py docs/{page} writes what they print now"
+
+
+@pytest.mark.parametrize("knobs", [{}, {"top": 0}, {"share": 2}, {"top": 3, "per": "colour"}])
+def test_a_message_is_found_by_its_words(knobs: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as raised:
+        api.Rated([{"output": "x"}], [1.0], [None], None, None).pick(**knobs)  # type: ignore[arg-type]
+    patterns = [".*".join(map(re.escape, message.text.split("…"))) for message in messages.messages()]
+    assert any(re.fullmatch(pattern, str(raised.value), re.DOTALL) for pattern in patterns)
+
+
+def test_every_error_that_the_package_raises_with_words_is_on_the_page() -> None:
+    page = " ".join(messages.page().split())
+    for module, words in {
+        "cli": "is not of the form key=value",
+        "config/finetune": "exclude each other: give one",
+        "inference": "the budget is used up",
+        "store": "another driver is working on",
+        "raycluster": "RAY_ADDRESS",
+        "training": "finetune.packing",
+        "feasibility": "refuses the key",
+    }.items():
+        assert words in page, f"a message of {module}"
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    def named(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        values = entry if isinstance(entry, list) else entry.values()
+        return [page for value in values for page in named(value)]
+
+    pages = named(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(pages) == sorted([*PAGES, "index.md", "contributing.md"])
+
+
+def test_the_readme_is_short_and_its_picture_small() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.split()) <= 1200
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+\.png)\)", readme)
+    assert (ROOT / picture).stat().st_size < 200_000
