@@ -3,7 +3,7 @@
     python benchmarks/bench_large.py --rows 100000,1000000
 
 Rows are Alpaca's instructions and inputs, each with the output of another row, so that hardly any two are alike. Each step
-runs in a process of its own, on one core and without Ray, and is measured by that process's own seconds and peak memory (VmHWM).
+runs in a process of its own, on one core and without Ray, and is measured by that process's own seconds and peak memory.
 """
 
 import argparse
