@@ -87,11 +87,11 @@ def _tests() -> tuple[TestSet, ...]:
 
 
 STEPS: dict[str, Callable[[str], None]] = {
-    "score, distilled": _score,
-    "pick, 10 million tokens": _pick(10_000_000),
-    "pick, spread": _pick(10_000_000, spread=True),
-    "pick, spread and clean of test sets": _pick(10_000_000, Clean(tests=_tests()), spread=True),
-    "pick, near repeats": _pick(10_000_000, Clean(tests=(), near=0.8)),
+    "score: distilled": _score,
+    "pick: 10 million tokens": _pick(10_000_000),
+    "pick: spread": _pick(10_000_000, spread=True),
+    "pick: spread and clean of test sets": _pick(10_000_000, Clean(tests=_tests()), spread=True),
+    "pick: near repeats": _pick(10_000_000, Clean(tests=(), near=0.8)),
     "report": _report,
 }
 
