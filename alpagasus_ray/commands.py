@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
 from alpagasus_ray.config import Compare, Judge, Recipe
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.store.run import CHECKPOINT, Manifest, StageDir
+from alpagasus_ray.store.run import Manifest, StageDir
 
 if TYPE_CHECKING:
     from alpagasus_ray.inference.stage import Mode
@@ -169,7 +169,11 @@ def _finetune(call: Call) -> dict[str, Any]:
 
         return preview(config, call.run, arms)
     if config.trainer or config.checkpoints:
-        return _trained_elsewhere(call, arms)
+        from alpagasus_ray.stages.other_trainers import trained_elsewhere
+
+        report, left = trained_elsewhere(config, call.run, arms)
+        here = _finetune(call._replace(recipe=_only(call.recipe, left))) if left else {"rows": 0}
+        return report | here | {"rows": report["rows"] + here["rows"]}
     manifests = finetune(config, call.run, arms)
     models = [
         {"name": arm, "counts": manifest.counts, "location": call.run.model(arm).storage.root, **manifest.details}
@@ -181,36 +185,6 @@ def _finetune(call: Call) -> dict[str, Any]:
         "rows": sum(manifest.rows for manifest in manifests),
         "models": models,
         "comparison": call.run.storage.path(COMPARISON),
-    }
-
-
-def _trained_elsewhere(call: Call, arms: Sequence[str]) -> dict[str, Any]:
-    """Checkpoints are taken; the arms that have none are written for their trainer, or trained here where none is named."""
-    from alpagasus_ray.stages.other_trainers import adopt, write
-    from alpagasus_ray.training.arms import settings_of, subsets_of
-
-    config = call.recipe.finetune
-    if unknown := sorted(config.checkpoints.keys() - set(arms)):
-        raise UsageError(f"finetune.checkpoints has {unknown[0]!r}, which is no arm; there are {', '.join(arms)}")
-    settings = settings_of(config)
-    left = [arm for arm in arms if arm not in config.checkpoints]
-    taken = {arm: adopt(config, call.run, arm, settings) for arm in arms if arm in config.checkpoints}
-    report: dict[str, Any] = {
-        "stage": "models",
-        "location": call.run.storage.path("models"),
-        "rows": sum(manifest.rows for manifest in taken.values()),
-        "checkpoints": {arm: manifest.details[CHECKPOINT] for arm, manifest in taken.items()},
-    }
-    if config.trainer is None:
-        here = _finetune(call._replace(recipe=_only(call.recipe, left))) if left else {"rows": 0}
-        return report | here | {"rows": report["rows"] + here["rows"]}
-    subsets = subsets_of(config, call.run, left) if left else {}
-    written = {arm: write(config, call.run, arm, subset, settings) for arm, subset in subsets.items()}
-    return report | {
-        "trainers": [
-            {"arm": arm, "rows": made.rows, "location": call.run.trainer(config.trainer, arm).storage.root, **made.details}
-            for arm, made in written.items()
-        ]
     }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,9 +15,35 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import CHECKPOINT, Begun, FileEntry, Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage, Written
 from alpagasus_ray.training import trainer_configs, trainer_rows
+from alpagasus_ray.training.arms import settings_of, subsets_of
 from alpagasus_ray.training.trainer_configs import CONFIG, ROWS
 
 ADAPTER, MODEL_CONFIG, WEIGHTS = "adapter_config.json", "config.json", (".safetensors", ".bin")
+
+
+def trained_elsewhere(config: Finetune, run: Run, arms: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take the checkpoints that are there, and write the other arms for the trainer that the recipe names; the summary, plain
+    JSON values, and the arms that are left to be trained here, where it names none."""
+    if unknown := sorted(config.checkpoints.keys() - set(arms)):
+        raise UsageError(f"finetune.checkpoints has {unknown[0]!r}, which is no arm; there are {', '.join(arms)}")
+    settings = settings_of(config)
+    left = [arm for arm in arms if arm not in config.checkpoints]
+    taken = {arm: adopt(config, run, arm, settings) for arm in arms if arm in config.checkpoints}
+    report: dict[str, Any] = {
+        "stage": "models",
+        "location": run.storage.path("models"),
+        "rows": sum(manifest.rows for manifest in taken.values()),
+        "checkpoints": {arm: manifest.details[CHECKPOINT] for arm, manifest in taken.items()},
+    }
+    if config.trainer is None:
+        return report, left
+    subsets = subsets_of(config, run, left) if left else {}
+    written = {arm: write(config, run, arm, subset, settings) for arm, subset in subsets.items()}
+    trainers = [
+        {"arm": arm, "rows": made.rows, "location": run.trainer(config.trainer, arm).storage.root, **made.details}
+        for arm, made in written.items()
+    ]
+    return report | {"trainers": trainers}, []
 
 
 def write(config: Finetune, run: Run, arm: str, subset: Manifest, settings: Mapping[str, Any]) -> Manifest:
@@ -47,7 +73,7 @@ def write(config: Finetune, run: Run, arm: str, subset: Manifest, settings: Mapp
         "updates": told.updates,
         "differences": [*told.notes, *_of_conversations(config, _examples(run.subset(arm), subset))],
     }
-    manifest = home.build(begun.model_copy(update={"seconds": time.monotonic() - started}), files, details=details)
+    manifest = home.build(begun.after(time.monotonic() - started), files, details=details)
     home.finish(manifest)
     return manifest
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from alpagasus_ray.config import digest
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.lease import shard_of
-from alpagasus_ray.store.manifest import MODELS, FileEntry, Totals, describe, totals, versions
+from alpagasus_ray.store.manifest import MODELS, PART, Begun, FileEntry, Manifest, Totals, describe, totals, versions
 from alpagasus_ray.store.reply import USAGE
 from alpagasus_ray.store.storage import Storage
 
@@ -50,8 +49,6 @@ MANIFEST = "manifest.json"
 STAGE = "stage.json"
 LOCK = "run.lock"
 RECIPE = "recipe.yaml"
-PART = "part-"
-"""What the names of the files begin with that hold a stage's rows."""
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
@@ -62,63 +59,6 @@ CHECKPOINT = "checkpoint"
 def shard_name(number: int, prefix: str = "part") -> str:
     """`part-00012.parquet`: the same name for the same shard at every stage."""
     return f"{prefix}-{number:05d}.parquet"
-
-
-class Manifest(BaseModel):
-    """A stage directory's table of contents."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: str
-    settings: dict[str, Any]
-    settings_hash: str
-    inputs: dict[str, str]
-    """What was read: stage directory or file -> hash of its manifest or fingerprint."""
-    files: list[FileEntry]
-    rows: int
-    counts: dict[str, int] = {}
-    usage: dict[str, float] = {}
-    seconds: float
-    """Wall time of the work, over all calls that it took."""
-    versions: dict[str, str]
-    details: dict[str, Any] = {}
-    """What only this stage has to tell."""
-
-    def parts(self) -> list[FileEntry]:
-        """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
-        return [entry for entry in self.files if entry.name.startswith(PART)]
-
-    def content_hash(self) -> str:
-        """Identity of the stage's results: settings, inputs and files, but not when or how fast they were made."""
-        # no times and no versions: a stage that is made again from the same is the same input for those after it
-        return digest([self.settings_hash, self.inputs, [(f.name, f.sha256) for f in self.files]])
-
-
-class Begun(BaseModel):
-    """`stage.json`: what an unfinished stage is being made with."""
-
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    seconds: float = 0.0
-    """Wall time that earlier calls took."""
-    rescoring: bool = False
-    """The files are being read again (`--rescore`), so they are a mixture until that is finished."""
-    asked_scale: dict[str, Any] = {}
-    """Ratings: the scale that the judge was asked to rate on; a `--rescore` may read on another."""
-    discarded: dict[str, float] = {}
-    """Usage of replies that were given up to ask again."""
-    addresses: list[str] = []
-    """Where a server was asked."""
-
-    def after(self, seconds: float) -> "Begun":
-        """The same after so many more seconds of work."""
-        return self.model_copy(update={"seconds": self.seconds + seconds})
-
-    @classmethod
-    def of(cls, made: Manifest) -> "Begun":
-        """What a finished stage was made with, to go on with it."""
-        kept = {key: made.details[key] for key in ("asked_scale", "discarded", "addresses") if key in made.details}
-        return cls(settings=made.settings, inputs=made.inputs, seconds=made.seconds, **kept)
 
 
 @dataclass(frozen=True)

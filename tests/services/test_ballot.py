@@ -154,13 +154,13 @@ def test_changed_files_and_files_of_another_ballot_are_refused(
     spoiled = tmp_path / "spoiled.json"
     spoiled.write_text(saved.read_text(encoding="utf-8").replace("first", "second"), encoding="utf-8")
     page.locator("#load").set_input_files(spoiled)
-    page.wait_for_function("document.getElementById('message').textContent !== ''")
+    page.locator("#message:not(:empty)").wait_for()
     assert page.locator("#message").inner_text() == WORDS["en"]["unreadable"]
     elsewhere = tmp_path / "other.html"
     elsewhere.write_text(other.html, encoding="utf-8")
     stranger = opened(context, elsewhere).page
     stranger.locator("#load").set_input_files(saved)
-    stranger.wait_for_function("document.getElementById('message').textContent !== ''")
+    stranger.locator("#message:not(:empty)").wait_for()
     assert stranger.locator("#message").inner_text() == WORDS["en"]["other_ballot"]
     context.close()
 
