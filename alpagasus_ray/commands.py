@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Compare, Judge, Recipe
+from alpagasus_ray.config import Compare, Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest, StageDir
 
@@ -64,6 +64,7 @@ def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
     from alpagasus_ray.reporting.selection_data import judge_doubts
+    from alpagasus_ray.reporting.stage_notes import score_notes
     from alpagasus_ray.stages.score import score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
@@ -88,54 +89,23 @@ def _score(call: Call) -> dict[str, Any]:
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
-    report["notes"] = [*_score_notes(manifest, judge), *told]
+    report["notes"] = [*score_notes(manifest, judge), *told]
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
 
-def _score_notes(manifest: Manifest, judge: Judge) -> list[str]:
-    notes = []
-    if judge.traits.is_baseline:
-        notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    if judge.kind == "distilled":
-        notes.append("rated by a small model of a judge: it repeats its judge's taste, and knows words, not facts")
-    if "cascade" in manifest.details:
-        notes.append(manifest.details["cascade"]["in_words"])
-        saved = manifest.details["cascade"]["saved_usd"]
-        notes += [f"what was not asked would have cost about ${saved:,.2f}"] if saved else []
-    without = manifest.rows - manifest.counts.get("scored", 0) - manifest.counts.get("not_asked", 0)
-    if without and not judge.traits.is_recorded:
-        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
-        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
-    if manifest.stage.endswith("/trial"):
-        notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
-    return notes
-
-
 def _distill(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.distill.fit_report import in_words
-    from alpagasus_ray.distill.saved import FIT, MODEL
-    from alpagasus_ray.stages.distill import distill
+    from alpagasus_ray.stages.distill import distill, summary
 
     config = call.recipe.distill
     manifest = distill(config, call.recipe.score, call.run)
-    home = call.run.judge(config.name)
-    return {
-        "stage": manifest.stage,
-        "location": home.storage.root,
-        "rows": manifest.rows,
-        "counts": manifest.counts,
-        "seconds": round(manifest.seconds, 2),
-        "files": {"model": home.storage.path(MODEL), "fit": home.storage.path(FIT)},
-        "fit": manifest.details["fit"],
-        "notes": in_words(manifest.details["fit"]),
-    }
+    return summary(call.run.judge(config.name), manifest)
 
 
 def _pick(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.reporting.picked import picked_notes
+    from alpagasus_ray.reporting.stage_notes import picked_notes
     from alpagasus_ray.selection.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 

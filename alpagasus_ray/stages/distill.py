@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from alpagasus_ray.config import Distill, Score, identity
 from alpagasus_ray.data.schema import EXAMPLES, conformed
 from alpagasus_ray.distill import student
-from alpagasus_ray.distill.fit_report import fit_report
+from alpagasus_ray.distill.fit_report import fit_report, in_words
 from alpagasus_ray.distill.saved import FIT, MODEL
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import row_sets
@@ -103,3 +104,17 @@ def _fit(config: Distill, home: StageDir, begun: Begun, pairs: tuple[pa.Table, p
     manifest = manifest.model_copy(update={"rows": len(labels.scores), "counts": {"labels": len(labels.scores)}})
     home.finish(manifest)
     return manifest
+
+
+def summary(home: StageDir, manifest: Manifest) -> dict[str, Any]:
+    """What the job prints at its end."""
+    return {
+        "stage": manifest.stage,
+        "location": home.storage.root,
+        "rows": manifest.rows,
+        "counts": manifest.counts,
+        "seconds": round(manifest.seconds, 2),
+        "files": {"model": home.storage.path(MODEL), "fit": home.storage.path(FIT)},
+        "fit": manifest.details["fit"],
+        "notes": in_words(manifest.details["fit"]),
+    }
