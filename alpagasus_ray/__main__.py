@@ -38,6 +38,8 @@ VERBS = {
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
     "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),
     "compare": Verb("let a judge compare their answers, in both orders", COMMANDS, "COMPARE"),
+    "card": Verb("how far each judge can be trusted", COMMANDS, "CARD"),
+    "people": Verb("a ballot for people, and their votes: make, import, status", COMMANDS, "PEOPLE"),
     "report": Verb("write the page, report.json and a dataset card", COMMANDS, "REPORT"),
     "status": Verb("how far a run is, what it has cost, what failed", COMMANDS, "STATUS"),
     "doctor": Verb("look whether the judge can be asked from here", COMMANDS, "DOCTOR"),

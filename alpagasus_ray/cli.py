@@ -62,6 +62,8 @@ class JobSpec(NamedTuple):
     """Switches under which the job only reads: it takes no lock, and the run keeps the recipe it has."""
     only_reads: bool = False
     """Whether it does so without any switch."""
+    actions: Mapping[str, str] = {}
+    """What the job can be told to do, one of which has to be said, with their help; `reading` can name some of them."""
     needs_run: Callable[[Recipe], bool] = lambda recipe: False
     """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
 
@@ -119,11 +121,17 @@ def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Nam
     if spec.needs_run(loaded.recipe):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)
-    if not (spec.only_reads or any(getattr(flags, flag.replace("-", "_")) for flag in spec.reading)):
+    if not (spec.only_reads or _is_reading(spec, flags)):
         return _write(spec, loaded, call)
     with suppress(OSError):  # the job tells better what of the storage cannot be used
         _check_earlier(loaded, run, spec.section)
     return spec.work(call)
+
+
+def _is_reading(spec: JobSpec, flags: argparse.Namespace) -> bool:
+    """Whether a switch is on, or an action said, under which the job only reads."""
+    switches = (flag.replace("-", "_") for flag in spec.reading if flag in spec.flags)
+    return any(getattr(flags, switch) for switch in switches) or getattr(flags, "action", None) in spec.reading
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
@@ -171,7 +179,11 @@ RUN_HELP = "the run's directory: a path, s3://… or gs://…"
 
 
 def add_arguments(parser: argparse.ArgumentParser, spec: JobSpec) -> None:
-    """What every job takes beside its run, and the switches of this one."""
+    """What every job takes beside its run, and the switches and actions of this one."""
+    if spec.actions:
+        told = "; ".join(f"{action}: {text}" for action, text in spec.actions.items())
+        parser.add_argument("action", choices=spec.actions, metavar="|".join(spec.actions), help=told)
+        parser.add_argument("files", nargs="*", metavar="FILE", help="files to import")
     parser.add_argument(
         "-r",
         "--recipe",

@@ -1,35 +1,26 @@
 """The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from alpagasus_ray.cli import ALL_STATUSES, Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Compare, Recipe
+from alpagasus_ray.cli import Call, JobSpec, no_flag_with
+from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.evaluation_commands import COMPARE as COMPARE  # noqa: PLC0414 - jobs look for it here
+from alpagasus_ray.evaluation_commands import GENERATE as GENERATE  # noqa: PLC0414 - jobs look for it here
+from alpagasus_ray.evaluation_commands import again, mode_of, numbers
 from alpagasus_ray.store.run import Manifest, StageDir
-
-if TYPE_CHECKING:
-    from alpagasus_ray.inference.stage import Mode
+from alpagasus_ray.trust_commands import CARD as CARD  # noqa: PLC0414 - jobs look for it here
+from alpagasus_ray.trust_commands import PEOPLE as PEOPLE  # noqa: PLC0414 - jobs look for it here
 
 
 def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
     return {
         "stage": manifest.stage,
         "location": stage.storage.root,
-        **_numbers(manifest),
+        **numbers(manifest),
         "settings_hash": manifest.settings_hash,
-    }
-
-
-def _numbers(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "rows": manifest.rows,
-        "counts": manifest.counts,
-        "reasons": manifest.details["reasons"],
-        "usage": manifest.usage,
-        "seconds": round(manifest.seconds, 2),
     }
 
 
@@ -43,23 +34,6 @@ def _ingest(call: Call) -> dict[str, Any]:
     return _summary(call.run.examples(), manifest) | told
 
 
-def _mode(call: Call) -> "Mode":
-    """What the switches that all stages share that ask an engine want done."""
-    no_flag_with(call.flags, "rescore", "retry-failed")
-    return "rescore" if call.flags.rescore else "retry-failed" if call.flags.retry_failed else "fill"
-
-
-def _again(given: str | bool | None, known: Sequence[str]) -> tuple[str, ...]:
-    """The statuses after `--retry-failed`, separated by commas; without any all that have no result. Raises `UsageError`."""
-    if given in (None, False, ALL_STATUSES):
-        return tuple(known)
-    asked = tuple(dict.fromkeys(part.strip() for part in str(given).split(",")))
-    wrong = [status for status in asked if status not in known]
-    if wrong:
-        raise UsageError(f"--retry-failed {given}: {wrong[0]!r} is no status to ask again for; there are {', '.join(known)}")
-    return asked
-
-
 def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
@@ -70,6 +44,8 @@ def _score(call: Call) -> dict[str, Any]:
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
     no_flag_with(call.flags, "rescore", "retry-failed", "plan")
     config = call.recipe.score
+    if config.combine is not None:
+        return _combined(call)
     if call.flags.limit is not None:
         if call.flags.limit < 1:
             raise UsageError(f"--limit {call.flags.limit}: give the number of examples to try, at least 1")
@@ -83,7 +59,7 @@ def _score(call: Call) -> dict[str, Any]:
     if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
         refuse(of_score(call.recipe, call.run, sends=not call.servers_answer))
     started = time.monotonic()
-    manifest = score(config, call.run, _mode(call), _again(call.flags.retry_failed, parse_rating.UNSCORED))
+    manifest = score(config, call.run, mode_of(call), again(call.flags.retry_failed, parse_rating.UNSCORED))
     report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
@@ -94,6 +70,43 @@ def _score(call: Call) -> dict[str, Any]:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
+
+
+def _combined(call: Call) -> dict[str, Any]:
+    """`score.combine`: a rating of others. There is nothing to try, to read again or to ask again."""
+    from alpagasus_ray.stages.combine import combine_ratings
+
+    config = call.recipe.score
+    assert config.combine is not None, "the caller has looked"
+    for flag in ("limit", "rescore", "retry_failed"):
+        if getattr(call.flags, flag):
+            raise UsageError(f"--{flag.replace('_', '-')}: score.combine asks nobody; ask the judges of its parts")
+    if call.flags.plan:
+        from alpagasus_ray.stages.plan_score import plan
+
+        return plan(config, call.run)
+    manifest = combine_ratings(config, call.run)
+    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    made_of = f"the {config.combine.by} of {', '.join(config.combine.ratings)}; nothing was asked"
+    return report | {"notes": [made_of, *_smoothing(manifest)]}
+
+
+def _smoothing(manifest: Manifest) -> Iterator[str]:
+    """What smoothing did, always raw, smoothed and with length taken out together."""
+    smoothed = manifest.details.get("smoothed")
+    if smoothed is None:
+        return
+    yield f"smoothing changed {smoothed['changed']:,} of {manifest.rows:,} rows"
+    if smoothed["held"] is None:
+        yield f"whether that brought them nearer to anything is not known: {smoothed['why_not']}"
+        return
+    figures = {
+        name: smoothed[name]["value"] for name in ("raw", "smoothed", "raw_given_length", "smoothed_given_length", "length")
+    }
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {'none' if value is None else f'{value:.3f}'}" for name, value in figures.items()
+    )
+    yield f"rank correlation with {smoothed['held']}, which had no part: {told}"
 
 
 def _distill(call: Call) -> dict[str, Any]:
@@ -164,70 +177,6 @@ def _only(recipe: Recipe, arms: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"finetune": here})
 
 
-def _generate(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.inference.tasks.answer import ANSWERS_JSON, UNANSWERED
-    from alpagasus_ray.reporting.answers_data import mean_answer_length
-    from alpagasus_ray.stages.generate import generate
-
-    config = call.recipe.generate
-    manifests = generate(config, call.run, _mode(call), _again(call.flags.retry_failed, UNANSWERED))
-    pairs = [(model.name, test_set.name) for model in config.models for test_set in config.test_sets]
-    answers = [
-        {
-            "model": model,
-            "test_set": test_set,
-            **_numbers(manifest),
-            "mean_answer_length": mean_answer_length(manifest.details),
-            "file": call.run.answers(model, test_set).storage.path(ANSWERS_JSON),
-        }
-        for (model, test_set), manifest in zip(pairs, manifests, strict=True)
-    ]
-    failed = sum(manifest.rows - manifest.counts.get("answered", 0) for manifest in manifests)
-    asked = [call.run.prompts(test_set.name).manifest() for test_set in config.test_sets]
-    left_out = [note for manifest in asked if manifest for note in manifest.details.get("notes", ())]
-    return {
-        "stage": "answers",
-        "location": call.run.storage.path("answers"),
-        "rows": sum(manifest.rows for manifest in manifests),
-        "answers": answers,
-        "notes": left_out
-        + ([f"{failed:,} prompts have no whole answer; --retry-failed asks for them again"] if failed else []),
-    }
-
-
-def _compare(call: Call) -> dict[str, Any]:
-    from alpagasus_ray.inference.tasks.pair import AGAIN
-    from alpagasus_ray.stages.compare import compare, outcomes
-
-    config = call.recipe.compare
-    made = compare(config, call.run, _mode(call), _again(call.flags.retry_failed, AGAIN))
-    comparisons = [
-        {**outcomes(config, call.run, bout), "counts": manifest.counts, "reasons": manifest.details["reasons"]}
-        for bout, manifest in made.items()
-    ]
-    return {
-        "stage": "verdicts",
-        "location": call.run.verdicts(config.name).storage.root,
-        "rows": sum(manifest.rows for manifest in made.values()),
-        "rule": config.rule,
-        "comparisons": comparisons,
-        "usage": dict(sum((Counter(manifest.usage) for manifest in made.values()), Counter())),
-        "seconds": round(sum(manifest.seconds for manifest in made.values()), 2),
-        "notes": list(_compare_notes(config, comparisons)),
-    }
-
-
-def _compare_notes(config: Compare, comparisons: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    without = sum(comparison["games"] - comparison["judged_games"] for comparison in comparisons)
-    if without and config.imported is None:
-        yield f"{without:,} games have no verdict, and count for nobody; --retry-failed asks for them again"
-    if config.judge.traits.is_baseline and config.imported is None:
-        yield "judged by mechanical rules, a baseline: no language model read the answers"
-    for a, b in {(comparison["a"], comparison["b"]) for comparison in comparisons}:
-        if a == b:
-            yield f"{a} is compared with itself: what differs from a tie is the judge's doing"
-
-
 def _report(call: Call) -> dict[str, Any]:
     from alpagasus_ray.stages.report import report
 
@@ -253,14 +202,6 @@ def _status(call: Call) -> dict[str, Any]:
 
 def _always(_: Recipe) -> bool:
     return True
-
-
-def _asks_an_arm(recipe: Recipe) -> bool:
-    return any(model.arm is not None for model in recipe.generate.models)
-
-
-def _compares_answers(recipe: Recipe) -> bool:
-    return recipe.compare.imported is None
 
 
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
@@ -294,28 +235,6 @@ FINETUNE = JobSpec(
     {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
     reading=("preview",),
     needs_run=_always,
-)
-GENERATE = JobSpec(
-    "generate",
-    "generate",
-    "Let models answer test sets: checkpoints of this run, of a hub or of a disk by vLLM in the job, an API's, or a file.",
-    _generate,
-    {
-        "rescore": "read the stored replies again, as `generate.thoughts` says now; sends nothing",
-        "retry-failed": "ask again for prompts without an answer, or those of some statuses: empty, truncated, refused, failed",
-    },
-    needs_run=_asks_an_arm,
-)
-COMPARE = JobSpec(
-    "compare",
-    "compare",
-    "Let a judge compare models' answers, every pair in both orders. A call that was stopped goes on where it was.",
-    _compare,
-    {
-        "rescore": "read the stored reviews again with the present scale and parser; sends nothing",
-        "retry-failed": "ask again for games without a verdict, or of some statuses: unparsed, refused, truncated, failed",
-    },
-    needs_run=_compares_answers,
 )
 REPORT = JobSpec(
     "report",

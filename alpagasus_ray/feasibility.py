@@ -105,7 +105,8 @@ def _cuts(recipe: Recipe) -> Iterator[str]:
         scale = scale_of(judge, rubric.load(judge.rubric))
     except UsageError:
         return  # told where the rubric is looked at
-    yield from cut_problems(recipe.pick.arms, scale, steps=not judge.traits.is_recorded)
+    steps = not judge.traits.is_recorded and recipe.score.combine is None
+    yield from cut_problems(recipe.pick.arms, scale, steps=steps)
     if not any(arm.traits.leads for arm in recipe.pick.arms):
         for arm in recipe.pick.arms:
             if not arm.has_size and arm.traits.copies_size:

@@ -19,6 +19,7 @@ from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import both_orders
 from alpagasus_ray.selection.budgets import rows_of_share
+from alpagasus_ray.stages.card import plan as card_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.plan_score import plan as score_plan
@@ -45,6 +46,8 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         refuse([*found, *_on_examples(recipe, held, scratch, _is_picked(recipe, run))])
         judged = score_plan(recipe.score, held)
         labels = _labels(recipe, run, judged)
+        trusted = card_plan(recipe, held)
+        plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
         arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
         return {
             "plan_of_all": True,
@@ -53,9 +56,10 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "rows": judged["rows"],
             "score": judged,
             **({"distill": labels} if labels else {}),
+            "card": trusted,
             "arms": arms,
             **answers,
-            "total_dollars": _total(recipe, [judged, labels or {}], arms, answers["evaluation_dollars"]),
+            "total_dollars": _total(recipe, plans, arms, answers["evaluation_dollars"]),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -78,16 +82,14 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
 
 def _total(
     recipe: Recipe,
-    judged: Sequence[Mapping[str, Any]],
+    plans: Mapping[str, Mapping[str, Any]],
     arms: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """All dollars together, least to most; `not_counted` names what nobody can tell, `high` is None where nothing bounds it."""
     free = {"low": 0.0, "high": 0.0}
-    parts: dict[str, Mapping[str, float | None]] = {
-        **{name: one.get("dollars", free) for name, one in zip(("score", "distill"), judged, strict=True)},
-        "compare": evaluation,
-    }
+    parts: dict[str, Mapping[str, float | None]] = {name: made.get("dollars", free) for name, made in plans.items()}
+    parts["compare"] = evaluation
     for arm in arms:
         given = dict.fromkeys(free, arm["dollars"])
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given

@@ -20,6 +20,9 @@ SHOWN_ROWS, SHOWN_CHARACTERS = 10, 200
 SCORE, REASON, OTHER = "score", "reason", "alpagasus_"
 """Columns that are added to the records; `OTHER` stands before one that the records have themselves."""
 
+NO_EXAMPLE = "no example: the record lacks a text"
+"""The reason of a record that nobody can be asked about."""
+
 
 class Histogram(dict[float, int]):
     """How many records have each score, from the lowest to the highest. In a notebook it is a picture."""
@@ -154,9 +157,8 @@ class Rated:
         if threshold is not None:
             chosen = [number for group in groups.values() for number, score in group.items() if score >= threshold]
         else:
-            chosen = [
-                number for value, group in groups.items() for number in _best(group, top, share, f" of {per} = {value!r}")
-            ]
+            where = {value: f" of {per} = {value!r}" if per else "" for value in groups}
+            chosen = [number for value, group in groups.items() for number in _best(group, top, share, where[value])]
         return Selection([self.records[n] for n in sorted(chosen)], [float(scores[n] or 0.0) for n in sorted(chosen)], by)
 
 
@@ -164,9 +166,7 @@ def _best(scores: Mapping[int, float], top: int | None, share: float | None, whe
     """The numbers of the best records of a group."""
     wanted = top if top is not None else round((share or 0.0) * len(scores))
     if wanted > len(scores):
-        raise UsageError(
-            f"pick(top={wanted}): {len(scores)} records{'' if where.startswith(' of None') else where} have a score"
-        )
+        raise UsageError(f"pick(top={wanted}): {len(scores)} records{where} have a score")
     ties = dict(zip(scores, draws.seeded_hashes([str(number) for number in scores], "ties", 0).tolist(), strict=True))
     return sorted(scores, key=lambda number: (-scores[number], ties[number]))[:wanted]
 
@@ -179,7 +179,7 @@ def rated_of(run: Run, name: str, manifest: Manifest, records: Sequence[Record] 
     numbers = range(len(examples)) if records is None else [row["row"] for row in examples]
     records = [record_of(row) for row in examples] if records is None else records
     scores: list[float | None] = [None] * len(records)
-    reasons: list[str | None] = ["no example: the record lacks a text"] * len(records)
+    reasons: list[str | None] = [NO_EXAMPLE] * len(records)
     for number, example in zip(numbers, examples, strict=True):
         rating = ratings[example["example_id"]]
         value = rating["expected_score"] if rating["expected_score"] is not None else rating["score"]

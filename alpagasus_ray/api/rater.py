@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from alpagasus_ray.api.rated import REASON, SCORE, Rated, free
+from alpagasus_ray.api.rated import NO_EXAMPLE, REASON, SCORE, Rated, free
 from alpagasus_ray.api.rating import cache, cached, carry_out, settings
-from alpagasus_ray.api.rows import Record, given
+from alpagasus_ray.api.rows import Record, given, records_of
+from alpagasus_ray.data import formats
 from alpagasus_ray.errors import RunLocked, UsageError
 
 ACROSS = ("max_cost_usd", "requests_per_minute", "tokens_per_minute")
@@ -54,19 +55,25 @@ class Rater:
         records = _records(batch)
         if not records:
             return batch
-        rated = self._rate(records)
-        scores = [np.nan if score is None else score for score in rated.scores]
-        added = {free(SCORE, records): np.array(scores, dtype=np.float64), free(REASON, records): list(rated.reasons)}
-        if isinstance(batch, pa.Table):
-            for name, values in added.items():
-                batch = batch.append_column(name, pa.array(values, pa.string() if name.endswith(REASON) else pa.float64()))
-            return batch
-        if isinstance(batch, Mapping):
-            return {
-                **batch,
-                **{name: np.array(values, dtype=object if name.endswith(REASON) else None) for name, values in added.items()},
-            }
-        return batch.assign(**added)
+        scores = np.full(len(records), np.nan)
+        reasons = np.full(len(records), NO_EXAMPLE, dtype=object)
+        # one row without a text is no reason to end a pipeline, even where it is a batch of its own
+        sound = [number for number, record in enumerate(records) if not self._lacks_text(record)]
+        if sound:
+            rated = self._rate([records[number] for number in sound])
+            scores[sound] = [np.nan if score is None else score for score in rated.scores]
+            reasons[sound] = rated.reasons
+        return _with_columns(batch, {free(SCORE, records): scores, free(REASON, records): reasons})
+
+    def _lacks_text(self, record: Record) -> bool:
+        layout = formats.detect(record)
+        if layout is None and not self._columns:
+            return False  # the columns are told as unknown
+        try:
+            formats.reader(layout or "", self._columns, "first")(record)
+        except formats.NoExample:
+            return True
+        return False
 
     def _rate(self, records: Sequence[Record]) -> Rated:
         rows = given(records, self._columns)
@@ -82,4 +89,18 @@ def _records(batch: Any) -> list[Record]:
     if isinstance(batch, Mapping):
         columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return given(batch, {}).records if len(batch) else []
+    return records_of(batch)
+
+
+def _with_columns(batch: Any, added: Mapping[str, Any]) -> Any:
+    """The batch with columns of numbers (NaN) and of texts (None) behind its own."""
+    if isinstance(batch, Mapping):
+        return {**batch, **added}
+    if isinstance(batch, pa.Table):
+        for name, values in added.items():
+            batch = batch.append_column(name, pa.array(values, pa.string() if values.dtype == object else None))
+        return batch
+    import pandas as pd
+
+    # the column of an array would be one of pandas' texts, in which None is NaN
+    return batch.assign(**{name: pd.Series(values, index=batch.index, dtype=values.dtype) for name, values in added.items()})

@@ -104,7 +104,7 @@ def cached(rows: Given, asked: Recipe, folder: str) -> Place:
 def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rated:
     """Make the examples and the ratings."""
     with lock.held(place.run) as held:
-        reading = {"source": rows.source or _written(held, rows.records), "name": "rows"}
+        reading: dict[str, Any] = {"source": rows.source or _written(held, rows.records), "name": "rows"}
         if rows.source is None:  # a record without a text comes back, with that as its reason
             reading["max_rejected"] = 1.0
         try:

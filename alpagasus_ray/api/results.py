@@ -131,6 +131,22 @@ class Compared(Result):
         return [{key: found[key] for key in keys} for found in self.summary["comparisons"]]
 
 
+class Cards(Result):
+    """How far each judge can be trusted."""
+
+    def table(self) -> Sequence[Row]:
+        """A judge a row: `name`, `verdict` (`fit to choose data`, `only with …`, `no`), its `file`."""
+        return [{key: card[key] for key in ("name", "verdict", "file")} for card in self.summary.get("cards", ())]
+
+
+class Studies(Result):
+    """Human studies of a run."""
+
+    def table(self) -> Sequence[Row]:
+        """A study a row: `study`, `items`, `page` (the ballot)."""
+        return [{key: study[key] for key in ("study", "items", "page")} for study in self.summary["people"]]
+
+
 class Reported(Result):
     """The report of a run."""
 

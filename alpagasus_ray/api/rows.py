@@ -28,14 +28,15 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
     """Read rows; `UsageError` tells of what holds none, and of columns that no example can be made of."""
     if isinstance(rows, str | Path):
         return Given(str(rows), [], is_distributed=False)
-    records = _records(rows)
+    records = records_of(rows)
     if not records:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
     _check_columns(records[0], columns)
     return Given(None, records, is_distributed=_is_of(rows, "ray"))
 
 
-def _records(rows: Any) -> list[Record]:
+def records_of(rows: Any) -> list[Record]:
+    """The rows of whatever holds them; `UsageError` where it holds none."""
     if isinstance(rows, Mapping):
         parts = ", ".join(map(str, list(rows)[:5]))
         raise UsageError(f"rows: a {type(rows).__name__} of {parts} is no list of rows; give one of its parts, or {KINDS}")

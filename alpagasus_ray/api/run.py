@@ -10,7 +10,7 @@ from alpagasus_ray import commands, recipe, run_all
 from alpagasus_ray.api import results, scorers
 from alpagasus_ray.api.rated import record_of, table_of
 from alpagasus_ray.api.rows import as_lines
-from alpagasus_ray.cli import JobSpec, perform
+from alpagasus_ray.cli import ALL_STATUSES, JobSpec, perform
 from alpagasus_ray.config import Compare, Section
 from alpagasus_ray.config import Judge as ScoreJudge
 from alpagasus_ray.config.base import digest
@@ -107,6 +107,18 @@ class Run:
         self._set("compare", _with_judge(judge, knobs, annotation))
         return self._carry_out(results.Compared, commands.COMPARE, rescore=rescore, retry_failed=retry_failed)
 
+    def card(self, *, plan: bool = False, again: bool = False, **knobs: Any) -> results.Cards:
+        """How far each judge can be trusted; asks nothing unless `repeat` or `probes` is true."""
+        self._set("card", knobs)
+        return self._carry_out(results.Cards, commands.CARD, plan=plan, again=again)
+
+    def people(self, action: str, *files: str | Path, **knobs: Any) -> results.Studies:
+        """A human study: `make` its ballot, `import` the files that voters have exported, or its `status`."""
+        if action not in commands.PEOPLE.actions:
+            raise UsageError(f"people({action!r}): say one of {', '.join(commands.PEOPLE.actions)}")
+        self._set("people", knobs)
+        return self._carry_out(results.Studies, commands.PEOPLE, action=action, files=[str(file) for file in files])
+
     def report(self, **knobs: Any) -> results.Reported:
         """Write the page, report.json and a dataset card."""
         self._set("report", knobs)
@@ -124,7 +136,9 @@ class Run:
             self._written = _merged(self._written, {section: given} if given else {})
 
     def _carry_out(self, kind: type[R], spec: JobSpec, **flags: Any) -> R:
-        names = (flag.replace("-", "_") for flag in spec.flags)
+        names = [flag.replace("-", "_") for flag in spec.flags] + (["action", "files"] if spec.actions else [])
+        if flags.get("retry_failed") is True:
+            flags["retry_failed"] = ALL_STATUSES
         loaded = recipe.checked(copy.deepcopy(self._written))
         return kind(
             perform(spec, loaded, self._dir, argparse.Namespace(**{name: flags.get(name) for name in names})), self._dir

@@ -30,6 +30,7 @@ from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
 from alpagasus_ray.config.pick import Arm, Clean, Pick
 from alpagasus_ray.config.recipe import Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
+from alpagasus_ray.config.trust import Card, Combine, People
 
 __all__ = [
     "BASE_URL",
@@ -42,9 +43,11 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Card",
     "Cascade",
     "Checkpoints",
     "Clean",
+    "Combine",
     "Compare",
     "Distill",
     "Endpoint",
@@ -59,6 +62,7 @@ __all__ = [
     "Lora",
     "Name",
     "PairJudge",
+    "People",
     "Pick",
     "Price",
     "Recipe",

@@ -8,6 +8,7 @@ from alpagasus_ray.config.distill import Distill
 from alpagasus_ray.config.finetune import Finetune
 from alpagasus_ray.config.pick import Pick
 from alpagasus_ray.config.stages import Generate, Ingest, Score
+from alpagasus_ray.config.trust import Card, People
 
 
 class Recipe(Section):
@@ -20,4 +21,6 @@ class Recipe(Section):
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
     compare: Compare = Field(default_factory=Compare)
+    card: Card = Card()
+    people: People = People()
     report: Report = Report()

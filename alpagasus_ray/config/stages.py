@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
 from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
+from alpagasus_ray.config.trust import Combine
 
 LONGEST_ANSWER = 1024
 """Tokens, as in the paper (section 3.3)."""
@@ -140,9 +141,23 @@ class Score(Asking):
     """The judge."""
     cascade: Cascade | None = None
     """Ask the judge only where a cheaper one points, e.g. `{calls: 0.4}`; without it every row is asked about."""
+    combine: Combine | None = None
+    """Instead of a judge: make the ratings of others that the run has, e.g. `{ratings: [a, b, c]}`; asks and costs nothing."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
     run does not ask again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, given: Any) -> Any:
+        """With `combine` nobody is asked."""
+        if not isinstance(given, dict) or given.get("combine") is None:
+            return given
+        # an offline judge stands where the judge of this section would: it has no model, no server and no price
+        judge = given.get("judge", {"kind": "rules"})
+        if (judge.kind if isinstance(judge, Judge) else judge.get("kind")) != "rules":
+            raise ValueError("`judge` and `combine` exclude each other: ratings come from a judge, or are made of others")
+        return {**given, "judge": judge}
 
 
 class Answerer(EngineConfig):

@@ -136,7 +136,8 @@ def kappa(first: ArrayLike, second: ArrayLike, quadratic: bool = False) -> Estim
         return estimate(len(one), 0.0)
     table = np.zeros((len(scale), len(scale)))
     np.add.at(table, (codes[:, 0], codes[:, 1]), 1)
-    result = cohens_kappa(table, weights=scale, wt="quadratic") if quadratic else cohens_kappa(table)
+    with np.errstate(invalid="ignore"):  # full agreement may leave a variance a little below 0
+        result = cohens_kappa(table, weights=scale, wt="quadratic") if quadratic else cohens_kappa(table)
     value, error = float(result.kappa), float(result.std_kappa)
     return _on_fishers_scale(len(one), value, error)
 

@@ -36,11 +36,12 @@ from alpagasus_ray.evaluation.match_rules import Winner
 FEWEST_JUDGES_FOR_AN_ODD_ONE = 3
 
 
-def gold(judge: ArrayLike, marks: ArrayLike, cut: float) -> dict[str, Any]:
+def gold(judge: ArrayLike, marks: ArrayLike, cut: float, words: ArrayLike | None = None) -> dict[str, Any]:
     """A judge's scores beside marks on the same scale that are taken to be right, row by row; NaN where either is missing.
 
     `at_cut` is about the one question that choosing data asks: at or above the cut, or below. `calibration` is the mean mark of
-    the rows that the judge gave each score.
+    the rows that the judge gave each score. `beside` is what costs no judge, for the lengths of the answers in `words`: as many
+    rows at random, as many of the longest, and the judge's correlation with length taken out.
     """
     scores, right = both_present(judge, marks)
     kept, should = scores >= cut, right >= cut
@@ -58,11 +59,34 @@ def gold(judge: ArrayLike, marks: ArrayLike, cut: float) -> dict[str, Any]:
             "recall": proportion(int((kept & should).sum()), int(should.sum())),
         },
         "calibration": [{"score": float(score), **mean(right[scores == score])} for score in np.unique(scores)],
+        "beside": None if words is None else _beside(scores, right, cut, _known_with(judge, marks, words)),
     }
 
 
-def raters(judge: Marks, people: Mapping[str, Marks], cut: float, epsilon: float = EXPERTS) -> dict[str, Any]:
-    """A judge's scores beside those of several people; `judge` and each of `people` map a row to a score.
+def _known_with(judge: ArrayLike, marks: ArrayLike, words: ArrayLike) -> Floats:
+    """The lengths of the rows that have both a score and a mark."""
+    known = ~(np.isnan(np.asarray(judge, dtype=np.float64)) | np.isnan(np.asarray(marks, dtype=np.float64)))
+    return np.asarray(np.asarray(words, dtype=np.float64)[known])
+
+
+def _beside(scores: Floats, right: Floats, cut: float, words: Floats) -> dict[str, Any]:
+    """The same figures of a draw and of the longest answers, as many as the judge keeps."""
+    should, size = right >= cut, int((scores >= cut).sum())
+    longest = np.zeros(len(scores), dtype=np.bool_)
+    longest[np.argsort(-words, kind="stable")[:size]] = True
+    return {
+        "random": {"precision": proportion(int(should.sum()), len(scores))},
+        "longest": {
+            "precision": proportion(int((longest & should).sum()), size),
+            "kappa": kappa(longest.astype(np.float64), should.astype(np.float64)),
+            "spearman": rank_correlation(words, right),
+        },
+        "given_length": {"spearman": rank_correlation(scores, right, words)},
+    }
+
+
+def raters(judge: Marks, people: Mapping[str, Marks], cut: float, words: Marks, epsilon: float = EXPERTS) -> dict[str, Any]:
+    """A judge's scores beside those of several people; `judge`, `words` and each of `people` map a row to a number.
 
     The people's mark of a row is their median. `people_alpha` is how far they agree with each other: more cannot be wanted.
     """
@@ -70,7 +94,7 @@ def raters(judge: Marks, people: Mapping[str, Marks], cut: float, epsilon: float
     table = np.array([[float(marks.get(row, np.nan)) for marks in people.values()] for row in rows]).reshape(len(rows), -1)
     medians = np.nanmedian(table, axis=1) if rows else np.empty(0)
     return {
-        **gold(np.array([float(judge[row]) for row in rows]), medians, cut),
+        **gold(np.array([float(judge[row]) for row in rows]), medians, cut, np.array([float(words[row]) for row in rows])),
         "people": len(people),
         "people_alpha": alpha(table),
         "alternative_annotator": alternative_annotator(people, judge, fit="near", epsilon=epsilon),
@@ -121,8 +145,9 @@ def _votes_at(verdict: Winner, votes: Sequence[Winner]) -> dict[str, Any]:
     return {"verdict": verdict, **{vote: proportion(votes.count(vote), len(votes)) for vote in VOTES}}
 
 
-def several(ratings: Mapping[str, ArrayLike], cut: float) -> dict[str, Any]:
-    """What several judges of the same rows have in common: each two of them, and all.
+def several(ratings: Mapping[str, ArrayLike], cut: float, words: ArrayLike | None = None) -> dict[str, Any]:
+    """What several judges of the same rows have in common: each two of them, and all. With the lengths of the answers in
+    `words`, also what is left of each correlation with length taken out.
 
     `odd_one_out` is the judge without whom the others agree better, where the interval of that gain in alpha lies above 0; None
     where there is none, and for two judges, of whom nobody can say which is odd.
@@ -141,6 +166,7 @@ def several(ratings: Mapping[str, ArrayLike], cut: float) -> dict[str, Any]:
                 "exact_agreement": _equal(table[:, i], table[:, j]),
                 "kappa": kappa(table[:, i], table[:, j], quadratic=True),
                 "spearman": rank_correlation(table[:, i], table[:, j]),
+                "spearman_given_length": None if words is None else rank_correlation(table[:, i], table[:, j], words),
                 "kept_by_both": _overlap(table[:, i] >= cut, table[:, j] >= cut),
             }
             for i, j in combinations(range(len(names)), 2)

@@ -57,6 +57,7 @@ LIMITS = (
     Limit("repeat.alpha", 0.8, 0.5, "alpha of the same rows rated twice"),
     Limit("repeat.crossing", 0.05, 0.2, "share of rows that cross the cut when rated again"),
     Limit("scale_use.most_used", 0.7, 0.95, "share of rows with the judge's favourite score"),
+    Limit("scale_use.outside", 0.2, 0.5, "probability that no score stands where one should"),
     Limit("length.spearman", 0.4, 0.8, "rank correlation of score and length", centre=0.0, worst="weak"),
     Limit("length.padding", 0.1, 1.0, "points that filler adds", centre=0.0),
     Limit("position.consistency", 0.8, 0.5, "share of pairs judged alike in both orders"),

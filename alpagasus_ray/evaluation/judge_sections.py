@@ -53,6 +53,9 @@ class Planted(NamedTuple):
     kind: str
     original: float
     defect: float
+    words: float = np.nan
+    """Of the row's answer, and of the copy's."""
+    defect_words: float = np.nan
 
 
 class ProbeRound(NamedTuple):
@@ -159,7 +162,8 @@ def planted_defects(planted: Sequence[Planted], cut: float) -> dict[str, Any]:
 
     `auc` is one half where the judge is blind to a kind. `detected` is the share of defects below the cut, `originals_below`
     the same share of the rows they were made from: a judge that rates everything low detects everything. A defect without a
-    rating counts as below all others; a row without one is left out with its defect.
+    rating counts as below all others; a row without one is left out with its defect. `longest` is the AUC of taking the longer
+    text for the better one, which costs nothing; chance has one half.
     """
     kinds = dict.fromkeys(one.kind for one in planted)
     return {
@@ -175,6 +179,7 @@ def _seen(planted: Sequence[Planted], cut: float) -> dict[str, Any]:
     return {
         "planted": len(planted),
         "auc": auc(good, bad),
+        "longest": auc([one.words for one in rated], [one.defect_words for one in rated]),
         "detected": proportion(int((bad < cut).sum()), len(bad)),
         "originals_below": proportion(int((good < cut).sum()), len(good)),
     }
@@ -193,7 +198,7 @@ def drift(rounds: Sequence[ProbeRound]) -> dict[str, Any]:
     adjusted = _holm([one["p"] for one in since])
     for one, p in zip(since, adjusted, strict=True):
         swapped = one["answered_by_another"] and (one["exact_agreement"]["value"] or 0) <= LEAST_SAME
-        one["changed"] = p < SIGNIFICANCE or swapped
+        one["changed"] = bool(p < SIGNIFICANCE or swapped)
     return {"rounds": len(rounds), "changed": any(one["changed"] for one in since), "since": since}
 
 

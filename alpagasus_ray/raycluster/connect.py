@@ -98,9 +98,12 @@ def connect(address: str = "") -> None:
     own.
 
     Never joins a cluster merely because one happens to run on this machine. `UsageError` where the one that is named cannot be
-    joined.
+    joined, or this process is on another.
     """
     if ray.is_initialized():
+        joined = ray.get_runtime_context().gcs_address
+        if address and not _same(address, joined):
+            raise UsageError(f"ray = {address!r}: this process is on the cluster at {joined}; ray.shutdown() leaves it")
         return
     address = address or address_given()
     say(f"Ray: joins the cluster at {address}" if address else "Ray: is starting on this machine")
@@ -110,6 +113,15 @@ def connect(address: str = "") -> None:
             _join(address)
         else:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _same(address: str, other: str) -> bool:
+    """Whether two addresses, `host:port`, are of one place."""
+    (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
+    try:
+        return port == other_port and socket.gethostbyname(host) == socket.gethostbyname(other_host)
+    except OSError:
+        return False
 
 
 def _join(address: str) -> None:

@@ -4,6 +4,7 @@ A caption says every chart in words, and its numbers stand in a table of the pag
 charts there are is in `chart_list.py`.
 """
 
+import bisect
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -131,7 +132,7 @@ def columns(bins: Sequence[ScoreBin]) -> list[Column]:
     edges = [round(low + (high - low) * number / MOST_BINS, 6) for number in range(MOST_BINS + 1)]
     made = [Column(low, high, 0, 0) for low, high in itertools.pairwise(edges)]
     for entry in bins:
-        place = next(number for number in reversed(range(MOST_BINS)) if entry.score >= edges[number] or number == 0)
+        place = min(max(bisect.bisect_right(edges, entry.score) - 1, 0), MOST_BINS - 1)
         made[place] = made[place]._replace(rows=made[place].rows + entry.rows, kept=made[place].kept + entry.kept)
     return made
 

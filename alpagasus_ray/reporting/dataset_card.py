@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.number_text import between, money, number
 from alpagasus_ray.reporting.report_data import ReportData
 from alpagasus_ray.reporting.selection_data import ArmEntry, Selection
 
@@ -57,6 +57,7 @@ def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str
     whole = arm.rows + arm.dropped
     yield f"{arm.rows:,} instruction examples, chosen out of {whole:,} by alpagasus-ray: {_plain(arm.rule)}."
     yield from _chosen(data, selection, arm)
+    yield from _trust(data, arm)
     yield from _columns(arm)
     yield from _answers(data)
     yield from _limits(selection)
@@ -81,6 +82,27 @@ def _chosen(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[s
         yield f"  - {count:,}: {_plain(reason)}"
 
 
+def _trust(data: ReportData, arm: ArmEntry) -> Iterator[str]:
+    """What is known of the judge that the arm was chosen by, praise beside chance and length."""
+    card = next((one for one in data.trust.cards if one.name == arm.ratings), None)
+    if card is None:
+        return
+    yield "\n## How far its judge can be trusted\n"
+    yield f"Verdict: {card.verdict}. {_plain('; '.join((*card.why, *card.also)))}.\n"
+    yield "| figure | value (95%) | n |"
+    yield "|---|---|---|"
+    for figure in card.figures:
+        yield f"| {_plain(figure.about)} | {between(figure)} | {figure.n:,} |"
+    if card.beside:
+        yield "\n| | random | longest | the judge | length taken out |"
+        yield "|---|---|---|---|---|"
+        for row in card.beside:
+            told = (between(one) if one else "" for one in (row.longest, row.judge, row.given_length))
+            yield f"| {_plain(row.about)} | {number(row.random)} | {' | '.join(told)} |"
+    if card.missing:
+        yield f"\nNot known: {', '.join(section.replace('_', ' ') for section in card.missing)}."
+
+
 def _columns(arm: ArmEntry) -> Iterator[str]:
     yield "\n## How to load it\n"
     yield "`subset.json` is a list of objects with `instruction`, `input` and `output` (Alpaca's layout), in source order;"
@@ -103,7 +125,7 @@ def _answers(data: ReportData) -> Iterator[str]:
         yield f"\nBoth together: {first.word}."
     if first.cheaper:
         yield f"\n{_plain(first.cheaper)}"
-    for note in [first.claim, *first.notes]:
+    for note in [first.claim, data.trust.note, *first.notes]:
         if note:
             yield f"\n> {_plain(note)}"
 

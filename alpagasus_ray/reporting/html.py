@@ -5,7 +5,9 @@ close. The content security policy allows no request, and no script but the page
 """
 
 import base64
+import bisect
 import hashlib
+import itertools
 import json
 from dataclasses import asdict
 from importlib.resources import files
@@ -26,6 +28,7 @@ FILTERS = ("count", "number", "percent", "dollars", "duration", "p_value", "betw
 SECTIONS = {
     "answer": "Answer",
     "ratings": "Selection",
+    "judges": "Judges",
     "examples": "Examples",
     "verdicts": "Verdicts",
     "skills": "Skills",
@@ -35,13 +38,14 @@ SECTIONS = {
     "chain": "Origin",
 }
 """The parts of the page in their order: the template `page/<name>.html.j2`, and its link's text. The panels of `panels.py`
-follow `ratings`."""
-PANELS_AFTER = "ratings"
+follow `judges`."""
+PANELS_AFTER = "judges"
 TEMPLATES = ("page.html.j2", "macros.html.j2", "panel.html.j2", *(f"{name}.html.j2" for name in SECTIONS))
 HINTS = {
     "verdicts": "jobs/compare.py lets a judge compare the models' answers",
     "radars": "test sets with a skill or category, compared by jobs/compare.py, have some",
     "ratings": "jobs/score.py rates the examples",
+    "judges": "jobs/card.py tells how far each judge can be trusted; to look at what a run holds costs nothing",
     "selection": "jobs/pick_subset.py chooses the arms",
     "table": "jobs/ingest.py reads the examples",
     "trainings": "jobs/finetune.py trains a model on every arm",
@@ -81,8 +85,10 @@ def _cuts(data: ReportData) -> dict[str, Any] | None:
         return None
     main = next((entry.name for entry in data.ratings if entry.main), None)
     knobs = "" if main in (None, "judge") else f" -s pick.ratings={main}"
+    scores = [entry.score for entry in selection.histogram]
+    below = [0, *itertools.accumulate(entry.kept for entry in selection.histogram)]
     points = [
-        {**asdict(point), "kept": sum(entry.kept for entry in selection.histogram if entry.score >= point.threshold)}
+        {**asdict(point), "kept": below[-1] - below[bisect.bisect_left(scores, point.threshold)]}
         for point in thinned(selection.threshold_curve)
     ]
     about = {"cut": selection.cut, "arm": selection.arm, "kept": selection.rows.kept, "knobs": knobs}

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from alpagasus_ray.reporting import svg
 from alpagasus_ray.reporting.charts import HEIGHT, overall_line, percents, shares_scale
-from alpagasus_ray.reporting.lengths_data import LengthBand, LengthBin, ScoreLengths, Spread
+from alpagasus_ray.reporting.lengths_data import QUANTILES, LengthBand, LengthBin, ScoreLengths, Spread
 from alpagasus_ray.reporting.svg import Axis, Key, Row, bar, joined, line, percent, rows
 
 
@@ -66,15 +66,13 @@ class _Logarithmic(NamedTuple):
 
 
 def _logarithmic(least: float, most: float) -> _Logarithmic:
-    """A scale over at least a factor of four, so that it has ticks."""
+    """A scale that holds both, and is wide enough to have ticks where they are equal."""
     return _Logarithmic(max(0.0, min(least, most / 2)), max(most, 2 * least, 4))
 
 
 def _box(spread: Spread, scale: _Logarithmic) -> Markup:
-    middle, place = (
-        svg.ROW_HEIGHT / 2,
-        {name: scale.at(getattr(spread, name)) for name in ("p10", "p25", "median", "p75", "p90")},
-    )
+    middle = svg.ROW_HEIGHT / 2
+    place = {name: scale.at(getattr(spread, name)) for name in QUANTILES}
     return joined(
         [
             line((percent(place["p10"]), middle), (percent(place["p90"]), middle), "whisker"),

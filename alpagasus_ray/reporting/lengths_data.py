@@ -14,6 +14,7 @@ from alpagasus_ray.evaluation.estimates import rank_correlation
 from alpagasus_ray.reporting.measures import Entry, Interval
 
 UNIT = "characters"
+QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 BANDS = 10
 """Of equal numbers of examples, where lengths allow it."""
 FEWEST_BINS, MOST_BINS = 6, 36
@@ -123,25 +124,29 @@ def lengths(length: Indices, score: Floats, kept: Flags, category: Sequence[str 
 
 
 def _spread(values: Indices) -> Spread | None:
-    return Spread(len(values), *_quantiles(values)) if len(values) else None
+    return Spread(rows=len(values), **_quantiles(values)) if len(values) else None
 
 
-def _quantiles(values: Indices) -> list[float]:
-    return [round(float(value), 1) for value in np.quantile(values, (0.1, 0.25, 0.5, 0.75, 0.9))]
+def _quantiles(values: Indices) -> dict[str, float]:
+    found = np.quantile(values, tuple(QUANTILES.values()))
+    return {name: round(float(value), 1) for name, value in zip(QUANTILES, found, strict=True)}
 
 
 def _by_score(length: Indices, score: Floats) -> list[ScoreLengths]:
     distinct = np.unique(score)
     if len(distinct) <= MOST_SCORES:
-        groups = [(float(value), None, score == value) for value in distinct]
-        return [ScoreLengths(int(is_in.sum()), *_quantiles(length[is_in]), low, high) for low, high, is_in in groups]
+        return [_of_score(length[score == value], float(value), None) for value in distinct]
     edges = np.round(np.linspace(distinct[0], distinct[-1], MOST_SCORES // 2 + 1), 6)
     place = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, len(edges) - 2)
     return [
-        ScoreLengths(int((place == number).sum()), *_quantiles(length[place == number]), float(low), float(high))
+        _of_score(length[place == number], float(low), float(high))
         for number, (low, high) in enumerate(itertools.pairwise(edges))
         if (place == number).any()
     ]
+
+
+def _of_score(length: Indices, low: float, high: float | None) -> ScoreLengths:
+    return ScoreLengths(rows=len(length), **_quantiles(length), low=low, high=high)
 
 
 def _bands(length: Indices, score: Floats, kept: Flags) -> list[LengthBand]:

@@ -10,8 +10,10 @@ from typing import Any
 from alpagasus_ray.evaluation import judge_card
 from alpagasus_ray.reporting.measures import Entry
 from alpagasus_ray.reporting.run_reader import FinishedStages, read_json
+from alpagasus_ray.reporting.stage_notes import picked_notes
 
 CARDS, CARD = "judges", "/card.json"
+ARMS, MOST_CLUSTERS = "subsets/", 20
 
 
 @dataclass(frozen=True)
@@ -74,4 +76,31 @@ def _card_tables(card: Mapping[str, Any]) -> list[PanelTable]:
     return [table for table in tables if table.rows]
 
 
-PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_judge_cards,)
+def _breadth(stages: FinishedStages) -> Panel | None:
+    """How broad and how clean each arm is."""
+    arms = {name.removeprefix(ARMS): made.details for name, made in stages.manifests.items() if name.startswith(ARMS)}
+    told = [f"{arm}: {note}" for arm, details in arms.items() for note in picked_notes(details)]
+    if not told:
+        return None
+    clusters = [table for arm in arms if (table := _cluster_table(stages, arm)) is not None]
+    return Panel(
+        id="breadth",
+        heading="How broad and how clean is each arm?",
+        about="What an arm's examples are about, by their own words, and what was looked for in them. Clusters go by the terms that "
+        "set each apart.",
+        points=told,
+        tables=clusters,
+    )
+
+
+def _cluster_table(stages: FinishedStages, arm: str) -> PanelTable | None:
+    """The largest clusters of the dataset, and what an arm holds of each."""
+    name = f"{ARMS}{arm}"
+    broad = read_json(stages.stage(name), stages.manifests[name], "selection.json").get("breadth")
+    if not broad:
+        return None
+    rows = [[one["name"], one["rows"], one["kept"]] for one in broad["clusters"][:MOST_CLUSTERS]]
+    return PanelTable(f"{arm}: the {len(rows)} largest clusters", ("Cluster", "Examples", "Kept"), rows)
+
+
+PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_judge_cards, _breadth)

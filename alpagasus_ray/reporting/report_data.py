@@ -27,11 +27,13 @@ from alpagasus_ray.reporting import (
     examples_table,
     headline,
     joined_rows,
+    judge_material,
     lengths_data,
     provenance,
     questions,
     selection_data,
     training_data,
+    trust_data,
     verdicts,
 )
 from alpagasus_ray.reporting.answers_data import Answers, AnswersEntry, ModelExactMatch
@@ -49,6 +51,7 @@ from alpagasus_ray.reporting.run_reader import FinishedStages, answer_rows, curv
 from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selection
 from alpagasus_ray.reporting.side_by_side import side_by_side
 from alpagasus_ray.reporting.training_data import Training
+from alpagasus_ray.reporting.trust_data import Trust
 from alpagasus_ray.store.run import Manifest
 
 SCHEMA = files("alpagasus_ray.reporting") / "report.schema.json"
@@ -99,6 +102,8 @@ class ReportData(Entry):
     """The first screen: the question and the answer."""
     verdicts: Sequence[PairEntry]
     """What judges say, pair by pair."""
+    trust: Trust
+    """How far the judges can be trusted."""
     radars: Sequence[Radar]
     ranking: Sequence[Ranking]
     """By each judge of more than two models."""
@@ -172,14 +177,16 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         lambda limit: side_by_side(from_its_side, config.rule, limit, parts.answers), config.table_mib << 18, SIDES_BYTES
     )
     costs = provenance.costs(stages.manifests)
+    given = _votes(config, stages)
     data = ReportData(
         title=config.title or _title(about),
         settings=settings,
         first=headline.headline(about, parts, config.claim),
         verdicts=parts.pairs,
+        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given),
         radars=comparisons_data.radars(parts.pairs),
         ranking=comparisons_data.ranking(from_its_side, settings),
-        agreement=comparisons_data.agreement(pairs, settings, _votes(config)),
+        agreement=comparisons_data.agreement(pairs, settings, given),
         objective=answers_data.exact_matches(parts.answers),
         ratings=parts.ratings,
         arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
@@ -288,12 +295,11 @@ def _title(about: Sides) -> str:
     return about.arm if about.baseline is None else f"{about.arm} against {about.baseline}"
 
 
-def _votes(config: Report) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The rows of each file of votes, with its path."""
-    if not config.votes:
-        return []
-    by_file = []
-    for file in readers.expand(config.votes, "report.votes"):
+def _votes(config: Report, stages: FinishedStages) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of each file of votes, with its path, and those of the run's own studies."""
+    own = {name: one for name, one in judge_material.people_stages(stages.run).items() if one.settings["form"] == "vote"}
+    by_file = [(f"people/{name}", judge_material.votes(stages.run, name)) for name in own]
+    for file in readers.expand(config.votes, "report.votes") if config.votes else ():
         rows = []
         for record in readers.records(file):
             if record.data is None:

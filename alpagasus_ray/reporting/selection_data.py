@@ -154,7 +154,7 @@ def ratings(manifests: Mapping[str, Manifest], main: str | None) -> list[Ratings
 
 
 def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
-    judge, rubric = manifest.settings.get("judge", {}), manifest.settings.get("rubric", {})
+    judge, rubric = judge_of(manifest), manifest.settings.get("rubric", {})
     histogram = manifest.details.get("histogram", {})
     scored = sum(histogram.values())
     return RatingsEntry(
@@ -175,6 +175,15 @@ def _ratings(name: str, manifest: Manifest, *, is_main: bool) -> RatingsEntry:
         outside=manifest.details.get("outside"),
         doubts=list(judge_doubts(manifest.details, judge.get("max_outside", MAX_OUTSIDE))) if "model" in judge else [],
     )
+
+
+def judge_of(manifest: Manifest) -> Mapping[str, Any]:
+    """The judge of ratings as their settings name it; of ratings made of others, their names and how."""
+    combine = manifest.settings.get("combine")
+    if combine is None:
+        judge: Mapping[str, Any] = manifest.settings.get("judge", {})
+        return judge
+    return {"kind": f"the {combine['by']} of {', '.join(combine['ratings'])}"}
 
 
 def judge_doubts(

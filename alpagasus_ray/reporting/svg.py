@@ -70,13 +70,13 @@ def line(start: tuple[str, float], end: tuple[str, float], kind: str) -> Markup:
     return element("line", x1=start[0], y1=f"{start[1]:g}", x2=end[0], y2=f"{end[1]:g}", class_=kind)
 
 
-def path(points: Sequence[tuple[float, float]], height: int, kind: str, *, steps: bool = False, closed: bool = False) -> Markup:
-    """A line through points, each given as shares across and of the height from below; `steps` goes level, then up or down."""
+def path(points: Sequence[tuple[float, float]], height: int, kind: str, *, closed: bool = False) -> Markup:
+    """A line through points, each given as shares across and of the height from below; closed, the area below it."""
     if not points:
         return Markup("")
     places = [(round(1000 * x, 2), round(height * (1 - y), 2)) for x, y in points]
     drawn = [f"M{places[0][0]:g} {places[0][1]:g}"]
-    drawn += [f"{f'H{x:g}V{y:g}' if steps else f'L{x:g} {y:g}'}" for x, y in places[1:]]
+    drawn += [f"L{x:g} {y:g}" for x, y in places[1:]]
     if closed:
         drawn.append(f"V{height}H{places[0][0]:g}Z")
     shape = element("path", d="".join(drawn), class_=kind, vector_effect="non-scaling-stroke")
@@ -86,7 +86,7 @@ def path(points: Sequence[tuple[float, float]], height: int, kind: str, *, steps
 
 def plot(parts: Iterable[Markup], height: int, keys: Sequence[Key] = (), left: int = 56) -> Markup:
     """A drawing `height` pixels high between its axes, with room for them, below its legend."""
-    drawn = element("svg", joined(parts), width="100%", height=height, aria_hidden=None, focusable="false")
+    drawn = element("svg", joined(parts), width="100%", height=height, focusable="false")
     return legend(keys) + element("div", drawn, class_="plot", style=f"padding-left: {left}px")
 
 

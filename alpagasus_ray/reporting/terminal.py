@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
-from alpagasus_ray.reporting.terminal_plan import score_plan_lines, whole_plan_lines
+from alpagasus_ray.reporting.terminal_plan import card_plan_lines, score_plan_lines, whole_plan_lines
 from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
+from alpagasus_ray.reporting.terminal_trust import card_lines, people_lines
 from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
@@ -191,6 +192,9 @@ OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
     "status": _status,
     "plan_of_all": whole_plan_lines,
+    "plan_of_card": card_plan_lines,
+    "cards": card_lines,
+    "people": people_lines,
     "plan": score_plan_lines,
     "steps": _experiment,
 }

@@ -15,6 +15,8 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  distill: the judge is asked about {labels['labels']:,} rows first{cost}"
     yield f"  score: {_score(report['score'])}"
     yield from (f"    {note}" for note in report["score"]["notes"][:2] if "cascade" in report["score"])
+    if report["card"]["requests"]:
+        yield f"  card: {_card(report['card'])}"
     for arm in report["arms"]:
         yield f"  finetune {arm['arm']}: {_arm(arm)}"
     yield f"  finetune in all: {_sums(report['arms'])}"
@@ -40,6 +42,22 @@ def _score(plan: Mapping[str, Any]) -> str:
     left = f"{plan['left']:,} of {plan['rows']:,} rows left to ask, {plan['requests']:,} requests"
     dollars = plan.get("dollars")
     return left if dollars is None else f"{left}; {_dollars(dollars['low'], dollars['high'])}"
+
+
+def _card(plan: Mapping[str, Any]) -> str:
+    asked = ", ".join(f"{rows:,} {kind}" for kind, rows in plan["asks"].items())
+    return f"{plan['requests']:,} requests to the judge {plan['judge']} ({asked}); {_dollars(*plan['dollars'].values())}"
+
+
+def card_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a card would ask of its judge."""
+    yield f"plan of the judges' cards in {report['location']}; nothing was sent or written"
+    if report["asks"]:
+        yield f"  {_card(report)}"
+    if report.get("max_cost_usd") is not None:
+        yield f"  card.max_cost_usd={report['max_cost_usd']:g} holds for all of it"
+    for note in report["notes"]:
+        yield f"  {note}"
 
 
 def _arm(arm: Mapping[str, Any]) -> str:

@@ -139,10 +139,10 @@ def elsewhere_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {arm}: trained elsewhere, {place}"
     written = report.get("trainers", ())
     for one in written:
-        yield f"  {one['arm']}: {one['rows']:,} examples and the configuration for {one['trainer']}, {one['updates']:,} updates"
+        yield f"  {one['arm']}: {one['examples']:,} examples for {one['trainer']}, {one['updates']:,} updates"
         yield f"    in {one['location']} call: {one['command']}"
-    for difference in dict.fromkeys(line for one in written for line in one["differences"]):
-        yield f"    otherwise than here: {difference}"
     if written:
+        yield f"  what {written[0]['trainer']} does otherwise than a training here:"
+        yield from (f"    - {line}" for line in dict.fromkeys(line for one in written for line in one["differences"]))
         places = ", ".join(f"{one['arm']}: {one['location']}/model" for one in written)
         yield f"  then name what was trained: -s 'finetune.checkpoints={{{places}}}'"

@@ -40,10 +40,10 @@ def trained_elsewhere(config: Finetune, run: Run, arms: Sequence[str]) -> tuple[
     subsets = subsets_of(config, run, left) if left else {}
     written = {arm: write(config, run, arm, subset, settings) for arm, subset in subsets.items()}
     trainers = [
-        {"arm": arm, "rows": made.rows, "location": run.trainer(config.trainer, arm).storage.root, **made.details}
-        for arm, made in written.items()
+        {"arm": arm, "location": run.trainer(config.trainer, arm).storage.root, **made.details} for arm, made in written.items()
     ]
-    return report | {"trainers": trainers}, []
+    rows = report["rows"] + sum(subset.rows for subset in subsets.values())
+    return report | {"location": run.storage.path("trainers" if written else "models"), "rows": rows, "trainers": trainers}, []
 
 
 def write(config: Finetune, run: Run, arm: str, subset: Manifest, settings: Mapping[str, Any]) -> Manifest:
@@ -69,6 +69,7 @@ def write(config: Finetune, run: Run, arm: str, subset: Manifest, settings: Mapp
         files.append(FileEntry(name=name, rows=0, **home.storage.write(name, text.encode())._asdict()))
     details = {
         "trainer": config.trainer,
+        "examples": subset.rows,
         "command": told.command,
         "updates": told.updates,
         "differences": [*told.notes, *_of_conversations(config, _examples(run.subset(arm), subset))],

@@ -69,6 +69,8 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
 
     Refuses what that call would refuse at its start, but for a missing key.
     """
+    if config.combine is not None:
+        return _of_others(config, run)
     check_model(config.judge)
     program, task, target = prepare(config, run)
     spec, stage, examples, settings = program.spec, target.home, target.listed, task.settings
@@ -93,6 +95,25 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "notes": list(_notes(spec, parts, done, away)),
     }
     return report if config.cascade is None else cascade_plan.scaled(report, config.cascade)
+
+
+def _of_others(config: Score, run: Run) -> dict[str, Any]:
+    """The plan of `score.combine`, which asks nobody."""
+    assert config.combine is not None, "the caller has looked"
+    parts, stage = ", ".join(config.combine.ratings), run.ratings(config.name)
+    return {
+        "plan": True,
+        "stage": stage.name,
+        "location": stage.storage.root,
+        "rows": run.examples().finished("ingest").rows,
+        "left": 0,
+        "limit": None,
+        "requests": 0,
+        "prompt": None,
+        "asks": "nobody",
+        "hashes": {},
+        "notes": [f"the {config.combine.by} of {parts}: nothing is asked, and it costs nothing"],
+    }
 
 
 def _check_same(target: Target, made: Manifest | Begun | None, settings: dict[str, Any], engine: EngineConfig) -> None:

@@ -7,12 +7,11 @@ import pyarrow.fs as pafs
 
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import LOCK, RECIPE, Run
+from alpagasus_ray.store.stage_kinds import STAGE_KINDS, kind_name
 from alpagasus_ray.store.storage import Storage
 
-FOLDERS = frozenset(
-    "answers benchmarks examples judges models pairs people prompts race ratings report subsets verdicts".split()
-)
-"""Stages, as a run names their directories; another judge's verdicts are in `verdicts-<name>`."""
+FOLDERS = frozenset((*STAGE_KINDS, "benchmarks", "judges", "people", "race"))
+"""What a run's directories are named."""
 SHOWN, LOOKED_AT = 3, 30
 """Runs that a message names; neighbours that are looked at where no name is near."""
 
@@ -32,7 +31,7 @@ def check_exists(run: Run) -> None:
 
 def is_run(storage: Storage) -> bool:
     """Whether a stage, a recipe or a driver's lock is there."""
-    if any(name in FOLDERS or name.startswith("verdicts-") for name in _entries(storage, pafs.FileType.Directory)):
+    if any(kind_name(name) in FOLDERS for name in _entries(storage, pafs.FileType.Directory)):
         return True
     return any(name in (RECIPE, LOCK) for name in _entries(storage, pafs.FileType.File))
 

@@ -235,10 +235,6 @@ class Run:
     def ratings(self, name: str) -> StageDir:
         return self._stage("ratings", name)
 
-    def judge(self, name: str, *part: str) -> StageDir:
-        """A judge that was fitted on another's ratings, and what it was fitted on."""
-        return self._stage("judges", name, *part)
-
     def subset(self, arm: str) -> StageDir:
         return self._stage("subsets", arm)
 
@@ -273,6 +269,22 @@ class Run:
     def verdicts(self, name: str | None, *pair_and_test_set: str) -> StageDir:
         """A judge's games of two models on one test set; without these, the directory of all of them."""
         return self._stage(f"verdicts-{name}" if name else "verdicts", *pair_and_test_set)
+
+    def probes(self, judge: str, what: str) -> StageDir:
+        """Rows that a judge is asked about to see how far it can be trusted."""
+        return self._stage("probes", judge, what)
+
+    def judges(self) -> StageDir:
+        """The cards of all judges."""
+        return self._stage("judges")
+
+    def judge(self, name: str, *part: str) -> StageDir:
+        """What belongs to one judge: what it said of its probes, what it was fitted on."""
+        return self._stage("judges", name, *part)
+
+    def people(self, study: str) -> StageDir:
+        """A human study."""
+        return self._stage("people", study)
 
     def report(self) -> StageDir:
         return self._stage("report")

@@ -31,6 +31,9 @@ STAGE_KINDS: dict[str, StageKind] = {
     "answers": StageKind((2,)),
     "pairs": StageKind((2,), is_asked_about=True, is_minor=True),
     "verdicts": StageKind((2,)),
+    "probes": StageKind((2,), is_asked_about=True, is_minor=True),
+    "judges": StageKind((0, 1, 2)),
+    "people": StageKind((1,), is_minor=True),
     "report": StageKind((0,), is_reported=False),
 }
 """By name; a new kind of stage is one line here, and a method of `store.run.Run` that says where it lies."""

@@ -63,7 +63,7 @@ def messages() -> list[Message]:
     found: dict[str, Message] = {}
     for module, tree in sorted(trees.items()):
         for text in _texts(tree, module, writers):
-            if len(text.replace("…", " ").split()) >= FEWEST_WORDS:
+            if len(text.replace("…", " ").split()) >= FEWEST_WORDS and not text.startswith((";", ",")):
                 found.setdefault(text, Message(_area(module), text, module))
     return sorted(found.values(), key=lambda one: (list(AREAS).index(one.area), one.text.lower()))
 

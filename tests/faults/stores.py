@@ -56,7 +56,7 @@ def replaced(arena: Arena, rows: int) -> Finding:
         driver = arena.start(location, first, {"concurrency": 2})
         found.expect(arena.wait(lambda: len(first.taken()) > rows // 10, driver), "the run ended early")
         os.kill(driver.pid, signal.SIGSTOP)
-        other = arena.start(location, second, {"concurrency": CONCURRENCY})
+        other = arena.start(location, second, {"concurrency": CONCURRENCY, "judge.other_address": True})
         found.expect(arena.wait(lambda: len(second.taken()) > 0, other), "the second driver did not begin")
         before = len(first.taken())
         os.kill(driver.pid, signal.SIGCONT)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 import ray.data
@@ -54,30 +53,7 @@ def test_a_ray_dataset_is_rated_on_its_cluster(
     assert sorted(row["instruction"] for row in rated.records) == sorted(row["instruction"] for row in ROWS)
     assert rated.unscored == {}
     assert len(server.taken()) == len(ROWS)
-
-
-def test_a_rater_takes_each_kind_of_batch_and_says_why_a_row_has_no_score(tmp_path: Path) -> None:
-    import pandas as pd
-    import pyarrow as pa
-
-    rater = ag.Rater(kind="rules", folder=tmp_path)
-    rows = [*ROWS[:2], {"instruction": "", "input": "", "output": "x", "topic": "none"}]
-    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    for batch in (arrays, pd.DataFrame(rows), pa.Table.from_pylist(rows)):
-        done = rater(batch)
-        assert type(done) is type(batch)
-        scores, reasons = (list(map(_plain, done[name])) for name in ("score", "reason"))
-        assert [score is None or np.isnan(score) for score in scores] == [False, False, True]
-        assert reasons[:2] == [None, None]
-        assert reasons[2].startswith("no example")
-
-
-def _plain(value: object) -> object:
-    return value.as_py() if hasattr(value, "as_py") else value
-
-
-def test_a_rater_refuses_what_it_cannot_keep_for_all_rows() -> None:
-    with pytest.raises(UsageError, match=r"ag\.rate\(ds, max_cost_usd=…\) can"):
-        ag.Rater(judge="toy", max_cost_usd=5)
-    with pytest.raises(UsageError, match="did you mean 'concurrency'"):
-        ag.Rater(judge="toy", concurency=5)
+    here = ray.get_runtime_context().gcs_address
+    assert ag.rate(ROWS, kind="rules", run=tmp_path / "other", ray=here).unscored == {}
+    with pytest.raises(UsageError, match="this process is on the cluster at"):
+        ag.rate(ROWS, kind="rules", ray="127.0.0.1:1")

@@ -4,18 +4,22 @@ Screenshots are left in the directory that REPORT_SCREENSHOTS names.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from alpagasus_ray import __main__ as command
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.people import assign, votes
 from alpagasus_ray.people.ballot import Ballot, ballot
 from alpagasus_ray.people.words import LANGUAGES, WORDS
+from alpagasus_ray.store.run import Run
 from browser import opened
-from made_ballots import ARMS, pairs, side_of
+from made_ballots import ARMS, SETS, pairs, side_of
+from report_runs import answer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -31,6 +35,17 @@ def made() -> Ballot:
     chosen = assign.pairs_for_votes(pairs(), assign.PER_TEST_SET, "secret")
     made = ballot(assign.vote_study(chosen, VOTERS, "secret"), "vote", *ARMS)
     return made._replace(key=json.loads(json.dumps(made.key)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Answers of both models, and the ballot that the real job makes of them."""
+    made = Run.open(str(tmp_path_factory.mktemp("study") / "run"))
+    for arm, side in zip(ARMS, ("answer_a", "answer_b"), strict=True):
+        for name in SETS:
+            answer(made, arm, name, [(getattr(pair, side), None) for pair in pairs() if pair.test_set == name])
+    assert command.main(["people", made.storage.root, "make", "-s", f"people.voters=[{', '.join(VOTERS)}]"]) == 0
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +80,13 @@ def _download(page: "Page", button: str, folder: Path) -> Path:
 
 
 def test_three_people_vote_and_their_files_come_back_as_the_papers_counts(
-    chromium: "Browser", made: Ballot, page_file: Path, tmp_path: Path
+    chromium: "Browser", run: Run, tmp_path: Path
 ) -> None:
+    study = run.people("-vs-".join(sorted(ARMS)))
+    key, page_file = json.loads(study.storage.read("key.json")), Path(study.storage.path("ballot.html"))
     outcomes = "a" * 63 + "t" * 64 + "b" * 33
     third = {"a": "tie", "t": "b", "b": "a"}
-    files = {}
+    files: list[str] = []
     for number, voter in enumerate(VOTERS):
 
         def said(item: int, *, differs: bool = number == 2) -> str:
@@ -80,31 +97,38 @@ def test_three_people_vote_and_their_files_come_back_as_the_papers_counts(
         context = chromium.new_context()
         page = _enter(context, page_file, voter)
         if voter == "Ana":  # reloads in the middle
-            _vote(page, made.key, voter, said, 80)
+            _vote(page, key, voter, said, 80)
             page.reload()
             page.wait_for_selector("html[data-ready=yes]", state="attached")
             assert page.locator("#progress").get_attribute("value") == "80"
         if voter == "Bo":  # goes on in another browser
-            _vote(page, made.key, voter, said, 60)
+            _vote(page, key, voter, said, 60)
             saved = _download(page, "save", tmp_path)
             context.close()
             context = chromium.new_context()
             page = opened(context, page_file).page
             page.locator("#load").set_input_files(saved)
             page.wait_for_selector("#vote:not([hidden])")
-        _vote(page, made.key, voter, said, 174)
+        _vote(page, key, voter, said, 174)
         assert page.locator("#done").is_visible()
-        file = _download(page, "export", tmp_path)
-        files[file.name] = votes.read_votes(file.read_text(encoding="utf-8"), made.key, file.name)
+        files.append(str(_download(page, "export", tmp_path)))
         context.close()
-    cast = votes.together(files)
-    reports = votes.voter_reports(cast, made.key)
+    assert command.main(["people", run.storage.root, "import", *files]) == 0
+    counts = json.loads(study.storage.read("people.json"))
+    reports = counts["voters"]
     assert [(one["missing"], one["self_consistency"]["value"], one["checks_passed"]["value"]) for one in reports] == [
         (0, 1.0, 1.0)
     ] * 3
-    given = [votes.Vote(made.key["items"][vote.item]["item_id"], vote.voter, vote.said) for vote in cast if vote.kind == "main"]
-    tally = votes.tally(given)
+    tally = counts["tally"]
     assert (tally["win"], tally["tie"], tally["lose"], tally["split"]) == (63, 64, 33, 0)
+    shown = [slot for voter in VOTERS for slot in key["voters"][voter] if slot["kind"] == "main"]
+    first = Counter(slot["first"] == key["items"][slot["item"]]["a_is"] for slot in shown)
+    assert first[True] == first[False] == 240, "each model stands first half of the time"
+    spoiled = tmp_path / "spoiled.jsonl"
+    spoiled.write_text(Path(files[0]).read_text(encoding="utf-8").replace('"choice":"first"', '"choice":"neither"', 1))
+    assert command.main(["people", run.storage.root, "import", str(spoiled)]) == 2
+    text = page_file.read_bytes().lower()
+    assert not any(part.encode() in text for arm in ARMS for part in (arm, arm.replace("-", " ")))
 
 
 def test_the_pages_bytes_hold_no_arms_name(page_file: Path) -> None:

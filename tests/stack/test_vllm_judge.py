@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray.config import Answerer, Compare, Generate, Ingest, Judge, PairJudge, Score, TestSet, Vllm
+from alpagasus_ray.config import Answerer, Card, Compare, Generate, Ingest, Judge, PairJudge, Recipe, Score, TestSet, Vllm
 from alpagasus_ray.engines.vllm_model import Prompts
+from alpagasus_ray.evaluation.judge_card import NO
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.reporting.selection_data import judge_doubts
+from alpagasus_ray.stages.card import card
 from alpagasus_ray.stages.compare import compare
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.stages.ingest import ingest
@@ -142,6 +144,20 @@ def test_a_small_model_that_rates_without_judging_is_told_unfit(shared: Path, tm
     told = list(judge_doubts(manifest.details))
     assert any(doubt.startswith("this judge is unfit for expected scores") for doubt in told), told
     assert all(row["expected_score"] is None or row["outside"] <= 0.5 for row in ratings(run).to_pylist())
+    probes = Card(repeat=True, probes=True, rows=FEW // 2, per_kind=6, stored=20)
+    [told_of] = card(Recipe(score=Score(judge=judge), card=probes), run)["cards"]
+    assert told_of["verdict"] == NO
+    assert "no score stands where one should" in told_of["line"]
+    made = json.loads(run.judges().storage.read("judge/card.json"))
+    assert made["planted_defects"]["all"]["auc"]["value"] < 0.85, "it hardly sees what was planted"
+    assert made["repeat"]["exact_agreement"]["n"] == FEW // 2
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_judge_that_hardly_wants_to_say_a_score_is_no_judge(short_run: Run) -> None:
+    told = {one["name"]: one for one in card(Recipe(), short_run)["cards"]}["in-job"]
+    assert told["verdict"] == NO
+    assert "no score stands where one should" in told["line"]
 
 
 @pytest.mark.long

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -56,6 +58,13 @@ def test_the_same_rows_are_paid_for_once_by_the_same_judge(rate: Callable[..., a
     assert again.scores == first.scores
     rate(rubric="helpfulness")
     assert len(server.taken()) == 2 * len(ROWS)
+
+
+def test_twenty_rows_cost_this_process_little_time(rate: Callable[..., ag.Rated]) -> None:
+    rate(ROWS[:1])
+    started = time.process_time()
+    rate()
+    assert time.process_time() - started < 1.0, "seconds of CPU; a quarter of one on an ordinary core"
 
 
 def test_a_record_without_a_text_has_a_reason_and_no_score(rate: Callable[..., ag.Rated]) -> None:
@@ -251,6 +260,36 @@ def test_results_show_themselves_in_a_notebook_as_tables_and_pictures_with_their
     assert "and 11 more" in shown
     assert "<script>" not in rated.pick(share=1.0)._repr_html_() + shown
     assert "<svg" in rated.histogram()._repr_html_()
+
+
+def test_a_rater_takes_each_kind_of_batch_and_says_why_a_row_has_no_score(tmp_path: Path) -> None:
+    import pandas as pd
+
+    rater = ag.Rater(kind="rules", folder=tmp_path)
+    rows = [*ROWS[:2], {"instruction": "", "input": "", "output": "x", "topic": "none"}]
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    for batch in (arrays, pd.DataFrame(rows), pa.Table.from_pylist(rows)):
+        done = rater(batch)
+        assert type(done) is type(batch)
+        scores, reasons = (list(map(_plain, done[name])) for name in ("score", "reason"))
+        assert [score is None or np.isnan(score) for score in scores] == [False, False, True]
+        assert reasons[:2] == [None, None]
+        assert reasons[2].startswith("no example")
+    alone = rater({name: values[2:] for name, values in arrays.items()})
+    assert np.isnan(alone["score"]).all(), "a batch of nothing but such rows ends no pipeline"
+    named = ag.Rater(kind="rules", folder=tmp_path, columns={"instruction": "q", "output": "a"})
+    assert not named(pd.DataFrame([{"q": "Name a fruit.", "a": "An apple."}]))["score"].isna().any()
+
+
+def _plain(value: object) -> object:
+    return value.as_py() if hasattr(value, "as_py") else value
+
+
+def test_a_rater_refuses_what_it_cannot_keep_for_all_rows() -> None:
+    with pytest.raises(UsageError, match=r"ag\.rate\(ds, max_cost_usd=…\) can"):
+        ag.Rater(judge="toy", max_cost_usd=5)
+    with pytest.raises(UsageError, match="did you mean 'concurrency'"):
+        ag.Rater(judge="toy", concurency=5)
 
 
 def test_rating_a_few_rows_starts_no_ray_and_importing_the_package_loads_nothing() -> None:

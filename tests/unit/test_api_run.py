@@ -95,3 +95,14 @@ def test_a_scorer_picks_in_a_run_and_each_of_its_versions_has_numbers_of_its_own
 
 def _sizes(picked: Any) -> list[int]:
     return [row["output"].count("apple") for row in picked["selected"].to_list()]
+
+
+def test_rows_that_failed_are_asked_again_by_their_status_or_all(run: ag.Run) -> None:
+    again = ag.Run(run.location)
+    assert again.score(kind="rules", retry_failed=True).counts == {"scored": len(ROWS)}
+    with pytest.raises(UsageError, match="no status to ask again for"):
+        again.score(kind="rules", retry_failed="lost")
+    scored = ag.Run(run.location).score(kind="rules")
+    assert sum(scored.histogram().values()) == len(scored.rated) == scored.rows
+    assert scored.cost_usd is None
+    assert "<svg" in scored._repr_html_()

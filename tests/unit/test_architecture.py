@@ -15,7 +15,7 @@ LAYERS = (
     ("api",),
     ("run_all",),
     ("commands", "plan_all"),
-    ("first_recipe",),
+    ("evaluation_commands", "first_recipe", "trust_commands"),
     ("feasibility", "doctor"),
     ("stages",),
     ("batch_api", "cli"),

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -16,9 +15,12 @@ from toy_runs import ROOT
 
 BLOCKED = sorted({*(name for names in extras.EXTRAS.values() for name in names), "torchvision", "accelerate", "wandb", "boto3"})
 WITHOUT = f"""
-import sys
-for name in {BLOCKED}:
-    sys.modules[name] = None  # an import of it fails as where it is not installed
+import importlib.machinery, sys
+class NotInstalled(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {BLOCKED} else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = NotInstalled
 """
 
 
@@ -35,17 +37,12 @@ def python(code: str, *arguments: str, blocked: bool = True) -> subprocess.Compl
     )
 
 
-def test_importing_the_package_loads_neither_ray_nor_torch_and_takes_no_time() -> None:
+def test_importing_the_package_loads_neither_ray_nor_torch() -> None:
     loaded = (
         "import alpagasus_ray, sys; print([name for name in ('ray', 'torch', 'pydantic', 'pyarrow') if name in sys.modules])"
     )
-    best = 60.0
-    for _ in range(3):  # the best of three: others work on this machine too
-        started = time.monotonic()
-        done = python(loaded, blocked=False)
-        best = min(best, time.monotonic() - started)
-        assert done.stdout.strip() == "[]", done.stderr
-    assert best < 0.3
+    done = python(loaded, blocked=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_every_module_but_those_of_training_workers_is_imported_without_an_extra() -> None:

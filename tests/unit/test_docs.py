@@ -1,6 +1,8 @@
 """What the documentation promises of itself: blocks print what they show, messages are found, every page is in the site."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import blocks
 import messages
 from alpagasus_ray import api
 from alpagasus_ray.errors import UsageError
+from loopback import JudgeStarter
 from toy_runs import ROOT
 
 DOCS = ROOT / "docs"
@@ -52,7 +55,22 @@ def test_every_page_is_in_the_navigation_once() -> None:
         return [page for value in values for page in named(value)]
 
     pages = named(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert sorted(pages) == sorted([*PAGES, "index.md", "contributing.md"])
+    assert sorted(pages) == sorted([*PAGES, "index.md", "contributing.md"]), "the navigation stands in mkdocs.yml"
+
+
+def test_the_python_of_the_readme_does_what_it_says(
+    judge: JudgeStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("OPENAI_BASE_URL", judge().base_url), ("OPENAI_API_KEY", "a-key"), ("ALPAGASUS_CACHE", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    rows = [{"instruction": f"Say {number}.", "output": str(number), "topic": number} for number in range(6)]
+    asked = block.replace("top=9000", "top=2").replace("max_cost_usd=5", "max_cost_usd=5, price={'input': 1, 'output': 1}")
+    exec(asked, {"rows": rows})
+    written = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert len(written) == 2
+    assert all(row == {**rows[row["topic"]], "score": row["score"]} for row in written)
 
 
 def test_the_readme_is_short_and_its_picture_small() -> None:

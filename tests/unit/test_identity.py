@@ -15,8 +15,10 @@ from alpagasus_ray.config import (
     OPERATIONAL,
     Answerer,
     Arm,
+    Card,
     Cascade,
     Clean,
+    Combine,
     Compare,
     Distill,
     EngineConfig,
@@ -24,6 +26,7 @@ from alpagasus_ray.config import (
     Ingest,
     Judge,
     PairJudge,
+    People,
     Pick,
     Recipe,
     Report,
@@ -127,6 +130,9 @@ SECTIONS: dict[type[Section], dict[str, Any]] = {
     Vllm: {},
     Report: {},
     Compare: {},
+    Combine: {"ratings": ("a", "b")},
+    Card: {},
+    People: {},
 }
 
 
@@ -207,6 +213,34 @@ DEFAULTS = {
     "Lora": {},
     "TestSet": {},
     "Report": {},
+    "Combine": {"by": "median", "correct": "none", "held": None},
+    "Card": {
+        "cut": 4.5,
+        "epsilon": 0.2,
+        "gold": [],
+        "limits": {},
+        "per_kind": 20,
+        "probes": False,
+        "ratings": [],
+        "repeat": False,
+        "rows": 200,
+        "seed": 0,
+        "stored": 50,
+    },
+    "People": {
+        "at_random": 50,
+        "checks": 4,
+        "cut": 4.5,
+        "form": "vote",
+        "language": "en",
+        "near": 50,
+        "pair": None,
+        "per_test_set": 40,
+        "ratings": "judge",
+        "repeats": 10,
+        "test_sets": [],
+        "voters": ["voter 1", "voter 2", "voter 3"],
+    },
 }
 """Defaults that manifests do not name: results without these keys were made with these values, whatever a later version thinks
 better. A new knob gets a line here; to change a default, add its field to `Section.stated` in the same step."""

@@ -205,7 +205,10 @@ def test_judge_and_people_are_told_raw_and_beyond_chance_together() -> None:
     assert abs(found["with_majority"]["kappa"]["value"] or 0) < 0.01
     assert found["calibration"][0]["a"]["value"] == pytest.approx(0.9, abs=0.02)
     rating = judge_agreement.raters(
-        {i: i % 6 for i in range(60)}, {name: {i: (i + k) % 6 for i in range(60)} for k, name in enumerate("xyz")}, CUT
+        {i: i % 6 for i in range(60)},
+        {name: {i: (i + k) % 6 for i in range(60)} for k, name in enumerate("xyz")},
+        CUT,
+        dict.fromkeys(range(60), 9),
     )
     assert rating["exact_agreement"]["n"] == rating["people_alpha"]["n"] == 60
 

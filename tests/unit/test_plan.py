@@ -449,7 +449,7 @@ def test_a_plan_writes_nothing_and_looks_at_a_run_that_a_driver_works_on(
 @pytest.mark.parametrize("other", ["rescore", "retry-failed"])
 def test_a_plan_is_of_an_ordinary_call(tmp_path: Path, capfd: pytest.CaptureFixture[str], other: str) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(commands.SCORE, ["--run", str(tmp_path), "--plan", f"--{other}"])
+        cli.main(commands.SCORE, ["--run", toy_run(tmp_path, 3).storage.root, "--plan", f"--{other}"])
     assert end.value.code == 2
     assert f"--{other} and --plan exclude each other" in capfd.readouterr().err
 

@@ -220,7 +220,8 @@ def test_the_knob_table_lists_every_field_with_a_doc_and_a_default(section: str)
     assert [knob.key for knob in table if ".<n>." not in knob.key] == _leaves(annotation, section)
     assert [knob.key for knob in table if not (knob.doc and knob.kind)] == []
     without = [knob.key for knob in table if not knob.default and ".<n>." not in knob.key]
-    whole = ("score.judge.price.", "compare.judge.price.", "compare.import.")  # null as a whole, or all of it
+    # null as a whole, or all of it
+    whole = ("score.judge.price.", "score.combine.", "compare.judge.price.", "compare.import.")
     assert [key for key in without if not key.startswith(whole)] == []
 
 

@@ -44,7 +44,7 @@ function redraw(cut) {
     const held = cut === null ? Number(kept) : Number(low) >= cut - 1e-9 ? Number(rows) : 0;
     const [above, below] = column.querySelectorAll("rect");
     const top = Number(above.getAttribute("y")), end = Number(below.getAttribute("y")) + Number(below.getAttribute("height"));
-    const edge = end - (end - top) * held / Number(rows);
+    const edge = end - (end - top) * held / (Number(rows) || 1);
     above.setAttribute("height", edge - top);
     below.setAttribute("y", edge);
     below.setAttribute("height", end - edge);

@@ -1,0 +1,183 @@
+"""What a run holds that says something of its judges: scores by example id, lengths of answers, people's votes and marks.
+
+Of very long ratings an even sample is read: figures of a card rest on at most `MOST_ROWS` rows, and say on how many.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from alpagasus_ray.data import readers
+from alpagasus_ray.data.schema import RATINGS, conformed
+from alpagasus_ray.errors import InputError, StageFailed, reason_of
+from alpagasus_ray.evaluation.estimates import Floats
+from alpagasus_ray.evaluation.judge_sections import Asked
+from alpagasus_ray.judging.gold_marks import gold_marks
+from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.reporting.selection_data import judge_of
+from alpagasus_ray.store.run import Manifest, Run, StageDir
+
+MOST_ROWS = 200_000
+VOTES = "votes.parquet"
+LONG_WORD = 20.0
+"""Characters between blanks, in the mean, from which on a text is taken to be written without them."""
+COLUMNS = ["example_id", "status", "score", "outside", "error", "cost_usd", "latency_s", "model", "fingerprint"]
+
+
+class Ratings(NamedTuple):
+    """One judge's ratings, a row for each example that is looked at, in the order of the examples."""
+
+    name: str
+    manifest: Manifest
+    ids: list[str]
+    scores: Floats
+    """NaN without a rating."""
+    outside: Floats | None
+    asked: list[Asked]
+    answered_by: tuple[str, str]
+    """The most frequent model and fingerprint, empty where servers did not say."""
+
+    @property
+    def judge(self) -> Mapping[str, Any]:
+        return judge_of(self.manifest)
+
+    @property
+    def label(self) -> str:
+        """What the judge is called where verdicts name one: its model, or its kind."""
+        return str(self.judge.get("model") or self.judge.get("kind") or "unknown")
+
+    @property
+    def of_row(self) -> dict[str, float]:
+        """Scores by example id, of the rows that have one."""
+        return {row: float(score) for row, score in zip(self.ids, self.scores, strict=True) if not np.isnan(score)}
+
+
+def scores_of(stage: StageDir, manifest: Manifest, ids: Sequence[str]) -> Floats:
+    """The scores of these examples, in order, NaN where a row has none. Raises `StageFailed` where other ids are rated."""
+    table = pa.concat_tables(stage.tables(manifest, ["example_id", "score"]))
+    place = {example_id: row for row, example_id in enumerate(table["example_id"].to_pylist())}
+    if len(place) != len(ids) or place.keys() != set(ids):
+        raise StageFailed(f"{manifest.stage}: its example ids are not those of examples/")
+    order = np.fromiter((place[example_id] for example_id in ids), dtype=np.int64, count=len(ids))
+    return np.asarray(_floats(table["score"])[order])
+
+
+def ratings(run: Run, name: str, manifest: Manifest, keep: Collection[str] = ()) -> Ratings:
+    """The ratings of a judge; where only a sample is read, also the rows in `keep`."""
+    table = pa.concat_tables(_sampled(run.ratings(name), manifest, keep))
+    outside = _floats(table["outside"])
+    told = zip(*(table[column].to_pylist() for column in ("status", "error", "cost_usd", "latency_s")), strict=True)
+    asked = [Asked(status, reason_of(error) if error else "", cost, latency) for status, error, cost, latency in told]
+    return Ratings(
+        name,
+        manifest,
+        table["example_id"].to_pylist(),
+        _floats(table["score"]),
+        None if np.isnan(outside).all() else outside,
+        asked,
+        answered_by(table),
+    )
+
+
+def answered_by(table: pa.Table) -> tuple[str, str]:
+    """The most frequent model and fingerprint of a table of ratings."""
+    known = table.filter(pc.is_valid(table["score"])).group_by(["model", "fingerprint"]).aggregate([([], "count_all")])
+    if not known.num_rows:
+        return "", ""
+    most = known.sort_by([("count_all", "descending")]).slice(0, 1).to_pylist()[0]
+    return most["model"] or "", most["fingerprint"] or ""
+
+
+def _sampled(stage: StageDir, manifest: Manifest, keep: Collection[str]) -> Iterator[pa.Table]:
+    """All rows; of more than `MOST_ROWS` every n-th, and those that are to be kept."""
+    step, start, kept = -(-manifest.rows // MOST_ROWS) or 1, 0, pa.array(sorted(keep), pa.string())
+    for table in stage.tables(manifest):
+        known = conformed(table, RATINGS).select(COLUMNS)
+        if step > 1:
+            drawn = pa.array(np.arange(start, start + len(table)) % step == 0)
+            known = known.filter(pc.or_(drawn, pc.is_in(known["example_id"], kept)))
+        yield known
+        start += len(table)
+
+
+class Lengths(NamedTuple):
+    """How long the answer of each example is."""
+
+    of_row: Mapping[str, float]
+    unit: str
+    """`words`; `characters` where texts have no blanks between words."""
+
+    def of(self, ids: Sequence[str]) -> Floats:
+        return np.array([self.of_row.get(row, np.nan) for row in ids], dtype=np.float64)
+
+
+def lengths(run: Run, wanted: Collection[str]) -> Lengths:
+    """The lengths of the answers of some examples."""
+    stage, ids, rows = run.examples(), [], pa.array(sorted(wanted), pa.string())
+    words, characters = [], []
+    for whole in stage.tables(stage.finished("ingest"), ["example_id", "output"]):
+        table = whole.filter(pc.is_in(whole["example_id"], rows))
+        ids += table["example_id"].to_pylist()
+        texts = pc.utf8_trim_whitespace(table["output"])
+        words.append(pc.list_value_length(pc.utf8_split_whitespace(texts)).to_numpy())
+        characters.append(pc.utf8_length(texts).to_numpy())
+    by_words, by_characters = np.concatenate(words), np.concatenate(characters)
+    is_spaced = by_characters.sum() < LONG_WORD * max(by_words.sum(), 1)
+    chosen = by_words if is_spaced else by_characters
+    return Lengths(dict(zip(ids, chosen.astype(float).tolist(), strict=True)), "words" if is_spaced else "characters")
+
+
+def length_of(text: str, unit: str) -> float:
+    """The length of one text, as `lengths` measures it."""
+    return float(len(text.split()) if unit == "words" else len(text.strip()))
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)
+
+
+def people_stages(run: Run) -> dict[str, Manifest]:
+    """The human studies of a run that have votes, by name."""
+    names = {name.split("/")[1] for name in run.storage.all_names() if name.startswith("people/") and name.endswith(VOTES)}
+    made = {name: run.people(name).manifest() for name in sorted(names)}
+    return {name: one for name, one in made.items() if one and any(entry.name == VOTES for entry in one.files)}
+
+
+def votes(run: Run, name: str) -> list[dict[str, Any]]:
+    """The rows of a study's votes."""
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(run.people(name).storage.read(VOTES))).to_pylist()
+    return rows
+
+
+def marks_of_raters(run: Run) -> dict[str, dict[str, float]]:
+    """People's ratings of examples: by person, then by example id."""
+    people: dict[str, dict[str, float]] = {}
+    for name, manifest in people_stages(run).items():
+        if manifest.settings.get("form") == "rate":
+            for row in votes(run, name):
+                people.setdefault(row["voter"], {})[row["example_id"]] = float(row["score"])
+    return people
+
+
+def marks_given(paths: Sequence[str], scale: Scale) -> dict[str, float]:
+    """Marks that are taken to be right, by example id; where several people marked one, their median. `InputError` tells of a
+    record that is no mark (`judging/gold_marks.py`)."""
+    marks: defaultdict[str, list[float]] = defaultdict(list)
+    for file in readers.expand(paths, "card.gold") if paths else ():
+        for mark in gold_marks(_records(file), file.path, scale):
+            marks[mark.example_id].append(mark.score)
+    return {row: float(np.median(given)) for row, given in marks.items()}
+
+
+def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for record in readers.records(file):
+        place = f"record at {record.position}"
+        if record.data is None:
+            raise InputError(file.path, place, record.problem)
+        yield place, record.data

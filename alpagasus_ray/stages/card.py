@@ -1,0 +1,260 @@
+"""Write `judges/<name>/card.json` for every judge of a run, and `judges/together.json` where several rate the same rows.
+
+What is there costs nothing to read: ratings, verdicts, people's votes, marks. What `card.repeat` and `card.probes` want to know
+of the judge of `score` is asked first (`inference/tasks/probes.py`). The cards replace earlier ones; where nothing has changed
+since, they are left as they are.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from alpagasus_ray.config import Card, Recipe, identity
+from alpagasus_ray.data import readers
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.evaluation import judge_agreement, judge_sections
+from alpagasus_ray.evaluation.judge_card import judge_card, line, with_limits
+from alpagasus_ray.inference.tasks import probes as card_probes
+from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.reporting import judge_material, judge_probes, judge_verdicts
+from alpagasus_ray.reporting.judge_material import Lengths, Ratings
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versions
+
+CARD, TOGETHER = "card.json", "together.json"
+
+
+class Material(NamedTuple):
+    """All that the cards of a run are made from."""
+
+    config: Card
+    run: Run
+    ratings: Mapping[str, Ratings]
+    lengths: Lengths
+    people: Mapping[str, Mapping[str, float]]
+    gold: Mapping[str, float]
+    verdicts: Sequence[judge_verdicts.Judged]
+    together: dict[str, Any] | None
+    not_asked: Mapping[str, str]
+    """Why a judge was not asked though the recipe wants it, by its ratings' name."""
+
+
+def card(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
+    """Make the cards, and return their summary. `again`: ask the stored probes once more, though nothing was rated since.
+    Raises `UsageError` for ratings that are not there and limits that no figure has, and what asking raises."""
+    config, started = recipe.card, time.monotonic()
+    with_limits(config.limits)
+    made = _rated(config, run)
+    not_asked = {name: card_probes.why_not(run, name, recipe.score) for name in made}
+    if config.repeat or config.probes:
+        _ask(recipe, run, [name for name, why in not_asked.items() if why is None], again=again)
+    home, inputs = run.judges(), _inputs(config, run, made)
+    settings = {"card": identity(config), "version": versions()["alpagasus-ray"]}
+    done = home.manifest()
+    if done is None or (done.settings, done.inputs) != (settings, inputs):
+        files = _files(_material(config, run, made, {name: why for name, why in not_asked.items() if why}))
+        home.reopen()
+        entries = [
+            FileEntry(name=name, rows=0, **home.storage.write(name, orjson.dumps(value, option=orjson.OPT_INDENT_2))._asdict())
+            for name, value in files.items()
+        ]
+        begun = Begun(settings=settings, inputs=inputs, seconds=time.monotonic() - started)
+        done = home.build(begun, entries)
+        home.finish(done)
+    return _summary(home, done)
+
+
+def plan(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
+    """What a call would ask and what that would cost; nothing is sent or written. Before there are ratings, by all examples."""
+    config, score = recipe.card, recipe.score
+    wanted = config.repeat or config.probes
+    is_rated = run.ratings(score.name).manifest() is not None
+    why = card_probes.why_not(run, score.name, score) if is_rated else _cannot(recipe)
+    notes = ["card.repeat and card.probes are off: nothing is asked"] if not wanted else [why] if why else []
+    asked: dict[str, Any] = {"judge": score.name, "asks": {}, "requests": 0, "dollars": {"low": 0.0, "high": 0.0}}
+    if not notes:
+        ids = dict.fromkeys(islice(_all_ids(run), judge_material.MOST_ROWS), 0.0)
+        rated = run.ratings(score.name).manifest()
+        scored = ids if rated is None else judge_material.ratings(run, score.name, rated).of_row
+        probes = card_probes.lay_out(config, run, score.name, scored)
+        asked = card_probes.price(config, run, score, probes, again=again)
+    return {"plan_of_card": True, "stage": "judges", "location": run.judges().storage.root, "rows": 0, **asked, "notes": notes}
+
+
+def _cannot(recipe: Recipe) -> str | None:
+    kind = recipe.score.judge.kind
+    return "a recorded judge cannot be asked again" if kind == "recorded" or recipe.score.combine is not None else None
+
+
+def _rated(config: Card, run: Run) -> dict[str, Manifest]:
+    """The ratings that get a card."""
+    names = {name.split("/")[1] for name in run.storage.all_names() if name.startswith("ratings/") and name.count("/") == 2}
+    made = {name: manifest for name in sorted(names) if (manifest := run.ratings(name).manifest()) is not None}
+    if unknown := [name for name in config.ratings if name not in made]:
+        raise UsageError(f"card.ratings: {unknown[0]!r} is not finished in this run; there are {', '.join(made) or 'none'}")
+    examples = run.examples().manifest()
+    held = None if examples is None else examples.content_hash()
+    current = {name: manifest for name, manifest in made.items() if manifest.inputs.get("examples") == held}
+    if old := [name for name in config.ratings if name not in current]:
+        raise UsageError(f"card.ratings: ratings/{old[0]}/ rates other examples than this run now holds; rate them again")
+    if not current and not judge_verdicts.is_any(run):
+        raise UsageError(
+            "there is no judge to make a card of: the run has neither ratings nor verdicts; run jobs/score.py first"
+        )
+    return {name: manifest for name, manifest in current.items() if name in (config.ratings or current)}
+
+
+def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
+    name = recipe.score.name
+    if name not in can:
+        return
+    rated = judge_material.ratings(run, name, run.ratings(name).finished("score"))
+    probes = card_probes.lay_out(recipe.card, run, name, rated.of_row)
+    model, fingerprint = rated.answered_by
+    card_probes.write(probes, recipe.card, run, {"model": model, "fingerprint": fingerprint})
+    card_probes.ask(recipe.card, run, recipe.score, probes, again=again)
+
+
+def _all_ids(run: Run) -> Iterator[str]:
+    stage = run.examples()
+    for table in stage.tables(stage.finished("ingest"), ["example_id"]):
+        yield from table["example_id"].to_pylist()
+
+
+def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, str]:
+    """Hashes of all that the cards are made from."""
+    stages = {f"ratings/{name}": manifest for name, manifest in made.items()}
+    names = {name.rpartition("/")[0] for name in run.storage.all_names() if name.endswith("/manifest.json")}
+    for name in sorted(names):
+        kind, _, rest = name.partition("/")
+        is_probe = kind == "judges" and rest.rpartition("/")[2].startswith(judge_probes.KINDS)
+        if is_probe or kind == "people" or kind.startswith("verdicts"):
+            manifest = StageDir(name, run.storage.at(*name.split("/"))).manifest()
+            stages |= {name: manifest} if manifest else {}
+    gold = {f"gold {file.name}": file.fingerprint() for file in readers.expand(config.gold, "card.gold")} if config.gold else {}
+    return {name: manifest.content_hash() for name, manifest in stages.items()} | gold
+
+
+def _material(config: Card, run: Run, made: Mapping[str, Manifest], not_asked: Mapping[str, str]) -> Material:
+    people, gold = judge_material.marks_of_raters(run), judge_material.marks_given(config.gold, _scale(made))
+    keep = {*gold, *(row for marks in people.values() for row in marks)}
+    ratings = {name: judge_material.ratings(run, name, manifest, keep) for name, manifest in made.items()}
+    rows = {row for one in ratings.values() for row in one.ids}
+    if strange := sorted(gold.keys() - rows):
+        raise UsageError(f"card.gold: no judge of this run has rated {strange[0]!r}; give marks of examples that it holds")
+    lengths = judge_material.lengths(run, rows) if ratings else Lengths({}, "words")
+    several = _together(config, ratings, lengths)
+    return Material(config, run, ratings, lengths, people, gold, judge_verdicts.judged(run), several, not_asked)
+
+
+def _scale(made: Mapping[str, Manifest]) -> Scale:
+    """The scale that marks are on: that of the ratings, whose steps bind nobody."""
+    scales = (manifest.settings.get("rubric", {}).get("scale") for manifest in made.values())
+    return Scale.model_validate(next((scale for scale in scales if scale), {})).model_copy(update={"step": None})
+
+
+def _together(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, Any] | None:
+    """What judges have in common; ratings that are made of others agree with these by construction, and are left out."""
+    own = {name: one for name, one in ratings.items() if "combine" not in one.manifest.settings}
+    if len(own) < 2:
+        return None
+    ids = next(iter(own.values())).ids
+    scores = {name: _in_order(one, ids) for name, one in own.items()}
+    return {**judge_agreement.several(scores, config.cut, lengths.of(ids)), "cost_usd": 0.0}
+
+
+def _in_order(one: Ratings, ids: Sequence[str]) -> np.ndarray:
+    if one.ids == list(ids):
+        return one.scores
+    of_row = one.of_row
+    return np.array([of_row.get(row, np.nan) for row in ids])
+
+
+def _files(material: Material) -> dict[str, Any]:
+    made = {f"{name}/{CARD}": _card(material, one) for name, one in material.ratings.items()}
+    labels = {one.label for one in material.ratings.values()}
+    for judged in material.verdicts:
+        if judged.label not in labels and f"{judged.name}/{CARD}" not in made:
+            made[f"{judged.name}/{CARD}"] = _card_of_comparing(material, judged)
+    return made | ({} if material.together is None else {TOGETHER: material.together})
+
+
+def _card(material: Material, one: Ratings) -> dict[str, Any]:
+    """The card of a judge of examples."""
+    config, cut = material.config, material.config.cut
+    asked = judge_probes.answered(material.run, one)
+    words, gold, people = material.lengths.of(one.ids), material.gold, material.people
+    compared = judge_verdicts.of_model(material.verdicts, one.label)
+    sections = {
+        "scale_use": judge_sections.scale_use(one.scores, cut, one.outside),
+        "failures": judge_sections.failures(one.asked),
+        "several": _seen_together(material, one.name),
+        "gold": _gold(one, gold, cut, words) if gold else None,
+        "raters": judge_agreement.raters(one.of_row, people, cut, material.lengths.of_row, config.epsilon) if people else None,
+        **judge_verdicts.sections(compared, config.epsilon),
+        **judge_probes.sections(material.run, one, material.lengths, cut),
+    }
+    identity_of = {"name": one.name, **one.judge, "rubric": one.manifest.settings.get("rubric"), "unit": material.lengths.unit}
+    made = judge_card(identity_of, sections, with_limits(config.limits), _missing(material, one))
+    costs = {kind: judge_probes.cost(stage) for kind, stage in asked.items()}
+    return {**made, "cut": cut, "costs": costs, "cost_usd": _sum(costs), "win_rates": judge_verdicts.win_rates_of(compared)}
+
+
+def _card_of_comparing(material: Material, judged: judge_verdicts.Judged) -> dict[str, Any]:
+    """The card of a judge that has compared answers and rated no examples."""
+    compared = [one for one in material.verdicts if one.label == judged.label]
+    sections = {"failures": judge_verdicts.failures(compared), **judge_verdicts.sections(compared, material.config.epsilon)}
+    about = {"name": judged.name, "model": judged.label}
+    made = judge_card(about, sections, with_limits(material.config.limits), {"repeat": "a judge of pairs is not asked again"})
+    return {**made, "cut": None, "costs": {}, "cost_usd": 0.0, "win_rates": judge_verdicts.win_rates_of(compared)}
+
+
+def _seen_together(material: Material, name: str) -> dict[str, Any] | None:
+    together = material.together
+    return together if together is not None and name in together["judges"] else None
+
+
+def _gold(one: Ratings, gold: Mapping[str, float], cut: float, words: np.ndarray) -> dict[str, Any]:
+    return judge_agreement.gold(one.scores, np.array([gold.get(row, np.nan) for row in one.ids]), cut, words)
+
+
+def _missing(material: Material, one: Ratings) -> dict[str, str]:
+    """Better reasons than the usual ones for what is not there."""
+    why = material.not_asked.get(one.name)
+    return {} if why is None else dict.fromkeys(("repeat", "planted_defects", "drift"), why)
+
+
+def _sum(costs: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Dollars of all probes; None where there are some of which nobody knows the price."""
+    known = [one["cost_usd"] for one in costs.values()]
+    return None if None in known else round(sum(known), 6)
+
+
+def _summary(home: StageDir, done: Manifest) -> dict[str, Any]:
+    """Each card's verdict in a line, and where it lies."""
+    read = {entry.name: orjson.loads(home.storage.read(entry.name)) for entry in done.files}
+    cards = [
+        {
+            "name": name.partition("/")[0],
+            "verdict": made["verdict"]["verdict"],
+            "line": line(made),
+            "also": made["verdict"]["also"],
+            "missing": made["missing"],
+            "cost_usd": made["cost_usd"],
+            "file": home.storage.path(name),
+        }
+        for name, made in read.items()
+        if name != TOGETHER
+    ]
+    together = read.get(TOGETHER)
+    return {
+        "stage": done.stage,
+        "location": home.storage.root,
+        "rows": 0,
+        "cards": cards,
+        "together": None if together is None else {name: together[name] for name in ("alpha", "judges", "odd_one_out", "rows")},
+        "seconds": round(done.seconds, 2),
+    }
