@@ -86,8 +86,8 @@ def _breadth(stages: FinishedStages) -> Panel | None:
     return Panel(
         id="breadth",
         heading="How broad and how clean is each arm?",
-        about="What an arm's examples are about, by their own words, and what was looked for in them. A cluster is named by the "
-        "terms that set it apart.",
+        about="What an arm's examples are about, by their own words, and what was looked for in them. A cluster is named by "
+        "the terms that set it apart.",
         points=told,
         tables=clusters,
     )
