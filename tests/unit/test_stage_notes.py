@@ -9,7 +9,7 @@ from alpagasus_ray.reporting.stage_notes import picked_notes
 TESTS = [{"test_set": "vicuna", "prompts": 80, "found": 0, "rows": 0}]
 CLEAN = {"tests": TESTS, "contaminated": 0, "texts_too_short": 0, "near": None, "near_repeats": 0}
 
-DROPPED = "hold one and are dropped (contamination.tsv)"
+DROPPED = "3 examples hold one and are dropped (contamination.tsv); 2 texts are too short to be looked for"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ DROPPED = "hold one and are dropped (contamination.tsv)"
         (
             {"clean": {**CLEAN, "contaminated": 3, "texts_too_short": 2, "near": 0.8, "near_repeats": 5}},
             [
-                f"compared with 80 prompts of vicuna, by word 8-grams: 3 examples {DROPPED}; 2 texts are too short to be looked for",
+                f"compared with 80 prompts of vicuna, by word 8-grams: {DROPPED}",
                 "near repeats (similarity of 0.8 or more): 5 left out",
             ],
         ),
