@@ -22,7 +22,8 @@ from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy
 from alpagasus_ray.store.run import Manifest, Run, StageDir
 
 Integers = NDArray[np.int64]
-Small = NDArray[np.int32]
+Small = NDArray[Any]
+"""Numbers of 32 bits: half of what the usual ones take."""
 TEXTS = ("instruction", "input", "output")
 JUDGE, FIRST, ABOVE = "judge", "first judge", "first judge, above the band"
 

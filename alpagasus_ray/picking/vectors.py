@@ -26,7 +26,8 @@ FEWEST = 500
 """Of fewer rows clusters say nothing."""
 MOST_APART = 1_000_000
 """Rows whose vectors `spread: apart` holds: 256 bytes each, and a time that grows with their square."""
-Clusters = NDArray[np.int32]
+Clusters = NDArray[Any]
+"""Numbers of 32 bits."""
 
 
 class Made(NamedTuple):

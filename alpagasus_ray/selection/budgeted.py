@@ -3,7 +3,7 @@
 Pure functions over columns. How an arm without any of these chooses is in `policies.py`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ class Beside(NamedTuple):
 
     def only(self, flags: Flags) -> "Beside":
         """The flagged rows."""
-        return self if flags.all() else Beside(*(None if column is None else column[flags] for column in self))
+        columns: list[Any] = [None if column is None else column[flags] for column in self]
+        return self if flags.all() else Beside(*columns)
 
 
 def chosen(arm: Arm, columns: Columns, beside: Beside, same: Budget | None) -> Choice:
@@ -38,7 +39,7 @@ def chosen(arm: Arm, columns: Columns, beside: Beside, same: Budget | None) -> C
         return choose(arm, columns, None if same is None else same.rows)
     if arm.thresholds:
         default = DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold
-        kept = above_thresholds(columns.score, columns.category, arm.thresholds, default)
+        kept = above_thresholds(columns.score, list(columns.category), arm.thresholds, default)
         return Choice(kept, "score below the threshold of its category")
     budget = _budget(arm, columns, same)
     if arm.spread == "clusters":
