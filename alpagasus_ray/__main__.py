@@ -33,6 +33,7 @@ VERBS = {
     "run": Verb("the whole experiment; what is done is skipped", ALL, "RUN_ALL"),
     "ingest": Verb("read a dataset, whatever its layout", COMMANDS, "INGEST"),
     "score": Verb("rate every example with a judge", COMMANDS, "SCORE"),
+    "distill": Verb("fit a small model of the judge, which scores every row", COMMANDS, "DISTILL"),
     "pick": Verb("choose the examples of each arm", COMMANDS, "PICK"),
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
     "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),

@@ -24,6 +24,16 @@ from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.terminal import spelled
 
+
+def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
+    """The jobs of a recipe, in order. A judge is distilled only where the recipe has a section for it: before all rows are
+    rated if that asks for labels of its own, and after that if it learns from these ratings."""
+    if "distill" not in recipe.model_fields_set:
+        return STEPS
+    place = STEPS.index(commands.SCORE) + (recipe.distill.labels is None)
+    return (*STEPS[:place], commands.DISTILL, *STEPS[place:])
+
+
 STEPS: tuple[JobSpec, ...] = (
     commands.INGEST,
     commands.SCORE,
@@ -54,8 +64,9 @@ def run_all(call: Call) -> dict[str, Any]:
     started, console = time.monotonic(), Console(stderr=True)
     reports: dict[str, dict[str, Any]] = {}
     lines: dict[str, tuple[str, float]] = {}
-    for number, step in enumerate(STEPS, 1):
-        console.print(f"\n[{number}/{len(STEPS)}] {step.name}", markup=False, highlight=False)
+    jobs = steps(recipe)
+    for number, step in enumerate(jobs, 1):
+        console.print(f"\n[{number}/{len(jobs)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
         with stage(number, len(STEPS)):
             reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))

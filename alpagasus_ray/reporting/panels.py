@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from alpagasus_ray.reporting.measures import Entry
-from alpagasus_ray.reporting.run_reader import FinishedStages
+from alpagasus_ray.reporting.run_reader import FinishedStages, read_json
+from alpagasus_ray.reporting.stage_notes import picked_notes
+
+ARMS, MOST_CLUSTERS = "subsets/", 20
 
 
 @dataclass(frozen=True)
@@ -38,5 +41,32 @@ def panels(stages: FinishedStages) -> list[Panel]:
     return [made for make in PANELS if (made := make(stages)) is not None]
 
 
-PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = ()
+def _breadth(stages: FinishedStages) -> Panel | None:
+    """How broad and how clean each arm is."""
+    arms = {name.removeprefix(ARMS): made.details for name, made in stages.manifests.items() if name.startswith(ARMS)}
+    told = [f"{arm}: {note}" for arm, details in arms.items() for note in picked_notes(details)]
+    if not told:
+        return None
+    clusters = [table for arm in arms if (table := _cluster_table(stages, arm)) is not None]
+    return Panel(
+        id="breadth",
+        heading="How broad and how clean is each arm?",
+        about="What an arm's examples are about, by their own words, and what was looked for in them. A cluster is named by "
+        "the terms that set it apart.",
+        points=told,
+        tables=clusters,
+    )
+
+
+def _cluster_table(stages: FinishedStages, arm: str) -> PanelTable | None:
+    """The largest clusters of the dataset, and what an arm holds of each."""
+    name = f"{ARMS}{arm}"
+    broad = read_json(stages.stage(name), stages.manifests[name], "selection.json").get("breadth")
+    if not broad:
+        return None
+    rows = [[one["name"], one["rows"], one["kept"]] for one in broad["clusters"][:MOST_CLUSTERS]]
+    return PanelTable(f"{arm}: the {len(rows)} largest clusters", ("Cluster", "Examples", "Kept"), rows)
+
+
+PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_breadth,)
 """What of a run has a section of this kind; what judges are worth has one of its own (`trust_data.py`)."""
