@@ -33,6 +33,7 @@ VERBS = {
     "run": Verb("the whole experiment; what is done is skipped", ALL, "RUN_ALL"),
     "ingest": Verb("read a dataset, whatever its layout", COMMANDS, "INGEST"),
     "score": Verb("rate every example with a judge", COMMANDS, "SCORE"),
+    "distill": Verb("fit a small model of the judge, which scores every row", COMMANDS, "DISTILL"),
     "pick": Verb("choose the examples of each arm", COMMANDS, "PICK"),
     "race": Verb("which arm beats random, by small models trained on each", COMMANDS, "RACE"),
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
@@ -49,10 +50,10 @@ COMPLETION_HELP = "print what bash, zsh or fish need to complete commands"
 USUAL = (
     "ingest.source ingest.format ingest.columns "
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
-    "score.max_cost_usd pick.arms "
-    "race.model race.seeds race.heldout race.tokens race.test_sets "
+    "score.max_cost_usd pick.arms race.model race.seeds race.heldout race.tokens race.test_sets "
     "finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
-    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs report.arm"
+    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs card.repeat card.probes "
+    "card.gold card.max_cost_usd people.form people.pair people.voters report.arm"
 ).split()
 """The knobs that most people set; `--help` shows these, `--help-all` every one."""
 EXAMPLES = """\

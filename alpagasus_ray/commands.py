@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
-from alpagasus_ray.config import Judge, Recipe
+from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation_commands import COMPARE as COMPARE  # noqa: PLC0414 - jobs look for it here
 from alpagasus_ray.evaluation_commands import GENERATE as GENERATE  # noqa: PLC0414 - jobs look for it here
@@ -39,6 +39,7 @@ def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
     from alpagasus_ray.reporting.selection_data import judge_doubts
+    from alpagasus_ray.reporting.stage_notes import score_notes
     from alpagasus_ray.stages.score import score
 
     no_flag_with(call.flags, "rescore", "retry-failed", "limit")
@@ -65,7 +66,9 @@ def _score(call: Call) -> dict[str, Any]:
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
-    report["notes"] = [*_score_notes(manifest, judge), *told]
+    report["notes"] = [*score_notes(manifest, judge), *told]
+    if "cascade" in manifest.details:
+        report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
     return report
 
@@ -107,24 +110,20 @@ def _smoothing(manifest: Manifest) -> Iterator[str]:
     yield f"rank correlation with {smoothed['held']}, which had no part: {told}"
 
 
-def _score_notes(manifest: Manifest, judge: Judge) -> list[str]:
-    notes = []
-    if judge.traits.is_baseline:
-        notes.append("rated by mechanical rules, a baseline: no language model read the examples")
-    without = manifest.rows - manifest.counts.get("scored", 0)
-    if without and not judge.traits.is_recorded:
-        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
-        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
-    if manifest.stage.endswith("/trial"):
-        notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
-    return notes
+def _distill(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.distill import distill, summary
+
+    config = call.recipe.distill
+    manifest = distill(config, call.recipe.score, call.run)
+    return summary(call.run.judge(config.name), manifest)
 
 
 def _pick(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.reporting.stage_notes import picked_notes
     from alpagasus_ray.selection.existing_arms import notes
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
-    manifests = pick_subset(call.recipe.pick, call.run)
+    manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
     arms = [
         {
             "name": arm.name,
@@ -132,7 +131,7 @@ def _pick(call: Call) -> dict[str, Any]:
             "dropped": manifest.counts["dropped"],
             "file": call.run.subset(arm.name).storage.path(SUBSET_JSON),
             **manifest.details,
-            "notes": notes(manifest),
+            "notes": [*notes(manifest), *picked_notes(manifest.details)],
         }
         for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
     ]
@@ -219,6 +218,13 @@ SCORE = JobSpec(
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
     reading=("plan",),
+    needs_run=_always,
+)
+DISTILL = JobSpec(
+    "distill",
+    "distill",
+    "Fit a small model of a judge on some of its ratings; it scores every row for nothing, and says how far it can be trusted.",
+    _distill,
     needs_run=_always,
 )
 PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick, needs_run=_always)

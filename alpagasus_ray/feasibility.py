@@ -79,16 +79,18 @@ def on_examples(recipe: Recipe, run: Run, examples: Manifest) -> Iterator[str]:
     for arm in recipe.pick.arms:
         if arm.k is not None and arm.k > examples.rows and run.subset(arm.name).manifest() is None:
             yield f"pick.arms: arm {arm.name!r} asks for k = {arm.k:,}, and there are {examples.rows:,} examples"
-    if any(arm.floors for arm in recipe.pick.arms):
+    if any(arm.floors or arm.thresholds or (arm.shares and arm.shares_of == "category") for arm in recipe.pick.arms):
         known = set(_categories(run, examples))
         for arm in recipe.pick.arms:
             yield from _floors(arm, known)
 
 
 def _floors(arm: Arm, known: set[str]) -> Iterator[str]:
-    for name in sorted(set(arm.floors) - known):
-        there = ", ".join(sorted(known)) or "none: the examples have no categories"
-        yield f"pick.arms: arm {arm.name!r} has a floor for category {name!r}, which no example has; there are: {there}"
+    there = ", ".join(sorted(known)) or "none: the examples have no categories"
+    shares = arm.shares if arm.shares_of == "category" else {}
+    for what, named in (("floor", arm.floors), ("threshold", arm.thresholds), ("share", shares)):
+        for name in sorted(set(named) - known):
+            yield f"pick.arms: arm {arm.name!r} has a {what} for category {name!r}, which no example has; there are: {there}"
 
 
 def _categories(run: Run, examples: Manifest) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _cuts(recipe: Recipe) -> Iterator[str]:
     yield from cut_problems(recipe.pick.arms, scale, steps=steps)
     if not any(arm.traits.leads for arm in recipe.pick.arms):
         for arm in recipe.pick.arms:
-            if arm.k is None and arm.traits.copies_size:
+            if not arm.has_size and arm.traits.copies_size:
                 yield f"pick.arms: arm {arm.name!r} has no `k`, and there is no `threshold` or `top` arm to take the size of"
 
 

@@ -18,6 +18,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import both_orders
+from alpagasus_ray.selection.budgets import rows_of_share
 from alpagasus_ray.stages.card import plan as card_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
@@ -44,7 +45,9 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         held = run if run.examples().manifest() else scratch
         refuse([*found, *_on_examples(recipe, held, scratch, _is_picked(recipe, run))])
         judged = score_plan(recipe.score, held)
+        labels = _labels(recipe, run, judged)
         trusted = card_plan(recipe, held)
+        plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
         arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
         return {
             "plan_of_all": True,
@@ -52,10 +55,11 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "location": run.storage.root,
             "rows": judged["rows"],
             "score": judged,
+            **({"distill": labels} if labels else {}),
             "card": trusted,
             "arms": arms,
             **answers,
-            "total_dollars": _total(recipe, {"score": judged, "card": trusted}, arms, answers["evaluation_dollars"]),
+            "total_dollars": _total(recipe, plans, arms, answers["evaluation_dollars"]),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -155,12 +159,39 @@ def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | No
 
 def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
     """Pick as many examples at random as the arm will have, as far as that is known."""
-    known = arm.k or (leader.k if leader and arm.traits.copies_size else None)
+    known = _rows_of(arm, scratch) or (_rows_of(leader, scratch) if leader and arm.traits.copies_size else None)
     policy: Literal["full", "random"] = "full" if known is None else "random"
     pick_subset(Pick(arms=(Arm(name=arm.name, policy=policy, k=known),)), scratch)
     if known is not None:
         return "known"
     return "known" if arm.policy == "full" else "at most"
+
+
+def _rows_of(arm: Arm, scratch: Run) -> int | None:
+    """How many rows an arm of a stated size takes; of tokens, as many as their number holds of usual rows."""
+    examples = scratch.examples().finished("ingest")
+    if arm.share is not None:
+        return rows_of_share(arm.share, examples.rows)
+    if arm.tokens is None:
+        return arm.k
+    entry = examples.parts()[0]
+    table = scratch.examples().table(entry.name, entry.sha256, ["instruction", "input", "output"])
+    size = sum(len(text.encode()) for row in table.to_pylist() for text in row.values())
+    rows = round(arm.tokens * BYTES_PER_TOKEN * len(table) / max(1, size))
+    return max(1, min(rows, arm.k or examples.rows, examples.rows))
+
+
+def _labels(recipe: Recipe, run: Run, judged: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `distill.labels` would ask, where the recipe has it and it is not done."""
+    config = recipe.distill
+    if config.labels is None or "distill" not in recipe.model_fields_set or run.judge(config.name).manifest() is not None:
+        return None
+    labels, requests = min(config.labels, judged["rows"]), judged["requests"]
+    dollars = judged.get("dollars")
+    if not dollars or not requests:
+        return {"labels": labels}
+    each = {end: None if dollars[end] is None else round(dollars[end] / requests * labels, 6) for end in ("low", "high")}
+    return {"labels": labels, "dollars": each}
 
 
 def _answers(config: Generate, compared: Compare) -> dict[str, Any]:

@@ -24,6 +24,17 @@ from alpagasus_ray.reporting import terminal
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.terminal import spelled
 
+
+def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
+    """The jobs of a recipe, in order. Arms are raced and a judge is distilled only where the recipe has a section for it: before all rows are
+    rated if that asks for labels of its own, and after that if it learns from these ratings."""
+    jobs = tuple(step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set)
+    if "distill" not in recipe.model_fields_set:
+        return jobs
+    place = jobs.index(commands.SCORE) + (recipe.distill.labels is None)
+    return (*jobs[:place], commands.DISTILL, *jobs[place:])
+
+
 STEPS: tuple[JobSpec, ...] = (
     commands.INGEST,
     commands.SCORE,
@@ -55,11 +66,11 @@ def run_all(call: Call) -> dict[str, Any]:
     started, console = time.monotonic(), Console(stderr=True)
     reports: dict[str, dict[str, Any]] = {}
     lines: dict[str, tuple[str, float]] = {}
-    steps = [step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set]
-    for number, step in enumerate(steps, 1):
-        console.print(f"\n[{number}/{len(steps)}] {step.name}", markup=False, highlight=False)
+    jobs = steps(recipe)
+    for number, step in enumerate(jobs, 1):
+        console.print(f"\n[{number}/{len(jobs)}] {step.name}", markup=False, highlight=False)
         before = time.monotonic()
-        with stage(number, len(steps)):
+        with stage(number, len(jobs)):
             reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
             feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))

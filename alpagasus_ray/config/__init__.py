@@ -9,7 +9,9 @@ knobs. Nothing of files, of Ray or of how a recipe is read (`recipe.py` of the p
 """
 
 from alpagasus_ray.config.base import DEBUG, OPERATIONAL, Name, Section, deciding, digest, identity
+from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.compare import Compare, Import, PairJudge, Report, Rule
+from alpagasus_ray.config.distill import Distill
 from alpagasus_ray.config.engines import (
     BASE_URL,
     OPENAI,
@@ -25,7 +27,7 @@ from alpagasus_ray.config.engines import (
     Vllm,
 )
 from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
-from alpagasus_ray.config.pick import Arm, Pick
+from alpagasus_ray.config.pick import Arm, Clean, Pick
 from alpagasus_ray.config.recipe import Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
 from alpagasus_ray.config.trust import Card, Combine, People
@@ -42,9 +44,12 @@ __all__ = [
     "Asking",
     "Batch",
     "Card",
+    "Cascade",
     "Checkpoints",
+    "Clean",
     "Combine",
     "Compare",
+    "Distill",
     "Endpoint",
     "EngineConfig",
     "Finetune",

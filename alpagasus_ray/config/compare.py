@@ -35,6 +35,8 @@ class PairJudge(EngineConfig):
     def _fits(self) -> "PairJudge":
         if self.traits.is_recorded:
             raise ValueError("kind `recorded` is for ratings; reviews that exist already come in by `compare.import`")
+        if self.kind == "distilled":
+            raise ValueError("kind `distilled` rates examples and compares nothing; name another")
         if self.mode == "batch":
             raise ValueError("`mode: batch` is for ratings; games are asked for live")
         return self

@@ -102,6 +102,7 @@ KINDS: dict[str, EngineTraits] = {
     ),
     "rules": EngineTraits(is_baseline=True),
     "recorded": EngineTraits(is_recorded=True),
+    "distilled": EngineTraits(),
 }
 """The kinds of engines that a recipe can name."""
 Kind = Annotated[str, OneOf(KINDS)]

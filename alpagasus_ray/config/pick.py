@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
+from alpagasus_ray.config.cascade import Part
+from alpagasus_ray.config.stages import TestSet
 
 
 class PolicyKnobs(NamedTuple):
@@ -70,6 +72,21 @@ class Arm(Section):
     not taken for the paper's 4.5 out of 5."""
     k: PositiveInt | None = None
     """How many to keep; `top` needs it, the controls take the size of the first `threshold` or `top` arm without it."""
+    share: Part | None = None
+    """How many to keep, as a share of all examples, in place of `k`."""
+    tokens: PositiveInt | None = None
+    """The most tokens to keep, as counted by `pick.tokenizer`, beside or in place of `k`: the first examples that it holds."""
+    shares: dict[str, Share] = {}
+    """What part of `k`, `share` or `tokens` goes to a category, e.g. `{coding: 0.3}`; the rest goes to all others."""
+    shares_of: Literal["category", "source"] = "category"
+    """Whether `shares` names categories, or files that the examples came from (their names without folders)."""
+    thresholds: dict[str, float] = {}
+    """For `threshold`: a cut of its own for a category, e.g. `{math: 4}`."""
+    spread: Literal["clusters", "apart"] | None = None
+    """For `top`: `clusters` takes the best of each cluster of similar examples, as many as its share of all examples; `apart`
+    leaves out what is too near a better one that is kept."""
+    apart: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """For `spread: apart`: from which cosine on two examples are too near."""
     seed: int = 0
     """Decides ties and random draws; the same on every machine."""
     floors: dict[str, PositiveInt] = {}
@@ -80,16 +97,43 @@ class Arm(Section):
         """What its policy makes of the knobs."""
         return POLICIES[self.policy]
 
+    @property
+    def has_size(self) -> bool:
+        """Whether it says itself how much it takes."""
+        return not self.k is self.share is self.tokens is None
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether its size is more than a number of rows, or it is to be spread: `selection/budgeted.py` chooses."""
+        return bool(self.share or self.tokens or self.shares or self.thresholds or self.spread)
+
+    def _check_size(self) -> None:
+        """Knobs of size and spread that do not go together."""
+        if self.k is not None and self.share is not None:
+            raise ValueError("`k` and `share` both say how many to keep; give one of them")
+        if self.thresholds and self.policy != "threshold":
+            raise ValueError(f"policy `{self.policy}` takes no `thresholds`; only `threshold` does")
+        if self.spread and self.policy != "top":
+            raise ValueError(f"policy `{self.policy}` takes no `spread`; only `top` does")
+        if self.spread and self.shares:
+            raise ValueError("`spread` and `shares` both divide what is kept; give one of them")
+        if self.is_budgeted and (self.floors or self.by == "expected"):
+            raise ValueError("`floors` and `by: expected` go with a number of rows, `k`, or one threshold alone")
+        if sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError(f"`shares` add up to {sum(self.shares.values()):g}, more than 1")
+
     @model_validator(mode="after")
     def _fits_policy(self) -> "Arm":
         takes = self.traits
-        if takes.needs_k and self.k is None:
-            raise ValueError(f"policy `{self.policy}` needs `k`: how many to keep")
+        if takes.needs_k and not self.has_size:
+            raise ValueError(f"policy `{self.policy}` needs `k`: how many to keep; or `share` or `tokens`")
         for knob in ("threshold", "out_of"):
             if getattr(self, knob) is not None and not takes.threshold:
                 raise ValueError(f"policy `{self.policy}` takes no `{knob}`; only {_those('threshold')}")
-        if self.k is not None and not takes.k:
-            raise ValueError(f"policy `{self.policy}` takes no `k`; use `top` for a fixed size")
+        for knob in ("k", "share", "tokens", "shares"):
+            if getattr(self, knob) and not takes.k:
+                raise ValueError(f"policy `{self.policy}` takes no `{knob}`; use `top` for a fixed size")
+        self._check_size()
         if self.floors and not takes.floors:
             raise ValueError(f"policy `{self.policy}` takes no `floors`; only {_those('floors')}")
         if self.by == "expected" and not takes.by_score:
@@ -97,6 +141,16 @@ class Arm(Section):
         if sum(self.floors.values()) > (self.k or float("inf")):
             raise ValueError(f"`floors` add up to {sum(self.floors.values())}, more than k = {self.k}")
         return self
+
+
+class Clean(Section):
+    """What is taken out before anything is chosen."""
+
+    tests: tuple[TestSet, ...] | None = None
+    """Test sets whose prompts and references no arm may hold; by default those of `generate.test_sets`."""
+    near: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Leave out examples that repeat a better rated one so nearly, e.g. `0.8` (the share of their three-word sequences that
+    they have in common); not from `full`."""
 
 
 class Pick(Section):
@@ -114,6 +168,11 @@ class Pick(Section):
     duplicates: Literal["keep", "drop"] = "drop"
     """Exact duplicates of an earlier example (same instruction, input, output, system and history): `drop` them from every arm
     but `full`, which is everything, or `keep` them."""
+
+    clean: Clean | None = None
+    """Take out examples that hold what the models will be tested on, and near repeats; `{}` looks for the test sets alone."""
+    vectors: Annotated[Literal["words", "none"], OPERATIONAL] = "words"
+    """What `spread` and the figures of an arm's breadth go by: `words`, the examples' own; `none` leaves the figures out."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":

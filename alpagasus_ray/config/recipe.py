@@ -4,6 +4,7 @@ from pydantic import Field
 
 from alpagasus_ray.config.base import Section
 from alpagasus_ray.config.compare import Compare, Report
+from alpagasus_ray.config.distill import Distill
 from alpagasus_ray.config.finetune import Finetune
 from alpagasus_ray.config.pick import Pick
 from alpagasus_ray.config.race import Race
@@ -16,6 +17,7 @@ class Recipe(Section):
 
     ingest: Ingest = Ingest()
     score: Score = Field(default_factory=Score)
+    distill: Distill = Distill()
     pick: Pick = Pick()
     race: Race = Race()
     finetune: Finetune = Finetune()

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Name, OneOf, Section, Share, differ
+from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.engines import Asking, EngineConfig, Kind
 from alpagasus_ray.config.trust import Combine
 
@@ -83,7 +84,7 @@ class Judge(EngineConfig):
 
     kind: Kind = "api"
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM; `recorded`:
-    ratings you already have."""
+    ratings you already have; `distilled`: a small model of a judge that `jobs/distill.py` has fitted, named by `model`."""
     rubric: str = "accuracy"
     """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), `paper`
     (the paper's question, shorter), or the path of your own rubric file."""
@@ -113,6 +114,8 @@ class Judge(EngineConfig):
     def _needs(self) -> "Judge":
         if self.traits.is_recorded and self.ratings is None:
             raise ValueError("kind `recorded` needs `ratings`: the file that holds them")
+        if self.kind == "distilled" and self.model is None:
+            raise ValueError("kind `distilled` needs `model`: the name that `distill.name` gave the fitted judge")
         if self.scale is not None and not self.traits.is_recorded:
             raise ValueError(f"`scale` is for kind `recorded`; that of kind `{self.kind}` is its rubric's")
         if self.in_job and self.constrained == "json":
@@ -136,6 +139,8 @@ class Score(Asking):
     """Directory under `ratings/`; give another judge another name."""
     judge: Judge = Field(default_factory=Judge)
     """The judge."""
+    cascade: Cascade | None = None
+    """Ask the judge only where a cheaper one points, e.g. `{calls: 0.4}`; without it every row is asked about."""
     combine: Combine | None = None
     """Instead of a judge: make the ratings of others that the run has, e.g. `{ratings: [a, b, c]}`; asks and costs nothing."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None

@@ -47,7 +47,7 @@ RATINGS = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("request_hash", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # scored, unparsed, refused, truncated, failed
+        pa.field("status", pa.string(), nullable=False),  # scored, unparsed, refused, truncated, failed, not_asked
         pa.field("score", pa.float64()),  # null unless scored
         pa.field("expected_score", pa.float64()),  # mean over the judge's own probabilities; null unless asked for
         pa.field("probabilities", pa.list_(PROBABILITY)),  # of every score on the scale; they sum to 1
@@ -59,6 +59,14 @@ RATINGS = pa.schema(
         *COUNTED,
         pa.field("error", pa.string()),  # why there is no score
         *ADDED,
+    ]
+)
+
+CASCADED = pa.schema(  # ratings of which a part comes from a cheaper judge
+    [
+        *RATINGS,
+        pa.field("first_score", pa.float64()),  # of the judge that is asked first
+        pa.field("above_band", pa.bool_()),  # kept without asking, for it lies above the rows around the cut
     ]
 )
 

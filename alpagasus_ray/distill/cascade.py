@@ -115,7 +115,8 @@ def best_round(rows: Pool, state: State, scores: Floats, settings: Settings) -> 
     count = len(scores)
     asked = int(state.asked.sum())
     step = max(1, round(settings.refit * count))
-    goal = min(round(settings.calls * count), (asked // step + 1) * step)
+    last, goal = round(settings.calls * count), (asked // step + 1) * step
+    goal = last if last - goal < step // 10 else goal  # a few more rows are not worth a round of their own
     order = _order(rows, state, scores)[: max(0, goal - asked)]
     return _between("best", order, rows, scores)
 

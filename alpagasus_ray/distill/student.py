@@ -5,7 +5,7 @@ above what processors and linear algebra libraries differ by: equal ratings make
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,10 @@ PENALTY = 1.0
 """Of the ridge. Between 0.3 and 3 it moves the precision on Alpaca by less than .01."""
 FOLDS = 5
 FEWEST_LABELS = 50
+SEEN = ("example_id", "instruction", "input", "output", "category")
+"""Columns of examples that a student is fitted on."""
+RATED = ("example_id", "score", "expected_score")
+"""Columns of ratings that it is fitted on."""
 STEP = 2.0**-12
 """Of the weights of words: a score is off by less than .0001 for it."""
 FINE_STEP = 2.0**-20
@@ -89,6 +93,11 @@ class Student(NamedTuple):
     def on_scale(self, values: Floats) -> Floats:
         """Expected scores from values of the linear model."""
         return np.clip(self.offset + self.slope * values, self.scale.min, self.scale.max)
+
+    def reading(self, text: str) -> dict[str, float]:
+        """`score` and `expected_score` of a reply, which is an expected score as text."""
+        expected = float(text)
+        return {"score": float(on_steps(np.array([expected]), self.scale)[0]), "expected_score": expected}
 
     def score_table(self, examples: pa.Table) -> tuple[Floats, Floats]:
         """Score (the nearest on the scale) and expected score of each example; needs `instruction`, `input` and `output`."""
@@ -181,11 +190,11 @@ def fold_of(count: int) -> NDArray[np.int64]:
     return np.arange(count) % FOLDS
 
 
-def fit(labels: Labels, scale: Scale) -> tuple[Student, Floats]:
+def fit(labels: Labels, scale: Scale, tolerance: float = TOLERANCE) -> tuple[Student, Floats]:
     """A student fitted on all labels, and for each label what a student would expect that has not seen it."""
-    values = out_of_fold(labels, tolerance=TOLERANCE)
+    values = out_of_fold(labels, tolerance=tolerance)
     offset, slope = _line(values, labels.scores)
-    linear = fit_linear(labels, TOLERANCE)
+    linear = fit_linear(labels, tolerance)
     kept = Linear(_stepped(linear.words, STEP), _stepped(linear.plain, FINE_STEP), float(_stepped(linear.constant, FINE_STEP)))
     student = Student(kept, float(_stepped(offset, FINE_STEP)), float(_stepped(slope, FINE_STEP)), scale)
     return student, student.on_scale(values)
@@ -203,8 +212,8 @@ def _stepped(values: Any, step: float) -> Any:
     return np.round(values / step) * step
 
 
-def save(student: Student, path: str) -> None:
-    """Write a student: arrays only, nothing that runs code when it is read."""
+def save(student: Student, path: str | IO[bytes]) -> None:
+    """Write a student to a file, by its path or opened: arrays only, nothing that runs code when it is read."""
     steps = np.round(student.linear.words / STEP).astype(np.int32)
     used = np.flatnonzero(steps)
     scale = student.scale
@@ -219,13 +228,13 @@ def save(student: Student, path: str) -> None:
     )
 
 
-def load(path: str) -> Student:
-    """Read what `save` has written. Raises `UsageError` for features of another version."""
+def load(path: str | IO[bytes], name: str | None = None) -> Student:
+    """Read what `save` has written; messages call it `name`. Raises `UsageError` for features of another version."""
     with np.load(path, allow_pickle=False) as file:
         version = int(file["version"][0])
         if version != features.VERSION:
             raise UsageError(
-                f"{path}: the student was fitted on features {version}, and here are {features.VERSION}: distil again"
+                f"{name or path}: the student was fitted on features {version}, and here are {features.VERSION}: distil again"
             )
         words = np.zeros(2 * features.COLUMNS)
         words[file["columns"]] = file["steps"] * STEP

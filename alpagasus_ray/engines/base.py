@@ -1,6 +1,6 @@
 """What every engine is: something that gives one reply to one request. It knows nothing of shards, retries or ratings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from alpagasus_ray.store.reply import STOP as STOP  # noqa: PLC0414 - part of the protocol, though it is stored as well
@@ -65,6 +65,14 @@ class Closing(Protocol):
 
     async def close(self) -> None:
         """Give it back."""
+
+
+@runtime_checkable
+class AtOnce(Protocol):
+    """An engine that costs nothing and takes the rows of a whole shard at once."""
+
+    def complete_all(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        """The replies, in order."""
 
 
 class Engine(Protocol):

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from alpagasus_ray.config import Answerer, EngineConfig, Judge
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Message, ReplyForm
+from alpagasus_ray.errors import UsageError
 
 
 class Purpose(NamedTuple):
@@ -67,5 +68,9 @@ def _recorded(config: EngineConfig, purpose: Purpose) -> Sequence[Engine]:
     return [RecordedEngine.open(config.ratings, config.columns)]
 
 
-OPENERS: dict[str, Opener] = {"api": _api, "vllm": _vllm, "rules": _rules, "recorded": _recorded}
+def _distilled(*_: object) -> Sequence[Engine]:
+    raise UsageError("kind `distilled` is for `score.judge`: the fitted judge lies in a run, and only ratings have one")
+
+
+OPENERS: dict[str, Opener] = {"api": _api, "vllm": _vllm, "rules": _rules, "recorded": _recorded, "distilled": _distilled}
 """How the engines of each kind are opened."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from alpagasus_ray.engines.base import Request
+from alpagasus_ray.engines.base import AtOnce, Request
 from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import UNREADABLE, EngineDied, EngineUnusable, reason_of
 from alpagasus_ray.inference import shards
@@ -124,6 +124,11 @@ class ShardRun:
                         await self._host.dispatcher.open_rows.acquire(requests[index].key)
                         task = group.create_task(self._row(index, requests[index]))
                         task.add_done_callback(partial(self._through, requests[index].key))
+
+    def answer_at_once(self, engine: AtOnce) -> None:
+        """Bring every row to its result by an engine that takes them all at once."""
+        for index, reply in enumerate(engine.complete_all([self._job.work.request(row) for row in self._rows])):
+            self._result(index, self._job.work.request(self._rows[index]), Outcome(reply, None, 1, None))
 
     def _through(self, key: str, _: asyncio.Task[None]) -> None:
         self._host.dispatcher.through(key)

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from alpagasus_ray.engines.base import Closing, Engine, Request
+from alpagasus_ray.engines.base import AtOnce, Closing, Engine, Request
 from alpagasus_ray.errors import AlpagasusError, RunLocked, StageFailed, UsageError
 from alpagasus_ray.inference import lock_guard, shards
 from alpagasus_ray.inference.coordinator import CoordinatorClient, Directive
@@ -204,7 +204,8 @@ class Worker:
         self._open.add(shard)
         self._reporter.follow(shard)
         try:
-            await shard.ask_all(deaths)
+            engine = self._engines[0]
+            await (asyncio.to_thread(shard.answer_at_once, engine) if isinstance(engine, AtOnce) else shard.ask_all(deaths))
         finally:
             try:
                 await shard.save()

@@ -28,9 +28,11 @@ from alpagasus_ray.judging.cleaning import clean, nothing_to_read
 from alpagasus_ray.judging.rubric import Scale
 
 SCORED, UNPARSED, REFUSED, TRUNCATED, FAILED = "scored", "unparsed", "refused", "truncated", "failed"
-STATUSES = (SCORED, UNPARSED, REFUSED, TRUNCATED, FAILED)
+NOT_ASKED = "not_asked"
+"""Of a row that a cascade leaves unasked."""
+STATUSES = (SCORED, UNPARSED, REFUSED, TRUNCATED, FAILED, NOT_ASKED)
 UNSCORED = (UNPARSED, REFUSED, TRUNCATED, FAILED)
-"""Statuses without a score."""
+"""Statuses without a score, of rows that a judge was asked about."""
 
 _NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]+|,[0-9]{1,2})?|\.[0-9]+)(?![0-9]|[.,][0-9]|[^\W\d_]*\d)"
 _VALUE = (

@@ -3,16 +3,15 @@
 A new section is one function from the finished stages to its panel, or to None, listed in `PANELS`; the page draws any panel.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from alpagasus_ray.evaluation import judge_card
 from alpagasus_ray.reporting import race_data
 from alpagasus_ray.reporting.measures import Entry
 from alpagasus_ray.reporting.run_reader import FinishedStages, read_json
+from alpagasus_ray.reporting.stage_notes import picked_notes
 
-CARDS, CARD = "judges", "/card.json"
+ARMS, MOST_CLUSTERS = "subsets/", 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Panel(Entry):
     """A section of the page."""
 
     id: str
-    """Its place in links: `#judges`."""
+    """Its place in links."""
     heading: str
     about: str
     """What it is, in a sentence or two."""
@@ -43,36 +42,31 @@ def panels(stages: FinishedStages) -> list[Panel]:
     return [made for make in PANELS if (made := make(stages)) is not None]
 
 
-def _judge_cards(stages: FinishedStages) -> Panel | None:
-    manifest = stages.manifests.get(CARDS)
-    if manifest is None:
+def _breadth(stages: FinishedStages) -> Panel | None:
+    """How broad and how clean each arm is."""
+    arms = {name.removeprefix(ARMS): made.details for name, made in stages.manifests.items() if name.startswith(ARMS)}
+    told = [f"{arm}: {note}" for arm, details in arms.items() for note in picked_notes(details)]
+    if not told:
         return None
-    names = [entry.name for entry in manifest.files if entry.name.endswith(CARD)]
-    return judge_panel([read_json(stages.stage(CARDS), manifest, name) for name in names])
-
-
-def judge_panel(cards: Sequence[Mapping[str, Any]]) -> Panel | None:
-    """What `evaluation.judge_card` says of each judge; None without cards."""
-    if not cards:
-        return None
+    clusters = [table for arm in arms if (table := _cluster_table(stages, arm)) is not None]
     return Panel(
-        id="judges",
-        heading="Can the judge be trusted?",
-        about="From the judge cards: each figure beside its limits. What was not measured is said, and counts for nothing.",
-        points=[judge_card.line(card) for card in cards],
-        tables=[table for card in cards for table in _card_tables(card)],
+        id="breadth",
+        heading="How broad and how clean is each arm?",
+        about="What an arm's examples are about, by their own words, and what was looked for in them. A cluster is named by "
+        "the terms that set it apart.",
+        points=told,
+        tables=clusters,
     )
 
 
-def _card_tables(card: Mapping[str, Any]) -> list[PanelTable]:
-    name = str(card["judge"].get("name", "judge"))
-    graded = [[one["about"], round(one["value"], 3), one["grade"], *one["limits"]] for one in card["verdict"]["graded"]]
-    missing = list(map(list, card["missing"].items()))
-    tables = [
-        PanelTable(f"{name}: figures with limits", ("Figure", "Value", "Grade", "Good", "Bad"), graded),
-        PanelTable(f"{name}: what was not measured", ("Part", "Why"), missing),
-    ]
-    return [table for table in tables if table.rows]
+def _cluster_table(stages: FinishedStages, arm: str) -> PanelTable | None:
+    """The largest clusters of the dataset, and what an arm holds of each."""
+    name = f"{ARMS}{arm}"
+    broad = read_json(stages.stage(name), stages.manifests[name], "selection.json").get("breadth")
+    if not broad:
+        return None
+    rows = [[one["name"], one["rows"], one["kept"]] for one in broad["clusters"][:MOST_CLUSTERS]]
+    return PanelTable(f"{arm}: the {len(rows)} largest clusters", ("Cluster", "Examples", "Kept"), rows)
 
 
 def _race(stages: FinishedStages) -> Panel | None:
@@ -84,4 +78,5 @@ def _race(stages: FinishedStages) -> Panel | None:
     return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), [rows])
 
 
-PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _judge_cards)
+PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _breadth)
+"""What of a run has a section of this kind; what judges are worth has one of its own (`trust_data.py`)."""

@@ -16,7 +16,7 @@ from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
 TWICE = "maybe_billed_twice"
-WELL = ("examples", "scored", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
+WELL = ("examples", "scored", "not_asked", "labels", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
 """Outcomes that nobody has to be warned of."""
 
 Summary = Mapping[str, Any]

@@ -10,7 +10,11 @@ from alpagasus_ray.terminal import spelled
 def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """One line a step, and the sums; nothing of it was sent."""
     yield f"plan of the experiment in {report['location']}: {report['rows']:,} examples; nothing was sent or written"
+    if labels := report.get("distill"):
+        cost = "" if "dollars" not in labels else f"; {_dollars(labels['dollars']['low'], labels['dollars']['high'])}"
+        yield f"  distill: the judge is asked about {labels['labels']:,} rows first{cost}"
     yield f"  score: {_score(report['score'])}"
+    yield from (f"    {note}" for note in report["score"]["notes"][:2] if "cascade" in report["score"])
     if report["card"]["requests"]:
         yield f"  card: {_card(report['card'])}"
     for arm in report["arms"]:

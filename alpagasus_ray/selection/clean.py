@@ -183,8 +183,8 @@ def summary(index: Index, hits: Iterable[Hit]) -> list[dict[str, Any]]:
     ]
 
 
-def to_tsv(ids: Sequence[str], hits: Iterable[Hit]) -> str:
-    """For `contamination.tsv`: one line a hit."""
+def to_tsv(ids: Sequence[str] | Mapping[int, str], hits: Iterable[Hit]) -> str:
+    """For `contamination.tsv`: one line a hit; `ids` are those of rows, by their numbers."""
     lines = ["example_id\ttest_set\tprompt_id\tkind\tshare"]
     lines += ["\t".join((ids[hit.row], hit.test_set, hit.prompt_id, hit.kind, f"{hit.share:g}")) for hit in hits]
     return "\n".join(lines) + "\n"

@@ -1,20 +1,26 @@
 """Seeded draws that are the same on every machine and in every order of reading: by a keyed hash of each row's id."""
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 65_536
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
 
-def seeded_hashes(ids: Sequence[str], purpose: str, seed: int) -> Hashes:
+def seeded_hashes(ids: Collection[str], purpose: str, seed: int) -> Hashes:
     """One number for each id, independent of those for any other purpose or seed."""
     key = f"{purpose}:{seed}".encode()
-    digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in ids)
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+    every, start, left = np.empty(len(ids), dtype=np.uint64), 0, iter(ids)
+    while some := tuple(itertools.islice(left, BLOCK)):  # digests of all ids at once would take five times the memory
+        digests = b"".join(hashlib.blake2b(example_id.encode(), digest_size=8, key=key).digest() for example_id in some)
+        every[start : start + len(some)] = np.frombuffer(digests, dtype=">u8")
+        start += len(some)
+    return every
 
 
 def drawn(ids: Sequence[str], count: int, purpose: str, seed: int) -> Rows:

@@ -1,7 +1,7 @@
 """Choosing among some of the rows only: exact duplicates of earlier rows take no part. Pure functions over columns."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,23 @@ def only(columns: Columns, flags: Flags) -> Columns:
     def flagged(column: Any) -> Any:
         return column[flags] if isinstance(column, np.ndarray) else list(itertools.compress(column, flags))
 
-    return columns if flags.all() else Columns._make(map(flagged, columns))
+    return columns if flags.all() else Columns(Some(columns.ids, flags), *map(flagged, columns[1:]))
+
+
+class Some(Collection[str]):
+    """The flagged ones of ids, which may lie in files: they are not held."""
+
+    def __init__(self, ids: Collection[str], flags: Flags) -> None:
+        self._ids, self._flags, self._count = ids, flags, int(flags.sum())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.compress(self._ids, self._flags)
+
+    def __contains__(self, example_id: object) -> bool:
+        return any(example_id == own for own in self)
 
 
 def among_all(choice: Choice, flags: Flags) -> Choice:
@@ -23,8 +39,3 @@ def among_all(choice: Choice, flags: Flags) -> Choice:
     kept = np.zeros(len(flags), dtype=bool)
     kept[flags] = choice.kept
     return choice._replace(kept=kept)
-
-
-def dropped_for_that(duplicate_of: Sequence[str | None], choice: Choice) -> int:
-    """How many rows an arm has not because they repeat an earlier one."""
-    return sum(earlier is not None and not kept for earlier, kept in zip(duplicate_of, choice.kept, strict=True))

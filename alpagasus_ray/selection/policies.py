@@ -6,7 +6,7 @@ a seeded hash of the example's id, so that the same rows are chosen on every mac
 hash's key holds what it is for besides the seed: a draw knows nothing of how ties were broken under the same seed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +27,13 @@ Indices = NDArray[np.int64]
 class Columns(NamedTuple):
     """What policies choose by; all of one length, in source order."""
 
-    ids: Sequence[str]
+    ids: Collection[str]
     score: Floats
     expected: Floats
     """Expected score under the judge's own probabilities; NaN where it was not asked for."""
     length: Indices
     """Length of the output, in tokens or characters: in a measure that holds for texts without blanks too."""
-    category: Sequence[str]
+    category: Sequence[str] | NDArray[np.object_]
     """Empty where there is none."""
 
 
@@ -146,6 +146,13 @@ def first_of(order: Callable[[Columns, int], Indices], reason: str) -> Chooser:
     return lambda arm, columns, k: Choice(_flags(order(columns, arm.seed)[:k], len(columns.ids)), reason)
 
 
+ORDERS: dict[str, Callable[[Columns, int], Indices]] = {
+    "top": best_first,
+    "random": _random,
+    "longest": _longest,
+    "lowest": _lowest,
+}
+"""The orders by which policies of a given size take rows."""
 CHOOSERS: dict[str, Chooser] = {
     "threshold": lambda arm, columns, _: threshold(
         columns, DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold, arm.floors, arm.seed

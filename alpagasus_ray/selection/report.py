@@ -2,16 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alpagasus_ray.selection.policies import Choice, Columns, Flags
+from alpagasus_ray.selection.policies import Choice, Columns, Flags, Floats
 
 BYTES_PER_TOKEN = 4
 """What an estimate counts with where no tokenizer is given; it is called an estimate wherever it is shown."""
+
+
+MOST_SCORES = 1000
+"""Different scores that a curve or a histogram has an entry for."""
 
 
 class CountedBy(NamedTuple):
@@ -48,25 +52,43 @@ def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64]
 
 def threshold_curve(columns: Columns, tokens: NDArray[np.int64]) -> list[dict[str, float]]:
     """What each possible cut would keep: one entry for each score that occurs, lowest first."""
-    curve = []
-    for cut in np.unique(columns.score[~np.isnan(columns.score)]):
-        above = columns.score >= cut
-        rows = int(above.sum())
-        share = rows / len(above)
-        curve.append({"threshold": float(cut), "rows": rows, "share": round(share, 6), "tokens": int(tokens[above].sum())})
-    return curve
+    by_score = _ByScore(columns.score)
+    above, held = (column[::-1].cumsum()[::-1].tolist() for column in (by_score.rows, by_score.sums(tokens)))
+    rows = len(columns.score)
+    return [
+        {"threshold": cut, "rows": count, "share": round(count / rows, 6), "tokens": inside}
+        for cut, count, inside in zip(by_score.values, above, held, strict=True)
+    ]
 
 
 def histogram(columns: Columns, kept: Flags) -> list[dict[str, float]]:
     """Rows and kept rows of each score."""
-    scores = columns.score
-    return [
-        {"score": float(value), "rows": int((scores == value).sum()), "kept": int((kept & (scores == value)).sum())}
-        for value in np.unique(scores[~np.isnan(scores)])
-    ]
+    by_score = _ByScore(columns.score)
+    counts = zip(by_score.values, by_score.rows.tolist(), by_score.sums(kept).tolist(), strict=True)
+    return [{"score": value, "rows": rows, "kept": chosen} for value, rows, chosen in counts]
 
 
-def _categories(category: Sequence[str], kept: Flags) -> list[dict[str, Any]]:
+class _ByScore:
+    """Rows by their score; of more than `MOST_SCORES` different ones, by those rounded down to so many steps."""
+
+    def __init__(self, score: Floats) -> None:
+        self._scored = ~np.isnan(score)
+        values, self._place, self.rows = np.unique(score[self._scored], return_inverse=True, return_counts=True)
+        if len(values) > MOST_SCORES:
+            width = (values[-1] - values[0]) / (MOST_SCORES - 1)
+            step = np.floor((values - values[0]) / width).astype(np.int64)
+            steps, number = np.unique(step, return_inverse=True)
+            self.rows = np.bincount(number, self.rows).astype(np.int64)
+            values, self._place = values[0] + steps * width, number[self._place]
+        self.values = [float(value) for value in values]
+
+    def sums(self, column: Any) -> NDArray[np.int64]:
+        """The sum of a column for each score, lowest first."""
+        own = np.bincount(self._place, column[self._scored], minlength=len(self.values))  # exact up to 2^53
+        return own.astype(np.int64)
+
+
+def _categories(category: Iterable[str], kept: Flags) -> list[dict[str, Any]]:
     """Kept share of each category, largest first; empty where the examples have none."""
     every = Counter(category)
     chosen = Counter(name for name, keep in zip(category, kept, strict=True) if keep)

@@ -7,7 +7,7 @@ stored with a run, and whoever opens the run uses that.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,12 +79,14 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
 
 
 def centres_of(rows: Vectors, clusters: int = CLUSTERS, seed: int = 0) -> Floats:
-    """(clusters, dimensions): centres of the clusters of a sample of vectors (k-means), at most one for two rows."""
+    """(clusters, dimensions): centres of the clusters of a sample of vectors (k-means), at most one for two rows, and no more
+    than there are different ones."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    most = min(clusters, max(1, len(rows) // 2), len(np.unique(rows, axis=0)))
     with threadpool_limits(1):
-        means = KMeans(min(clusters, max(1, len(rows) // 2)), n_init=1, max_iter=ROUNDS, random_state=seed).fit(rows)
+        means = KMeans(most, n_init=1, max_iter=ROUNDS, random_state=seed).fit(rows)
     return np.asarray(means.cluster_centers_, dtype=np.float64)
 
 
@@ -173,7 +175,7 @@ def apart(columns: Columns, rows: Vectors, limit: float, tokens: Indices, budget
     spent = 0
     for start in range(0, len(ranked), BLOCK):
         block = ranked[start : start + BLOCK]
-        near = _nearest(rows[block], rows[kept]) >= limit
+        near = nearest(rows[block], rows[kept]) >= limit
         between = rows[block] @ rows[block].T >= limit
         for place, row in enumerate(block):
             if near[place]:
@@ -196,7 +198,7 @@ def _apart(kept: list[int], columns: Columns, limit: float) -> Choice:
     return Choice(flags, f"a better row is as near as a cosine of {limit:g}, or the size was reached")
 
 
-def _nearest(rows: Vectors, others: Vectors) -> Vectors:
+def nearest(rows: Vectors, others: Vectors) -> Vectors:
     """The highest cosine of each row with any of the others; -1 where there are none."""
     best = np.full(len(rows), -1, dtype=np.float32)
     for start in range(0, len(others), 4 * BLOCK):
@@ -210,8 +212,8 @@ def coverage(rows: Vectors, kept: Flags, seed: int = 0) -> float | None:
         return None
     sample = np.random.default_rng(seed).permutation(len(rows))[:MEASURED]
     chosen = rows[kept]
-    nearest = [_nearest(rows[sample[start : start + BLOCK]], chosen) for start in range(0, len(sample), BLOCK)]
-    return float(np.concatenate(nearest).astype(np.float64).mean())
+    highest = [nearest(rows[sample[start : start + BLOCK]], chosen) for start in range(0, len(sample), BLOCK)]
+    return float(np.concatenate(highest).astype(np.float64).mean())
 
 
 def effective_clusters(cluster: Indices, kept: Flags) -> float:
@@ -240,12 +242,11 @@ def on_a_map(centres: Floats) -> Floats:
     return np.asarray(flat * ends / np.where(reach > 0, reach, 1))
 
 
-def spread_report(space: Space, rows: Vectors, cluster: Indices, kept: Flags) -> dict[str, Any]:
+def cluster_report(space: Space, cluster: Indices, kept: Flags, covered: float | None) -> dict[str, Any]:
     """One arm in numbers, and its clusters, largest of the dataset first, with where to draw them."""
     places = on_a_map(space.centres)
     size = len(space.centres)
     every, chosen = np.bincount(cluster, minlength=size), np.bincount(cluster[kept], minlength=size)
-    covered = coverage(rows, kept)
     return {
         "coverage": None if covered is None else round(covered, 4),
         "effective_clusters": round(effective_clusters(cluster, kept), 1),
@@ -264,13 +265,13 @@ def spread_report(space: Space, rows: Vectors, cluster: Indices, kept: Flags) ->
     }
 
 
-def save(space: Space, path: str) -> None:
-    """Write a space: arrays only, nothing that runs code when it is read."""
+def save(space: Space, path: str | IO[bytes]) -> None:
+    """Write a space to a file, by its path or opened: arrays only, nothing that runs code when it is read."""
     terms, names = np.array(space.terms), np.array(space.names)
     np.savez(path, terms=terms, rarity=space.rarity, axes=space.axes, centres=space.centres, names=names)
 
 
-def load(path: str) -> Space:
+def load(path: str | IO[bytes]) -> Space:
     """Read what `save` has written."""
     with np.load(path, allow_pickle=False) as file:
         names = [[str(text) for text in file[key]] for key in ("terms", "names")]

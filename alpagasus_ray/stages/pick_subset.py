@@ -3,54 +3,54 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from alpagasus_ray.config import Arm, Pick, identity
+from alpagasus_ray.config import Arm, Pick, TestSet, identity
 from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
-from alpagasus_ray.data.schema import DROPPED, EXAMPLES, SUBSET, conformed
-from alpagasus_ray.engines.tokens import load_tokenizer
+from alpagasus_ray.data.schema import DROPPED, EXAMPLES, conformed
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.picking import arm_rows, cleaning, columns, vectors
+from alpagasus_ray.picking.breadth import of_arms
+from alpagasus_ray.picking.cleaning import Cleaned
+from alpagasus_ray.picking.columns import Loaded
+from alpagasus_ray.picking.vectors import Made
 from alpagasus_ray.reporting.charts import histogram_file
-from alpagasus_ray.selection import existing_arms
+from alpagasus_ray.selection import clean, existing_arms
+from alpagasus_ray.selection.budgeted import Beside, chosen
+from alpagasus_ray.selection.budgets import Budget
 from alpagasus_ray.selection.cuts import cut_problems
-from alpagasus_ray.selection.duplicates import among_all, dropped_for_that, only
+from alpagasus_ray.selection.duplicates import among_all, only
 from alpagasus_ray.selection.existing_arms import Wanted
-from alpagasus_ray.selection.policies import Choice, Columns, choose
-from alpagasus_ray.selection.report import BYTES_PER_TOKEN, CountedBy, selection_report
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
+from alpagasus_ray.selection.policies import Choice
+from alpagasus_ray.selection.report import selection_report
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, shard_name
 from alpagasus_ray.store.storage import Storage, Written
 
 ROWS_PER_FILE = 1000
-SUBSET_JSON = "subset.json"
-
-Integers = NDArray[np.int64]
+SUBSET_JSON, CONTAMINATION = "subset.json", "contamination.tsv"
 
 
-class Loaded(NamedTuple):
-    """All that the arms are chosen by and reported on."""
+class Chosen(NamedTuple):
+    """One arm, before it is written."""
 
-    columns: Columns
-    status: list[str]
-    tokens: Integers
-    counted_by: CountedBy
-    duplicate_of: list[str | None]
-    """The earlier example that a row repeats, where it is to be dropped for that."""
-    scores: tuple[str, ...]
-    """The score columns that the ratings have."""
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    choice: Choice
+    breadth: dict[str, Any] | None
+    """How broad it is (`picking/breadth.py`)."""
 
 
-def pick_subset(config: Pick, run: Run) -> list[Manifest]:
-    """Make `subsets/<arm>/` for every arm; those that are made already are left as they are."""
+def pick_subset(config: Pick, run: Run, test_sets: Sequence[TestSet] = ()) -> list[Manifest]:
+    """Make `subsets/<arm>/` for every arm; those that are made already are left as they are. `test_sets` are the run's own,
+    which `pick.clean` looks for unless it names others."""
     examples = run.examples().finished("ingest")
     inputs = {"examples": examples.content_hash()}
     ratings: Manifest | None = None
@@ -59,18 +59,49 @@ def pick_subset(config: Pick, run: Run) -> list[Manifest]:
         _check_same_examples(ratings, examples)
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
         _check_cuts(config, ratings)
+    tests = cleaning.looked_for(config.clean, test_sets) if config.clean else ()
+    inputs |= cleaning.prints(tests)
     wanted = {arm.name: Wanted(_settings(arm, config), inputs) for arm in config.arms}
     made = existing_arms.made(run, wanted)
     manifests = [manifest for manifest in made.values() if manifest]
     if len(manifests) == len(config.arms):
         return manifests
-    loaded = _load(run, config, examples, ratings)
+    loaded = columns.load(run, config, examples, ratings)
     _check_unscored(config, loaded, ratings)
-    choices = _choices(config.arms, loaded)
+    cleaned = _cleaned(config, tests, run, examples, loaded)
+    made_vectors = _vectors(config, run, examples)
+    choices = _choices(config.arms, loaded, cleaned, made_vectors)
+    left = {name: choice.kept for name, choice in choices.items() if made[name] is None}
+    breadth = of_arms(made_vectors, left) if made_vectors else {}
     return [
-        made[arm.name] or _write_arm(run, run.subset(arm.name), _settings(arm, config), inputs, loaded, choices[arm.name])
+        made[arm.name] or _write_arm(run, Chosen(*wanted[arm.name], choices[arm.name], breadth.get(arm.name)), loaded, cleaned)
         for arm in config.arms
     ]
+
+
+def _cleaned(config: Pick, tests: Sequence[TestSet], run: Run, examples: Manifest, loaded: Loaded) -> Cleaned | None:
+    """What `pick.clean` takes out. Of two near repeats the better rated stays, or the earlier one."""
+    if config.clean is None:
+        return None
+    if not tests and config.clean.tests is None and config.clean.near is None:
+        raise UsageError(
+            "pick.clean looks for the test sets of `generate.test_sets`, and there are none: name some in `pick.clean.tests`, "
+            "or set `pick.clean.near`"
+        )
+    order = np.argsort(-np.nan_to_num(loaded.columns.score, nan=-np.inf), kind="stable")
+    return cleaning.find(config.clean, tests, run, examples, order)
+
+
+def _vectors(config: Pick, run: Run, examples: Manifest) -> Made | None:
+    """Vectors of the examples, where an arm is spread by them or there are enough rows for figures to say something."""
+    if any(arm.spread for arm in config.arms):
+        return vectors.of_run(run, examples)
+    if config.vectors == "none" or examples.rows < vectors.FEWEST:
+        return None
+    try:
+        return vectors.of_run(run, examples)
+    except UsageError:  # examples without words, whose figures nobody has asked for
+        return None
 
 
 def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
@@ -80,6 +111,7 @@ def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
         {"arm": identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
         | ({"size_of": identity(leader)} if copies and leader else {})
         | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
+        | ({"clean": identity(config.clean)} if config.clean else {})
     )
 
 
@@ -105,85 +137,10 @@ def _check_same_examples(ratings: Manifest, examples: Manifest) -> None:
         )
 
 
-def _load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -> Loaded:
-    count = _token_counter(config.tokenizer)
-    ids: list[str] = []
-    category: list[str] = []
-    repeats: list[str | None] = []
-    lengths, tokens = [], []
-    measure = _length_measure(config.tokenizer)
-    fields = ["example_id", "instruction", "input", "output", "category", "duplicate_of"]
-    for table in run.examples().tables(examples, fields):
-        ids += table["example_id"].to_pylist()
-        repeats += table["duplicate_of"].to_pylist()
-        category += pc.fill_null(table["category"], "").to_pylist()
-        lengths.append(measure(table["output"]))
-        tokens.append(count(table))
-    score, expected, status = _scores(run, config, ratings, ids)
-    columns = Columns(ids, score, expected, np.concatenate(lengths), category)
-    how = CountedBy(
-        config.tokenizer or f"estimate: {BYTES_PER_TOKEN} bytes of UTF-8 a token",
-        "tokens" if config.tokenizer else "characters",
-    )
-    scores = () if ratings is None else ("score",) if np.isnan(expected).all() else write_back.SCORES
-    repeats = [None] * len(ids) if config.duplicates == "keep" else repeats
-    return Loaded(columns, status, np.concatenate(tokens), how, repeats, scores)
-
-
-def _length_measure(tokenizer: str | None) -> Callable[[pa.ChunkedArray], Integers]:
-    """A function that measures texts in tokens, or in characters where no tokenizer is named; blank-separated words would make
-    every text without blanks one word long."""
-    if tokenizer is None:
-        return lambda texts: pc.utf8_length(pc.utf8_trim_whitespace(texts)).to_numpy().astype(np.int64)
-    encode = load_tokenizer(tokenizer, "pick.tokenizer")
-
-    def measure(texts: pa.ChunkedArray) -> Integers:
-        found = encode(texts.to_pylist(), add_special_tokens=False)["input_ids"] if len(texts) else []
-        return np.array([len(ids) for ids in found], dtype=np.int64)
-
-    return measure
-
-
-def _scores(
-    run: Run, config: Pick, ratings: Manifest | None, ids: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Score, expected score and status of each id; joined by id, whatever the order of the ratings."""
-    if ratings is None:
-        nothing = np.full(len(ids), np.nan)
-        return nothing, nothing, ["not rated"] * len(ids)
-    fields = ["example_id", "score", "expected_score", "status"]
-    table = pa.concat_tables(run.ratings(config.ratings).tables(ratings, fields))
-    place = {example_id: row for row, example_id in enumerate(table["example_id"].to_pylist())}
-    if len(place) != len(ids) or place.keys() != set(ids):
-        raise StageFailed(f"{ratings.stage}: its example ids are not those of examples/")
-    order = np.fromiter((place[example_id] for example_id in ids), dtype=np.int64, count=len(ids))
-    score, expected = (
-        np.asarray(pc.fill_null(table[field].cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)[order]
-        for field in ("score", "expected_score")
-    )
-    return score, expected, pc.take(table["status"], pa.array(order)).to_pylist()
-
-
-def _token_counter(tokenizer: str | None) -> Callable[[pa.Table], Integers]:
-    """A function that counts the tokens of instruction, input and output together, of each row."""
-    fields = ("instruction", "input", "output")
-    if tokenizer is None:
-        return lambda table: (
-            -(-sum(pc.binary_length(table[field]).to_numpy().astype(np.int64) for field in fields) // BYTES_PER_TOKEN)
-        )
-    encode = load_tokenizer(tokenizer, "pick.tokenizer")
-
-    def count(table: pa.Table) -> Integers:
-        texts = ["\n".join(parts) for parts in zip(*(table[field].to_pylist() for field in fields), strict=True)]
-        return np.array([len(ids) for ids in encode(texts)["input_ids"]], dtype=np.int64)
-
-    return count
-
-
 def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> None:
     """Scores that are missing for a reason of their own would bias what is chosen."""
-    missing = np.isnan(loaded.columns.score)
-    counts = Counter(status for status in loaded.status if status != "scored")
+    missing = loaded.unscored
+    counts = Counter({name: int((loaded.status[missing] == number).sum()) for number, name in enumerate(loaded.statuses)})
     if any(arm.by == "expected" for arm in config.arms) and not np.isnan(loaded.columns.expected).all():
         counts["scored without an expected score"] = int((np.isnan(loaded.columns.expected) & ~missing).sum())
         missing = missing | np.isnan(loaded.columns.expected)
@@ -199,15 +156,24 @@ def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> N
     )
 
 
-def _choices(arms: Iterable[Arm], loaded: Loaded) -> dict[str, Choice]:
-    """What each arm keeps; duplicates that are to be dropped take part in none but `full`, which is everything."""
+def _choices(arms: Iterable[Arm], loaded: Loaded, cleaned: Cleaned | None, made: Made | None) -> dict[str, Choice]:
+    """What each arm keeps. Duplicates that are to be dropped, and near repeats, take part in none but `full`, which is
+    everything; what holds a test set's text takes part in no arm."""
     columns = loaded.columns
-    first = np.array([earlier is None for earlier in loaded.duplicate_of], dtype=bool)
-    once = only(columns, first)
+    clean = ~cleaned.contaminated if cleaned else np.ones(len(loaded.tokens), dtype=bool)
+    once = clean & ~loaded.repeats & (~cleaned.near_rows if cleaned else True)
+    vectors_of = made.all() if made and any(arm.spread == "apart" for arm in arms) else None
+    beside = Beside(loaded.tokens, loaded.source, made.cluster if made else None, vectors_of)
+    pool = only(columns, once), beside.only(once)
     leader = _leader(arms)
-    size = int(choose(leader, once, None).kept.sum()) if leader else None
+    size = None
+    if leader:
+        kept = chosen(leader, *pool, None).kept
+        size = Budget(tokens=leader.tokens) if leader.tokens else Budget(rows=int(kept.sum()))
     choices = {
-        arm.name: choose(arm, columns, size) if arm.traits.takes_duplicates else among_all(choose(arm, once, size), first)
+        arm.name: among_all(chosen(arm, only(columns, clean), beside.only(clean), size), clean)
+        if arm.traits.takes_duplicates
+        else among_all(chosen(arm, *pool, size), once)
         for arm in arms
     }
     for name, choice in choices.items():
@@ -218,23 +184,26 @@ def _choices(arms: Iterable[Arm], loaded: Loaded) -> dict[str, Choice]:
     return choices
 
 
-def _write_arm(
-    run: Run, stage: StageDir, settings: dict[str, Any], inputs: dict[str, str], loaded: Loaded, choice: Choice
-) -> Manifest:
+def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -> Manifest:
+    settings, inputs, choice, stage = arm.settings, arm.inputs, arm.choice, run.subset(arm.settings["arm"]["name"])
     started = time.monotonic()
     replaced = existing_arms.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
     begun = Begun(settings=settings, inputs=inputs)
     stage.begin(begun)
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
-    files = list(_write_rows(stage.storage, _kept_tables(run, loaded, choice), SUBSET, "part"))
-    files += _write_rows(stage.storage, _dropped_tables(loaded, choice), DROPPED, "dropped")
-    kept = (row for table in _kept_tables(run, loaded, choice) for row in table.to_pylist())
+    report |= {"breadth": arm.breadth} if arm.breadth else {}
+    files = list(_write_rows(stage.storage, arm_rows.kept_tables(run, loaded, choice), arm_rows.schema(loaded), "part"))
+    files += _write_rows(stage.storage, arm_rows.dropped_tables(run, loaded, choice, cleaned), DROPPED, "dropped")
+    kept = (row for table in arm_rows.kept_tables(run, loaded, choice) for row in table.to_pylist())
     written = {
         SUBSET_JSON: write_alpaca_json(stage.storage, SUBSET_JSON, kept),
         "selection.json": stage.storage.write("selection.json", json.dumps(report, indent=2, ensure_ascii=False).encode()),
         "histogram.svg": stage.storage.write("histogram.svg", _histogram_svg(report, settings["arm"]["name"]).encode()),
     }
+    if cleaned and cleaned.hits:
+        table = clean.to_tsv(arm_rows.ids_of(run, [hit.row for hit in cleaned.hits]), cleaned.hits)
+        written[CONTAMINATION] = stage.storage.write(CONTAMINATION, table.encode())
     rows = int(choice.kept.sum())
     extra = [FileEntry(name=name, rows=rows if name == SUBSET_JSON else 0, **to._asdict()) for name, to in written.items()]
     came = _write_back(run, stage.storage, loaded, choice)
@@ -242,25 +211,16 @@ def _write_arm(
     details = {
         **{key: report[key] for key in ("tokens", "mean_output_length", "unscored")},
         **({"replaced": replaced} if replaced else {}),
-        "duplicates": dropped_for_that(loaded.duplicate_of, choice),
+        "duplicates": int((loaded.repeats & ~choice.kept).sum()),
+        **({"clean": cleaned.told()} if cleaned else {}),
+        **({"breadth": {key: value for key, value in arm.breadth.items() if key != "clusters"}} if arm.breadth else {}),
+        **arm_rows.whose_scores(loaded, choice),
         "as_it_came": list(came),
     }
     manifest = stage.build(begun.after(time.monotonic() - started), files + extra, details=details)
     manifest = manifest.model_copy(update={"counts": {"kept": rows, "dropped": len(choice.kept) - rows}})
     stage.finish(manifest)
     return manifest
-
-
-def _kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
-    """The kept examples with their scores, a table for each shard of examples."""
-    examples = run.examples()
-    start = 0
-    for table in examples.tables(examples.finished("ingest")):
-        here, scored = slice(start, start + len(table)), conformed(table, EXAMPLES)
-        for field, values in (("score", loaded.columns.score), ("expected_score", loaded.columns.expected)):
-            scored = scored.append_column(field, pa.array(values[here], from_pandas=True))
-        yield scored.drop_columns("record").filter(pa.array(choice.kept[here]))
-        start = here.stop
 
 
 def _write_back(run: Run, storage: Storage, loaded: Loaded, choice: Choice) -> dict[str, tuple[Written, int]]:
@@ -280,24 +240,6 @@ def _examples(run: Run, made: Manifest, loaded: Loaded, choice: Choice) -> Itera
             triple = (row["instruction"], row["input"], row["output"])
             yield write_back.Example(row["row"], row["example_id"], triple, row["record"], bool(choice.kept[number]), scores)
             number += 1
-
-
-def _dropped_tables(loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
-    dropped = np.flatnonzero(~choice.kept)
-    score = loaded.columns.score
-    by_score = choice.reason.startswith(("score", "expected score", "not among"))
-    for start in range(0, len(dropped), ROWS_PER_FILE * 10):
-        rows = dropped[start : start + ROWS_PER_FILE * 10]
-        reasons = [_reason(loaded, choice.reason, by_score and bool(np.isnan(score[row])), row) for row in rows]
-        ids = [loaded.columns.ids[row] for row in rows]
-        yield pa.table({"example_id": ids, "score": pa.array(score[rows], from_pandas=True), "reason": reasons}, schema=DROPPED)
-
-
-def _reason(loaded: Loaded, reason: str, is_unscored: bool, row: int) -> str:
-    """Why a row was dropped."""
-    if loaded.duplicate_of[row]:
-        return f"an exact duplicate of {loaded.duplicate_of[row]}"
-    return f"no score: {loaded.status[row]}" if is_unscored else reason
 
 
 def _write_rows(storage: Storage, tables: Iterable[pa.Table], schema: pa.Schema, prefix: str) -> Iterator[FileEntry]:

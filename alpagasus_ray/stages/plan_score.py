@@ -16,7 +16,7 @@ from alpagasus_ray.config import EngineConfig, Score, digest
 from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.inference import addresses
+from alpagasus_ray.inference import addresses, cascade_plan
 from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import Target
@@ -75,13 +75,14 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
     program, task, target = prepare(config, run)
     spec, stage, examples, settings = program.spec, target.home, target.listed, task.settings
     done = stage.manifest()
-    _check_same(target, done or stage.begun(), settings, spec.engine)
+    if config.cascade is None:  # of a cascade the call itself looks, which knows the cheaper judge
+        _check_same(target, done or stage.begun(), settings, spec.engine)
     if done is None:
         spec.check_cap()
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
     parts = _parts(task, target, done, away)
     sample = _sample(task, target.source, parts)
-    return {
+    report = {
         "plan": True,
         "stage": stage.name,
         "location": stage.storage.root,
@@ -93,6 +94,7 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "hashes": _hashes(settings, examples, sample),
         "notes": list(_notes(spec, parts, done, away)),
     }
+    return report if config.cascade is None else cascade_plan.scaled(report, config.cascade)
 
 
 def _of_others(config: Score, run: Run) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 from alpagasus_ray.config import Judge, Score
+from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.bill import Bill
+from alpagasus_ray.inference.cascade_rounds import Rounds
 from alpagasus_ray.inference.counts import StopRule
+from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.shared_replies import SharedReplies
 from alpagasus_ray.inference.spec import Task
@@ -34,13 +37,28 @@ def score(
     `shared` lends replies that were bought for the same requests elsewhere, and keeps those of this call.
     """
     check_model(config.judge, mode)
+    _check_cascade(config, mode)
     stage, task, target = prepare(config, run, again if mode == "retry-failed" else ())
     if mode == "rescore":
         return read_again(task, target, "score")
     stage = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process)
+    if config.cascade is not None:
+        pointer = Pointer.of(config.cascade, run, in_process=in_process)
+        return Rounds(config.cascade, stage, task, target, pointer, task.scale).fill()
     with shared.lent(stage, target) if shared else nullcontext():
         [manifest] = stage.fill([target])
     return manifest
+
+
+def _check_cascade(config: Score, mode: Mode) -> None:
+    if config.cascade is None:
+        return
+    if mode != "fill":
+        raise UsageError(f"--{mode} is not for ratings of score.cascade: its rounds are drawn by what was answered")
+    if config.limit is not None:
+        raise UsageError(
+            "score.limit tries the judge alone; leave score.cascade out, and give the trial a score.name of its own"
+        )
 
 
 def _by_batches(judge: Judge, bill: Bill, tasks: Sequence[Task], rule: StopRule) -> RemainingWork:

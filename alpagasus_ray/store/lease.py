@@ -53,8 +53,14 @@ def shard_of(file: str) -> str:
 
 
 def latest_parts(files: Iterable[str]) -> dict[str, str]:
-    """The file of each shard that the latest epoch has written."""
-    return {shard_of(file): file for file in sorted(files, key=lambda file: (shard_of(file), epoch_of_file(file)))}
+    """The file of each shard that the latest epoch has written, in the order of the shards: by number, though that of a large
+    run has more digits than the names of the first 100,000 shards have room for."""
+
+    def place(file: str) -> tuple[int, str, str]:
+        shard = shard_of(file)
+        return len(shard), shard, epoch_of_file(file)
+
+    return {shard_of(file): file for file in sorted(files, key=place)}
 
 
 class Watch:

@@ -60,6 +60,10 @@ def scratch() -> Iterator[Path]:
                 os.environ["ALPAGASUS_CACHE"] = cache
 
 
+PROGRESS = re.compile(r"[a-z]+: [\d,]+( of [\d,]+)? rows, .*(rows/|starting|no change)")
+"""What a machine that is slow says in between, after ten seconds, is not of the page."""
+
+
 def printed(step: Step, names: dict[str, object]) -> str:
     """What an input prints, on whichever stream."""
     out = io.StringIO()
@@ -76,7 +80,7 @@ def printed(step: Step, names: dict[str, object]) -> str:
             source = "".join(line[4:] for line in step.given.splitlines(keepends=True))
             exec(compile(source, "page", "single"), names)
     said = out.getvalue().replace(f"{os.getcwd()}/", "").strip("\n")
-    return "".join(line.rstrip() + "\n" for line in said.splitlines())
+    return "".join(line.rstrip() + "\n" for line in said.splitlines() if not PROGRESS.match(line))
 
 
 def differing(text: str) -> Iterator[tuple[Step, str]]:

@@ -15,6 +15,7 @@ from alpagasus_ray.evaluation.judge_card import NO
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
+from report_runs import LOSE, TIE, WIN
 from report_runs import judge as compare
 
 ROWS = 240
@@ -61,7 +62,7 @@ def _card(run: Run) -> dict[str, Any]:
 
 
 def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, server: FlawedJudge, capsys: Any) -> None:
-    outcomes: list[tuple[str | None, str | None]] = [("a", "b")] * 30 + [("a", "a")] * 50 + [("b", "b")] * 40
+    outcomes = [TIE] * 30 + [WIN] * 50 + [LOSE] * 40
     compare(run, ("one", "other"), outcomes)  # what stands first wins in 30 of 120 pairs
     assert _call(run, server, *PROBED, "--plan") == 0
     assert server.asked == []

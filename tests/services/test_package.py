@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loopback import LoopbackJudge
 from toy_runs import ROOT
@@ -28,7 +29,7 @@ class Installed:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.bin / words[0]), *words[1:]]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=600, check=False
+            command, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=1500, check=False
         )
 
     def alpagasus(self, *words: str) -> str:
@@ -101,25 +102,26 @@ def test_the_core_rates_picks_compares_and_reports(installed: Installed, tmp_pat
     rating, comparing = LoopbackJudge(tmp_path / "rating.log"), LoopbackJudge(tmp_path / "comparing.log", "--pairs")
     try:
         installed.alpagasus("init", run, "--data", str(tmp_path / "mine.json"))
-        recipe = ("-r", f"{run}.yaml", "-s", f"ingest.source={tmp_path}/mine.json")
-        server = "{{kind: api, model: toy, api_key_env: TOY_KEY, base_url: '{}', price: {{input: 1, output: 1}}}}"
-        judge = f"score.judge={server.format(rating.base_url)}"
+        asked = {"kind": "api", "model": "toy", "api_key_env": "TOY_KEY", "price": {"input": 1, "output": 1}}
+        written = yaml.safe_load(Path(f"{run}.yaml").read_text())
+        written["score"]["judge"] = asked | {"base_url": rating.base_url}
+        written["pick"]["arms"] = [{"name": "selected", "policy": "top", "k": 10}, {"name": "random", "policy": "random"}]
+        written["generate"] = {
+            "models": [{"name": name, "answers": f"{tmp_path}/{name}.json"} for name in ("first", "second")],
+            "test_sets": [{"name": "counting", "path": f"{tmp_path}/prompts.jsonl"}],
+        }
+        written["compare"] = {"pairs": [["first", "second"]], "judge": asked | {"base_url": comparing.base_url}}
+        Path(f"{run}.yaml").write_text(yaml.safe_dump(written))
+        recipe = ("-r", f"{run}.yaml")
         installed.alpagasus("ingest", run, *recipe)
         installed.alpagasus("score", run, *recipe, "-s", "score.judge={kind: rules}", "-s", "score.name=mechanical")
-        installed.alpagasus("score", run, *recipe, "-s", judge)
+        for verb in ("score", "pick", "answer"):
+            installed.alpagasus(verb, run, *recipe)
         assert len(rating.billed()) == rows
-        installed.alpagasus(
-            "pick", run, *recipe, "-s", "pick.arms=[{name: selected, policy: top, k: 10}, {name: random, policy: random}]"
-        )
-        models = ", ".join(f"{{name: {name}, answers: {tmp_path}/{name}.json}}" for name in ("first", "second"))
-        tests = f"generate.test_sets=[{{name: counting, path: {tmp_path}/prompts.jsonl}}]"
-        installed.alpagasus("answer", run, *recipe, "-s", f"generate.models=[{models}]", "-s", tests)
-        compared = f"compare={{pairs: [[first, second]], judge: {server.format(comparing.base_url)}}}"
-        installed.alpagasus("compare", run, *recipe, "-s", compared)
+        assert "5 win" in installed.alpagasus("compare", run, *recipe)
         assert len(comparing.billed()) == 2 * len(prompts), "both orders"
         told = json.loads(installed.alpagasus("report", run, *recipe, "--json").splitlines()[-1])
         assert Path(told["page"]).stat().st_size > 10_000
-        assert "5 win" in installed.alpagasus("compare", run, *recipe, "-s", compared)
         missing = installed.run("alpagasus", "train", run, *recipe, "-s", "finetune.model=x")
         assert (missing.returncode, "alpagasus-ray[train]" in missing.stderr) == (2, True)
     finally:

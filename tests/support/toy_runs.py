@@ -40,7 +40,8 @@ def ratings(run: Run, name: str = "judge") -> pa.Table:
 def ids(run: Run) -> list[str]:
     """The ids of all examples, in order."""
     stage = run.examples()
-    return pa.concat_tables(stage.tables(stage.finished("ingest"), ["example_id"]))["example_id"].to_pylist()
+    found: list[str] = pa.concat_tables(stage.tables(stage.finished("ingest"), ["example_id"]))["example_id"].to_pylist()
+    return found
 
 
 def prompt_hashes(run: Run, name: str = "accuracy") -> list[str]:

@@ -19,7 +19,7 @@ LAYERS = (
     ("feasibility", "doctor"),
     ("stages",),
     ("batch_api", "cli"),
-    ("inference", "training"),
+    ("inference", "training", "picking"),
     ("recipe", "reporting", "distill", "people", "raycluster"),
     ("selection",),
     ("judging",),

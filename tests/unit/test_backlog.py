@@ -14,7 +14,8 @@ from alpagasus_ray.inference.tasks.rating import prepare
 from alpagasus_ray.stages.plan_score import plan
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.stages.status import status
-from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.lease import latest_parts
+from alpagasus_ray.store.run import Run, shard_name
 from toy_runs import api_judge, toy_run
 
 ROWS = 20
@@ -71,3 +72,11 @@ def test_an_example_changed_on_disk_is_found_when_a_stage_reads_what_is_left(tmp
     storage.write_table("part-00000.parquet", table.take(list(reversed(range(ROWS)))))
     with pytest.raises(StageFailed, match=r"part-00000\.parquet is not the file its manifest lists"):
         _account(run, 7, None)
+
+
+def test_shards_are_in_the_order_of_their_numbers_beyond_a_hundred_thousand_too() -> None:
+    numbers = [0, 9, 99_998, 99_999, 100_000, 100_001, 1_000_000]
+    files = [shard_name(number) for number in numbers]
+    assert list(latest_parts(sorted(files))) == files
+    later = "part-100000.000000000002-abcdef01.parquet"
+    assert list(latest_parts([*files, later]).values())[4] == later

@@ -6,7 +6,6 @@ import numpy as np
 
 from alpagasus_ray.reporting import charts, length_charts
 from alpagasus_ray.reporting.lengths_data import BANDS, Lengths, lengths
-from alpagasus_ray.reporting.panels import judge_panel
 from alpagasus_ray.reporting.selection_data import ScoreBin
 
 
@@ -73,17 +72,3 @@ def test_a_chart_shows_text_as_it_is() -> None:
     assert "<img" not in drawn
     assert "&lt;img" in drawn
     assert "<img" not in charts.histogram_file({"1": 2}, {}, hostile)
-
-
-def test_a_judge_card_is_a_section_with_its_verdict_its_figures_and_what_was_not_measured() -> None:
-    from alpagasus_ray.evaluation.estimates import proportion
-    from alpagasus_ray.evaluation.judge_card import judge_card
-
-    card = judge_card({"name": "toy"}, {"failures": {"failed": proportion(1, 100)}})
-    panel = judge_panel([card])
-    assert panel is not None
-    assert panel.points[0].startswith("toy: only with a stronger judge near the cut")
-    figures, missing = panel.tables
-    assert figures.rows[0][:3] == ["share of requests without a rating", 0.01, "good"]
-    assert ["gold", "no marks that are taken to be right were given (card.gold)"] in missing.rows
-    assert judge_panel([]) is None

@@ -100,7 +100,9 @@ def test_a_change_of_the_lock_is_installed_and_clean_removes_what_was_made(check
     assert list(checkout.folder.glob(".venv*")) == []
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-long", "check", "faults", "bench", "audit", "lock", "build"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-long", "check", "faults", "bench", "audit", "lock", "build", "study", "docs"]
+)
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
 def test_every_target_installs_first_and_uses_the_environment_of_its_extra(checkout: Checkout, target: str, extra: str) -> None:
     shown = checkout.make("--dry-run", target, f"EXTRA={extra}").stdout

@@ -59,7 +59,7 @@ def test_an_empty_recipe_file_means_the_defaults(tmp_path: Path) -> None:
             "pick.arms=[{name: a, policy: top, k: 3, treshold: 1}]",
             "pick.arms.0.treshold",
             "1",
-            "pick.arms.0.threshold",
+            "pick.arms.0.threshold` or `pick.arms.0.thresholds",
         ),
     ],
 )

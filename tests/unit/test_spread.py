@@ -162,7 +162,7 @@ def test_measures_know_what_is_like_the_dataset_and_what_is_not() -> None:
 def test_a_report_has_every_cluster_with_its_place_on_a_map() -> None:
     _, space, rows = _toy()
     cluster = spread.assigned(space.centres, rows)
-    report = spread.spread_report(space, rows, cluster, cluster == 0)
+    report = spread.cluster_report(space, cluster, cluster == 0, spread.coverage(rows, cluster == 0))
     assert [entry["rows"] for entry in report["clusters"]] == [100, 100, 100]
     assert sum(entry["kept"] for entry in report["clusters"]) == 100
     places = np.array([[entry["x"], entry["y"]] for entry in report["clusters"]])

@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.data import readers
 from alpagasus_ray.data.schema import RATINGS
+from alpagasus_ray.distill import saved
+from alpagasus_ray.distill.engine import DistilledEngine
+from alpagasus_ray.distill.student import Student
 from alpagasus_ray.engines.base import ANY_FORM, Engine, Reply, ReplyForm, Request
 from alpagasus_ray.engines.identity import body, identity_of, own_identity, request_key, weights_print, with_template
 from alpagasus_ray.engines.kinds import open_engines
@@ -44,6 +47,8 @@ class RatingTask:
     judge: Judge
     rubric: Rubric
     form: ReplyForm = ANY_FORM
+    student: Student | None = None
+    """For kind `distilled`."""
     longest: int | None = None
     """Longest reply of the rows that are asked again because theirs was cut."""
 
@@ -53,6 +58,8 @@ class RatingTask:
         return with_longer(self.judge, self.longest)
 
     def open_engines(self) -> list[Engine]:
+        if self.student is not None:
+            return [DistilledEngine(self.student)]
         engines = open_engines(self.allowed, self.form, shortest=self.rubric.messages(NOTHING))
         for engine in engines:
             if isinstance(engine, RecordedEngine):
@@ -99,6 +106,8 @@ class RatingTask:
 
     def reading(self, reply: Reply) -> dict[str, Any]:
         """The columns that are read off a reply."""
+        if self.student is not None:
+            return NOT_EXPECTED | self.student.reading(reply.text) | {"status": parse_rating.SCORED, "error": None}
         rating = self._read(reply.text, reply.finish_reason, reply.reasoning)
         expected = self._expected(reply, rating.score) if rating.score is not None else NOT_EXPECTED
         return {"status": rating.status, "score": rating.score, "error": rating.error, **expected}
@@ -129,6 +138,8 @@ class RatingTask:
     def scale(self) -> Scale:
         """Recorded ratings may be means of several; all others come from the rubric's steps."""
         # steps bind what a judge may write, not a mean of several raters
+        if self.student is not None:
+            return self.student.scale
         own = scale_of(self.judge, self.rubric)
         return own.model_copy(update={"step": None}) if self.judge.traits.is_recorded else own
 
@@ -137,9 +148,10 @@ class RatingTask:
         """The identity of the ratings; what only another kind of judge would use is left out."""
         judge, rubric = self.judge, self.rubric
         recorded = {"ratings": judge.ratings, "columns": dict(judge.columns)} if judge.traits.is_recorded else {}
+        recorded |= {"model": judge.model} if judge.kind == "distilled" else {}
         # what most recipes leave alone is no part of their identity, so that older runs go on
         form = own_identity(judge, "rubric", "ratings", "columns", "scale")  # which stand beside it
-        scale = scale_of(judge, rubric).model_dump()
+        scale = (scale_of(judge, rubric) if self.student is None else self.student.scale).model_dump()
         reply = {} if rubric.reply is None else {"reply": rubric.reply}
         return {
             "judge": identity_of(judge) | recorded | (form if judge.is_model else {}),
@@ -173,9 +185,10 @@ def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[Inferen
     judge = with_template(config.judge)
     criteria = rubric.load(judge.rubric)
     spec = AskSpec.of(config, judge, good=(parse_rating.SCORED,), again=again)
-    task = RatingTask(judge, criteria, reply_form(judge, criteria), spec.longest)
+    fitted = saved.of_run(run, str(judge.model)) if judge.kind == "distilled" else None
+    task = RatingTask(judge, criteria, reply_form(judge, criteria), fitted and fitted.student, spec.longest)
     home, source = run.ratings(config.name), run.examples()
-    target = Target.of(home, source, source.finished("ingest"), task.inputs)
+    target = Target.of(home, source, source.finished("ingest"), task.inputs | (fitted.inputs if fitted else {}))
     target = replace(target, asked_scale=task.settings["rubric"]["scale"], limit=config.limit)
     return InferenceStage("score", spec, task, home), task, target
 

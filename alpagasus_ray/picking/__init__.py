@@ -1,0 +1,1 @@
+"""How `pick` reads a run by shard: what arms are chosen by, vectors, test sets, near repeats. Knows nothing of jobs."""

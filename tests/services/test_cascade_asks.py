@@ -1,0 +1,49 @@
+"""A cascade over HTTP, without Ray: the same rows after a stop, none asked twice, and mistakes told before that."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alpagasus_ray.config import Cascade, Judge, Price, Score
+from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.stages.score import score
+from loopback import JudgeStarter
+from toy_runs import api_judge, toy_run
+
+
+def test_a_cascade_that_was_stopped_asks_about_the_same_rows_and_none_twice(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 600), judge()
+    asked = api_judge(server.base_url, price=Price(input=1, output=1))
+    config = Score(name="cascade", judge=asked, cascade=Cascade(calls=0.4, refit=0.2, labels=100))
+    with pytest.raises(BudgetReached, match="are spent"):
+        score(config.model_copy(update={"max_cost_usd": 0.05}), toy, in_process=True)
+    storage = toy.ratings("cascade").storage
+    rounds = json.loads(storage.read("rounds.json"))
+    first = len(server.taken())
+    assert 0 < first < 240
+    manifest = score(config, toy, in_process=True)
+    assert manifest.details["cascade"]["asked"] == 240
+    assert manifest.details["cascade"]["rounds"][: len(rounds)] == [turn["rows"] for turn in rounds]
+    assert len(server.taken()) == len(set(server.taken())) == 240
+    assert json.loads(storage.read("rounds.json"))[: len(rounds)] == rounds
+
+
+def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 200), judge()
+    asked = api_judge(server.base_url)
+    with pytest.raises(UsageError, match="fitted on 16 rows, and needs 50"):
+        score(Score(judge=asked, cascade=Cascade(calls=0.5)), toy, in_process=True)
+    with pytest.raises(UsageError, match="neither ratings nor a distilled judge of the name 'nobody'"):
+        score(Score(judge=asked, cascade=Cascade(first="nobody")), toy, in_process=True)
+    with pytest.raises(UsageError, match="no distilled judge 'nobody'; fit it"):
+        score(Score(judge=Judge(kind="distilled", model="nobody")), toy, in_process=True)
+    with pytest.raises(UsageError, match="tries the judge alone"):
+        score(Score(judge=asked, cascade=Cascade(), limit=5), toy, in_process=True)
+    assert server.taken() == []

@@ -1,0 +1,67 @@
+"""What page, dataset card and report.json say of the judges: the cards as they are, praise beside chance and length."""
+
+import json
+from pathlib import Path
+
+import pytest
+from markupsafe import escape
+
+import made_judges as made
+from alpagasus_ray import __main__ as command
+from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
+from alpagasus_ray.store.run import Run
+from report_runs import LOSE, TIE, WIN, judge, rate
+from toy_runs import ids, toy_run
+
+ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three judges of examples and one of pairs, marks for half of the rows, an arm, and the report."""
+    folder = tmp_path_factory.mktemp("trust")
+    run, random = toy_run(folder, ROWS), made.rng(3)
+    true = made.quality(random, ROWS)
+    for name, noise in (("a", 0.4), ("b", 0.8), ("c", 0.8)):
+        rate(run, made.read(random, true, noise).tolist(), name=name)
+    judge(run, ("apple", "pear"), [WIN] * 20 + [TIE] * 12 + [LOSE] * 8)
+    gold = "".join(f"{row},{mark:g},,wrong rating,\n" for row, mark in zip(ids(run)[:60], true, strict=False))
+    (folder / "gold.csv").write_text(f"example_id,score,judged,mark,comment\n{gold}")
+    arms = "pick.arms=[{name: best, policy: top, k: 20}]"
+    assert command.main(["pick", run.storage.root, "-s", "pick.ratings=a", "-s", arms]) == 0
+    assert command.main(["card", run.storage.root, "-s", f"card.gold=[{folder}/gold.csv]", "-s", "card.cut=4"]) == 0
+    assert command.main(["report", run.storage.root, "-s", "report.arm=best"]) == 0
+    return run
+
+
+def test_report_json_has_every_card_with_praise_beside_chance_and_length(run: Run) -> None:
+    trust = json.loads(run.report().storage.read("report.json"))["trust"]
+    assert [card["name"] for card in trust["cards"]] == ["a", "b", "c", "verdicts"]
+    beside = {row["about"]: row for row in trust["cards"][0]["beside"]}
+    precision = beside["precision at the cut by the given marks"]
+    assert precision["judge"]["value"] > precision["random"]
+    assert precision["longest"]["n"] == precision["judge"]["n"]
+    assert beside["rank correlation with the given marks"].keys() >= {"random", "longest", "judge", "given_length"}
+    graded = {(one["section"], one["about"]): one["grade"] for one in trust["cards"][0]["figures"] if one["grade"]}
+    assert graded["gold", "kappa with the given marks at the cut"] == "good"
+    assert trust["together"]["judges"] == ["a", "b", "c"]
+    assert trust["win_rates"][0]["note"] == trust["note"] == JUDGE_ALONE
+
+
+def test_the_page_and_the_dataset_card_say_how_far_the_judge_can_be_trusted(run: Run) -> None:
+    page = run.report().storage.read("index.html").decode()
+    assert page.count('id="judges"') == 1
+    assert "Beside what costs no judge" in page
+    assert escape(JUDGE_ALONE) in page
+    card = run.report().storage.read("dataset_card.md").decode()
+    assert "## How far its judge can be trusted\n\nVerdict: " in card
+    assert "| | random | longest | the judge | length taken out |" in card
+    assert "Not known: repeat, position," in card
+    assert f"> {JUDGE_ALONE}" in card
+
+
+def test_a_run_without_cards_says_what_would_make_one(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 5)
+    assert command.main(["report", run.storage.root]) == 0
+    assert "jobs/card.py tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
+    assert command.main(["card", run.storage.root]) == 2
