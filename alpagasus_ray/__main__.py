@@ -50,7 +50,7 @@ COMPLETION_HELP = "print what bash, zsh or fish need to complete commands"
 USUAL = (
     "ingest.source ingest.format ingest.columns "
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
-    "score.max_cost_usd pick.arms race.model race.seeds race.heldout race.tokens race.test_sets "
+    "score.max_cost_usd pick.arms race.model race.heldout "
     "finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
     "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs card.repeat card.probes "
     "card.gold card.max_cost_usd people.form people.pair people.voters report.arm"

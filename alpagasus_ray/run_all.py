@@ -26,8 +26,8 @@ from alpagasus_ray.terminal import spelled
 
 
 def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
-    """The jobs of a recipe, in order. Arms are raced and a judge is distilled only where the recipe has a section for it: before all rows are
-    rated if that asks for labels of its own, and after that if it learns from these ratings."""
+    """The jobs of a recipe, in order. Arms are raced only where the recipe has a section for it, and a judge is distilled only
+    there too: before all rows are rated if that asks for labels of its own, and after that if it learns from these ratings."""
     jobs = tuple(step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set)
     if "distill" not in recipe.model_fields_set:
         return jobs
