@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from one_process import group_of_one
 
-from alpagasus_ray.config import Arm, Finetune, Ingest, Pick
+from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Report
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.race import plan, race, summary
+from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.training.proxy import Proxy, Raced
 from alpagasus_ray.training.proxy_driver import in_this_process
@@ -25,7 +26,7 @@ from trainings import tiny
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "sample"
 HELDOUT = str(SAMPLE / "heldout.jsonl")
-ROWS = 200
+ROWS = 400
 ARMS = (
     Arm(name="clean", policy="top", k=ROWS),
     Arm(name="random", policy="random"),
@@ -91,6 +92,10 @@ def test_a_race_goes_on_where_it_was_stopped_and_tells_what_it_found(run: Run, t
     lines = list(terminal.lines(summary(run, made)))
     assert any("against random" in line for line in lines)
     table = json.loads(run.race().storage.read("table.json"))
+    report(Report(), run)
+    page, card = (run.report().storage.read(name).decode() for name in ("index.html", "dataset_card.md"))
+    assert 0 < page.index('<section id="race">') < page.index('<section id="verdicts"')
+    assert f"- {table['answer']}" in card
     assert {entry["arm"]: entry["steps"] for entry in table["arms"]} == {"garbage": 12, "random": 12}
     assert all(6_000 <= entry["tokens"] < 6_256 for entry in table["arms"])
     curves = pq.read_table(pa.BufferReader(run.race().storage.read("curves.parquet"))).to_pylist()
