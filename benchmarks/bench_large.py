@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def _pick(tokens: int, clean: Clean | None = None, *, spread: bool = False) -> C
         kind = f"{'near' if clean and clean.near else bool(clean)}-{spread}"
         selected = Arm(name=f"selected-{kind}", policy="top", tokens=tokens, spread="clusters" if spread else None)
         random = Arm(name=f"random-{kind}", policy="random", tokens=tokens)
-        vectors = "words" if spread else "none"
+        vectors: Literal["words", "none"] = "words" if spread else "none"
         pick_subset(Pick(ratings="student", arms=(selected, random), clean=clean, vectors=vectors), Run.open(folder))
 
     return work

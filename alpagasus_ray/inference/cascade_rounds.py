@@ -8,6 +8,7 @@ the same rows. Which rows a round has is `distill/cascade.py`'s to say, how all 
 
 import io
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -181,7 +182,8 @@ def _of_round(storage: Storage, number: int) -> Storage:
 
 def _packed(state: State) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **{name: np.packbits(flags) for name, flags in state._asdict().items()})
+    packed: dict[str, Any] = {name: np.packbits(flags) for name, flags in state._asdict().items()}
+    np.savez_compressed(file, **packed)
     return file.getvalue()
 
 

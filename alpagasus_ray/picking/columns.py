@@ -127,7 +127,8 @@ class _Rated:
     def __init__(self, run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -> None:
         rows = examples.rows
         nothing = np.broadcast_to(np.float64(np.nan), (rows,))
-        self.score, self.expected = (nothing, nothing) if ratings is None else (np.empty(rows), np.full(rows, np.nan))
+        self.score: Floats = nothing if ratings is None else np.empty(rows)
+        self.expected: Floats = nothing if ratings is None else np.full(rows, np.nan)
         self.status, self.statuses = np.zeros(rows, np.int8), ["not rated"] if ratings is None else list[str]()
         cascade = ratings.details.get("cascade") if ratings else None
         self.chosen_by = np.zeros(rows, np.int8) if cascade else None

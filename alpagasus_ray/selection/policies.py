@@ -7,7 +7,7 @@ hash's key holds what it is for besides the seed: a draw knows nothing of how ti
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Columns(NamedTuple):
     score: Floats
     expected: Floats
     """Expected score under the judge's own probabilities; NaN where it was not asked for."""
-    length: Indices
+    length: NDArray[np.integer[Any]]
     """Length of the output, in tokens or characters: in a measure that holds for texts without blanks too."""
     category: Sequence[str] | NDArray[np.object_]
     """Empty where there is none."""

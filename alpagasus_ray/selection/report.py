@@ -104,7 +104,7 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 6) if whole else None
 
 
-def _mean(values: NDArray[np.int64]) -> float | None:
+def _mean(values: NDArray[np.integer[Any]]) -> float | None:
     """None, not 0, where there is nothing to take a mean of."""
     mean = float(values.mean()) if len(values) else math.nan
     return None if math.isnan(mean) else round(mean, 2)

@@ -25,6 +25,7 @@ from alpagasus_ray.inference import row_sets
 from alpagasus_ray.inference.stage import Target
 from alpagasus_ray.inference.tasks.rating import check_model, prepare
 from alpagasus_ray.judging.rubric import Scale
+from alpagasus_ray.selection.draws import seeded_hashes
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 MOST_LABELS = 50_000
@@ -55,7 +56,7 @@ def distill(config: Distill, scored: Score, run: Run, *, in_process: bool = Fals
 def _labelled(config: Distill, scored: Score, run: Run, *, in_process: bool) -> tuple[StageDir, Manifest, StageDir, Manifest]:
     """Draw rows from the whole dataset, and ask the judge about them."""
     assert config.labels is not None, "the caller has looked"
-    check_model(scored.judge, "score")
+    check_model(scored.judge)
     if scored.judge.kind == "distilled":
         raise UsageError("distill.labels asks the judge of `score.judge`, which is a distilled one itself; name another")
     stage, _, target = prepare(scored.model_copy(update={"limit": None}), run)
@@ -74,7 +75,7 @@ def _pairs(source: StageDir, listed: Manifest, rated: StageDir, ratings: Manifes
     parts = [table.filter(pc.is_valid(table["score"])) for table in rated.tables(ratings, list(student.RATED))]
     scores = pa.concat_tables(parts) if parts else pa.table({name: [] for name in student.RATED})
     if len(scores) > MOST_LABELS:
-        order = student.seeded_hashes(scores["example_id"].to_pylist(), "most labels", 0)
+        order = seeded_hashes(scores["example_id"].to_pylist(), "most labels", 0)
         scores = scores.take(np.sort(np.argsort(order, kind="stable")[:MOST_LABELS]))
     return pa.concat_tables(_rated(source, listed, scores["example_id"])), scores
 

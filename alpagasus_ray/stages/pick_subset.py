@@ -41,8 +41,8 @@ SUBSET_JSON, CONTAMINATION = "subset.json", "contamination.tsv"
 class Chosen(NamedTuple):
     """One arm, before it is written."""
 
-    settings: dict[str, Any]
-    inputs: dict[str, str]
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
     choice: Choice
     breadth: dict[str, Any] | None
     """How broad it is (`picking/breadth.py`)."""
@@ -189,7 +189,7 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     started = time.monotonic()
     replaced = existing_arms.changed(stage.manifest(), Wanted(settings, inputs))
     stage.storage.delete_tree()
-    begun = Begun(settings=settings, inputs=inputs)
+    begun = Begun(settings=dict(settings), inputs=dict(inputs))
     stage.begin(begun)
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
     report |= {"breadth": arm.breadth} if arm.breadth else {}

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,6 @@ def test_the_same_rows_are_paid_for_once_by_the_same_judge(rate: Callable[..., a
     assert again.scores == first.scores
     rate(rubric="helpfulness")
     assert len(server.taken()) == 2 * len(ROWS)
-
-
-def test_twenty_rows_cost_this_process_little_time(rate: Callable[..., ag.Rated]) -> None:
-    rate(ROWS[:1])
-    started = time.process_time()
-    rate()
-    assert time.process_time() - started < 1.0, "seconds of CPU; a quarter of one on an ordinary core"
 
 
 def test_a_record_without_a_text_has_a_reason_and_no_score(rate: Callable[..., ag.Rated]) -> None:

@@ -15,7 +15,7 @@ LAYERS = (
     ("api",),
     ("run_all",),
     ("commands", "plan_all"),
-    ("evaluation_commands", "first_recipe", "race_commands", "trust_commands"),
+    ("first_recipe",),
     ("feasibility", "doctor"),
     ("stages",),
     ("batch_api", "cli"),

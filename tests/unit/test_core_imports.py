@@ -37,15 +37,12 @@ def python(code: str, *arguments: str, blocked: bool = True) -> subprocess.Compl
     )
 
 
-def test_importing_the_package_loads_neither_ray_nor_torch_and_takes_no_time() -> None:
-    code = """
-import alpagasus_ray, sys, time
-print(time.process_time())  # of this process alone: others work on the machine too
-print([name for name in ("ray", "torch", "pydantic", "pyarrow") if name in sys.modules])
-"""
-    seconds, loaded = python(code, blocked=False).stdout.splitlines()
-    assert float(seconds) < 0.3
-    assert loaded == "[]"
+def test_importing_the_package_loads_neither_ray_nor_torch() -> None:
+    loaded = (
+        "import alpagasus_ray, sys; print([name for name in ('ray', 'torch', 'pydantic', 'pyarrow') if name in sys.modules])"
+    )
+    done = python(loaded, blocked=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_every_module_but_those_of_training_workers_is_imported_without_an_extra() -> None:

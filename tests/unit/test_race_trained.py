@@ -88,7 +88,7 @@ def test_a_race_goes_on_where_it_was_stopped_and_tells_what_it_found(run: Run, t
     assert plan(small, training, run, names)["race_plan"]["spread_by"] == "by the spread of what is trained already"
     made = race(small, training, run, names, trains)
     assert len(trains.trained) == 4
-    assert (made.rows, made.counts) == (96, {"trained": 4})
+    assert made.counts == {"trained": 4}
     lines = list(terminal.lines(summary(run, made)))
     assert any("against random" in line for line in lines)
     table = json.loads(run.race().storage.read("table.json"))

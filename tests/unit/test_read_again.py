@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from alpagasus_ray import evaluation_commands
+from alpagasus_ray.commands import summaries
 from alpagasus_ray.config import Answerer, Compare, Generate, PairJudge, Score, TestSet
 from alpagasus_ray.data.schema import ANSWERS, RATINGS, VERDICTS
 from alpagasus_ray.engines.base import LENGTH, STOP, Rate, Reply, Request
@@ -139,11 +139,11 @@ class _Says:
 
 def test_statuses_after_the_switch_are_those_of_the_stage_or_refused() -> None:
     for not_given in (None, False, "all"):
-        assert evaluation_commands.again(not_given, parse_rating.UNSCORED) == parse_rating.UNSCORED
-    assert evaluation_commands.again("truncated, failed", parse_rating.UNSCORED) == ("truncated", "failed")
+        assert summaries.again(not_given, parse_rating.UNSCORED) == parse_rating.UNSCORED
+    assert summaries.again("truncated, failed", parse_rating.UNSCORED) == ("truncated", "failed")
     for wrong in ("scored", "truncatd", ""):
         with pytest.raises(UsageError, match="there are unparsed, refused, truncated, failed"):
-            evaluation_commands.again(wrong, parse_rating.UNSCORED)
+            summaries.again(wrong, parse_rating.UNSCORED)
 
 
 # games

@@ -1,4 +1,4 @@
-"""Jobs that tell how far judges can be trusted, and ask people: `commands.py` has them beside all others."""
+"""The jobs that tell how far judges can be trusted, and ask people, as the command line runs them."""
 
 from typing import Any
 

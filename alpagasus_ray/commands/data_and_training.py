@@ -1,28 +1,14 @@
-"""The jobs as the command line runs them: each opens its stage and turns the manifest into a summary."""
+"""The jobs that read, rate, choose, train and report, as the command line runs them."""
 
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
+from alpagasus_ray.commands.summaries import again, mode_of, stage_summary
 from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.evaluation_commands import COMPARE as COMPARE  # noqa: PLC0414 - jobs look for it here
-from alpagasus_ray.evaluation_commands import GENERATE as GENERATE  # noqa: PLC0414 - jobs look for it here
-from alpagasus_ray.evaluation_commands import again, mode_of, numbers
-from alpagasus_ray.race_commands import RACE as RACE  # noqa: PLC0414 - jobs look for it here
-from alpagasus_ray.store.run import Manifest, StageDir
-from alpagasus_ray.trust_commands import CARD as CARD  # noqa: PLC0414 - jobs look for it here
-from alpagasus_ray.trust_commands import PEOPLE as PEOPLE  # noqa: PLC0414 - jobs look for it here
-
-
-def _summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:
-    return {
-        "stage": manifest.stage,
-        "location": stage.storage.root,
-        **numbers(manifest),
-        "settings_hash": manifest.settings_hash,
-    }
+from alpagasus_ray.store.run import Manifest
 
 
 def _ingest(call: Call) -> dict[str, Any]:
@@ -32,7 +18,7 @@ def _ingest(call: Call) -> dict[str, Any]:
     with Progress("ingest", 0) as progress:
         manifest = ingest(call.recipe.ingest, call.run, progress.show)
     told = {key: manifest.details[key] for key in ("not_used", "notes") if key in manifest.details}
-    return _summary(call.run.examples(), manifest) | told
+    return stage_summary(call.run.examples(), manifest) | told
 
 
 def _score(call: Call) -> dict[str, Any]:
@@ -61,7 +47,7 @@ def _score(call: Call) -> dict[str, Any]:
         refuse(of_score(call.recipe, call.run, sends=not call.servers_answer))
     started = time.monotonic()
     manifest = score(config, call.run, mode_of(call), again(call.flags.retry_failed, parse_rating.UNSCORED))
-    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    report = stage_summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     report["rows_per_s"] = round(manifest.rows / manifest.seconds, 1) if manifest.seconds else None
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
@@ -87,7 +73,7 @@ def _combined(call: Call) -> dict[str, Any]:
 
         return plan(config, call.run)
     manifest = combine_ratings(config, call.run)
-    report = _summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
+    report = stage_summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
     made_of = f"the {config.combine.by} of {', '.join(config.combine.ratings)}; nothing was asked"
     return report | {"notes": [made_of, *_smoothing(manifest)]}
 

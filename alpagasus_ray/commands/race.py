@@ -1,4 +1,4 @@
-"""The job that races the arms: `commands.py` has it beside all others."""
+"""The job that races the arms."""
 
 from typing import Any
 
