@@ -6,6 +6,7 @@ a process that is lost has cost the training it was at, and nothing else.
 
 import gc
 import math
+import os
 import tempfile
 import time
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ class Trainer:
         devices.take_cores(config.cpus)
         devices.choose_accelerator(self._place)
         if not dist.is_initialized():
+            # DeepSpeed asks the environment, though the group is there
+            os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
             backend = "nccl" if self._place.on_gpu else "gloo"
             store = dist.HashStore()  # type: ignore[attr-defined]  # it is, and documented
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
