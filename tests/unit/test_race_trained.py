@@ -120,11 +120,3 @@ def test_rows_taken_out_of_the_examples_are_in_no_arm(run: Run, training: Finetu
     assert [one["rows"] + one["left_out"] for one in told["sets"]] == [60]
     assert all(arm["removed"] for arm in told["arms"])
     assert all(arm["rows"] + arm["removed"] == (100 if arm["arm"] == "garbage" else ROWS) for arm in told["arms"])
-
-
-@pytest.mark.long
-def test_an_arm_without_garbage_beats_random_and_a_second_random_draw_does_not(run: Run, training: Finetune) -> None:
-    names = ["clean", "random", "again"]
-    made = race(Race(seeds=3, tokens=40_000, steps=40, heldout=HELDOUT), training, run, names, _Counted())
-    table = json.loads(run.race().storage.read("table.json"))
-    assert made.details["beats_random"] == ["clean"], table["answer"]
