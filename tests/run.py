@@ -34,11 +34,13 @@ GROUPS = {
     ],
     "jobs": ["tests/ray"],
     "faults": ["tests/faults"],
-    "unit": ["tests/unit", "tests/services"],
+    "services": ["tests/services"],
+    "unit": ["tests/unit"],
 }
 """A directory stands for all its files that no other group names."""
 BESIDE = ("unit",)
-"""Groups that run beside the others: starting Ray and engines leaves about a third of two cores idle."""
+"""Groups that run beside the others: starting Ray and engines leaves about a third of two cores idle. No test in
+them may wait for another process for a short time only."""
 
 
 def paths_of(group: str) -> list[str]:
