@@ -68,7 +68,8 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
     present = np.bincount(counts.indices, minlength=counts.shape[1])
     rarity = np.log((1 + len(texts)) / (1 + present)) + 1
     weighted = _weighted(counts, rarity)
-    with threadpool_limits(1):  # sums of several threads end in another order each time
+    # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
+    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
         svd = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=seed).fit(weighted)
     terms = [str(term) for term in counter.get_feature_names_out()]
     axes = np.asarray(svd.components_.T, dtype=np.float64)

@@ -12,7 +12,7 @@ from alpagasus_ray.errors import BudgetReached, InputError, SettingsChanged, Usa
 from alpagasus_ray.stages.generate import generate
 from alpagasus_ray.store.run import Run
 from loopback import JudgeStarter, LoopbackJudge
-from toy_runs import ROOT, job
+from toy_runs import ROOT, job, toy_run
 
 DEMO = str(ROOT / "examples/test_set/prompts.jsonl")
 
@@ -158,7 +158,7 @@ def test_answers_of_a_teacher_are_imported_by_id_or_text(tmp_path: Path) -> None
 )
 def test_what_is_wrong_is_told_in_one_message_and_exit_code_2(tmp_path: Path, settings: list[str], words: str) -> None:
     options = [part for setting in settings for part in ("--set", setting)]
-    done = job("generate", tmp_path / "run", *options, OPENAI_API_KEY="none")
+    done = job("generate", toy_run(tmp_path, 2).storage.root, *options, OPENAI_API_KEY="none")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -168,3 +168,9 @@ def test_a_report_has_every_cluster_with_its_place_on_a_map() -> None:
     places = np.array([[entry["x"], entry["y"]] for entry in report["clusters"]])
     assert np.abs(places).max(axis=0).tolist() == [1, 1]
     assert len({tuple(place) for place in places.tolist()}) == 3
+
+
+def test_texts_that_are_all_alike_are_one_cluster_and_nothing_complains() -> None:
+    space = spread.fit(["Say the same again."] * 600)
+    assert len(space.centres) == 1
+    assert set(spread.assigned(space.centres, spread.vectors(space, ["Say the same again.", "Other words."])).tolist()) == {0}
