@@ -192,20 +192,21 @@ def kept(state: State, keepers: Flags) -> Flags:
     return (state.asked & keepers) | (state.accepted & ~state.asked)
 
 
-def estimates(state: State, keepers: Flags) -> dict[str, Interval]:
+def estimates(state: State, keepers: Flags, scored: Flags) -> dict[str, Interval]:
     """How much of the judge's choice is kept (`recall`, a share of it), and of how many rows the judge would have said
     otherwise (`flips`, a share of all rows), with 95 percent intervals.
 
     Only flags of rows that were asked about are looked at. The rows of the audit that no round reached are a random sample of
     all rows that were not asked about: what the judge says of them holds for the others, within the limits of Clopper and
-    Pearson.
+    Pearson. Of the audit only `scored` rows count: what the judge would say of one without a score is not known.
     """
+    sample = state._replace(audit=state.audit & scored)
     found = int((state.asked & keepers).sum())
     above, below = state.accepted, ~state.accepted & ~state.reached
     # the intervals of two groups hold together as often as one alone does when each leaves out half as much
     confidence = 1 - (1 - CONFIDENCE) / (2 if (above & ~state.asked).any() else 1)
-    right, wrong = (_in_group(state, above, flags, confidence) for flags in (keepers, ~keepers))
-    missed = _in_group(state, below, keepers, confidence)
+    right, wrong = (_in_group(sample, above, flags, confidence) for flags in (keepers, ~keepers))
+    missed = _in_group(sample, below, keepers, confidence)
     recall = [
         _share(found + got, found + got + lost) for got, lost in zip(right, (missed[0], missed[2], missed[1]), strict=True)
     ]
@@ -255,13 +256,15 @@ def replay(rows: Pool, keepers: Flags, settings: Settings, refit: Refit, aim: Ai
         states.append(advance(rows, states[-1], following, scores))
 
 
-def in_words(state: State, keepers: Flags) -> str:
+def in_words(state: State, keepers: Flags, scored: Flags) -> str:
     """What a cascade came to, in one line."""
     asked, rows = int(state.asked.sum()), len(keepers)
-    recall, flips = (estimates(state, keepers)[name] for name in ("recall", "flips"))
+    audit, without = int(state.audit.sum()), int((state.audit & ~scored).sum())
+    but = f"; {without:,} of the {audit:,} rows of the audit have no score, and say nothing" if without else ""
+    recall, flips = (estimates(state, keepers, scored)[name] for name in ("recall", "flips"))
     return (
         f"asked about {asked:,} of {rows:,} rows ({asked / rows:.0%}); estimated to have found {_interval(recall)} of what the "
-        f"judge would keep; the judge would say otherwise of {_interval(flips)} of the rows"
+        f"judge would keep; the judge would say otherwise of {_interval(flips)} of the rows{but}"
     )
 
 

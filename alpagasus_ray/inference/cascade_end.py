@@ -53,7 +53,7 @@ def finish(task: StageTask, target: Target, begun: Begun, ended: Ended, cut: flo
 
 
 def _told(ended: Ended, cut: float, cost_usd: float | None) -> dict[str, Any]:
-    state, keepers = ended.state, ended.score >= cut
+    state, keepers, scored = ended.state, ended.score >= cut, ~np.isnan(ended.score)
     asked, rows = int(state.asked.sum()), len(keepers)
     return {
         "asked": asked,
@@ -61,9 +61,11 @@ def _told(ended: Ended, cut: float, cost_usd: float | None) -> dict[str, Any]:
         "cut": cut,
         "rounds": [len(numbers) for numbers in ended.numbers],
         "kept": int(cascade.kept(state, keepers).sum()),
-        **cascade.estimates(state, keepers),
+        "audit": int(state.audit.sum()),
+        "audit_without_score": int((state.audit & ~scored).sum()),
+        **cascade.estimates(state, keepers, scored),
         "saved_usd": None if cost_usd is None or not asked else round(cost_usd / asked * (rows - asked), 6),
-        "in_words": cascade.in_words(state, keepers),
+        "in_words": cascade.in_words(state, keepers, scored),
     }
 
 

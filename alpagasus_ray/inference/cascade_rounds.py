@@ -73,13 +73,16 @@ class Rounds:
             return made
         rows = self._pool()
         first = cascade.opening(rows, self._how_much)
-        if self.config.first is None and first[-1].rows < student.FEWEST_LABELS:
+        labels = sum(turn.rows for turn in first if turn.kind == "labels")
+        if self.config.first is None and labels < student.FEWEST_LABELS:
             raise UsageError(
-                f"score.cascade: the first model would be fitted on {first[-1].rows} rows, and needs {student.FEWEST_LABELS}; "
+                f"score.cascade: the first model would be fitted on {labels} rows, and needs {student.FEWEST_LABELS}; "
                 "raise `labels` and `refit`, name a `first` judge, or rate all rows"
             )
         begun = begin(home, settings, inputs, self.target.asked_scale)
-        course = self._stored(rows) or self._opened(rows, first)
+        course = self._stored(rows)
+        for turn in first[len(course.rounds) :]:  # what is drawn at random; a call may have stopped between two of them
+            self._add(rows, course, turn, np.empty(0))
         while True:
             self._ask(course)
             scores = self._scores(course, for_order=True)
@@ -105,23 +108,14 @@ class Rounds:
 
     # rounds
 
-    def _stored(self, rows: Pool) -> Course | None:
-        """As far as earlier calls have come; None where there is no round yet."""
+    def _stored(self, rows: Pool) -> Course:
+        """As far as earlier calls have come."""
         storage, state, numbers = self.target.home.storage, cascade.beginning(rows), []
-        if not storage.exists(ROUNDS_JSON):
-            return None
-        rounds = cascade.from_json(storage.read(ROUNDS_JSON).decode())
+        rounds = cascade.from_json(storage.read(ROUNDS_JSON).decode()) if storage.exists(ROUNDS_JSON) else []
         for number in range(len(rounds)):
             before, state = state, _unpacked(_of_round(storage, number).read(STATE_FILE), len(rows.draws))
             numbers.append(np.flatnonzero(state.asked & ~before.asked))
         return Course(rounds, numbers, state, np.full(len(rows.draws), np.nan))
-
-    def _opened(self, rows: Pool, first: list[Round]) -> Course:
-        """The rounds that are drawn at random."""
-        course = Course([], [], cascade.beginning(rows), np.full(len(rows.draws), np.nan))
-        for turn in first:
-            self._add(rows, course, turn, np.empty(0))
-        return course
 
     def _add(self, rows: Pool, course: Course, turn: Round, scores: Floats) -> None:
         """Write a round down: first its rows, then that it is one."""
@@ -160,8 +154,10 @@ class Rounds:
     def _following(self, rows: Pool, course: Course, scores: Floats, drawn: int) -> Round | None:
         if self.config.band is None:
             return cascade.best_round(rows, course.state, scores, self._how_much)
-        # which share is kept is known from the rows that were drawn at random
-        kept = float((course.score[np.concatenate(course.numbers[:drawn])] >= self.cut).mean())
+        # which share is kept is known from the rows that were drawn at random and have a score
+        drawn_scores = course.score[np.concatenate(course.numbers[:drawn])]
+        drawn_scores = drawn_scores[~np.isnan(drawn_scores)]
+        kept = float((drawn_scores >= self.cut).mean()) if len(drawn_scores) else 0.0
         return cascade.band_round(rows, course.state, scores, kept, self._how_much)
 
     def _scores(self, course: Course, *, for_order: bool = False) -> Floats:

@@ -32,6 +32,24 @@ def test_a_cascade_that_was_stopped_asks_about_the_same_rows_and_none_twice(
     assert json.loads(storage.read("rounds.json"))[: len(rounds)] == rounds
 
 
+def test_a_cascade_that_was_stopped_between_its_two_random_rounds_draws_the_second_before_it_asks(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 600), judge()
+    asked = api_judge(server.base_url, price=Price(input=1, output=1))
+    config = Score(name="cascade", judge=asked, cascade=Cascade(calls=0.4, refit=0.2, labels=100))
+    with pytest.raises(BudgetReached):
+        score(config.model_copy(update={"max_cost_usd": 0.001}), toy, in_process=True)
+    storage = toy.ratings("cascade").storage
+    rounds = json.loads(storage.read("rounds.json"))
+    storage.write("rounds.json", json.dumps(rounds[:1]).encode())
+    storage.at("rounds", "01").delete_tree()
+    manifest = score(config, toy, in_process=True)
+    assert manifest.details["cascade"]["rounds"][:2] == [turn["rows"] for turn in rounds]
+    assert len(server.taken()) == 240
+
+
 def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
     tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +58,9 @@ def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
     asked = api_judge(server.base_url)
     with pytest.raises(UsageError, match="fitted on 16 rows, and needs 50"):
         score(Score(judge=asked, cascade=Cascade(calls=0.5)), toy, in_process=True)
+    for cascade in (Cascade(calls=0.8, audit=0.4, labels=0), Cascade(calls=0.8, audit=0.4, refit=0.3)):
+        with pytest.raises(UsageError, match="fitted on 0 rows, and needs 50"):
+            score(Score(judge=asked, cascade=cascade), toy, in_process=True)
     with pytest.raises(UsageError, match="neither ratings nor a distilled judge of the name 'nobody'"):
         score(Score(judge=asked, cascade=Cascade(first="nobody")), toy, in_process=True)
     with pytest.raises(UsageError, match="no distilled judge 'nobody'; fit it"):

@@ -12,6 +12,9 @@ from alpagasus_ray.distill import cascade, student
 from alpagasus_ray.distill.cascade import Pool, Settings, State
 from alpagasus_ray.errors import UsageError
 
+ALL = np.ones(3000, dtype=bool)
+"""Every row that was asked about has a score."""
+
 
 def _pool(count: int, seed: int = 0) -> Pool:
     return cascade.pool([f"x:{row}" for row in range(count)], seed)
@@ -78,10 +81,35 @@ def test_the_interval_holds_the_truth_in_93_of_100_cascades(aim: str) -> None:
         made = Made(seed)
         state = made.replay(0.4, aim)
         truth = {"recall": _recall(state, made.keepers), "flips": _flips(state, made.keepers)}
-        for name, estimate in cascade.estimates(state, made.keepers).items():
+        for name, estimate in cascade.estimates(state, made.keepers, ALL).items():
             held[name] += estimate["low"] - 1e-6 <= truth[name] <= estimate["high"] + 1e-6
     assert held["recall"] >= 93
     assert held["flips"] >= 93
+
+
+@pytest.mark.parametrize("aim", ["keepers", "band"])
+def test_audit_rows_without_a_score_leave_the_interval_covering(aim: str) -> None:
+    held = {"recall": 0, "flips": 0}
+    for seed in range(100):
+        made = Made(seed)
+        state = made.replay(0.4, aim)
+        scored = ~(state.audit & (np.random.default_rng(seed).random(3000) < 0.3))
+        seen = made.keepers & scored
+        kept = cascade.kept(state, seen)
+        truth = {"recall": (kept & made.keepers).sum() / made.keepers.sum(), "flips": (kept != made.keepers).mean()}
+        for name, estimate in cascade.estimates(state, seen, scored).items():
+            # rows of the audit that a round reached, and that have no score, are no part of what is estimated
+            held[name] += estimate["low"] - 0.01 <= truth[name] <= estimate["high"] + 0.01
+    assert held["recall"] >= 93
+    assert held["flips"] >= 93
+
+
+def test_an_audit_without_any_score_says_that_nothing_is_known() -> None:
+    made = Made(8)
+    state = made.replay(0.4)
+    scored = ~state.audit
+    assert cascade.estimates(state, made.keepers & scored, scored)["recall"]["low"] < 0.5
+    assert "60 of the 60 rows of the audit have no score" in cascade.in_words(state, made.keepers & scored, scored)
 
 
 def test_estimates_are_right_on_average() -> None:
@@ -90,7 +118,7 @@ def test_estimates_are_right_on_average() -> None:
     for seed in range(40):
         made = Made(seed)
         state = made.replay(0.4)
-        errors.append(cascade.estimates(state, made.keepers)["recall"]["value"] - _recall(state, made.keepers))
+        errors.append(cascade.estimates(state, made.keepers, ALL)["recall"]["value"] - _recall(state, made.keepers))
     assert abs(np.mean(errors)) < 0.02
 
 
@@ -99,7 +127,7 @@ def test_estimates_look_at_no_row_that_was_not_asked_about(aim: str) -> None:
     made = Made(1)
     state = made.replay(0.3, aim)
     other = np.where(state.asked, made.keepers, ~made.keepers)
-    assert cascade.estimates(state, other) == cascade.estimates(state, made.keepers)
+    assert cascade.estimates(state, other, ALL) == cascade.estimates(state, made.keepers, ALL)
 
 
 def test_a_cascade_asks_exactly_its_calls_and_no_row_twice() -> None:
@@ -111,7 +139,7 @@ def test_a_cascade_asks_exactly_its_calls_and_no_row_twice() -> None:
 
 def test_nothing_is_missed_where_all_rows_are_asked_about() -> None:
     made = Made(3)
-    estimate = cascade.estimates(made.replay(1.0), made.keepers)
+    estimate = cascade.estimates(made.replay(1.0), made.keepers, ALL)
     assert estimate["recall"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert estimate["flips"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
@@ -184,7 +212,7 @@ def test_rows_without_a_cheap_score_are_asked_about_last_and_never_kept_unasked(
 
 def test_the_line_for_people_has_both_estimates_with_their_limits() -> None:
     made = Made(7)
-    line = cascade.in_words(made.replay(1.0), made.keepers)
+    line = cascade.in_words(made.replay(1.0), made.keepers, ALL)
     assert "asked about 3,000 of 3,000 rows (100%)" in line
     assert "found 100.0% (100.0% to 100.0%)" in line
 
