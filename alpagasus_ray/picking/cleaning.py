@@ -68,8 +68,11 @@ def prints(test_sets: Sequence[TestSet]) -> dict[str, str]:
     return {f"test set {name}/{file.name}": file.fingerprint() for name, some in files.items() for file in some}
 
 
-def find(config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manifest, order: Indices) -> Cleaned:
-    """Look at all examples. `order` has all their numbers, best first, by which the better of two near repeats stays."""
+def find(
+    config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manifest, order: Indices, dropped: Flags
+) -> Cleaned:
+    """Look at all examples. `order` has all their numbers, best first, by which the better of two near repeats stays. Rows that
+    are `dropped` in any case, or hold a test set's text, repeat none and are repeated by none."""
     index = clean.index_of(_texts_of(test_sets))
     source, flags, hits, start = run.examples(), np.zeros(examples.rows, dtype=bool), list[Hit](), 0
     entries = zip(examples.parts(), map_shards(partial(_hits, index), source, examples), strict=True)
@@ -77,7 +80,7 @@ def find(config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manife
         hits += [hit._replace(row=hit.row + start) for hit in own]
         start += entry.rows
     flags[[hit.row for hit in hits]] = True
-    repeated = {} if config.near is None else _near(config.near, run, examples, order)
+    repeated = {} if config.near is None else _near(config.near, run, examples, order, dropped | flags)
     return Cleaned(flags, hits, repeated, clean.summary(index, hits), index.unchecked, config.near)
 
 
@@ -99,7 +102,7 @@ def _hits(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
 # near repeats
 
 
-def _near(near: float, run: Run, examples: Manifest, order: Indices) -> dict[int, int]:
+def _near(near: float, run: Run, examples: Manifest, order: Indices, dropped: Flags) -> dict[int, int]:
     home, listed = _signed(near, run, examples)
     pairs: set[tuple[int, int]] = set()
     for band in range(near_duplicates.bands(near)[0]):
@@ -107,6 +110,7 @@ def _near(near: float, run: Run, examples: Manifest, order: Indices) -> dict[int
         for table in home.tables(listed, [f"band_{band:03d}"]):
             column[start : start + len(table)] = table.column(0).to_numpy()
             start += len(table)
+        column[dropped] = 0  # a row with this key is compared with none
         pairs.update(near_duplicates.candidates(column[:, None], order))
     alike = _similar(home, listed, sorted(pairs), near)
     wanted = np.unique(np.array(alike, dtype=np.int64).ravel())

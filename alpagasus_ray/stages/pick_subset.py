@@ -89,7 +89,7 @@ def _cleaned(config: Pick, tests: Sequence[TestSet], run: Run, examples: Manifes
             "or set `pick.clean.near`"
         )
     order = np.argsort(-np.nan_to_num(loaded.columns.score, nan=-np.inf), kind="stable")
-    return cleaning.find(config.clean, tests, run, examples, order)
+    return cleaning.find(config.clean, tests, run, examples, order, loaded.repeats)
 
 
 def _vectors(config: Pick, run: Run, examples: Manifest) -> Made | None:
