@@ -68,11 +68,19 @@ def in_words(report: Mapping[str, Any]) -> list[str]:
         within, chance = (_shown(report["given_length"][who][name]) for who in ("student", "chance"))
         lines.append(f"{word} {own} (length alone {length}; among rows of equal length {within}, chance {chance})")
     for entry in report["learning_curve"]:
-        gain = "" if entry["gain"] is None else f", {entry['gain']:+.3f} ± {entry['gain_error']:.3f} for the labels added"
+        gain = _gain(entry) if entry is not report["learning_curve"][0] else ""
         lines.append(
             f"with {entry['labels']:,} labels: precision {_shown(entry['precision'])}, AUC {_shown(entry['auc'])}{gain}"
         )
     return [*lines, report["caution"]]
+
+
+def _gain(entry: Mapping[str, Any]) -> str:
+    """What the labels added brought."""
+    if entry["gain"] is None:
+        return ", what the labels added brought is unknown: the judge keeps too few rows"
+    error = "unknown" if entry["gain_error"] is None else f"{entry['gain_error']:.3f}"
+    return f", {entry['gain']:+.3f} ± {error} for the labels added"
 
 
 def _shown(value: float | None) -> str:
@@ -162,7 +170,8 @@ def by_category(values: Floats, seen: Seen, category: Sequence[str]) -> list[dic
 def learning_curve(labels: Labels, seen: Seen) -> list[dict[str, Any]]:
     """Precision and AUC by the number of labels a student is fitted on, tested on the folds it has not seen.
 
-    `gain` is what the step from the entry before brought in precision, with its standard error over the folds.
+    `gain` is what the step from the entry before brought in precision, with its standard error over the folds that have rows
+    which the judge keeps; None where there are too few of these (one for a mean, two for an error).
     """
     folds = student.fold_of(len(labels.scores))
     entries: list[dict[str, Any]] = []
@@ -170,13 +179,13 @@ def learning_curve(labels: Labels, seen: Seen) -> list[dict[str, Any]]:
     for size in curve_sizes(len(labels.scores)):
         values = student.out_of_fold(labels, size)
         each = _precision_by_fold(values, seen, folds)
-        gains = None if before is None else each - before
+        gains = np.empty(0) if before is None else (each - before)[~np.isnan(each - before)]
         entries.append(
             {
                 "labels": size,
                 **{name: value for name, value in measures(values, seen).items() if name != "rank_correlation"},
-                "gain": None if gains is None else _rounded(float(np.nanmean(gains))),
-                "gain_error": None if gains is None else _rounded(float(np.nanstd(gains, ddof=1)) / math.sqrt(len(gains))),
+                "gain": _rounded(float(gains.mean())) if len(gains) else None,
+                "gain_error": _rounded(float(gains.std(ddof=1)) / math.sqrt(len(gains))) if len(gains) > 1 else None,
             }
         )
         before = each

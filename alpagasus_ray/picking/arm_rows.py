@@ -43,9 +43,10 @@ def kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
         start = here.stop
 
 
-def dropped_tables(run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | None) -> Iterator[pa.Table]:
-    """The rows that were left out with the reason of each, a table for each shard of examples."""
-    reasons = _Reasons(run, loaded, choice, cleaned)
+def dropped_tables(run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | None, *, by_score: bool) -> Iterator[pa.Table]:
+    """The rows that were left out with the reason of each, a table for each shard of examples. `by_score`: whether the arm goes
+    by scores, so that a row without one is left out for that."""
+    reasons = _Reasons(run, loaded, choice, cleaned, by_score=by_score)
     stage, start = run.examples(), 0
     for table in stage.tables(stage.finished("ingest"), ["example_id", "duplicate_of"]):
         rows = np.flatnonzero(~choice.kept[start : start + len(table)])
@@ -60,9 +61,8 @@ def dropped_tables(run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | 
 class _Reasons:
     """Why rows were dropped."""
 
-    def __init__(self, run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | None) -> None:
-        self._loaded, self._reason = loaded, choice.reason
-        self._by_score = choice.reason.startswith(("score", "expected score", "not among"))
+    def __init__(self, run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | None, *, by_score: bool) -> None:
+        self._loaded, self._reason, self._by_score = loaded, choice.reason, by_score
         self._hits = {hit.row: hit.reason for hit in reversed(cleaned.hits)} if cleaned else {}
         repeated = cleaned.repeated if cleaned else {}
         ids = ids_of(run, repeated.values()) if repeated else {}

@@ -68,9 +68,7 @@ def prints(test_sets: Sequence[TestSet]) -> dict[str, str]:
     return {f"test set {name}/{file.name}": file.fingerprint() for name, some in files.items() for file in some}
 
 
-def find(
-    config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manifest, order: Indices, dropped: Flags
-) -> Cleaned:
+def find(config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manifest, order: Indices, dropped: Flags) -> Cleaned:
     """Look at all examples. `order` has all their numbers, best first, by which the better of two near repeats stays. Rows that
     are `dropped` in any case, or hold a test set's text, repeat none and are repeated by none."""
     index = clean.index_of(_texts_of(test_sets))

@@ -19,6 +19,7 @@ from alpagasus_ray.errors import InputError, StageFailed, reason_of
 from alpagasus_ray.evaluation.estimates import Floats
 from alpagasus_ray.evaluation.judge_sections import Asked
 from alpagasus_ray.judging.gold_marks import gold_marks
+from alpagasus_ray.judging.parse_rating import NOT_ASKED
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.selection_data import judge_of
 from alpagasus_ray.store.run import Manifest, Run, StageDir
@@ -40,6 +41,7 @@ class Ratings(NamedTuple):
     """NaN without a rating."""
     outside: Floats | None
     asked: list[Asked]
+    """Of the rows that the judge was asked about."""
     answered_by: tuple[str, str]
     """The most frequent model and fingerprint, empty where servers did not say."""
 
@@ -73,7 +75,11 @@ def ratings(run: Run, name: str, manifest: Manifest, keep: Collection[str] = ())
     table = pa.concat_tables(_sampled(run.ratings(name), manifest, keep))
     outside = _floats(table["outside"])
     told = zip(*(table[column].to_pylist() for column in ("status", "error", "cost_usd", "latency_s")), strict=True)
-    asked = [Asked(status, reason_of(error) if error else "", cost, latency) for status, error, cost, latency in told]
+    asked = [
+        Asked(status, reason_of(error) if error else "", cost, latency)
+        for status, error, cost, latency in told
+        if status != NOT_ASKED  # by a cascade: no failure
+    ]
     return Ratings(
         name,
         manifest,

@@ -253,11 +253,32 @@ def knobs(arm: Mapping[str, Any]) -> PolicyKnobs:
 def rule(arm: Mapping[str, Any]) -> str:
     """How an arm was chosen, in words."""
     by = "expected score" if arm.get("by") == "expected" else "score"
-    size = f"{arm['k']:,}" if arm.get("k") else "as many as the selected arm has"
     threshold = 4.5 if arm.get("threshold") is None else arm["threshold"]
-    how = knobs(arm).words.format(by=by, size=size, threshold=threshold, seed=arm.get("seed", 0))
-    floors = ", ".join(f"{count:,} of {name}" for name, count in (arm.get("floors") or {}).items())
-    return (how or arm["policy"]) + (f"; at least {floors}" if floors else "")
+    how = knobs(arm).words.format(by=by, size=_size(arm), threshold=threshold, seed=arm.get("seed", 0))
+    return "; ".join([how or arm["policy"], *_divided(arm)])
+
+
+def _size(arm: Mapping[str, Any]) -> str:
+    """How much an arm takes, in words."""
+    tokens = arm.get("tokens")
+    rows = f"{arm['k']:,}" if arm.get("k") else f"{100 * arm['share']:.3g}% of the rows" if arm.get("share") else ""
+    if rows:
+        return rows + (f" (at most {tokens:,} tokens)" if tokens else "")
+    return f"{tokens:,} tokens" if tokens else "as many as the selected arm has"
+
+
+def _divided(arm: Mapping[str, Any]) -> Iterator[str]:
+    """What else decides which examples an arm takes, in words."""
+    if arm.get("spread") == "clusters":
+        yield "spread over clusters of similar examples"
+    if arm.get("spread") == "apart":
+        yield f"none at a cosine of {arm.get('apart', 0.9):g} or more to a better one"
+    if shares := arm.get("shares"):
+        yield ", ".join(f"{100 * share:.3g}% of it from {name}" for name, share in shares.items())
+    if cuts := arm.get("thresholds"):
+        yield ", ".join(f"at least {cut:g} for {name}" for name, cut in cuts.items())
+    if floors := arm.get("floors"):
+        yield "at least " + ", ".join(f"{count:,} of {name}" for name, count in floors.items())
 
 
 def selection(

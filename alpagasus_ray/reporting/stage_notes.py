@@ -22,8 +22,10 @@ def score_notes(manifest: Manifest, judge: Judge) -> list[str]:
         notes += [f"what was not asked would have cost about ${saved:,.2f}"] if saved else []
     without = manifest.rows - manifest.counts.get("scored", 0) - manifest.counts.get("not_asked", 0)
     if without and not judge.traits.is_recorded:
-        told = ", ".join(f"{count:,} {status}" for status, count in manifest.counts.items() if status != "scored")
-        notes.append(f"{without:,} rows have no score ({told}); --retry-failed asks for them again")
+        failed = {status: count for status, count in manifest.counts.items() if status not in ("scored", "not_asked")}
+        told = ", ".join(f"{count:,} {status}" for status, count in failed.items())
+        again = "" if "cascade" in manifest.details else "; --retry-failed asks for them again"
+        notes.append(f"{without:,} rows have no score ({told}){again}")
     if manifest.stage.endswith("/trial"):
         notes.append("a trial: no ratings were made, but every reply is kept and a full run will not ask for it again")
     return notes

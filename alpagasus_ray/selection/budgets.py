@@ -63,28 +63,30 @@ def portions(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def by_shares(order: Indices, group: Sequence[str], shares: Mapping[str, float], tokens: Indices, budget: Budget) -> Indices:
-    """The best rows of each group, as many (or as many tokens, where the budget is one of tokens) as its share of the budget.
+    """The best rows of each group, as many rows and tokens as its share of the budget; of two limits the one reached first.
 
     `group` is each row's category or source. Where the shares leave something over, it goes to the rows of all other groups.
     Raises `UsageError` for a group that no row has, shares of more than 1, and a group that has too little for its share.
     """
     names = np.asarray([name if name in shares else OTHERS for name in group], dtype=object)
     weights = _weights(group, shares)
-    kept = []
-    total = budget.rows if budget.tokens is None else budget.tokens
-    if total is None:
+    if budget == Budget():
         raise UsageError("pick.arms: `shares` divide a budget, and the arm has neither `k`, `share` nor `tokens`; give one")
-    for (name, weight), part in zip(weights.items(), portions(total, list(weights.values())), strict=True):
+    parts = [None if total is None else portions(total, list(weights.values())) for total in budget]
+    kept = []
+    for place, (name, weight) in enumerate(weights.items()):
         own = order[names[order] == name]
-        there = len(own) if budget.tokens is None else int(tokens[own].sum())
-        if there < part:
-            what = "rows" if budget.tokens is None else "tokens"
+        part = Budget(*(None if each is None else each[place] for each in parts))
+        there = Budget(len(own), int(tokens[own].sum()))
+        short = [most is None or least < most for most, least in zip(part, there, strict=True)]
+        if all(short):
+            what, limit = ("rows", 0) if budget.tokens is None else ("tokens", 1)
             who = f"{name or 'all other groups'!r}"
             raise UsageError(
-                f"pick.arms: `shares` gives {who} {weight:g} of {total:,} {what}, which is {part:,}, and there are {there:,}; "
-                f"take at most {math.floor(there / weight):,} {what} in all, or a smaller share"
+                f"pick.arms: `shares` gives {who} {weight:g} of {budget[limit]:,} {what}, which is {part[limit]:,}, and there "
+                f"are {there[limit]:,}; take at most {math.floor((there[limit] or 0) / weight):,} {what} in all, or a smaller share"
             )
-        kept.append(within(own, tokens, Budget(rows=part) if budget.tokens is None else Budget(tokens=part)))
+        kept.append(within(own, tokens, part))
     return np.concatenate(kept)
 
 

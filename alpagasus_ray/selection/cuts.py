@@ -13,11 +13,25 @@ DEFAULT_END = 5.0
 def cut_problems(arms: Iterable[Arm], scale: Scale, *, steps: bool = True) -> list[str]:
     """One line for each threshold that means nothing on this scale. Without `steps` any number between the ends may be one, as
     for ratings that are means of several."""
-    return [problem for arm in arms if arm.traits.threshold and (problem := _problem(arm, scale, steps))]
+    return [
+        problem
+        for arm in arms
+        if arm.traits.threshold
+        for category, tau in _cuts(arm)
+        if (problem := _problem(arm, category, tau, scale, steps=steps))
+    ]
 
 
-def _problem(arm: Arm, scale: Scale, steps: bool) -> str | None:
-    tau = DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold
+def _cuts(arm: Arm) -> list[tuple[str | None, float]]:
+    """All cuts of an arm, each with the category that it is for; None stands for all others."""
+    return [(None, DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold), *arm.thresholds.items()]
+
+
+def _problem(arm: Arm, category: str | None, tau: float, scale: Scale, *, steps: bool) -> str | None:
+    if category is not None:
+        own = arm.model_copy(update={"threshold": tau, "thresholds": {}})
+        problem = _problem(own, None, tau, scale, steps=steps)
+        return problem and problem.replace(f"arm {arm.name!r}", f"arm {arm.name!r}, category {category!r},", 1)
     where = f"the ratings are on a scale of {scale}"
     if arm.out_of is not None and arm.out_of != scale.max:
         return f"pick.arms: arm {arm.name!r} cuts at {tau:g} out of {arm.out_of:g}, and {where}"

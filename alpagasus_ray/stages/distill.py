@@ -101,7 +101,7 @@ def _fit(config: Distill, home: StageDir, begun: Begun, pairs: tuple[pa.Table, p
     content = {MODEL: arrays.getvalue(), FIT: json.dumps(report, indent=2, ensure_ascii=False).encode()}
     files = [FileEntry(name=name, rows=0, **home.storage.write(name, data)._asdict()) for name, data in content.items()]
     begun = begun.model_copy(update={"seconds": time.monotonic() - started})
-    manifest = home.build(begun, files, details={"fit": report, "judge": ratings.settings["judge"]})
+    manifest = home.build(begun, files, details={"fit": report, "judge": ratings.settings.get("judge")})
     manifest = manifest.model_copy(update={"rows": len(labels.scores), "counts": {"labels": len(labels.scores)}})
     home.finish(manifest)
     return manifest

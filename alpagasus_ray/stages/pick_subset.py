@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from alpagasus_ray.config import Arm, Pick, TestSet, identity
 from alpagasus_ray.config.engines import traits_of
+from alpagasus_ray.config.pick import POLICIES
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
@@ -149,10 +150,11 @@ def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> N
     if ratings is None or unscored <= config.max_unscored * rows:
         return
     why = ", ".join(f"{count:,} {status}" for status, count in counts.most_common() if count)
+    refused = "cascade" in ratings.details or "combine" in ratings.settings  # ratings that are not asked again
+    way = "Allow it: " if refused else "Ask again for what failed (jobs/score.py --retry-failed), or allow it: "
     raise StageFailed(
         f"{unscored:,} of {rows:,} rows ({unscored / rows:.1%}) have no score: {why}; pick.max_unscored allows "
-        f"{config.max_unscored:.1%}. Ask again for what failed (jobs/score.py --retry-failed), or allow it: "
-        f"--set pick.max_unscored={np.ceil(unscored / rows * 100) / 100:g}"
+        f"{config.max_unscored:.1%}. {way}--set pick.max_unscored={np.ceil(unscored / rows * 100) / 100:g}"
     )
 
 
@@ -193,8 +195,11 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     stage.begin(begun)
     report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
     report |= {"breadth": arm.breadth} if arm.breadth else {}
+    by_score = POLICIES[settings["arm"]["policy"]].by_score
     files = list(_write_rows(stage.storage, arm_rows.kept_tables(run, loaded, choice), arm_rows.schema(loaded), "part"))
-    files += _write_rows(stage.storage, arm_rows.dropped_tables(run, loaded, choice, cleaned), DROPPED, "dropped")
+    files += _write_rows(
+        stage.storage, arm_rows.dropped_tables(run, loaded, choice, cleaned, by_score=by_score), DROPPED, "dropped"
+    )
     kept = (row for table in arm_rows.kept_tables(run, loaded, choice) for row in table.to_pylist())
     written = {
         SUBSET_JSON: write_alpaca_json(stage.storage, SUBSET_JSON, kept),

@@ -315,7 +315,8 @@ def _notes(spec: AskSpec, parts: Sequence[Part], done: Manifest | None, away: Un
         yield "the stage is finished: a call returns at once"
         without = sum(done.counts.get(status, 0) for status in parse_rating.UNSCORED)
         if without and judge.is_model:
-            yield f"{without:,} rows have no score; --retry-failed asks for them again"
+            again = "" if "cascade" in done.details else "; --retry-failed asks for them again"
+            yield f"{without:,} rows have no score{again}"
     if not judge.is_model:
         yield f"score.judge.kind={judge.kind} sends nothing and costs nothing"
         return

@@ -62,6 +62,15 @@ def test_shares_of_a_token_budget_are_counted_in_tokens() -> None:
     assert _groups(rows) == {"code": 5, "chat": 10, "rest": 0, "": 0}
 
 
+def test_of_shares_of_rows_and_of_tokens_the_one_reached_first_holds() -> None:
+    rows = by_shares(ORDER, GROUPS, {"code": 0.5, "chat": 0.5}, TOKENS, Budget(rows=10, tokens=90))
+    assert _groups(rows) == {"code": 5, "chat": 5, "rest": 0, "": 0}
+    rows = by_shares(ORDER, GROUPS, {"code": 0.5, "chat": 0.5}, TOKENS, Budget(rows=20, tokens=24))
+    assert _groups(rows) == {"code": 4, "chat": 4, "rest": 0, "": 0}
+    with pytest.raises(UsageError, match=r"'code' 0\.5 of 90 tokens, which is 45, and there are 30; take at most 60 tokens"):
+        by_shares(ORDER, GROUPS, {"code": 0.5, "chat": 0.5}, TOKENS, Budget(rows=30, tokens=90))
+
+
 @pytest.mark.parametrize(
     ("shares", "budget", "message"),
     [

@@ -107,6 +107,8 @@ def test_the_longest_of_texts_without_blanks_are_the_longest(tmp_path: Path, sha
         ({"threshold": 6}, Scale(), "would be empty"),
         ({"threshold": 0.5}, Scale(min=1, max=6, step=None), "policy `full`"),
         ({"threshold": 8, "out_of": 10}, Scale(), "out of 10"),
+        ({"thresholds": {"math": 45}}, Scale(), "'a', category 'math', would be empty"),
+        ({"thresholds": {"math": 4, "code": 4.2}}, Scale(), "category 'code', cuts at 4.2"),
         ({"threshold": 8, "out_of": 10}, Scale(min=1, max=100, step=1), "out of 10"),
     ],
 )
@@ -122,6 +124,7 @@ def test_a_threshold_that_means_nothing_on_the_scale_is_refused(arm: dict[str, A
         ({}, Scale()),
         ({"threshold": 8}, Scale(min=1, max=10, step=1)),
         ({"threshold": 4.5, "out_of": 10}, Scale(min=1, max=10, step=0.5)),
+        ({"threshold": 4, "thresholds": {"math": 3.5}}, Scale()),
         ({"threshold": 4.37, "by": "expected"}, Scale(min=0, max=5, step=1)),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpagasus_ray.config import Arm, Ingest, Judge, Pick, Score
+from alpagasus_ray.config import Arm, Clean, Ingest, Judge, Pick, Score, TestSet
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.picking import columns
 from alpagasus_ray.stages.ingest import ingest
@@ -65,3 +65,57 @@ def _categories(run: Run, stage: str) -> dict[str, int]:
 def test_a_share_for_a_category_that_no_example_has_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'poetry', which no row has; there are: coding, math, talk"):
         pick_subset(Pick(arms=(Arm(name="a", policy="top", k=9, shares={"poetry": 0.5}),)), _run(tmp_path))
+
+
+def _dropped(run: Run, arm: str) -> dict[str, str]:
+    """Why each row was dropped, by its number."""
+    home = run.subset(arm)
+    files = [entry.name for entry in home.finished("pick").files if entry.name.startswith("dropped-")]
+    rows = [row for name in files for row in home.storage.read_table(name).to_pylist()]
+    return {row["example_id"].rsplit("#")[-1].rsplit(":")[-1]: row["reason"] for row in rows}
+
+
+def _scored(folder: Path, records: list[dict[str, str]], scores: list[float | None]) -> Run:
+    (folder / "rows.json").write_text(json.dumps(records))
+    known = "".join(f"{n},{score}\n" for n, score in enumerate(scores) if score is not None)
+    (folder / "known.csv").write_text("index,score\n" + known)
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(folder / "rows.json")), run)
+    score(Score(judge=Judge(kind="recorded", ratings=str(folder / "known.csv"))), run, in_process=True)
+    return run
+
+
+def test_of_near_repeats_no_row_that_is_dropped_anyway_counts_as_the_kept_one(tmp_path: Path) -> None:
+    long, other = (" ".join(f"{word}{n}" for n in range(120)) for word in ("river", "stone"))
+    prompt = "Name the eight longest rivers of the whole northern world"
+    rows = [
+        ("Tell.", long + " indeed"),
+        ("Tell.", long),
+        ("Tell.", long),
+        (prompt, other),
+        ("Say more.", other),
+        ("Go.", "x y z"),
+    ]
+    run = _scored(tmp_path, [{"instruction": a, "input": "", "output": b} for a, b in rows], [2, 3, 4, 5, 3, 1])
+    (tmp_path / "tests.jsonl").write_text(json.dumps({"id": 1, "instruction": prompt}) + "\n")
+    clean = Clean(tests=(TestSet(name="t", path=str(tmp_path / "tests.jsonl")),), near=0.8)
+    (made,) = pick_subset(Pick(arms=(Arm(name="a", policy="threshold", threshold=1),), clean=clean), run)
+    kept = json.loads(run.subset("a").storage.read("subset.json"))
+    assert [(row["instruction"], row["output"]) for row in kept] == [rows[1], rows[4], rows[5]]
+    reasons = list(_dropped(run, "a").values())
+    assert reasons[0].startswith("nearly repeats")
+    assert reasons[1].startswith("an exact duplicate")
+    assert reasons[2].startswith("test set t")
+
+
+def test_only_an_arm_that_goes_by_scores_drops_a_row_for_having_none(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": "one word"} for n in range(20)]
+    run = _scored(tmp_path, rows, [None, *[3.0] * 19])
+    arms = (
+        Arm(name="best", policy="top", tokens=20),
+        Arm(name="lowest", policy="lowest", k=2),
+        Arm(name="drawn", policy="random", tokens=20),
+    )
+    pick_subset(Pick(arms=arms, max_unscored=0.1), run)
+    without = {arm.name: sum(reason.startswith("no score") for reason in _dropped(run, arm.name).values()) for arm in arms}
+    assert without == {"best": 1, "lowest": 1, "drawn": 0}

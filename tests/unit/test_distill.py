@@ -1,5 +1,6 @@
 """A distilled judge: how good it is on real ratings, and that equal ratings make equal files."""
 
+import json
 import hashlib
 import os
 import subprocess
@@ -185,3 +186,11 @@ def test_where_the_judge_keeps_nothing_no_number_pretends_to_be_one() -> None:
     seen = fit_report.Seen(np.ones(50), np.zeros(50, dtype=bool), np.arange(50.0))
     assert fit_report.measures(np.arange(50.0), seen) == {"auc": None, "precision": None, "rank_correlation": None}
     assert fit_report.by_category(np.arange(50.0), seen, ["a"] * 50)[0]["student"] is None
+
+
+def test_a_gain_that_no_fold_knows_is_none_in_the_file_and_unknown_in_words() -> None:
+    labels = student.labels(*_made(400))
+    report = fit_report.fit_report(labels, np.arange(400.0), cut=99.0)
+    assert "NaN" not in json.dumps(report, allow_nan=False)
+    assert report["learning_curve"][1]["gain"] is None
+    assert any("added brought is unknown" in line for line in fit_report.in_words(report))
