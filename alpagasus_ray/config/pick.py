@@ -73,7 +73,7 @@ class Arm(Section):
     k: PositiveInt | None = None
     """How many to keep; `top` needs it, the controls take the size of the first `threshold` or `top` arm without it."""
     share: Part | None = None
-    """How many to keep, as a share of all examples, in place of `k`."""
+    """How many to keep, as a share of the examples that are left after duplicates and `pick.clean`, in place of `k`."""
     tokens: PositiveInt | None = None
     """The most tokens to keep, as counted by `pick.tokenizer`, beside or in place of `k`: the first examples that it holds."""
     shares: dict[str, Share] = {}

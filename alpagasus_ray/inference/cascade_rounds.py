@@ -79,6 +79,7 @@ class Rounds:
                 f"score.cascade: the first model would be fitted on {labels} rows, and needs {student.FEWEST_LABELS}; "
                 "raise `labels` and `refit`, name a `first` judge, or rate all rows"
             )
+        self.pointer.prepare()
         begun = begin(home, settings, inputs, self.target.asked_scale)
         course = self._stored(rows)
         for turn in first[len(course.rounds) :]:  # what is drawn at random; a call may have stopped between two of them

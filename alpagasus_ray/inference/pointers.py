@@ -1,8 +1,8 @@
 """The cheaper judge of a cascade: its scores of all rows, which say where the dear one is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,26 @@ class Pointer:
     listed: Manifest
     """Of the examples."""
     inputs: dict[str, str]
-    fixed: Floats | None = None
-    """Scores that are there."""
+    made: Callable[[], Floats] | None = None
+    """Makes the scores of ratings or of a distilled judge."""
     refits: bool = True
     known: tuple[list[pa.Table], list[pa.Table]] = ((), ())  # type: ignore[assignment]
     """Examples and ratings that a distilled judge was fitted on."""
     in_process: bool = False
 
     @classmethod
-    def of(cls, config: Cascade, run: Run, *, in_process: bool = False) -> "Pointer":
-        """The one that a recipe names. `UsageError` where the run has none of that name."""
+    def of(cls, config: Cascade, run: Run, scale: Scale, *, in_process: bool = False) -> "Pointer":
+        """The one that a recipe names. `UsageError` where the run has none of that name, or one whose scores cannot stand
+        beside the dear judge's, which are on `scale`."""
         listed = run.examples().finished("ingest")
         refits = config.first is None or config.refit is not None
         if config.first is None:
             return cls(run, listed, {}, in_process=in_process)
         ratings = run.ratings(config.first).manifest()
         if ratings is not None:
-            scores = _of_ratings(run, listed, run.ratings(config.first), ratings)
+            _check_scale(config.first, ratings.settings.get("rubric", {}).get("scale"), scale)
+            _check_examples(config.first, ratings, listed)
+            scores = partial(_of_ratings, run, listed, run.ratings(config.first), ratings)
             inputs = {run.ratings(config.first).name: ratings.content_hash()}
             return cls(run, listed, inputs, scores, refits, in_process=in_process)
         if run.judge(config.first).manifest() is None:
@@ -58,8 +61,18 @@ class Pointer:
                 "ratings by jobs/score.py with that score.name, or a judge by jobs/distill.py with that distill.name"
             )
         own = saved.of_run(run, config.first)
-        scores = expected_scores(own.student, run.examples(), listed, in_process=in_process)
+        _check_scale(config.first, own.student.scale.model_dump(), scale)
+        scores = partial(expected_scores, own.student, run.examples(), listed, in_process=in_process)
         return cls(run, listed, own.inputs, scores, refits, _labels(run, config.first), in_process)
+
+    @cached_property
+    def fixed(self) -> Floats | None:
+        """Scores that are there, made when they are first looked at; None where there is only a small model to be fitted."""
+        return self.made and self.made()
+
+    def prepare(self) -> None:
+        """Make the scores that are fixed, so that what is wrong with them is told before anything is asked."""
+        _ = self.fixed
 
     def scores(
         self, examples: Sequence[pa.Table], ratings: Sequence[pa.Table], scale: Scale, *, for_order: bool = False
@@ -79,6 +92,24 @@ class Pointer:
         else:
             fitted, _ = student.fit(labelled, scale, student.ROUGH_TOLERANCE)
         return expected_scores(fitted, self.run.examples(), self.listed, in_process=self.in_process)
+
+
+def _check_scale(name: str, own: Mapping[str, Any] | None, scale: Scale) -> None:
+    """Refuse scores on another scale: they stand for rows that nobody is asked about, beside the dear judge's."""
+    if own is None or (own["min"], own["max"]) != (scale.min, scale.max):
+        there = "an unknown one" if own is None else str(Scale.model_validate(own))
+        raise UsageError(
+            f"score.cascade.first: the scores of {name!r} are on a scale of {there}, and the judge's on one of {scale}; rate "
+            "by the same rubric under another score.name, or leave `first` out"
+        )
+
+
+def _check_examples(name: str, ratings: Manifest, listed: Manifest) -> None:
+    if ratings.inputs.get("examples") != listed.content_hash():
+        raise UsageError(
+            f"score.cascade.first: {name!r} rates other examples than this run now holds (examples/ was made anew since); rate "
+            "them again under another score.name, and name that"
+        )
 
 
 def expected_scores(fitted: Student, source: StageDir, listed: Manifest, *, in_process: bool = False) -> Floats:

@@ -84,7 +84,8 @@ def by_shares(order: Indices, group: Sequence[str], shares: Mapping[str, float],
             who = f"{name or 'all other groups'!r}"
             raise UsageError(
                 f"pick.arms: `shares` gives {who} {weight:g} of {budget[limit]:,} {what}, which is {part[limit]:,}, and there "
-                f"are {there[limit]:,}; take at most {math.floor((there[limit] or 0) / weight):,} {what} in all, or a smaller share"
+                f"are {there[limit]:,}; take at most {math.floor((there[limit] or 0) / weight):,} {what} in all, or a smaller "
+                "share"
             )
         kept.append(within(own, tokens, part))
     return np.concatenate(kept)

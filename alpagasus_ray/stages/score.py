@@ -43,7 +43,7 @@ def score(
         return read_again(task, target, "score")
     stage = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process)
     if config.cascade is not None:
-        pointer = Pointer.of(config.cascade, run, in_process=in_process)
+        pointer = Pointer.of(config.cascade, run, task.scale, in_process=in_process)
         return Rounds(config.cascade, stage, task, target, pointer, task.scale).fill()
     with shared.lent(stage, target) if shared else nullcontext():
         [manifest] = stage.fill([target])

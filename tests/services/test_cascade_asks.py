@@ -7,6 +7,7 @@ import pytest
 
 from alpagasus_ray.config import Cascade, Judge, Price, Score
 from alpagasus_ray.errors import BudgetReached, UsageError
+from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
 from toy_runs import api_judge, toy_run
@@ -68,3 +69,38 @@ def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
     with pytest.raises(UsageError, match="tries the judge alone"):
         score(Score(judge=asked, cascade=Cascade(), limit=5), toy, in_process=True)
     assert server.taken() == []
+
+
+def test_scores_that_cannot_stand_beside_the_judges_are_refused_before_anything_is_asked(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 200), judge()
+    (tmp_path / "known.csv").write_text("index,score\n" + "".join(f"{n},{n % 11}\n" for n in range(200)))
+    known = {"kind": "recorded", "ratings": str(tmp_path / "known.csv"), "scale": {"min": 0, "max": 10}}
+    of_ten = Judge.model_validate(known)
+    score(Score(name="ten", judge=of_ten), toy, in_process=True)
+    config = Score(name="cascade", judge=api_judge(server.base_url), cascade=Cascade(first="ten", calls=0.2))
+    with pytest.raises(
+        UsageError, match=r"score\.cascade\.first: the scores of 'ten' are on a scale of 0 to 10, and the judge's"
+    ):
+        score(config, toy, in_process=True)
+    score(Score(name="rules", judge=Judge(kind="rules")), toy, in_process=True)
+    toy.examples().storage.delete_tree()
+    toy_run(tmp_path, 201)
+    with pytest.raises(UsageError, match="'rules' rates other examples than this run now holds"):
+        score(config.model_copy(update={"cascade": Cascade(first="rules", calls=0.2)}), toy, in_process=True)
+    assert server.taken() == []
+
+
+def test_a_finished_cascade_returns_without_its_first_judge_looking_at_a_row(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 60), judge()
+    score(Score(name="rules", judge=Judge(kind="rules")), toy, in_process=True)
+    config = Score(name="cascade", judge=api_judge(server.base_url), cascade=Cascade(first="rules", calls=0.2))
+    manifest = score(config, toy, in_process=True)
+    assert manifest.counts["not_asked"] == 48
+    monkeypatch.delattr(Pointer, "fixed")
+    assert score(config, toy, in_process=True) == manifest

@@ -99,7 +99,7 @@ def test_of_near_repeats_no_row_that_is_dropped_anyway_counts_as_the_kept_one(tm
     run = _scored(tmp_path, [{"instruction": a, "input": "", "output": b} for a, b in rows], [2, 3, 4, 5, 3, 1])
     (tmp_path / "tests.jsonl").write_text(json.dumps({"id": 1, "instruction": prompt}) + "\n")
     clean = Clean(tests=(TestSet(name="t", path=str(tmp_path / "tests.jsonl")),), near=0.8)
-    (made,) = pick_subset(Pick(arms=(Arm(name="a", policy="threshold", threshold=1),), clean=clean), run)
+    pick_subset(Pick(arms=(Arm(name="a", policy="threshold", threshold=1),), clean=clean), run)
     kept = json.loads(run.subset("a").storage.read("subset.json"))
     assert [(row["instruction"], row["output"]) for row in kept] == [rows[1], rows[4], rows[5]]
     reasons = list(_dropped(run, "a").values())

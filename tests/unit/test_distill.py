@@ -1,7 +1,7 @@
 """A distilled judge: how good it is on real ratings, and that equal ratings make equal files."""
 
-import json
 import hashlib
+import json
 import os
 import subprocess
 import sys
