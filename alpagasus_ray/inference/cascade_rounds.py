@@ -21,6 +21,7 @@ from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import row_sets
 from alpagasus_ray.inference.cascade_end import Ended, finish
 from alpagasus_ray.inference.pointers import Pointer
+from alpagasus_ray.inference.shared_replies import lend_finished
 from alpagasus_ray.inference.stage import InferenceStage, StageTask, Target, begin
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.store.run import Manifest, StageDir
@@ -132,6 +133,8 @@ class Rounds:
         for number in range(len(course.asked), len(course.rounds)):
             rows, turn = course.numbers[number], course.rounds[number]
             course.asked.append(self._target(number, rows))
+            if self.pointer.bought:
+                lend_finished(self.stage, course.asked[number], *self.pointer.bought)
             say(f"cascade, round {number + 1}: {len(rows):,} rows ({turn.kind})")
             course.done = self.stage.fill(course.asked)
             ratings, manifest = course.asked[number].home, course.done[number]

@@ -39,6 +39,8 @@ class Pointer:
     known: tuple[list[pa.Table], list[pa.Table]] = ((), ())  # type: ignore[assignment]
     """Examples and ratings that a distilled judge was fitted on."""
     in_process: bool = False
+    bought: tuple[StageDir, Manifest] | None = None
+    """Ratings that a judge was asked for a distilled one: where it is the same, it is not asked for them again."""
 
     @classmethod
     def of(cls, config: Cascade, run: Run, scale: Scale, *, in_process: bool = False) -> "Pointer":
@@ -63,7 +65,10 @@ class Pointer:
         own = saved.of_run(run, config.first)
         _check_scale(config.first, own.student.scale.model_dump(), scale)
         scores = partial(expected_scores, own.student, run.examples(), listed, in_process=in_process)
-        return cls(run, listed, own.inputs, scores, refits, _labels(run, config.first), in_process)
+        labels = run.judge(config.first, "labels")
+        asked = labels.manifest()
+        known = _labels(run, config.first)
+        return cls(run, listed, own.inputs, scores, refits, known, in_process, asked and (labels, asked))
 
     @cached_property
     def fixed(self) -> Floats | None:

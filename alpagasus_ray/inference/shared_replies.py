@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from alpagasus_ray.config import digest
-from alpagasus_ray.inference.addresses import addresses_of
+from alpagasus_ray.inference.addresses import addresses_of, recorded
 from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.store.run import Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
 
 THREADS = 16
@@ -65,10 +69,28 @@ class SharedReplies:
         return Ledger(self.storage.at(key[:2], key))
 
 
-def _keys(stage: InferenceStage, target: Target) -> Keys:
+def lend_finished(stage: InferenceStage, target: Target, home: StageDir, made: Manifest) -> None:
+    """Lend a stage the replies that a finished one has bought for the same requests at the same addresses."""
+    bought_at, asked_at = set(recorded(made)), set(addresses_of(stage.spec.engine))
+    if not stage.spec.paid or bought_at != asked_at or target.home.manifest() is not None:
+        return
+    known: dict[str, Outcome] = {}
+    ids = []
+    for table in home.tables(made):
+        known |= stored_in_output(table).replies
+        ids += table["example_id"].to_pylist()
+    _seed(stage.job(target), _keys(stage, target, pa.array(ids, pa.string())), known)
+
+
+def _keys(stage: InferenceStage, target: Target, ids: pa.Array | None = None) -> Keys:
+    """The keys of all rows, or of those with these ids."""
+    tables = ((entry.name, target.source.table(entry.name, entry.sha256)) for entry in target.listed.parts())
     return {
-        entry.name: [stage.task.request(row).key for row in target.source.table(entry.name, entry.sha256).to_pylist()]
-        for entry in target.listed.parts()
+        name: [
+            stage.task.request(row).key
+            for row in (table if ids is None else table.filter(pc.is_in(table["example_id"], value_set=ids))).to_pylist()
+        ]
+        for name, table in tables
     }
 
 

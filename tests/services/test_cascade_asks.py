@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alpagasus_ray.config import Cascade, Judge, Price, Score
+from alpagasus_ray.config import Cascade, Distill, Judge, Price, Score
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference.pointers import Pointer
+from alpagasus_ray.stages.distill import distill
 from alpagasus_ray.stages.score import score
 from loopback import JudgeStarter
 from toy_runs import api_judge, toy_run
@@ -104,3 +105,20 @@ def test_a_finished_cascade_returns_without_its_first_judge_looking_at_a_row(
     assert manifest.counts["not_asked"] == 48
     monkeypatch.delattr(Pointer, "fixed")
     assert score(config, toy, in_process=True) == manifest
+
+
+def test_a_row_that_was_asked_about_for_a_distilled_judge_is_not_bought_again_by_a_cascade_of_the_same_judge(
+    tmp_path: Path, judge: JudgeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    toy, server = toy_run(tmp_path, 200), judge()
+    asked = Score(name="cascade", judge=api_judge(server.base_url, price=Price(input=1, output=1)))
+    labels = distill(Distill(labels=120), asked, toy, in_process=True)
+    assert labels.rows == len(server.taken()) == 120
+    config = asked.model_copy(update={"cascade": Cascade(first="student", calls=0.8)})
+    manifest = score(config, toy, in_process=True)
+    assert manifest.details["cascade"]["asked"] == 160
+    assert len(server.taken()) == len(set(server.taken())) <= 200
+    bought = len(server.taken()) - 120
+    assert bought < 100
+    assert manifest.usage["attempts"] == bought
