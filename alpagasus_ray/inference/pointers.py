@@ -68,7 +68,7 @@ class Pointer:
         labels = run.judge(config.first, "labels")
         asked = labels.manifest()
         known = _labels(run, config.first)
-        return cls(run, listed, own.inputs, scores, refits, known, in_process, asked and (labels, asked))
+        return cls(run, listed, own.inputs, scores, refits, known, in_process, (labels, asked) if asked else None)
 
     @cached_property
     def fixed(self) -> Floats | None:

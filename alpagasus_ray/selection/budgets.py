@@ -77,14 +77,14 @@ def by_shares(order: Indices, group: Sequence[str], shares: Mapping[str, float],
     for place, (name, weight) in enumerate(weights.items()):
         own = order[names[order] == name]
         part = Budget(*(None if each is None else each[place] for each in parts))
-        there = Budget(len(own), int(tokens[own].sum()))
+        there = (len(own), int(tokens[own].sum()))
         short = [most is None or least < most for most, least in zip(part, there, strict=True)]
         if all(short):
             what, limit = ("rows", 0) if budget.tokens is None else ("tokens", 1)
             who = f"{name or 'all other groups'!r}"
             raise UsageError(
                 f"pick.arms: `shares` gives {who} {weight:g} of {budget[limit]:,} {what}, which is {part[limit]:,}, and there "
-                f"are {there[limit]:,}; take at most {math.floor((there[limit] or 0) / weight):,} {what} in all, or a smaller "
+                f"are {there[limit]:,}; take at most {math.floor(there[limit] / weight):,} {what} in all, or a smaller "
                 "share"
             )
         kept.append(within(own, tokens, part))

@@ -10,9 +10,10 @@ import pytest
 import alpagasus_ray as ag
 import made_judges as made
 from alpagasus_ray import __main__ as command
-from alpagasus_ray.config import Arm, Pick, Score
-from alpagasus_ray.errors import UsageError
+from alpagasus_ray.config import Arm, Distill, Pick, Score
+from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.stages.combine import combine_ratings
+from alpagasus_ray.stages.distill import distill
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Run
 from report_runs import rate
@@ -109,3 +110,11 @@ def test_what_cannot_be_combined_is_refused(run: Run, capsys: pytest.CaptureFixt
     stage.storage.write("manifest.json", manifest.model_dump_json().encode())
     with pytest.raises(UsageError, match="rates other examples"):
         _combined(run, "all", "a", "b")
+
+
+def test_a_judge_is_distilled_from_combined_ratings_and_a_retry_of_them_is_not_advised(run: Run) -> None:
+    _combined(run, "all", *PARTS)
+    assert distill(Distill(ratings="all"), Score(), run, in_process=True).details["judge"] is None
+    with pytest.raises(StageFailed, match="have no score: 1 failed") as refused:
+        pick_subset(Pick(ratings="all", max_unscored=0.001), run)
+    assert "retry-failed" not in str(refused.value)

@@ -14,6 +14,8 @@ from alpagasus_ray.config import Arm, Cascade, Clean, Distill, Ingest, Judge, Pi
 from alpagasus_ray.data.readers import natural
 from alpagasus_ray.distill import student
 from alpagasus_ray.distill.saved import FIT, MODEL
+from alpagasus_ray.evaluation import judge_sections
+from alpagasus_ray.reporting import judge_material
 from alpagasus_ray.stages.distill import distill
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import CONTAMINATION, pick_subset
@@ -76,6 +78,9 @@ def test_a_cascade_finds_most_of_the_judges_choice_and_says_how_much(run: Run, s
     rows, told = _rows(run), manifest.details["cascade"]
     assert manifest.counts == {"scored": told["asked"], "not_asked": rows - told["asked"]}
     assert told["asked"] == round(0.4 * rows)
+    failures = judge_sections.failures(judge_material.ratings(run, "cascade", manifest).asked)
+    assert failures["rows"] == told["asked"]
+    assert failures["failed"]["value"] == 0
     table, keepers = ratings(run, "cascade"), _known(shared, rows) >= CUT
     asked = np.array([status == "scored" for status in table["status"].to_pylist()])
     recall = (keepers & asked).sum() / keepers.sum()
