@@ -161,8 +161,8 @@ def _sides(asked: Sequence[Item], random: np.random.Generator) -> np.ndarray:
     """Whether a stands first, one for each item: once in each two, so that each test set and skill is balanced too.
 
     Which two belong together is drawn, within a test set and skill: the ballot lists its items, and if neighbours were known to
-    have opposite sides, it would tell which of their answers are of one model. Every second voter sees the other side: each item is
-    seen both ways.
+    have opposite sides, it would tell which of their answers are of one model. Every second voter sees the other side, so that
+    each item is seen both ways.
     """
     drawn = random.permutation(len(asked)).tolist()
     order = sorted(drawn, key=lambda number: (asked[number].test_set, asked[number].skill))  # stable: within a skill as drawn
