@@ -8,7 +8,11 @@ from markupsafe import escape
 
 import made_judges as made
 from alpagasus_ray import __main__ as command
+from alpagasus_ray.evaluation.agreement import Vote
 from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
+from alpagasus_ray.reporting import judge_verdicts
+from alpagasus_ray.reporting.judge_verdicts import Judged
+from alpagasus_ray.reporting.verdicts import Comparison
 from alpagasus_ray.store.run import Run
 from report_runs import LOSE, TIE, WIN, judge, rate
 from toy_runs import ids, toy_run
@@ -65,3 +69,9 @@ def test_a_run_without_cards_says_what_would_make_one(tmp_path: Path) -> None:
     assert command.main(["report", run.storage.root]) == 0
     assert "jobs/card.py tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
     assert command.main(["card", run.storage.root]) == 2
+
+
+def test_votes_on_models_that_a_judge_has_compared_twice_count_once() -> None:
+    votes = [Vote(f"p{number}", voter, "a") for number in range(40) for voter in ("ana", "ben", "eva")]
+    twice = [Judged(Comparison(name, "apple", "pear", ("toys",), "m"), (), votes, ()) for name in (None, "strict")]
+    assert judge_verdicts.sections(twice, 0.2) == judge_verdicts.sections(twice[:1], 0.2)
