@@ -13,6 +13,8 @@ import pytest
 
 import alpagasus_ray as ag
 from alpagasus_ray.api import scorers
+from alpagasus_ray.api.rating import cached, settings
+from alpagasus_ray.api.rows import given
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
@@ -95,6 +97,60 @@ def test_a_cap_stops_and_the_same_call_goes_on_when_it_is_raised(rate: Callable[
     assert rated.unscored == {}
     assert len(server.taken()) == len(ROWS)
     assert rated.cost_usd > 0
+
+
+def _place(rows: Any = ROWS[:2], **knobs: Any) -> tuple[str, str]:
+    place = cached(given(rows, {}), settings("toy", {}, knobs), "/cache")
+    return place.run.storage.root, place.name
+
+
+def test_a_place_is_named_by_what_decides_the_ratings_and_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _place()
+    how = {"mode": "batch", "batch": {"poll_s": 1}, "timeout_s": 5, "max_attempts": 2, "price": {"input": 1, "output": 1}}
+    assert _place(**how) == first, "how the work is done does not part a call from the one that it goes on with"
+    assert _place(rubric="accuracy", headers={}, query={}, temperature=0.0) == first, "so does a knob at its default"
+    who = [
+        {"base_url": "http://127.0.0.1:9/v1"},
+        {"headers": {"x-provider": "PROVIDER"}},
+        {"headers": {"x-provider": "OTHER"}},
+        {"query": {"provider": "a"}},
+        {"rubric": "helpfulness"},
+        {"temperature": 1.0},
+    ]
+    assert len({_place(**knobs) for knobs in ({}, *who)}) == len(who) + 1
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{name: mine, dimension: brevity, system: Be strict., user: '{{ instruction }} {{ input }} {{ output }}'}")
+    before = _place(rubric=str(mine))
+    mine.write_text(mine.read_text().replace("strict", "kind"))
+    assert _place(rubric=str(mine)) != before
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+    before = _place(rows)
+    monkeypatch.chdir(tmp_path)
+    assert _place("rows.jsonl") == before
+    rows.write_text(json.dumps(ROWS[3]) + "\n")
+    assert _place(rows) != before
+
+
+def test_replies_that_a_gateway_gave_by_other_headers_are_not_lent(
+    rate: Callable[..., ag.Rated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = rate.server  # type: ignore[attr-defined]
+    monkeypatch.setenv("PROVIDER", "a")
+    for calls, knobs in enumerate([{}, {"headers": {"x-provider": "PROVIDER"}}, {"query": {"provider": "b"}}], start=1):
+        rate(ROWS[:3], **knobs)
+        rate(ROWS[:2], **knobs)
+        assert len(server.taken()) == 3 * calls
+
+
+def test_knobs_that_need_a_run_are_refused_with_the_call_that_takes_them(tmp_path: Path) -> None:
+    for key, value in (("cascade", {"calls": 0.5}), ("combine", {"ratings": ["a", "b"]})):
+        with pytest.raises(UsageError, match=rf"{key} = .*ag\.Run\('runs/mine'\)\.score\({key}=…\)"):
+            ag.rate(ROWS, "toy", **{key: value})
 
 
 def test_other_rows_in_the_same_run_are_refused_and_leave_the_first_as_they_were(tmp_path: Path) -> None:
