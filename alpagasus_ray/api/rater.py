@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from alpagasus_ray.api.rated import NO_EXAMPLE, REASON, SCORE, Rated, free
 from alpagasus_ray.api.rating import cache, cached, carry_out, settings
-from alpagasus_ray.api.rows import Record, given, records_of
+from alpagasus_ray.api.rows import Record, given, listed, records_of
 from alpagasus_ray.data import formats
 from alpagasus_ray.errors import RunLocked, UsageError
 
@@ -87,7 +87,8 @@ class Rater:
 
 def _records(batch: Any) -> list[Record]:
     if isinstance(batch, Mapping):
-        columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
+        lists = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
+        columns = listed(lists)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return records_of(batch)
 

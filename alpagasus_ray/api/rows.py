@@ -31,7 +31,7 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
     records = records_of(rows)
     if not records:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
-    _check_columns(records[0], columns)
+    _check_columns(listed(records[0]), columns)
     return Given(None, records, is_distributed=_is_of(rows, "ray"))
 
 
@@ -42,12 +42,24 @@ def records_of(rows: Any) -> list[Record]:
         raise UsageError(f"rows: a {type(rows).__name__} of {parts} is no list of rows; give one of its parts, or {KINDS}")
     if _is_of(rows, "pandas"):
         plain = rows.astype(object)  # where nothing is there, None and not NaN
-        return list(plain.where(plain.notna(), None).to_dict(orient="records"))
+        return [listed(record) for record in plain.where(plain.notna(), None).to_dict(orient="records")]
     if _is_of(rows, "pyarrow"):
         return list(rows.to_pylist())
     if not isinstance(rows, Iterable) and not hasattr(rows, "iter_rows"):
         raise UsageError(f"rows: a {type(rows).__name__} holds no rows; give {KINDS}")
-    return [_record(number, row) for number, row in enumerate(rows.iter_rows() if _is_of(rows, "ray") else rows)]
+    if _is_of(rows, "ray"):
+        return [listed(row) for row in rows.iter_rows()]
+    return [_record(number, row) for number, row in enumerate(rows)]
+
+
+def listed(value: Any) -> Any:
+    """A value with lists in place of arrays, however deep: pandas and Ray hold the lists of a Parquet file as arrays, and a
+    conversation is a list."""
+    if isinstance(value, Mapping):
+        return {key: listed(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) or (_is_of(value, "numpy") and getattr(value, "ndim", 0)):
+        return [listed(entry) for entry in (value if isinstance(value, list | tuple) else value.tolist())]
+    return value
 
 
 def _is_of(rows: Any, library: str) -> bool:

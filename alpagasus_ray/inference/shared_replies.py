@@ -31,7 +31,8 @@ class SharedReplies:
     @contextmanager
     def lent(self, stage: InferenceStage, target: Target) -> Iterator[None]:
         """Lend a stage the replies to its requests, and keep those that it buys while the block runs, however that ends."""
-        if not stage.spec.paid or target.home.manifest() is not None:
+        done = target.home.manifest()
+        if not stage.spec.paid or (done is not None and not any(done.counts.get(status) for status in stage.spec.again)):
             yield
             return
         # the same model name at another address, or by other headers of a gateway, may be another model

@@ -228,6 +228,71 @@ def test_what_was_bought_before_a_cap_stopped_the_call_is_not_bought_again_with_
     assert len(server.taken()) == len(ROWS) + 1
 
 
+def test_rows_that_failed_are_asked_again_by_the_same_call_and_no_others_are(judge: JudgeStarter) -> None:
+    server = judge("--fault", "500", "--fault-every", "4")
+
+    def call() -> ag.Rated:
+        return ag.rate(ROWS, "toy", base_url=server.base_url, max_attempts=1, concurrency=1)
+
+    rated = call()
+    left = [sum(rated.unscored.values())]
+    while rated.unscored:
+        rated = call()
+        left.append(sum(rated.unscored.values()))
+    assert left == sorted(set(left), reverse=True), "fewer each time"
+    assert call().scores == rated.scores
+    more = ag.rate([*ROWS[2:9], ROWS[0]], "toy", base_url=server.base_url)
+    assert more.scores == [*rated.scores[2:9], rated.scores[0]]
+    assert len(server.taken()) == len(ROWS) + sum(left), "what a later call has bought is lent as well"
+
+
+def test_what_is_written_as_json_says_what_the_records_say(tmp_path: Path) -> None:
+    vector, nested = np.arange(3), np.array([np.array([{"n": np.int64(1)}]), None], dtype=object)
+    extras = {
+        "vector": vector,
+        "grid": np.eye(2, dtype=np.float32),
+        "nested": {"deep": nested},
+        "nan": float("nan"),
+        "share": np.float32(0.5),
+        "flag": np.bool_(True),
+        "nans": np.array([1.0, np.nan]),
+        "day": np.datetime64("2024-01-02"),
+    }
+    best = ag.rate([{**ROWS[0], **extras}], kind="rules").pick(top=1)
+    assert best.records[0]["vector"] is vector, "as it came"
+    [line] = best.to_jsonl(tmp_path / "best.jsonl").read_text().splitlines()
+    read = json.loads(line, parse_constant=pytest.fail)
+    assert {key: read[key] for key in extras} == {
+        "vector": [0, 1, 2],
+        "grid": [[1.0, 0.0], [0.0, 1.0]],
+        "nested": {"deep": [[{"n": 1}], None]},
+        "nan": None,
+        "share": 0.5,
+        "flag": True,
+        "nans": [1.0, None],
+        "day": "2024-01-02",
+    }
+    picture = ag.rate([{**ROWS[0], "picture": {"bytes": b"PNG"}}], kind="rules").pick(top=1)
+    with pytest.raises(UsageError, match=r"record 0, 'picture'\['bytes'\] = b'PNG': JSON has no word for a bytes; convert"):
+        picture.to_jsonl(tmp_path / "pictures.jsonl")
+    assert not (tmp_path / "pictures.jsonl").exists()
+
+
+def test_conversations_that_a_table_holds_as_arrays_are_rated(tmp_path: Path) -> None:
+    import pandas as pd
+
+    turns = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "An apple."}]
+    pd.DataFrame([{"messages": turns}] * 2).to_parquet(tmp_path / "rows.parquet")
+    table = pd.read_parquet(tmp_path / "rows.parquet")
+    assert isinstance(table["messages"][0], np.ndarray)
+    wanted = ag.rate([{"messages": turns}], kind="rules").scores[0]
+    assert ag.rate(table, kind="rules").scores == [wanted] * 2
+    assert ag.rate(table.to_dict(orient="records"), kind="rules").scores == [wanted] * 2
+    rater = ag.Rater(kind="rules", folder=tmp_path / "kept")
+    for batch in (table, {"messages": table["messages"].to_numpy()}):
+        assert list(rater(batch)["score"]) == [wanted] * 2
+
+
 def test_columns_that_the_records_have_themselves_are_kept() -> None:
     rows = [{**row, "score": "mine", "id": 7} for row in ROWS[:3]]
     rated = ag.rate(rows, kind="rules")
