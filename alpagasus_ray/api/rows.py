@@ -57,7 +57,7 @@ def listed(value: Any) -> Any:
     conversation is a list."""
     if isinstance(value, Mapping):
         return {key: listed(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple) or (_is_of(value, "numpy") and getattr(value, "ndim", 0)):
+    if isinstance(value, list | tuple) or (_is_of(value, "numpy") and getattr(value, "ndim", False)):
         return [listed(entry) for entry in (value if isinstance(value, list | tuple) else value.tolist())]
     return value
 
