@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +58,9 @@ def rate(
     `rubric`, `kind`, `temperature`, …) and of `score` (`max_cost_usd`, `concurrency`, `requests_per_minute`, …).
 
     Replies are kept in `run`, or without one in folders below `$ALPAGASUS_CACHE` (default `~/.cache/alpagasus-ray`): a row is
-    never paid for twice with the same judge and rubric, whatever other rows it is rated with. With `ray=True`, a cluster's
-    address (`ray="head:6379"`) or a Ray dataset the work is spread over a Ray cluster; a model in the job (`kind="vllm"`)
-    always is. Then what is paid once is these rows together.
+    not paid for again with the same judge and rubric, whatever other rows it is rated with; only processes at work at the same
+    time do not see each other's replies. With `ray=True`, a cluster's address (`ray="head:6379"`) or a Ray dataset the work is
+    spread over a Ray cluster; a model in the job (`kind="vllm"`) always is. Then what is paid once is these rows together.
 
     Raises `UsageError` for what cannot be asked, `StageFailed` where too much failed, `BudgetReached` at the cap; what was
     paid for is kept, and the same call goes on.
@@ -139,7 +140,15 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
             raise UsageError(f"{error}. From Python: columns={{'instruction': …, 'output': …}}") from None
         config = asked.score.model_copy(update={"name": place.name})
         manifest = score(config, held, in_process=not spread, shared=place.shared)
-    return rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+    rated = rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+    return _as_handed_in(rated, rows.order) if rows.order else rated
+
+
+def _as_handed_in(rated: Rated, order: Sequence[int]) -> Rated:
+    """The same with the records in the order in which they came."""
+    places = sorted(range(len(order)), key=order.__getitem__)
+    columns = {name: [getattr(rated, name)[place] for place in places] for name in ("records", "scores", "reasons")}
+    return replace(rated, **columns)
 
 
 def _written(run: Run, records: Sequence[Mapping[str, Any]]) -> str:

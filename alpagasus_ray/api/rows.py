@@ -1,7 +1,7 @@
 """The rows that people hand in, whatever holds them: as a list of records, or as a location that `ingest` reads."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ class Given(NamedTuple):
     records: list[Record]
     is_distributed: bool
     """Whether they came from a cluster, on which they are rated."""
+    order: Sequence[int] = ()
+    """Of records that lie sorted, the number that each had when it was handed in; empty where they lie as they came."""
 
 
 def given(rows: Any, columns: Mapping[str, str]) -> Given:
@@ -32,7 +34,12 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
     if not records:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
     _check_columns(listed(records[0]), columns)
-    return Given(None, records, is_distributed=_is_of(rows, "ray"))
+    if not _is_of(rows, "ray"):
+        return Given(None, records, is_distributed=False)
+    # Ray Data promises no order: the same rows have to be the same content each time
+    lines = [as_lines([record]) for record in records]
+    order = sorted(range(len(records)), key=lines.__getitem__)
+    return Given(None, [records[number] for number in order], is_distributed=True, order=order)
 
 
 def records_of(rows: Any) -> list[Record]:

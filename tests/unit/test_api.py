@@ -13,7 +13,7 @@ import pytest
 
 import alpagasus_ray as ag
 from alpagasus_ray.api import scorers
-from alpagasus_ray.api.rating import cached, settings
+from alpagasus_ray.api.rating import cache, cached, carry_out, settings
 from alpagasus_ray.api.rows import given
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
@@ -291,6 +291,27 @@ def test_conversations_that_a_table_holds_as_arrays_are_rated(tmp_path: Path) ->
     rater = ag.Rater(kind="rules", folder=tmp_path / "kept")
     for batch in (table, {"messages": table["messages"].to_numpy()}):
         assert list(rater(batch)["score"]) == [wanted] * 2
+
+
+class Shuffled:
+    """Rows as a Ray dataset gives them: the same ones in any order."""
+
+    __module__ = "ray.data"
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.iter_rows = lambda: iter(rows)
+
+
+def test_rows_that_a_cluster_gives_in_another_order_are_the_same_rows() -> None:
+    asked, rows = settings(None, {}, {"kind": "rules"}), [*ROWS, ROWS[3]]
+    one, other = given(Shuffled(rows), {}), given(Shuffled(rows[::-1]), {})
+    place = cached(one, asked, cache())
+    assert place == cached(other, asked, cache())
+    assert place != cached(given(Shuffled(ROWS), {}), asked, cache())
+    first = carry_out(one, asked, place, spread=False)
+    again = carry_out(other, asked, place, spread=False)
+    assert (first.records, again.records) == (rows, rows[::-1])
+    assert first.scores == again.scores[::-1] == ag.rate(rows, kind="rules").scores
 
 
 def test_columns_that_the_records_have_themselves_are_kept() -> None:
