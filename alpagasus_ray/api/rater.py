@@ -26,7 +26,8 @@ class Rater:
     `alpagasus_score` and `alpagasus_reason` where the rows have columns of these names. Replies are kept below `folder`
     (default as for `rate`), so that a row that an earlier batch has rated is not paid for again; batches that are rated at the
     same time do not see each other's replies. On several machines it has to be a folder that all of them reach, for instance
-    `s3://…`. `knobs` are those of `rate`; `concurrency` is that of each process. Limits for all rows together, such as a cap on dollars, are for `ag.rate(ds, …)`, whose driver sees all rows: `UsageError`.
+    `s3://…`. `knobs` are those of `rate`; `concurrency` is that of each process. Limits for all rows together, such
+    as a cap on dollars, are for `ag.rate(ds, …)`, whose driver sees all rows: `UsageError`.
     """
 
     def __init__(
