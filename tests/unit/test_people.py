@@ -50,6 +50,13 @@ def test_each_voter_has_an_order_of_her_own_and_each_side_80_times() -> None:
     assert sorted(orders[0]) == sorted(orders[1])
 
 
+def test_the_order_in_which_a_ballot_lists_its_items_does_not_tell_which_answers_are_of_one_model() -> None:
+    """Neighbours of one voter have the same side about as often as not."""
+    sides = {slot.item: slot.first == STUDY.items[slot.item].a_is for slot in STUDY.layouts[VOTERS[0]] if slot.kind == "main"}
+    same = sum(sides[item] == sides[item + 1] for item in range(0, 160, 2))
+    assert 20 < same < 60
+
+
 def test_hidden_repeats_come_late_with_their_sides_swapped() -> None:
     for slots in STUDY.layouts.values():
         place = {slot.item: (number, slot.first) for number, slot in enumerate(slots) if slot.kind == "main"}
