@@ -147,7 +147,9 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
 def _as_handed_in(rated: Rated, order: Sequence[int]) -> Rated:
     """The same with the records in the order in which they came."""
     places = sorted(range(len(order)), key=order.__getitem__)
-    columns = {name: [getattr(rated, name)[place] for place in places] for name in ("records", "scores", "reasons")}
+    columns: dict[str, Any] = {
+        name: [getattr(rated, name)[place] for place in places] for name in ("records", "scores", "reasons")
+    }
     return replace(rated, **columns)
 
 
