@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from alpagasus_ray.config import digest
-from alpagasus_ray.inference.addresses import addresses_of
+from alpagasus_ray.inference.addresses import routes_of
 from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
@@ -31,11 +31,12 @@ class SharedReplies:
     @contextmanager
     def lent(self, stage: InferenceStage, target: Target) -> Iterator[None]:
         """Lend a stage the replies to its requests, and keep those that it buys while the block runs, however that ends."""
-        if not stage.spec.paid or target.home.manifest() is not None:
+        done = target.home.manifest()
+        if not stage.spec.paid or (done is not None and not any(done.counts.get(status) for status in stage.spec.again)):
             yield
             return
-        # the same model name at another address may be another model
-        shared = SharedReplies(self.storage.at(digest(addresses_of(stage.spec.engine))[:16]))
+        # the same model name at another address, or by other headers of a gateway, may be another model
+        shared = SharedReplies(self.storage.at(digest(routes_of(stage.spec.engine))[:16]))
         job = stage.job(target)
         keys = _keys(stage, target)
         known = shared.load({key for of_shard in keys.values() for key in of_shard})

@@ -11,6 +11,7 @@ from alpagasus_ray.evaluation.agreement import Comparison, Vote, agreement, in_o
 from alpagasus_ray.people import assign, exchange, votes
 from alpagasus_ray.people.ballot import CHOICES, ballot, named_in
 from alpagasus_ray.people.words import LANGUAGES, WORDS
+from alpagasus_ray.stages.people import _ballot_of
 from made_ballots import ARMS, SETS, exported, pairs, side_of
 
 VOTERS = ("Ana", "Bo", "Cléo")
@@ -109,6 +110,14 @@ def test_a_whole_file_is_read_from_the_models_side() -> None:
     assert (rows[0]["a"], rows[0]["b"], rows[0]["voter"], rows[0]["vote"]) == (*ARMS, "Ana", "a")
     comparisons = [Comparison(pair.prompt_id, pair.test_set, *ARMS) for pair in CHOSEN]
     assert {vote.vote for vote in read_votes(rows, comparisons)} == {"a"}
+
+
+def test_a_comment_may_hold_the_signs_that_end_a_line_elsewhere() -> None:
+    comment = "one\u2028two\u2029three\x85four"
+    text = exported(KEY, "Ana", lambda slot: "first", limit=3, comment=comment)
+    for sent in (text, text.replace("\n", "\r\n")):
+        assert [vote.comment for vote in votes.read_votes(sent, KEY)] == [comment] * 3
+        assert _ballot_of(sent, "ana.jsonl") == KEY["ballot"]
 
 
 def test_an_unfinished_file_is_read_and_told() -> None:
