@@ -10,6 +10,7 @@ from typing import Any
 
 from alpagasus_ray.api import scorers
 from alpagasus_ray.api.rows import Record
+from alpagasus_ray.api.written import write_lines
 from alpagasus_ray.data.originals import SEPARATOR, TRIPLE
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.selection import draws
@@ -62,11 +63,9 @@ class Selection:
         return pd.DataFrame(self.to_list())
 
     def to_jsonl(self, path: str | Path) -> Path:
-        """Write the same, a JSON object a line."""
-        target = Path(path)
-        with target.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in self.to_list())
-        return target
+        """Write the same, a JSON object a line: arrays as lists, NaN as null. `UsageError` tells of what JSON cannot hold, an
+        image for instance."""
+        return write_lines(self.to_list(), path)
 
     def _repr_html_(self) -> str:
         return f"<p>{len(self):,} records</p>{as_table(self.to_list())}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from alpagasus_ray.api.rated import NO_EXAMPLE, REASON, SCORE, Rated, free
 from alpagasus_ray.api.rating import cache, cached, carry_out, settings
-from alpagasus_ray.api.rows import Record, given, records_of
+from alpagasus_ray.api.rows import Record, given, listed, records_of
 from alpagasus_ray.data import formats
 from alpagasus_ray.errors import RunLocked, UsageError
 
@@ -24,9 +24,10 @@ class Rater:
 
     Each batch comes back with the columns `score` (a float, NaN where there is none) and `reason` (why there is none); they are
     `alpagasus_score` and `alpagasus_reason` where the rows have columns of these names. Replies are kept below `folder`
-    (default as for `rate`), so that a row is paid for once whatever batch it is in; on several machines it has to be a folder
-    that all of them reach, for instance `s3://…`. `knobs` are those of `rate`; `concurrency` is that of each process. Limits
-    for all rows together, such as a cap on dollars, are for `ag.rate(ds, …)`, whose driver sees all rows: `UsageError`.
+    (default as for `rate`), so that a row that an earlier batch has rated is not paid for again; batches that are rated at the
+    same time do not see each other's replies. On several machines it has to be a folder that all of them reach, for instance
+    `s3://…`. `knobs` are those of `rate`; `concurrency` is that of each process. Limits for all rows together, such
+    as a cap on dollars, are for `ag.rate(ds, …)`, whose driver sees all rows: `UsageError`.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Rater:
 
 def _records(batch: Any) -> list[Record]:
     if isinstance(batch, Mapping):
-        columns = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
+        lists = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in batch.items()}
+        columns = listed(lists)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return records_of(batch)
 

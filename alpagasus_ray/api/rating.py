@@ -3,23 +3,32 @@
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alpagasus_ray import recipe
 from alpagasus_ray.api.rated import Rated, rated_of
 from alpagasus_ray.api.rows import Given, as_lines, given
-from alpagasus_ray.config import Judge, Recipe, Score, digest
+from alpagasus_ray.config import Ingest, Judge, Recipe, Score, digest
+from alpagasus_ray.data.readers import HUGGING_FACE
+from alpagasus_ray.engines.identity import with_template
 from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.inference.addresses import routes_of
 from alpagasus_ray.inference.shared_replies import SharedReplies
-from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.inference.tasks.rating import RatingTask
+from alpagasus_ray.judging import rubric
+from alpagasus_ray.judging.reply_format import reply_form
+from alpagasus_ray.stages.ingest import fingerprints, ingest
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store import lock
 from alpagasus_ray.store.run import Run
-from alpagasus_ray.store.storage import Storage
+from alpagasus_ray.store.storage import Storage, resolve
 
 CACHE = "ALPAGASUS_CACHE"
 """The variable that names the folder where ratings are kept whose `run` is not given."""
+OF_A_RUN = ("cascade", "combine")
+"""Knobs of `score` that need further ratings, which only a run of one's own has."""
 
 
 class Place(NamedTuple):
@@ -49,9 +58,9 @@ def rate(
     `rubric`, `kind`, `temperature`, …) and of `score` (`max_cost_usd`, `concurrency`, `requests_per_minute`, …).
 
     Replies are kept in `run`, or without one in folders below `$ALPAGASUS_CACHE` (default `~/.cache/alpagasus-ray`): a row is
-    never paid for twice with the same judge and rubric, whatever other rows it is rated with. With `ray=True`, a cluster's
-    address (`ray="head:6379"`) or a Ray dataset the work is spread over a Ray cluster; a model in the job (`kind="vllm"`)
-    always is. Then what is paid once is these rows together.
+    not paid for again with the same judge and rubric, whatever other rows it is rated with; only processes at work at the same
+    time do not see each other's replies. With `ray=True`, a cluster's address (`ray="head:6379"`) or a Ray dataset the work is
+    spread over a Ray cluster; a model in the job (`kind="vllm"`) always is. Then what is paid once is these rows together.
 
     Raises `UsageError` for what cannot be asked, `StageFailed` where too much failed, `BudgetReached` at the cap; what was
     paid for is kept, and the same call goes on.
@@ -74,8 +83,13 @@ def rate(
 
 def settings(judge: str | None, columns: Mapping[str, str], knobs: Mapping[str, Any]) -> Recipe:
     """The recipe of a call: each knob in its section. Raises `UsageError`, which names what is meant by a misspelt one."""
-    known = {*Judge.model_fields, *Score.model_fields} - {"name", "judge", "limit"}
+    known = {*Judge.model_fields, *Score.model_fields} - {"name", "judge", "limit", *OF_A_RUN}
     for key in knobs:
+        if key in OF_A_RUN:
+            raise UsageError(
+                f"{key} = {knobs[key]!r}: it works with other ratings of a run; rate the rows into one, and then: "
+                f"ag.Run('runs/mine').score({key}=…)"
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             fix = f"did you mean {near[0]!r}?" if near else "`alpagasus score RUN --help-all` lists them"
@@ -92,13 +106,26 @@ def cache() -> str:
 
 
 def cached(rows: Given, asked: Recipe, folder: str) -> Place:
-    """The place of these rows below a folder; a location is known by its name, and refused by `ingest` where its files have
-    changed."""
-    content = as_lines(rows.records) if rows.source is None else rows.source
+    """The place of these rows below a folder. Both names hold all that decides the ratings, and nothing that may change
+    between two calls that go on with the same work: files that have changed, or another text of a rubric, are another place."""
+    content = as_lines(rows.records) if rows.source is None else _location(rows.source)
     kept = Storage.open(folder)
     run = Run(kept.at("rated", digest([content, sorted(asked.ingest.columns.items())])[:24]))
-    name = f"judge-{digest(asked.score.judge.model_dump(mode='json'))[:12]}"
-    return Place(run, name, SharedReplies(kept.at("replies")))
+    return Place(run, f"judge-{_identity(asked.score.judge)[:12]}", SharedReplies(kept.at("replies")))
+
+
+def _identity(judge: Judge) -> str:
+    """What decides the ratings of a judge: its own settings, what the rubric says, the files it reads, and who is asked."""
+    criteria = rubric.load(judge.rubric)
+    judge = with_template(judge)
+    task = RatingTask(judge, criteria, reply_form(judge, criteria))
+    return digest([task.settings, task.inputs, routes_of(judge)])
+
+
+def _location(source: str) -> list[Any]:
+    """A location and its files as they are now."""
+    path = source if "://" in source or source.startswith(HUGGING_FACE) else resolve(source)[1]
+    return [path, fingerprints(Ingest(source=source))]
 
 
 def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rated:
@@ -113,7 +140,17 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
             raise UsageError(f"{error}. From Python: columns={{'instruction': …, 'output': …}}") from None
         config = asked.score.model_copy(update={"name": place.name})
         manifest = score(config, held, in_process=not spread, shared=place.shared)
-    return rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+    rated = rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+    return _as_handed_in(rated, rows.order) if rows.order else rated
+
+
+def _as_handed_in(rated: Rated, order: Sequence[int]) -> Rated:
+    """The same with the records in the order in which they came."""
+    places = sorted(range(len(order)), key=order.__getitem__)
+    columns: dict[str, Any] = {
+        name: [getattr(rated, name)[place] for place in places] for name in ("records", "scores", "reasons")
+    }
+    return replace(rated, **columns)
 
 
 def _written(run: Run, records: Sequence[Mapping[str, Any]]) -> str:

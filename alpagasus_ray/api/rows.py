@@ -1,7 +1,7 @@
 """The rows that people hand in, whatever holds them: as a list of records, or as a location that `ingest` reads."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ class Given(NamedTuple):
     records: list[Record]
     is_distributed: bool
     """Whether they came from a cluster, on which they are rated."""
+    order: Sequence[int] = ()
+    """Of records that lie sorted, the number that each had when it was handed in; empty where they lie as they came."""
 
 
 def given(rows: Any, columns: Mapping[str, str]) -> Given:
@@ -31,8 +33,13 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
     records = records_of(rows)
     if not records:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
-    _check_columns(records[0], columns)
-    return Given(None, records, is_distributed=_is_of(rows, "ray"))
+    _check_columns(listed(records[0]), columns)
+    if not _is_of(rows, "ray"):
+        return Given(None, records, is_distributed=False)
+    # Ray Data promises no order: the same rows have to be the same content each time
+    lines = [as_lines([record]) for record in records]
+    order = sorted(range(len(records)), key=lines.__getitem__)
+    return Given(None, [records[number] for number in order], is_distributed=True, order=order)
 
 
 def records_of(rows: Any) -> list[Record]:
@@ -42,12 +49,24 @@ def records_of(rows: Any) -> list[Record]:
         raise UsageError(f"rows: a {type(rows).__name__} of {parts} is no list of rows; give one of its parts, or {KINDS}")
     if _is_of(rows, "pandas"):
         plain = rows.astype(object)  # where nothing is there, None and not NaN
-        return list(plain.where(plain.notna(), None).to_dict(orient="records"))
+        return [listed(record) for record in plain.where(plain.notna(), None).to_dict(orient="records")]
     if _is_of(rows, "pyarrow"):
         return list(rows.to_pylist())
     if not isinstance(rows, Iterable) and not hasattr(rows, "iter_rows"):
         raise UsageError(f"rows: a {type(rows).__name__} holds no rows; give {KINDS}")
-    return [_record(number, row) for number, row in enumerate(rows.iter_rows() if _is_of(rows, "ray") else rows)]
+    if _is_of(rows, "ray"):
+        return [listed(row) for row in rows.iter_rows()]
+    return [_record(number, row) for number, row in enumerate(rows)]
+
+
+def listed(value: Any) -> Any:
+    """A value with lists in place of arrays, however deep: pandas and Ray hold the lists of a Parquet file as arrays, and a
+    conversation is a list."""
+    if isinstance(value, Mapping):
+        return {key: listed(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) or (_is_of(value, "numpy") and getattr(value, "ndim", False)):
+        return [listed(entry) for entry in (value if isinstance(value, list | tuple) else value.tolist())]
+    return value
 
 
 def _is_of(rows: Any, library: str) -> bool:

@@ -90,7 +90,7 @@ def _keys(path: str, place: str, fields: Mapping[str, Any], test_set: str) -> It
     elif text is None:
         reason = f"it says which prompt it answers neither by id ({', '.join(ID)}) nor by text ({', '.join(PROMPT)})"
         if own is not None:
-            reason = f"{own} is the number of a prompt, of no one knows which test set; name the files by `{PLACE}` in the path"
+            reason = f"{own} is the number of a prompt of a test set that is not named; name the files by `{PLACE}` in the path"
         raise InputError(path, place, reason)
     if text is not None:
         yield _text_key(text, str(fields.get("input") or ""))

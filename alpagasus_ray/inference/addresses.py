@@ -5,6 +5,7 @@ Two servers may serve different models under one name.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from alpagasus_ray.config import BASE_URL, EngineConfig
 from alpagasus_ray.errors import SettingsChanged
@@ -19,6 +20,15 @@ def addresses_of(engine: EngineConfig) -> list[str]:
     """The addresses of a server that is asked, in order; none for a model in the job."""
     endpoints = engine.at_each_endpoint() if engine.is_remote else ()
     return list(dict.fromkeys(endpoint.base_url.rstrip("/") for endpoint in endpoints))
+
+
+def routes_of(engine: EngineConfig) -> list[Any]:
+    """Where requests go, in order: the addresses, and beside an address the further headers (the names of their variables) and
+    the query, where it has any. A gateway may choose the model by them."""
+    endpoints = engine.at_each_endpoint() if engine.is_remote else ()
+    if not any(endpoint.headers or endpoint.query for endpoint in endpoints):
+        return list(addresses_of(engine))
+    return [[endpoint.base_url.rstrip("/"), endpoint.headers, endpoint.query] for endpoint in endpoints]
 
 
 def shown(engine: EngineConfig) -> str:

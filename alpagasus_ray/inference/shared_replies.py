@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alpagasus_ray.config import digest
-from alpagasus_ray.inference.addresses import addresses_of, recorded
+from alpagasus_ray.inference.addresses import recorded, routes_of
 from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
@@ -35,11 +35,12 @@ class SharedReplies:
     @contextmanager
     def lent(self, stage: InferenceStage, target: Target) -> Iterator[None]:
         """Lend a stage the replies to its requests, and keep those that it buys while the block runs, however that ends."""
-        if not stage.spec.paid or target.home.manifest() is not None:
+        done = target.home.manifest()
+        if not stage.spec.paid or (done is not None and not any(done.counts.get(status) for status in stage.spec.again)):
             yield
             return
-        # the same model name at another address may be another model
-        shared = SharedReplies(self.storage.at(digest(addresses_of(stage.spec.engine))[:16]))
+        # the same model name at another address, or by other headers of a gateway, may be another model
+        shared = SharedReplies(self.storage.at(digest(routes_of(stage.spec.engine))[:16]))
         job = stage.job(target)
         keys = _keys(stage, target)
         known = shared.load({key for of_shard in keys.values() for key in of_shard})
@@ -70,9 +71,11 @@ class SharedReplies:
 
 
 def lend_finished(stage: InferenceStage, target: Target, home: StageDir, made: Manifest) -> None:
-    """Lend a stage the replies that a finished one has bought for the same requests at the same addresses."""
-    bought_at, asked_at = set(recorded(made)), set(addresses_of(stage.spec.engine))
-    if not stage.spec.paid or bought_at != asked_at or target.home.manifest() is not None:
+    """Lend a stage the replies that a finished one with the same settings has bought for the same requests at the same
+    addresses; none where headers or a query of a gateway may choose the model, for these are not on record."""
+    if not stage.spec.paid or target.home.manifest() is not None:
+        return
+    if made.settings != stage.task.settings or list(recorded(made)) != routes_of(stage.spec.engine):
         return
     known: dict[str, Outcome] = {}
     ids = []

@@ -2,7 +2,8 @@
 
 A record has `example_id` and `score`, what the example deserves on the judge's scale. The report's page exports such a file of
 the ratings that were marked as wrong: `example_id,score,judged,mark,comment`, where `judged` is what the judge gave and `mark`
-is `wrong rating`. People's ratings come as `example_id,voter,score`.
+is `wrong rating`: these were chosen for being wrong, and do not say how often a judge is right. People's ratings come as
+`example_id,voter,score`.
 """
 
 import math
@@ -24,6 +25,8 @@ class GoldMark(NamedTuple):
     score: float
     voter: str = ""
     comment: str = ""
+    chosen: bool = False
+    """Whether the example was marked because its rating is wrong; such marks are no sample of the ratings."""
 
 
 def gold_marks(
@@ -54,7 +57,7 @@ def _mark(record: Mapping[str, Any], file: str, place: str, scale: Scale) -> Gol
     if kind not in ("", WRONG):
         raise InputError(file, place, f"the mark is {kind!r}; write {WRONG!r}, or leave it empty")
     score = _score(record, file, place, scale)
-    return GoldMark(example_id, score, _text(record, "voter"), _text(record, "comment"))
+    return GoldMark(example_id, score, _text(record, "voter"), _text(record, "comment"), chosen=kind == WRONG)
 
 
 def _score(record: Mapping[str, Any], file: str, place: str, scale: Scale) -> float:

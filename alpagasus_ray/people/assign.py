@@ -148,7 +148,7 @@ def _layouts(items: Sequence[Item], voters: Sequence[str], secret: str, repeats:
     main = [number for number, item in enumerate(items) if not item.is_check]
     if not main:
         raise UsageError("people: there is nothing to ask about; generate answers of both models first")
-    sides = _sides(len(main), _random(secret, "sides"))
+    sides = _sides([items[number] for number in main], _random(secret, "sides"))
     return {
         voter: _layout(
             items, [int(side) ^ turn % 2 for side in sides], _random(secret, "voter", voter), min(repeats, len(main))
@@ -157,13 +157,19 @@ def _layouts(items: Sequence[Item], voters: Sequence[str], secret: str, repeats:
     }
 
 
-def _sides(size: int, random: np.random.Generator) -> np.ndarray:
-    """Whether a stands first, (size,): once in each two neighbours, so that each test set and skill is balanced too.
+def _sides(asked: Sequence[Item], random: np.random.Generator) -> np.ndarray:
+    """Whether a stands first, one for each item: once in each two, so that each test set and skill is balanced too.
 
-    Every second voter sees the other side: each item is seen both ways.
+    Which two belong together is drawn, within a test set and skill: the ballot lists its items, and if neighbours were known to
+    have opposite sides, it would tell which of their answers are of one model. Every second voter sees the other side, so that
+    each item is seen both ways.
     """
-    starts = random.integers(0, 2, (size + 1) // 2)
-    return np.column_stack([starts, 1 - starts]).reshape(-1)[:size]
+    drawn = random.permutation(len(asked)).tolist()
+    order = sorted(drawn, key=lambda number: (asked[number].test_set, asked[number].skill))  # stable: within a skill as drawn
+    starts = random.integers(0, 2, (len(asked) + 1) // 2)
+    sides = np.empty(len(asked), dtype=np.int64)
+    sides[order] = np.column_stack([starts, 1 - starts]).reshape(-1)[: len(asked)]
+    return sides
 
 
 def _layout(items: Sequence[Item], sides: Sequence[int], random: np.random.Generator, repeats: int) -> tuple[Slot, ...]:

@@ -51,7 +51,8 @@ class Cast(NamedTuple):
 def read_votes(text: str, key: Mapping[str, Any], file: str = "votes") -> list[Cast]:
     """The votes of one exported file, complete or not. Raises InputError with the line for a file of another ballot, a voter or
     slot that the ballot has not, a slot voted twice, an unknown choice, and lines that were changed, moved or taken out."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    # `splitlines` would also end a line at signs that a comment may hold, such as U+2028
+    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     chain, votes, seen = str(key["ballot"]), [], set()
     for number, line in enumerate(lines, start=1):
         place = f"line {number}"

@@ -171,14 +171,22 @@ def marks_of_raters(run: Run) -> dict[str, dict[str, float]]:
     return people
 
 
-def marks_given(paths: Sequence[str], scale: Scale) -> dict[str, float]:
-    """Marks that are taken to be right, by example id; where several people marked one, their median. `InputError` tells of a
-    record that is no mark (`judging/gold_marks.py`)."""
-    marks: defaultdict[str, list[float]] = defaultdict(list)
+class Marks(NamedTuple):
+    """Marks that are taken to be right, by example id; where several people marked one, their median."""
+
+    given: dict[str, float]
+    """Those that may be held against the judge's scores."""
+    wrong: dict[str, float]
+    """Those of examples that were marked because their rating is wrong: agreement on these says nothing of the others."""
+
+
+def marks_given(paths: Sequence[str], scale: Scale) -> Marks:
+    """The marks of these files. `InputError` tells of a record that is no mark (`judging/gold_marks.py`)."""
+    marks: tuple[defaultdict[str, list[float]], ...] = (defaultdict(list), defaultdict(list))
     for file in readers.expand(paths, "card.gold") if paths else ():
         for mark in gold_marks(_records(file), file.path, scale):
-            marks[mark.example_id].append(mark.score)
-    return {row: float(np.median(given)) for row, given in marks.items()}
+            marks[mark.chosen][mark.example_id].append(mark.score)
+    return Marks(*({row: float(np.median(scores)) for row, scores in some.items()} for some in marks))
 
 
 def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -104,10 +104,12 @@ def of_model(every: Sequence[Judged], label: str) -> list[Judged]:
 
 
 def sections(compared: Sequence[Judged], epsilon: float) -> dict[str, Any]:
-    """The sections `position` and `voters` of a judge; None where there is nothing to make them of."""
+    """The sections `position` and `voters` of a judge; None where there is nothing to make them of. Where it has compared two
+    models more than once, people's votes on them are held against the first of these comparisons: each vote counts once."""
     matches = [match for one in compared for match in one.matches]
-    given = [vote for one in compared for vote in one.votes]
-    winners = {item: winner for one in compared for item, winner in one.winners.items()}
+    once = {frozenset((one.about.a, one.about.b)): one for one in reversed(compared)}.values()
+    given = [vote for one in once for vote in one.votes]
+    winners = {item: winner for one in once for item, winner in one.winners.items()}
     return {
         "position": judge_sections.position(matches) if matches else None,
         "voters": judge_agreement.voters(winners, given, epsilon) if given else None,

@@ -41,6 +41,7 @@ FIGURES = (
     ("gold", "exact_agreement", "equal to the given marks"),
     ("gold", "kappa", "kappa with the given marks"),
     ("gold", "at_cut.kappa", "kappa with the given marks at the cut"),
+    ("gold", "marked_wrong", "points above what ratings marked as wrong deserve"),
     ("raters", "exact_agreement", "equal to people's median"),
     ("raters", "at_cut.kappa", "kappa with people at the cut"),
     ("raters", "people_alpha", "alpha of people with each other"),

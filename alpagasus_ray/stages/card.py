@@ -17,11 +17,12 @@ from alpagasus_ray.config import Card, Recipe, identity
 from alpagasus_ray.data import readers
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import judge_agreement, judge_sections
+from alpagasus_ray.evaluation.estimates import Estimate, both_present, mean
 from alpagasus_ray.evaluation.judge_card import judge_card, line, with_limits
 from alpagasus_ray.inference.tasks import probes as card_probes
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting import judge_material, judge_probes, judge_verdicts
-from alpagasus_ray.reporting.judge_material import Lengths, Ratings
+from alpagasus_ray.reporting.judge_material import Lengths, Marks, Ratings
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versions
 
 CARD, TOGETHER = "card.json", "together.json"
@@ -35,7 +36,7 @@ class Material(NamedTuple):
     ratings: Mapping[str, Ratings]
     lengths: Lengths
     people: Mapping[str, Mapping[str, float]]
-    gold: Mapping[str, float]
+    marks: Marks
     verdicts: Sequence[judge_verdicts.Judged]
     together: dict[str, Any] | None
     not_asked: Mapping[str, str]
@@ -139,15 +140,16 @@ def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, s
 
 
 def _material(config: Card, run: Run, made: Mapping[str, Manifest], not_asked: Mapping[str, str]) -> Material:
-    people, gold = judge_material.marks_of_raters(run), judge_material.marks_given(config.gold, _scale(made))
-    keep = {*gold, *(row for marks in people.values() for row in marks)}
+    people, marks = judge_material.marks_of_raters(run), judge_material.marks_given(config.gold, _scale(made))
+    marked = {*marks.given, *marks.wrong}
+    keep = {*marked, *(row for ratings in people.values() for row in ratings)}
     ratings = {name: judge_material.ratings(run, name, manifest, keep) for name, manifest in made.items()}
     rows = {row for one in ratings.values() for row in one.ids}
-    if strange := sorted(gold.keys() - rows):
+    if strange := sorted(marked - rows):
         raise UsageError(f"card.gold: no judge of this run has rated {strange[0]!r}; give marks of examples that it holds")
     lengths = judge_material.lengths(run, rows) if ratings else Lengths({}, "words")
     several = _together(config, ratings, lengths)
-    return Material(config, run, ratings, lengths, people, gold, judge_verdicts.judged(run), several, not_asked)
+    return Material(config, run, ratings, lengths, people, marks, judge_verdicts.judged(run), several, not_asked)
 
 
 def _scale(made: Mapping[str, Manifest]) -> Scale:
@@ -186,13 +188,13 @@ def _card(material: Material, one: Ratings) -> dict[str, Any]:
     """The card of a judge of examples."""
     config, cut = material.config, material.config.cut
     asked = judge_probes.answered(material.run, one)
-    words, gold, people = material.lengths.of(one.ids), material.gold, material.people
+    people = material.people
     compared = judge_verdicts.of_model(material.verdicts, one.label)
     sections = {
         "scale_use": judge_sections.scale_use(one.scores, cut, one.outside),
         "failures": judge_sections.failures(one.asked),
         "several": _seen_together(material, one.name),
-        "gold": _gold(one, gold, cut, words) if gold else None,
+        "gold": _gold(material, one) if material.marks.given else None,
         "raters": judge_agreement.raters(one.of_row, people, cut, material.lengths.of_row, config.epsilon) if people else None,
         **judge_verdicts.sections(compared, config.epsilon),
         **judge_probes.sections(material.run, one, material.lengths, cut),
@@ -217,14 +219,34 @@ def _seen_together(material: Material, name: str) -> dict[str, Any] | None:
     return together if together is not None and name in together["judges"] else None
 
 
-def _gold(one: Ratings, gold: Mapping[str, float], cut: float, words: np.ndarray) -> dict[str, Any]:
-    return judge_agreement.gold(one.scores, np.array([gold.get(row, np.nan) for row in one.ids]), cut, words)
+def _gold(material: Material, one: Ratings) -> dict[str, Any]:
+    """The judge beside the marks; of ratings that were marked as wrong only how far off they are."""
+    marks = _in_place(material.marks.given, one)
+    figures = judge_agreement.gold(one.scores, marks, material.config.cut, material.lengths.of(one.ids))
+    return figures | ({"marked_wrong": _off(material, one)} if material.marks.wrong else {})
+
+
+def _off(material: Material, one: Ratings) -> Estimate:
+    """By how many points the judge's scores are above what ratings that were marked as wrong deserve, in the mean."""
+    return mean(np.subtract(*both_present(one.scores, _in_place(material.marks.wrong, one))))
+
+
+def _in_place(marks: Mapping[str, float], one: Ratings) -> np.ndarray:
+    return np.array([marks.get(row, np.nan) for row in one.ids])
 
 
 def _missing(material: Material, one: Ratings) -> dict[str, str]:
     """Better reasons than the usual ones for what is not there."""
     why = material.not_asked.get(one.name)
-    return {} if why is None else dict.fromkeys(("repeat", "planted_defects", "drift"), why)
+    better = {} if why is None else dict.fromkeys(("repeat", "planted_defects", "drift"), why)
+    if material.marks.wrong:
+        off = _off(material, one)
+        points = "" if off["value"] is None else f", {off['value']:+.2f} points from what they deserve in the mean"
+        better["gold"] = (
+            f"{off['n']:,} ratings are marked as wrong{points}; examples that were chosen for that do not say how often the "
+            "judge is right: give marks of examples drawn at random (card.gold)"
+        )
+    return better
 
 
 def _sum(costs: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -34,10 +34,10 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
     settings = _settings(config)
     done = stage.manifest()
     if done is not None:
-        stage.same_or_refuse(done, settings, _fingerprint(config) or done.inputs)
+        stage.same_or_refuse(done, settings, fingerprints(config) or done.inputs)
         return done
     stage.storage.delete_tree()
-    inputs = _fingerprint(config)
+    inputs = fingerprints(config)
     begun = Begun(settings=settings, inputs=inputs)
     stage.begin(begun)
     started = time.monotonic()
@@ -102,7 +102,7 @@ def _is_hub(source: str | tuple[str, ...]) -> bool:
     return isinstance(source, str) and source.startswith(readers.HUGGING_FACE)
 
 
-def _fingerprint(config: Ingest) -> dict[str, str]:
+def fingerprints(config: Ingest) -> dict[str, str]:
     """Checksums of the files; empty where they cannot be told (the hub, or files that are gone since)."""
     assert config.source is not None
     if _is_hub(config.source):

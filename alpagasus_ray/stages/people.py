@@ -198,7 +198,7 @@ def _ballot_of(text: str, file: str) -> str:
     found: Any = None
     try:
         records = _records(text)
-        first = records[0] if records else orjson.loads(text.splitlines()[0])
+        first = records[0] if records else orjson.loads(text.partition("\n")[0])
         found = first.get("ballot") or (first.get("data") or first.get("metadata") or {}).get("ballot")
     except (orjson.JSONDecodeError, IndexError, AttributeError):
         pass  # told below, with what would do

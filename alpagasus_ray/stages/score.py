@@ -34,11 +34,12 @@ def score(
     `rescore` reads the stored replies again with the rubric's present scale and this version's parser, and sends nothing;
     `retry-failed` asks again for the rows with a status of `again`. With `config.limit` the manifest returned is that of a
     trial, which leaves no ratings, only replies in the ledger that a full run takes over. `in_process` starts no Ray;
-    `shared` lends replies that were bought for the same requests elsewhere, and keeps those of this call.
+    `shared` lends replies that were bought for the same requests elsewhere, keeps those of this call, and has rows that failed
+    in an earlier call asked again.
     """
     check_model(config.judge, mode)
     _check_cascade(config, mode)
-    stage, task, target = prepare(config, run, again if mode == "retry-failed" else ())
+    stage, task, target = prepare(config, run, _asked_again(config.judge, mode, again, shared))
     if mode == "rescore":
         return read_again(task, target, "score")
     stage = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process)
@@ -48,6 +49,14 @@ def score(
     with shared.lent(stage, target) if shared else nullcontext():
         [manifest] = stage.fill([target])
     return manifest
+
+
+def _asked_again(judge: Judge, mode: Mode, again: Sequence[str], shared: SharedReplies | None) -> Sequence[str]:
+    """The statuses whose rows are asked again."""
+    if mode == "retry-failed":
+        return again
+    # a longer reply is for rows whose reply was cut, and for no others
+    return (parse_rating.FAILED,) if shared and judge.is_model and judge.retry_max_tokens is None else ()
 
 
 def _check_cascade(config: Score, mode: Mode) -> None:

@@ -147,7 +147,9 @@ def test_undo_comment_grounds_and_pause_are_kept(chromium: "Browser", made: Ball
     page.keyboard.press("u")
     assert page.get_by_label("Comment").input_value().startswith("Zahlen")
     assert page.locator('#choices button[aria-pressed="true"]').count() == 1
-    page.keyboard.press("3")
+    page.keyboard.down("3")
+    page.keyboard.down("3")  # held: the browser tells of the key again
+    page.keyboard.up("3")
     page.keyboard.press("p")
     assert page.locator("#item").is_hidden()
     page.keyboard.press("1")

@@ -98,7 +98,7 @@ def test_the_core_rates_picks_compares_and_reports(installed: Installed, tmp_pat
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     for model, answer in (("first", "one two three"), ("second", "one")):
         answers = [{"id": prompt["id"], "output": answer} for prompt in prompts]
-        (tmp_path / f"{model}.json").write_text(json.dumps(answers))
+        (tmp_path / f"{model}-counting.json").write_text(json.dumps(answers))
     rating, comparing = LoopbackJudge(tmp_path / "rating.log"), LoopbackJudge(tmp_path / "comparing.log", "--pairs")
     try:
         installed.alpagasus("init", run, "--data", str(tmp_path / "mine.json"))
@@ -107,7 +107,7 @@ def test_the_core_rates_picks_compares_and_reports(installed: Installed, tmp_pat
         written["score"]["judge"] = asked | {"base_url": rating.base_url}
         written["pick"]["arms"] = [{"name": "selected", "policy": "top", "k": 10}, {"name": "random", "policy": "random"}]
         written["generate"] = {
-            "models": [{"name": name, "answers": f"{tmp_path}/{name}.json"} for name in ("first", "second")],
+            "models": [{"name": name, "answers": f"{tmp_path}/{name}-{{test_set}}.json"} for name in ("first", "second")],
             "test_sets": [{"name": "counting", "path": f"{tmp_path}/prompts.jsonl"}],
         }
         written["compare"] = {"pairs": [["first", "second"]], "judge": asked | {"base_url": comparing.base_url}}

@@ -25,13 +25,15 @@ def pairs(per_set: int = 50) -> list[Pair]:
     return made
 
 
-def exported(key: Mapping[str, Any], voter: str, choose: Callable[[Mapping[str, Any]], str], limit: int | None = None) -> str:
+def exported(
+    key: Mapping[str, Any], voter: str, choose: Callable[[Mapping[str, Any]], str], limit: int | None = None, comment: str = ""
+) -> str:
     """The file that the page writes when a voter has chosen so on each slot of her layout, or on the first ones."""
     slots = key["voters"][voter][:limit]
     chain, lines = key["ballot"], []
     for number, slot in enumerate(slots, start=1):
         vote = {"ballot": key["ballot"], "voter": voter, "slot": slot["slot"], "choice": choose(slot)}
-        vote |= {"grounds": [], "comment": "", "seconds": 5.0, "at": "", "line": number, "of": len(slots)}
+        vote |= {"grounds": [], "comment": comment, "seconds": 5.0, "at": "", "line": number, "of": len(slots)}
         body = json.dumps(vote, separators=(",", ":"), ensure_ascii=False)
         chain = hashlib.sha256(f"{chain}\n{body}".encode()).hexdigest()
         lines.append(f'{body[:-1]},"chain":"{chain}"}}\n')

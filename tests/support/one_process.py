@@ -23,7 +23,8 @@ ALONE = Place(0, 1, 1, torch.device("cpu"))
 
 @contextmanager
 def group_of_one() -> Iterator[None]:
-    """What Ray Train sets up for a single worker."""
+    """What Ray Train sets up for a single worker. The group itself stays until this process ends, as DeepSpeed keeps the first
+    that it has seen."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -32,12 +33,12 @@ def group_of_one() -> Iterator[None]:
     os.environ |= {**told, "DS_ACCELERATOR": "cpu"}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=0, world_size=1)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", rank=0, world_size=1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        dist.destroy_process_group()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

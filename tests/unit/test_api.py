@@ -13,6 +13,8 @@ import pytest
 
 import alpagasus_ray as ag
 from alpagasus_ray.api import scorers
+from alpagasus_ray.api.rating import cache, cached, carry_out, settings
+from alpagasus_ray.api.rows import given
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
@@ -97,6 +99,60 @@ def test_a_cap_stops_and_the_same_call_goes_on_when_it_is_raised(rate: Callable[
     assert rated.cost_usd > 0
 
 
+def _place(rows: Any = ROWS[:2], **knobs: Any) -> tuple[str, str]:
+    place = cached(given(rows, {}), settings("toy", {}, knobs), "/cache")
+    return place.run.storage.root, place.name
+
+
+def test_a_place_is_named_by_what_decides_the_ratings_and_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _place()
+    how = {"mode": "batch", "batch": {"poll_s": 1}, "timeout_s": 5, "max_attempts": 2, "price": {"input": 1, "output": 1}}
+    assert _place(**how) == first, "how the work is done does not part a call from the one that it goes on with"
+    assert _place(rubric="accuracy", headers={}, query={}, temperature=0.0) == first, "so does a knob at its default"
+    who = [
+        {"base_url": "http://127.0.0.1:9/v1"},
+        {"headers": {"x-provider": "PROVIDER"}},
+        {"headers": {"x-provider": "OTHER"}},
+        {"query": {"provider": "a"}},
+        {"rubric": "helpfulness"},
+        {"temperature": 1.0},
+    ]
+    assert len({_place(**knobs) for knobs in ({}, *who)}) == len(who) + 1
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{name: mine, dimension: brevity, system: Be strict., user: '{{ instruction }} {{ input }} {{ output }}'}")
+    before = _place(rubric=str(mine))
+    mine.write_text(mine.read_text().replace("strict", "kind"))
+    assert _place(rubric=str(mine)) != before
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+    before = _place(rows)
+    monkeypatch.chdir(tmp_path)
+    assert _place("rows.jsonl") == before
+    rows.write_text(json.dumps(ROWS[3]) + "\n")
+    assert _place(rows) != before
+
+
+def test_replies_that_a_gateway_gave_by_other_headers_are_not_lent(
+    rate: Callable[..., ag.Rated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = rate.server  # type: ignore[attr-defined]
+    monkeypatch.setenv("PROVIDER", "a")
+    for calls, knobs in enumerate([{}, {"headers": {"x-provider": "PROVIDER"}}, {"query": {"provider": "b"}}], start=1):
+        rate(ROWS[:3], **knobs)
+        rate(ROWS[:2], **knobs)
+        assert len(server.taken()) == 3 * calls
+
+
+def test_knobs_that_need_a_run_are_refused_with_the_call_that_takes_them(tmp_path: Path) -> None:
+    for key, value in (("cascade", {"calls": 0.5}), ("combine", {"ratings": ["a", "b"]})):
+        with pytest.raises(UsageError, match=rf"{key} = .*ag\.Run\('runs/mine'\)\.score\({key}=…\)"):
+            ag.rate(ROWS, "toy", **{key: value})
+
+
 def test_other_rows_in_the_same_run_are_refused_and_leave_the_first_as_they_were(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = ag.rate(ROWS, run=run, kind="rules")
@@ -170,6 +226,92 @@ def test_what_was_bought_before_a_cap_stopped_the_call_is_not_bought_again_with_
     rate([*ROWS, {"instruction": "Another.", "output": "One."}], price=price)
     assert paid > 0
     assert len(server.taken()) == len(ROWS) + 1
+
+
+def test_rows_that_failed_are_asked_again_by_the_same_call_and_no_others_are(judge: JudgeStarter) -> None:
+    server = judge("--fault", "500", "--fault-every", "4")
+
+    def call() -> ag.Rated:
+        return ag.rate(ROWS, "toy", base_url=server.base_url, max_attempts=1, concurrency=1)
+
+    rated = call()
+    left = [sum(rated.unscored.values())]
+    while rated.unscored:
+        rated = call()
+        left.append(sum(rated.unscored.values()))
+    assert left == sorted(set(left), reverse=True), "fewer each time"
+    assert call().scores == rated.scores
+    more = ag.rate([*ROWS[2:9], ROWS[0]], "toy", base_url=server.base_url)
+    assert more.scores == [*rated.scores[2:9], rated.scores[0]]
+    assert len(server.taken()) == len(ROWS) + sum(left), "what a later call has bought is lent as well"
+
+
+def test_what_is_written_as_json_says_what_the_records_say(tmp_path: Path) -> None:
+    vector, nested = np.arange(3), np.array([np.array([{"n": np.int64(1)}]), None], dtype=object)
+    extras = {
+        "vector": vector,
+        "grid": np.eye(2, dtype=np.float32),
+        "nested": {"deep": nested},
+        "nan": float("nan"),
+        "share": np.float32(0.5),
+        "flag": np.bool_(True),
+        "nans": np.array([1.0, np.nan]),
+        "day": np.datetime64("2024-01-02"),
+    }
+    best = ag.rate([{**ROWS[0], **extras}], kind="rules").pick(top=1)
+    assert best.records[0]["vector"] is vector, "as it came"
+    [line] = best.to_jsonl(tmp_path / "best.jsonl").read_text().splitlines()
+    read = json.loads(line, parse_constant=pytest.fail)
+    assert {key: read[key] for key in extras} == {
+        "vector": [0, 1, 2],
+        "grid": [[1.0, 0.0], [0.0, 1.0]],
+        "nested": {"deep": [[{"n": 1}], None]},
+        "nan": None,
+        "share": 0.5,
+        "flag": True,
+        "nans": [1.0, None],
+        "day": "2024-01-02",
+    }
+    picture = ag.rate([{**ROWS[0], "picture": {"bytes": b"PNG"}}], kind="rules").pick(top=1)
+    with pytest.raises(UsageError, match=r"record 0, 'picture'\['bytes'\] = b'PNG': JSON has no word for a bytes; convert"):
+        picture.to_jsonl(tmp_path / "pictures.jsonl")
+    assert not (tmp_path / "pictures.jsonl").exists()
+
+
+def test_conversations_that_a_table_holds_as_arrays_are_rated(tmp_path: Path) -> None:
+    import pandas as pd
+
+    turns = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "An apple."}]
+    pd.DataFrame([{"messages": turns}] * 2).to_parquet(tmp_path / "rows.parquet")
+    table = pd.read_parquet(tmp_path / "rows.parquet")
+    assert isinstance(table["messages"][0], np.ndarray)
+    wanted = ag.rate([{"messages": turns}], kind="rules").scores[0]
+    assert ag.rate(table, kind="rules").scores == [wanted] * 2
+    assert ag.rate(table.to_dict(orient="records"), kind="rules").scores == [wanted] * 2
+    rater = ag.Rater(kind="rules", folder=tmp_path / "kept")
+    for batch in (table, {"messages": table["messages"].to_numpy()}):
+        assert list(rater(batch)["score"]) == [wanted] * 2
+
+
+class Shuffled:
+    """Rows as a Ray dataset gives them: the same ones in any order."""
+
+    __module__ = "ray.data"
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.iter_rows = lambda: iter(rows)
+
+
+def test_rows_that_a_cluster_gives_in_another_order_are_the_same_rows() -> None:
+    asked, rows = settings(None, {}, {"kind": "rules"}), [*ROWS, ROWS[3]]
+    one, other = given(Shuffled(rows), {}), given(Shuffled(rows[::-1]), {})
+    place = cached(one, asked, cache())
+    assert place == cached(other, asked, cache())
+    assert place != cached(given(Shuffled(ROWS), {}), asked, cache())
+    first = carry_out(one, asked, place, spread=False)
+    again = carry_out(other, asked, place, spread=False)
+    assert (first.records, again.records) == (rows, rows[::-1])
+    assert first.scores == again.scores[::-1] == ag.rate(rows, kind="rules").scores
 
 
 def test_columns_that_the_records_have_themselves_are_kept() -> None:

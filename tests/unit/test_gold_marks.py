@@ -17,7 +17,7 @@ def read(*records: dict[str, Any], known: set[str] | None = None) -> list[GoldMa
 
 def test_marks_of_the_page_and_ratings_of_people_are_read_alike() -> None:
     people = {"example_id": "toys:1", "voter": "ann", "score": 3.0}
-    assert read(PAGE, people) == [GoldMark("toys:1", 4.5, "", "it is right"), GoldMark("toys:1", 3.0, "ann")]
+    assert read(PAGE, people) == [GoldMark("toys:1", 4.5, "", "it is right", chosen=True), GoldMark("toys:1", 3.0, "ann")]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from alpagasus_ray.evaluation.agreement import Comparison, Vote, agreement, in_o
 from alpagasus_ray.people import assign, exchange, votes
 from alpagasus_ray.people.ballot import CHOICES, ballot, named_in
 from alpagasus_ray.people.words import LANGUAGES, WORDS
+from alpagasus_ray.stages.people import _ballot_of
 from made_ballots import ARMS, SETS, exported, pairs, side_of
 
 VOTERS = ("Ana", "Bo", "Cléo")
@@ -47,6 +48,13 @@ def test_each_voter_has_an_order_of_her_own_and_each_side_80_times() -> None:
         orders.append([slot.item for slot in main])
     assert orders[0] != orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_the_order_in_which_a_ballot_lists_its_items_does_not_tell_which_answers_are_of_one_model() -> None:
+    """Neighbours of one voter have the same side about as often as not."""
+    sides = {slot.item: slot.first == STUDY.items[slot.item].a_is for slot in STUDY.layouts[VOTERS[0]] if slot.kind == "main"}
+    same = sum(sides[item] == sides[item + 1] for item in range(0, 160, 2))
+    assert 20 < same < 60
 
 
 def test_hidden_repeats_come_late_with_their_sides_swapped() -> None:
@@ -102,6 +110,14 @@ def test_a_whole_file_is_read_from_the_models_side() -> None:
     assert (rows[0]["a"], rows[0]["b"], rows[0]["voter"], rows[0]["vote"]) == (*ARMS, "Ana", "a")
     comparisons = [Comparison(pair.prompt_id, pair.test_set, *ARMS) for pair in CHOSEN]
     assert {vote.vote for vote in read_votes(rows, comparisons)} == {"a"}
+
+
+def test_a_comment_may_hold_the_signs_that_end_a_line_elsewhere() -> None:
+    comment = "one\u2028two\u2029three\x85four"
+    text = exported(KEY, "Ana", lambda slot: "first", limit=3, comment=comment)
+    for sent in (text, text.replace("\n", "\r\n")):
+        assert [vote.comment for vote in votes.read_votes(sent, KEY)] == [comment] * 3
+        assert _ballot_of(sent, "ana.jsonl") == KEY["ballot"]
 
 
 def test_an_unfinished_file_is_read_and_told() -> None:

@@ -263,7 +263,8 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    if (voter === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    // a key that is held down would vote on one unseen item after another
+    if (event.repeat || voter === null || event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^(TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
     const number = FORM_CHOICES.findIndex((_, i) => event.key === String(keyOf(i)));
     if (number >= 0) choose(FORM_CHOICES[number]);
