@@ -79,7 +79,8 @@ def mixed(arena: Arena, rows: int) -> Finding:
 
 
 def _faulty(arena: Arena, run: Run, server: LoopbackJudge, found: Finding, met: Counter[str]) -> Finding:
-    ended = arena.score(run, server, SETTINGS)
+    # a server that hangs is waited for as long as a request may take; from others an answer comes, however busy this machine is
+    ended = arena.score(run, server, SETTINGS if "hang" in met else {**SETTINGS, "judge.timeout_s": 20})
     _finish(found, run, server, ended)
     statuses = Counter(ratings(run)["status"].to_pylist())
     for kind, status in ODD.items():
