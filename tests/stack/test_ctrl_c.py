@@ -21,7 +21,7 @@ from toy_runs import ROOT, ratings
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (make install)")
 
 ROWS, PROMPTS = 300, 40
-STAGES = ["ingest", "score", "pick_subset", "finetune", "generate", "compare", "report"]
+STAGES = ["ingest", "score", "pick_subset", "finetune", "generate", "compare", "card", "report"]
 PATIENCE_S = 240.0
 
 
