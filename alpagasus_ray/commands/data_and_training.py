@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
-from alpagasus_ray.commands.summaries import again, mode_of, stage_summary
+from alpagasus_ray.commands.summaries import again, always, mode_of, stage_summary
 from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest
@@ -187,10 +187,6 @@ def _status(call: Call) -> dict[str, Any]:
     return status(call.run, verify=call.flags.verify)
 
 
-def _always(_: Recipe) -> bool:
-    return True
-
-
 INGEST = JobSpec("ingest", "ingest", "Read a dataset, whatever its layout, and write it as shards of examples.", _ingest)
 SCORE = JobSpec(
     "score",
@@ -204,16 +200,16 @@ SCORE = JobSpec(
         "plan": "print what a call would ask, take and cost, with the first prompt; sends and writes nothing, needs no key",
     },
     reading=("plan",),
-    needs_run=_always,
+    needs_run=always,
 )
 DISTILL = JobSpec(
     "distill",
     "distill",
     "Fit a small model of a judge on some of its ratings; it scores every row for nothing, and says how far it can be trusted.",
     _distill,
-    needs_run=_always,
+    needs_run=always,
 )
-PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick, needs_run=_always)
+PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick, needs_run=always)
 FINETUNE = JobSpec(
     "finetune",
     "finetune",
@@ -221,14 +217,14 @@ FINETUNE = JobSpec(
     _finetune,
     {"preview": "print examples with what of them is trained, tokens, steps and the time to expect; trains and writes nothing"},
     reading=("preview",),
-    needs_run=_always,
+    needs_run=always,
 )
 REPORT = JobSpec(
     "report",
     "report",
     "Tell what a run came to: a page, its figures as JSON, and a card of the chosen examples.",
     _report,
-    needs_run=_always,
+    needs_run=always,
 )
 DOCTOR = JobSpec(
     "doctor",
@@ -247,5 +243,5 @@ STATUS = JobSpec(
         "watch": "show it again every two seconds, as long as a driver is at work on the run",
     },
     only_reads=True,
-    needs_run=_always,
+    needs_run=always,
 )

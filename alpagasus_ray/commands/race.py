@@ -3,7 +3,7 @@
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec
-from alpagasus_ray.config import Recipe
+from alpagasus_ray.commands.summaries import always
 
 
 def _race(call: Call) -> dict[str, Any]:
@@ -15,10 +15,6 @@ def _race(call: Call) -> dict[str, Any]:
     return summary(call.run, race(call.recipe.race, call.recipe.finetune, call.run, names))
 
 
-def _always(_: Recipe) -> bool:
-    return True
-
-
 RACE = JobSpec(
     "race",
     "race",
@@ -26,5 +22,5 @@ RACE = JobSpec(
     _race,
     {"plan": "print the trainings, the difference of losses that they can show, and their cost; trains and writes nothing"},
     reading=("plan",),
-    needs_run=_always,
+    needs_run=always,
 )

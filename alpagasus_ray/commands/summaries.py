@@ -1,14 +1,20 @@
-"""What jobs that ask an engine have in common: their switches, and what of a manifest they tell."""
+"""What jobs have in common: whether they need a run that is there, their switches, and what of a manifest they tell."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alpagasus_ray.cli import ALL_STATUSES, Call, no_flag_with
+from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest, StageDir
 
 if TYPE_CHECKING:
     from alpagasus_ray.inference.stage import Mode
+
+
+def always(_: Recipe) -> bool:
+    """For `JobSpec.needs_run`: the run must be there, whatever the recipe says."""
+    return True
 
 
 def stage_summary(stage: StageDir, manifest: Manifest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alpagasus_ray.cli import Call, JobSpec
-from alpagasus_ray.config import Recipe
+from alpagasus_ray.commands.summaries import always
 from alpagasus_ray.errors import UsageError
 
 
@@ -25,10 +25,6 @@ def _people(call: Call) -> dict[str, Any]:
     return people.take_in(call.run, files) if action == "import" else people.status(call.run)
 
 
-def _always(_: Recipe) -> bool:
-    return True
-
-
 CARD = JobSpec(
     "card",
     "card",
@@ -40,7 +36,7 @@ CARD = JobSpec(
         "again": "ask the stored probes once more, though the judge has rated nothing since they were asked last",
     },
     reading=("plan",),
-    needs_run=_always,
+    needs_run=always,
 )
 PEOPLE = JobSpec(
     "people",
@@ -53,5 +49,5 @@ PEOPLE = JobSpec(
         "status": "how far each study is, and what its votes come to",
     },
     reading=("status",),
-    needs_run=_always,
+    needs_run=always,
 )

@@ -79,4 +79,4 @@ def _race(stages: FinishedStages) -> Panel | None:
 
 
 PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _breadth)
-"""What of a run has a section of this kind; what judges are worth has one of its own (`trust_data.py`)."""
+"""What makes each panel, in the order of the page. How far judges can be trusted is a section of its own (`trust_data.py`)."""

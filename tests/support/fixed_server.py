@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +10,7 @@ from typing import Any
 from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply, Request
 from alpagasus_ray.engines.openai_api import OpenAIEngine
+from servers import serving
 
 
 class FixedServer(HTTPServer):
@@ -51,14 +51,8 @@ def as_bytes(body: object) -> bytes:
 def answering(status: int, body: object, headers: Mapping[str, str] | None = None) -> Iterator[FixedServer]:
     """A server that does, while the block runs."""
     server = FixedServer(status, as_bytes(body), headers or {})
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def ask(server: FixedServer, **judge: Any) -> Reply:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from servers import serving
+
 BLIND_TO = "wrong_number"
 NOISE, PER_DOUBLING, DRIFT, SEEN = 0.6, 0.5, 1.0, 3.0
 """Standard deviation in points, points for twice the words, points that the later model gives more, points off for a defect."""
@@ -110,10 +112,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running() -> Iterator[FlawedJudge]:
     server = FlawedJudge()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

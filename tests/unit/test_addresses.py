@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.errors import EngineUnusable, SettingsChanged, UsageError
 from alpagasus_ray.inference import addresses
 from alpagasus_ray.store.run import Begun
+from servers import serving
 from toy_runs import toy_run
 
 KEY = "azure-canary-77"
@@ -68,12 +68,8 @@ def azure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Azure]:
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
     server = Azure(("127.0.0.1", 0), Handler)
     server.asked = []
-    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield server
 
 
 def _judge(server: Azure, **changes: Any) -> Judge:

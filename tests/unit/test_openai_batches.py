@@ -3,7 +3,6 @@
 import http.server
 import io
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ from alpagasus_ray.config import Judge
 from alpagasus_ray.engines.base import Reply
 from alpagasus_ray.engines.openai_reply import failure, short
 from alpagasus_ray.errors import EngineUnusable, RowRefused, TryAgain
+from servers import serving
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchClient]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    client = BatchClient(Judge(model="toy", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
-    yield client
-    client.close()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        client = BatchClient(Judge(model="toy", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
+        yield client
+        client.close()
 
 
 def test_a_refusal_is_told_without_the_key(client: BatchClient) -> None:
