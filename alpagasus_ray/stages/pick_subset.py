@@ -18,11 +18,11 @@ from alpagasus_ray.data.originals import TRIPLE
 from alpagasus_ray.data.schema import DROPPED, EXAMPLES, conformed
 from alpagasus_ray.errors import StageFailed, UsageError
 from alpagasus_ray.judging.rubric import Scale
-from alpagasus_ray.picking import arm_rows, cleaning, columns, vectors
-from alpagasus_ray.picking.breadth import of_arms
-from alpagasus_ray.picking.cleaning import Cleaned
-from alpagasus_ray.picking.columns import Loaded
-from alpagasus_ray.picking.vectors import Made
+from alpagasus_ray.pick_inputs import arm_rows, cleaning, columns, vectors
+from alpagasus_ray.pick_inputs.breadth import of_arms
+from alpagasus_ray.pick_inputs.cleaning import Cleaned
+from alpagasus_ray.pick_inputs.columns import Loaded
+from alpagasus_ray.pick_inputs.vectors import Made
 from alpagasus_ray.reporting.charts import histogram_file
 from alpagasus_ray.selection import clean, existing_arms
 from alpagasus_ray.selection.budgeted import Beside, chosen
@@ -46,7 +46,7 @@ class Chosen(NamedTuple):
     inputs: Mapping[str, str]
     choice: Choice
     breadth: dict[str, Any] | None
-    """How broad it is (`picking/breadth.py`)."""
+    """How broad it is (`pick_inputs/breadth.py`)."""
 
 
 def pick_subset(config: Pick, run: Run, test_sets: Sequence[TestSet] = ()) -> list[Manifest]:

@@ -19,7 +19,7 @@ LAYERS = (
     ("feasibility", "doctor"),
     ("stages",),
     ("batch_api", "cli"),
-    ("inference", "training", "picking"),
+    ("inference", "training", "pick_inputs"),
     ("recipe", "reporting", "distill", "people", "raycluster"),
     ("selection",),
     ("judging",),

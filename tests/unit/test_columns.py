@@ -8,7 +8,7 @@ import pytest
 
 from alpagasus_ray.config import Arm, Clean, Ingest, Judge, Pick, Score, TestSet
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.picking import columns
+from alpagasus_ray.pick_inputs import columns
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from alpagasus_ray.data.schema import DROPPED, EXAMPLES, SUBSET, conformed
-from alpagasus_ray.picking.cleaning import Cleaned
-from alpagasus_ray.picking.columns import WHOSE, Loaded
+from alpagasus_ray.pick_inputs.cleaning import Cleaned
+from alpagasus_ray.pick_inputs.columns import WHOSE, Loaded
 from alpagasus_ray.selection.policies import Choice
 from alpagasus_ray.store.run import Run
 

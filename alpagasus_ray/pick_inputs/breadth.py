@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alpagasus_ray.picking.vectors import Made
+from alpagasus_ray.pick_inputs.vectors import Made
 from alpagasus_ray.selection import spread
 from alpagasus_ray.selection.policies import Flags
 from alpagasus_ray.selection.spread import Vectors
