@@ -1,7 +1,7 @@
 """POST requests to one address over connections that are kept open: each call sends one request, and never a second one.
 
-A request that may have been read may have been billed, so whether it left at all is the one thing that every failure tells. Knows
-bytes and headers; nothing of chats, replies or rows.
+A request that may have been read may have been billed, so every failure tells whether the request left at all. Knows bytes and
+headers; nothing of chats, replies or rows.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ class PostClient:
         self._url, self._tellable = URL(url), tellable
         self._headers = CIMultiDict(ALWAYS)
         self._headers.update(headers)
-        # the whole of an attempt is bounded by one clock; the transport's own begin anew with every byte
+        # one clock bounds the whole of an attempt; the transport's own would begin anew with every byte
         self._whole_s, self._timeout = timeout.read, aiohttp.ClientTimeout(total=None, sock_connect=timeout.connect)
-        # the certificates that the rest of the clients trust: `SSL_CERT_FILE`, `SSL_CERT_DIR`, else the system's
+        # as the `openai` package has it: `SSL_CERT_FILE`, `SSL_CERT_DIR`, else the system's
         self._certificates = httpx.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
 
@@ -68,7 +68,7 @@ class PostClient:
             raise TryAgain("connection", self._tellable(str(error)), "unreached") from None
         except TimeoutError:
             raise TryAgain("timeout", LATE) from None
-        # what is no HTTP at all comes as it is, and a transport that breaks in a way of its own as a RuntimeError
+        # an answer that is no HTTP is one of the second kind; event loops say by a RuntimeError that a transport is gone
         except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError) as error:
             raise TryAgain("connection", self._tellable(str(error) or type(error).__name__)) from None
 

@@ -17,6 +17,7 @@ not on the scale is `unparsed`. Of a reply cut by the token limit the last line 
 is left. A rubric with a `reply` pattern of its own is read by that alone.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
 EMPHASIS = re.compile(r"\*+|`+|(?<!\w)_+|_+(?!\w)")
 MADE_PLAIN = re.compile(r"\\boxed\{\s*([^{}\n]{1,20}?)\s*\}|\[\[\s*([^\[\]\n]{1,20}?)\s*\]\]|\$([^$\n]{1,20})\$")
 WRAPPED = (("[", "]"), ("(", ")"), ('"', '"'), ("'", "'"), ("«", "»"), ("{", "}"))
+LEFT = "".join(left for left, _ in WRAPPED)
 RESULT = re.compile(rf"\[RESULT\]\s*:?\s*(?:{_VALUE})\s*\.?", re.IGNORECASE)
 ANNOUNCED = re.compile(
     r"(?:(?:sure|okay|ok|certainly|of course)[,.!]?\s*)?(?:here(?:'s| is| are)\s+)?(?:(?:my|the|your|an?|overall|final)\s+)*"
@@ -155,6 +157,7 @@ def _by_pattern(text: str, pattern: str) -> Iterator[Said]:
             yield _said(value)
 
 
+@functools.cache
 def _asked(dimension: str) -> _Asked:
     label = score_labels.label_of(dimension)
     patterns = (
@@ -198,7 +201,7 @@ def _unadorned(line: str) -> str:
 def _unwrapped(text: str) -> str:
     """Without quotes and brackets around the whole of it."""
     text = text.strip()
-    while len(text) > 2:
+    while len(text) > 2 and text[0] in LEFT:
         bare = text.removesuffix(".")
         if not any(bare.startswith(left) and bare.endswith(right) for left, right in WRAPPED):
             break
