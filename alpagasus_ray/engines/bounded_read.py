@@ -12,7 +12,7 @@ from alpagasus_ray.errors import TryAgain
 LARGEST = 16 << 20
 """Bytes of a body, unpacked: above any reply, log probabilities of each of its tokens among them."""
 ASKED_FOR = "identity"
-"""How bodies are asked to be packed: not at all, for a reply has a few hundred bytes, and to unpack it costs more than it saves."""
+"""How bodies are asked to be packed: not at all. A reply has a few hundred bytes, and to unpack it costs more than it saves."""
 PLAIN, PACKED = ("", ASKED_FOR), ("gzip", "x-gzip")
 """What servers and proxies send all the same is unpacked; nothing else is."""
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32

@@ -46,6 +46,8 @@ _TAIL = r"(?P<tail>(?:\s+[-–—]{1,2}\s+|\s*—\s*|[.,;:]\s+|\s*\()(?![+-]?\.?
 _SIGN = rf"(?:\s*(?:[:=]|[-=]>|→|[-–](?![0-9])|—|\b(?:{score_labels.IS})\b|[是为為は])\s*)"
 _RANGE = r"(?:\s*[(\[]\s*(?:out\s+of\s+)?[0-9.]+(?:\s*(?:-|–|to)\s*[0-9.]+)?\s*[)\]])?"
 _LEAD = r"(?:(?:so|thus|therefore|hence|in conclusion|in summary|to sum up)\b,?\s*)?"
+DIGIT = re.compile("[0-9]")
+"""Each number has one; most of what a judge writes has none, and need not be looked at."""
 VALUE = re.compile(rf"{_VALUE}\s*\.?", re.IGNORECASE)
 VALUE_AND_TEXT = re.compile(rf"{_VALUE}\s*\.?{_TAIL}", re.IGNORECASE)
 ITEM = re.compile(r"[0-9]+[.)]\s+\S")
@@ -229,6 +231,8 @@ def _in_lines(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
 
 def _labelled(line: str, asked: _Asked) -> tuple[str, Said] | None:
     """A label and the number behind it, perhaps with text behind a separator."""
+    if not DIGIT.search(line):
+        return None
     line = NUMBERED.sub("", line, count=1)
     found = asked.labelled.fullmatch(line) or asked.labelled.fullmatch(_unwrapped(line))
     if found is None:
@@ -264,9 +268,9 @@ def _tagged(line: str, asked: _Asked, *, is_first: bool, is_last: bool) -> Itera
 
 def _in_words(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
     """What the judge says inside of its sentences, as far as it holds what it says."""
-    for line in lines:
+    for line in filter(DIGIT.search, lines):
         for sentence in re.split(r"(?<=[.!?;])\s+", line):
-            if UNREAL.search(sentence):
+            if not DIGIT.search(sentence) or UNREAL.search(sentence):
                 continue
             yield from (Said(_number(found["score"])) for found in SAID.finditer(sentence))
             inline = (found for found in asked.inline.finditer(sentence) if score_labels.has_last_word(found["label"]))

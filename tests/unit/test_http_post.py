@@ -141,9 +141,8 @@ def test_the_account_and_headers_of_the_environment_are_those_that_a_batch_has(m
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-team: a\nno header\nx-own: environment")
     sent = Access({"X-Own": "recipe"}, {}, ("recipe",)).sent_with("k")
-    assert dict(sent) == {
-        "Authorization": "Bearer k", "OpenAI-Organization": "org-1", "OpenAI-Project": "proj-1", "x-team": "a", "X-Own": "recipe",
-    }  # fmt: skip
+    account = {"OpenAI-Organization": "org-1", "OpenAI-Project": "proj-1"}
+    assert dict(sent) == {"Authorization": "Bearer k", **account, "x-team": "a", "X-Own": "recipe"}
     assert "Authorization" not in Access({"api-key": "k"}, {}, ("k",)).sent_with("none")
 
 
