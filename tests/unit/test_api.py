@@ -14,7 +14,7 @@ import pytest
 import alpagasus_ray as ag
 from alpagasus_ray.api import scorers
 from alpagasus_ray.api.rating import cache, cached, carry_out, settings
-from alpagasus_ray.api.rows import given
+from alpagasus_ray.api.rows import as_lines, given
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
@@ -312,6 +312,21 @@ def test_rows_that_a_cluster_gives_in_another_order_are_the_same_rows() -> None:
     again = carry_out(other, asked, place, spread=False)
     assert (first.records, again.records) == (rows, rows[::-1])
     assert first.scores == again.scores[::-1] == ag.rate(rows, kind="rules").scores
+
+
+def test_objects_in_records_name_the_same_rows_each_time() -> None:
+    class Picture:
+        def __init__(self, pixels: bytes) -> None:
+            self.tobytes = lambda: pixels
+
+    class Opaque:
+        pass
+
+    def line(pixels: bytes) -> str:
+        return as_lines([{"instruction": "What is it?", "picture": Picture(pixels), "other": Opaque()}])
+
+    assert line(b"cat") == line(b"cat")
+    assert line(b"cat") != line(b"dog")
 
 
 def test_columns_that_the_records_have_themselves_are_kept() -> None:
