@@ -46,8 +46,7 @@ _TAIL = r"(?P<tail>(?:\s+[-–—]{1,2}\s+|\s*—\s*|[.,;:]\s+|\s*\()(?![+-]?\.?
 _SIGN = rf"(?:\s*(?:[:=]|[-=]>|→|[-–](?![0-9])|—|\b(?:{score_labels.IS})\b|[是为為は])\s*)"
 _RANGE = r"(?:\s*[(\[]\s*(?:out\s+of\s+)?[0-9.]+(?:\s*(?:-|–|to)\s*[0-9.]+)?\s*[)\]])?"
 _LEAD = r"(?:(?:so|thus|therefore|hence|in conclusion|in summary|to sum up)\b,?\s*)?"
-DIGIT = re.compile("[0-9]")
-"""Each number has one; most of what a judge writes has none, and need not be looked at."""
+DIGIT = re.compile("[0-9]")  # what has none holds no score, and need not be looked at
 VALUE = re.compile(rf"{_VALUE}\s*\.?", re.IGNORECASE)
 VALUE_AND_TEXT = re.compile(rf"{_VALUE}\s*\.?{_TAIL}", re.IGNORECASE)
 ITEM = re.compile(r"[0-9]+[.)]\s+\S")
@@ -57,8 +56,7 @@ NUMBERED = re.compile(r"\A[0-9]{1,2}[.)]\s+(?=[^\W\d])")
 FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
 EMPHASIS = re.compile(r"\*+|`+|(?<!\w)_+|_+(?!\w)")
 MADE_PLAIN = re.compile(r"\\boxed\{\s*([^{}\n]{1,20}?)\s*\}|\[\[\s*([^\[\]\n]{1,20}?)\s*\]\]|\$([^$\n]{1,20})\$")
-WRAPPED = (("[", "]"), ("(", ")"), ('"', '"'), ("'", "'"), ("«", "»"), ("{", "}"))
-LEFT = "".join(left for left, _ in WRAPPED)
+WRAPPED = {"[": "]", "(": ")", '"': '"', "'": "'", "«": "»", "{": "}"}
 RESULT = re.compile(rf"\[RESULT\]\s*:?\s*(?:{_VALUE})\s*\.?", re.IGNORECASE)
 ANNOUNCED = re.compile(
     r"(?:(?:sure|okay|ok|certainly|of course)[,.!]?\s*)?(?:here(?:'s| is| are)\s+)?(?:(?:my|the|your|an?|overall|final)\s+)*"
@@ -203,9 +201,9 @@ def _unadorned(line: str) -> str:
 def _unwrapped(text: str) -> str:
     """Without quotes and brackets around the whole of it."""
     text = text.strip()
-    while len(text) > 2 and text[0] in LEFT:
+    while len(text) > 2 and text[0] in WRAPPED:
         bare = text.removesuffix(".")
-        if not any(bare.startswith(left) and bare.endswith(right) for left, right in WRAPPED):
+        if not bare.endswith(WRAPPED[bare[0]]):
             break
         text = bare[1:-1].strip()
     return text
@@ -219,7 +217,7 @@ def _in_lines(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
             follows = _value(lines[place + 1]) if place < last else None
             if follows and (place == 0 or place + 1 == last or score_labels.has_last_word(label["label"])):
                 yield follows
-        elif labelled := _labelled(line, asked):
+        elif labelled := DIGIT.search(line) and _labelled(line, asked):
             if outer or score_labels.has_last_word(labelled[0]):
                 yield labelled[1]
         elif place == 0 and (said := _first(lines)):
@@ -231,8 +229,6 @@ def _in_lines(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
 
 def _labelled(line: str, asked: _Asked) -> tuple[str, Said] | None:
     """A label and the number behind it, perhaps with text behind a separator."""
-    if not DIGIT.search(line):
-        return None
     line = NUMBERED.sub("", line, count=1)
     found = asked.labelled.fullmatch(line) or asked.labelled.fullmatch(_unwrapped(line))
     if found is None:
