@@ -75,7 +75,7 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
     try:
         if not picked:
             ingest(recipe.ingest, scratch)
-        return list(on_examples(recipe, held, held.examples().finished("ingest")))
+        return list(on_examples(recipe, held, held.examples().finished()))
     except UsageError as error:
         return [str(error)]
 
@@ -135,7 +135,7 @@ def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | No
     """The training of an arm without its model: tokens by bytes, time by the GPU."""
     stage = source.subset(arm)
     fields = ["instruction", "input", "output"]
-    tables = stage.tables(stage.finished("pick_subset"), fields)
+    tables = stage.tables(stage.finished(), fields)
     rows, held = gpu_estimates.tokens((row for table in tables for row in table.to_pylist()), config.max_length)
     order = Order.of(rows, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
     seen = round(held * order.seen / rows)
@@ -169,7 +169,7 @@ def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
 
 def _rows_of(arm: Arm, scratch: Run) -> int | None:
     """How many rows an arm of a stated size takes; of tokens, as many as their number holds of usual rows."""
-    examples = scratch.examples().finished("ingest")
+    examples = scratch.examples().finished()
     if arm.share is not None:
         return rows_of_share(arm.share, examples.rows)
     if arm.tokens is None:

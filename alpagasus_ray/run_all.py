@@ -73,7 +73,7 @@ def run_all(call: Call) -> dict[str, Any]:
         with stage(number, len(jobs)):
             reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
-            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
+            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished()))
         terminal.show(reports[step.name], sys.stderr)
         if waiting := [one["arm"] for one in reports[step.name].get("trainers", ())]:
             raise StageFailed(

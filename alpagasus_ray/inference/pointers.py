@@ -46,7 +46,7 @@ class Pointer:
     def of(cls, config: Cascade, run: Run, scale: Scale, *, in_process: bool = False) -> "Pointer":
         """The one that a recipe names. `UsageError` where the run has none of that name, or one whose scores cannot stand
         beside the dear judge's, which are on `scale`."""
-        listed = run.examples().finished("ingest")
+        listed = run.examples().finished()
         refits = config.first is None or config.refit is not None
         if config.first is None:
             return cls(run, listed, {}, in_process=in_process)

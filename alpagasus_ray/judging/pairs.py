@@ -58,7 +58,7 @@ def _answered(run: Run, model: str) -> list[str]:
 def pair_up(run: Run, bout: Bout) -> Manifest:
     """Make `pairs/<a>-vs-<b>/<test set>/`, the answers as every judge sees them."""
     made = [run.answers(model, bout.test_set) for model in (bout.a, bout.b)]
-    listed = [stage.finished("generate") for stage in made]
+    listed = [stage.finished() for stage in made]
     inputs = {stage.name: manifest.content_hash() for stage, manifest in zip(made, listed, strict=True)}
     stage, settings = run.pairs(*bout), {"pair": [bout.a, bout.b]}
     done = stage.made(settings, inputs)

@@ -131,19 +131,19 @@ def _pairs(run: Run, a: str, b: str, test_set: str) -> Iterator[assign.Pair]:
 
 def _rows(stage: StageDir) -> Iterator[dict[str, Any]]:
     columns = ["prompt_id", "skill", "instruction", "input", "status", "reply"]
-    for table in stage.tables(stage.finished("generate"), columns):
+    for table in stage.tables(stage.finished(), columns):
         yield from table.to_pylist()
 
 
 def _rate(config: People, run: Run) -> Asked:
     secret, stage = secrets.token_hex(32), run.ratings(config.ratings)
-    rated = stage.finished("score")
+    rated = stage.finished()
     scores = {row["example_id"]: row["score"] for t in stage.tables(rated, ["example_id", "score"]) for row in t.to_pylist()}
     ids = list(scores)
     values = [float("nan") if score is None else score for score in scores.values()]
     wanted = {ids[row] for row in assign.rows_for_ratings(values, config.cut, secret, config.near, config.at_random)}
     examples, rows = run.examples(), []
-    for table in examples.tables(examples.finished("ingest"), ["example_id", "instruction", "input", "output"]):
+    for table in examples.tables(examples.finished(), ["example_id", "instruction", "input", "output"]):
         for row in table.to_pylist():
             if row["example_id"] in wanted:
                 prompt = "\n\n".join(part for part in (row["instruction"], row["input"]) if part)
@@ -235,7 +235,7 @@ def _take(run: Run, home: StageDir, key: Mapping[str, Any], by_file: Mapping[str
         [*(vote for vote in _stored(home) if vote.voter not in voters), *new], key=lambda vote: (vote.voter, vote.slot)
     )
     rows = votes.rows(cast, key)
-    manifest = home.finished("people")
+    manifest = home.finished()
     lines = b"".join(orjson.dumps(vote._asdict(), option=orjson.OPT_APPEND_NEWLINE) for vote in cast)
     written = [
         _entry(CAST, home.storage.write(CAST, lines), len(cast)),

@@ -52,11 +52,11 @@ class Chosen(NamedTuple):
 def pick_subset(config: Pick, run: Run, test_sets: Sequence[TestSet] = ()) -> list[Manifest]:
     """Make `subsets/<arm>/` for every arm; those that are made already are left as they are. `test_sets` are the run's own,
     which `pick.clean` looks for unless it names others."""
-    examples = run.examples().finished("ingest")
+    examples = run.examples().finished()
     inputs = {"examples": examples.content_hash()}
     ratings: Manifest | None = None
     if any(arm.traits.by_score for arm in config.arms):
-        ratings = run.ratings(config.ratings).finished("score")
+        ratings = run.ratings(config.ratings).finished()
         _check_same_examples(ratings, examples)
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
         _check_cuts(config, ratings)
@@ -230,7 +230,7 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
 
 def _write_back(run: Run, storage: Storage, loaded: Loaded, choice: Choice) -> dict[str, tuple[Written, int]]:
     """The chosen records as they came, beside `subset.json`."""
-    made = run.examples().finished("ingest")
+    made = run.examples().finished()
     several = made.settings.get("turns") == "all"
     rows = _examples(run, made, loaded, choice)
     return write_back.write(storage, made.details, rows, loaded.scores, several=several)

@@ -88,6 +88,6 @@ def test_an_empty_arm_is_named(shared: Path, tmp_path: Path, local_ray: None) ->
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", 5, ())
     pick_subset(Pick(arms=(Arm(name="none", policy="random", k=5),)), run)
     stage = run.subset("none")
-    empty = stage.finished("pick_subset").model_copy(update={"rows": 0, "files": []})
+    empty = stage.finished().model_copy(update={"rows": 0, "files": []})
     stage.finish(empty)
     assert "subsets/none is empty" in refused(run, "none", tiny(shared))

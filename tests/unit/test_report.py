@@ -256,7 +256,7 @@ def test_a_finished_report_is_left_alone_until_something_changes(tmp_path: Path)
     judge(run, ("selected", "full"), [WIN] * 9 + [LOSE])
     assert report(Report(), run, ORDER)["answer"] != before["answer"]
     assert made(run, title="Another")["title"] == "Another"
-    run.report().verify(run.report().finished("report"))
+    run.report().verify(run.report().finished())
 
 
 def test_the_same_run_has_the_same_page_wherever_it_lies(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_the_card_has_the_header_of_the_hub_and_leaves_the_license_to_its_maker(
     assert header["size_categories"] == ["n<1K"]
     assert "20 instruction examples, chosen out of 60" in card
     assert "40: score below 4" in card
-    assert run.subset("selected").finished("pick_subset").content_hash() in card
+    assert run.subset("selected").finished().content_hash() in card
 
 
 def test_a_report_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
