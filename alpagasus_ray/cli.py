@@ -228,7 +228,7 @@ def _check_earlier(loaded: recipes.Loaded, run: Run, section: str) -> None:
         if changed:
             raise SettingsChanged(
                 f"the recipe differs from what {stage.name}/ was made with:\n  " + "\n  ".join(changed) + "\n"
-                "Take that back, or start a new --run."
+                "Take that back, or start a new run."
             )
 
 

@@ -91,7 +91,7 @@ def _key(judge: EngineConfig, listing: Listing, name: str) -> Check:
         fix = f"give {judge.api_key_env} a key that is valid there"
         return Check(name, "problem", f"{place}: {refused} (http {status})", fix)
     if status == 404:
-        fix = "a trial shows it: jobs/score.py --limit 1"
+        fix = "a trial shows it: alpagasus score RUN --limit 1"
         return Check(name, "warning", f"{place} has no list of models, so whether it takes the key is not known", fix)
     if status != 200:
         return Check(name, "warning", f"{place} answers http {status} when asked for its models", "try again later")
@@ -100,7 +100,7 @@ def _key(judge: EngineConfig, listing: Listing, name: str) -> Check:
 
 def _model(model: str, listing: Listing, name: str) -> Check:
     if listing.models is None:
-        fix = "a trial shows it: jobs/score.py --limit 1"
+        fix = "a trial shows it: alpagasus score RUN --limit 1"
         return Check(name, "warning", f"whether {listing.address} has {model!r} is not known: it lists no models", fix)
     if model in listing.models:
         return Check(name, "ok", f"{listing.address} has {model!r}")

@@ -60,7 +60,8 @@ class Pointer:
         if run.judge(config.first).manifest() is None:
             raise UsageError(
                 f"score.cascade.first: this run has neither ratings nor a distilled judge of the name {config.first!r}; make "
-                "ratings by jobs/score.py with that score.name, or a judge by jobs/distill.py with that distill.name"
+                "ratings by `alpagasus score RUN` with that score.name, or a judge by `alpagasus distill RUN` with that "
+                "distill.name"
             )
         own = saved.of_run(run, config.first)
         _check_scale(config.first, own.student.scale.model_dump(), scale)

@@ -43,7 +43,7 @@ def bouts(config: Compare, run: Run) -> Iterable[Bout]:
             if missing or not names:
                 what = f"no answers to {', '.join(missing)}" if names else "no finished answers"
                 raise UsageError(
-                    f"compare.pairs: {model!r} has {what} in this run; let it answer by jobs/generate.py"
+                    f"compare.pairs: {model!r} has {what} in this run; let it answer by `alpagasus answer RUN`"
                     + (", or choose others by `compare.test_sets`" if names else "")
                 )
         yield from (Bout(a, b, name) for name in wanted)
@@ -127,7 +127,7 @@ def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any
 def _other_answers(stage: StageDir, prompt_id: str, what: str) -> UsageError:
     return UsageError(
         f"compare.import.files: of the prompt {prompt_id!r} {stage.name}/ {what}; the reviews are of other answers than "
-        "those this run compares. Import them into another --run"
+        "those this run compares. Import them into another run"
     )
 
 

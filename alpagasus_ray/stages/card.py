@@ -103,7 +103,7 @@ def _rated(config: Card, run: Run) -> dict[str, Manifest]:
         raise UsageError(f"card.ratings: ratings/{old[0]}/ rates other examples than this run now holds; rate them again")
     if not current and not judge_verdicts.is_any(run):
         raise UsageError(
-            "there is no judge to make a card of: the run has neither ratings nor verdicts; run jobs/score.py first"
+            "there is no judge to make a card of: the run has neither ratings nor verdicts; run `alpagasus score RUN` first"
         )
     return {name: manifest for name, manifest in current.items() if name in (config.ratings or current)}
 

@@ -89,7 +89,7 @@ def _vote(recipe: Recipe, run: Run) -> Asked:
     known = {model: _answered_sets(run, model) for model in (a, b)}
     for model, sets in known.items():
         if missing := [name for name in config.test_sets if name not in sets] or ([] if sets else ["any test set"]):
-            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run jobs/generate.py first")
+            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run `alpagasus answer RUN` first")
     wanted = config.test_sets or tuple(name for name in known[a] if name in known[b])
     stages = {f"answers/{model}/{name}": known[model][name] for name in wanted for model in (a, b)}
     pairs = [pair for name in wanted for pair in _pairs(run, a, b, name)]
@@ -107,8 +107,8 @@ def _pair(recipe: Recipe, run: Run) -> tuple[str, str]:
     if len(models) != 2:
         there = ", ".join(models) or "none"
         raise UsageError(
-            f"people.pair: which two models are people to compare? Those with answers are {there}; run jobs/generate.py "
-            "for two, or say -s people.pair=[a,b]"
+            f"people.pair: which two models are people to compare? Those with answers are {there}; run `alpagasus answer "
+            "RUN` for two, or say -s people.pair=[a,b]"
         )
     return models[0], models[1]
 

@@ -151,7 +151,7 @@ def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> N
         return
     why = ", ".join(f"{count:,} {status}" for status, count in counts.most_common() if count)
     refused = "cascade" in ratings.details or "combine" in ratings.settings  # ratings that are not asked again
-    way = "Allow it: " if refused else "Ask again for what failed (jobs/score.py --retry-failed), or allow it: "
+    way = "Allow it: " if refused else "Ask again for what failed (`alpagasus score RUN --retry-failed`), or allow it: "
     raise StageFailed(
         f"{unscored:,} of {rows:,} rows ({unscored / rows:.1%}) have no score: {why}; pick.max_unscored allows "
         f"{config.max_unscored:.1%}. {way}--set pick.max_unscored={np.ceil(unscored / rows * 100) / 100:g}"

@@ -188,7 +188,7 @@ class StageDir:
             lines = "\n  ".join(changed)
             raise SettingsChanged(
                 f"{self.name}/ in this run was made with other settings, and results never mix:\n  {lines}\n"
-                f"Go back to those settings, use another --run or name, or delete {self.storage.root} to make it anew."
+                f"Go back to those settings, use another run or name, or delete {self.storage.root} to make it anew."
             )
 
     def tables(self, manifest: Manifest, columns: list[str] | None = None) -> Iterator[pa.Table]:

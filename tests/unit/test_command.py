@@ -1,10 +1,13 @@
 """The command `alpagasus`: each verb is the job of its name, its help fits a screen, and `init` writes a recipe that holds."""
 
+import ast
 import importlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +150,39 @@ def test_a_mistake_in_a_recipe_is_told_with_file_and_line(tmp_path: Path, capsys
 
 
 ROOT = Path(__file__).parents[2]
+ADVISED = re.compile(
+    r"(?<![\w-])alpagasus (?P<verb>[a-z]+)(?![-\w])(?: (?:RUN|\{\w+\}))?(?P<flags>(?: --[a-z-]+)*)(?=[ `;,:)]|$)"
+)
+SUBMITTED = "ray job submit"
+OF_A_JOB = {"python jobs/{}.py", "knobs: those of all jobs; python jobs/<job>.py --help lists them"}
+"""What `python jobs/<job>.py --help` says of itself."""
+
+
+def _texts() -> Iterator[str]:
+    """What the package may tell a user: its strings, docstrings of sections left out, and the templates of the page."""
+    for file in sorted((ROOT / "alpagasus_ray").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs | inside:
+                yield node.value
+    yield from (file.read_text(encoding="utf-8") for file in (ROOT / "alpagasus_ray").rglob("*.j2"))
+
+
+def test_what_a_message_advises_is_a_verb_of_the_command_with_its_flags_and_no_file_of_the_repository() -> None:
+    texts = list(_texts())
+    files = [text for text in texts if re.search(r"jobs/\S*\.py", text) and SUBMITTED not in text and text not in OF_A_JOB]
+    assert files == [], "an installed package has no jobs/"
+    advised = [match for text in texts for match in ADVISED.finditer(text.replace("{}", "RUN"))]
+    assert len(advised) > 20
+    assert {match["verb"] for match in advised} <= {*command.VERBS, command.COMPLETION}
+    for verb, flags in ((match["verb"], match["flags"].split()) for match in advised if match["flags"]):
+        assert set(flags) <= {"--help-all", *(f"--{flag}" for flag in command._spec(verb).flags)}, verb
+
+
 SHOWN = [
     line.partition("#")[0].strip()
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

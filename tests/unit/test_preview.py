@@ -330,7 +330,7 @@ print([name for name in ("ray", "deepspeed") if name in sys.modules], file=sys.s
 
 
 def test_what_is_missing_is_told_as_the_training_tells_it(run: Run, shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"subsets/other/ is not finished in this run; run jobs/pick_subset\.py first"):
+    with pytest.raises(UsageError, match=r"subsets/other/ is not finished in this run; run `alpagasus pick RUN` first"):
         preview(tiny(shared), run, ["one", "other"])
     with pytest.raises(UsageError, match=r"`finetune\.model` is not given"):
         preview(tiny(shared, model=None), run, ["one"])

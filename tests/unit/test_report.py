@@ -115,8 +115,8 @@ def test_an_empty_run_has_a_report_that_says_how_to_begin(tmp_path: Path) -> Non
     assert told["first"]["verdict"] == "no data"
     assert told["first"]["pooled"] is None
     assert told["examples"] is None
-    assert "jobs/ingest.py reads the examples" in page(run)
-    assert "jobs/pick_subset.py` chooses them" in run.report().storage.read("dataset_card.md").decode()
+    assert "alpagasus ingest reads the examples" in page(run)
+    assert "alpagasus pick` chooses them" in run.report().storage.read("dataset_card.md").decode()
 
 
 def test_without_ratings_there_is_no_score_and_no_zero_in_their_place(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_without_ratings_there_is_no_score_and_no_zero_in_their_place(tmp_path: 
     assert told["ratings"] == []
     assert told["selection"]["cut"] is None
     assert told["table"] == {"shown": 30, "of": 30, "kept_shown": 10, "kept_of": 10, "seed": 0}
-    assert "No data:</strong> jobs/score.py" in page(run)
+    assert "No data:</strong> alpagasus score" in page(run)
 
 
 def test_when_all_games_failed_nothing_is_a_tie_or_a_zero(tmp_path: Path) -> None:
