@@ -1,7 +1,8 @@
 """The command line that all jobs share: recipe and overrides to a checked configuration, then the stage, then its summary.
 
-Messages go to stderr; with `--json` the last line of stdout is the summary as one JSON object. Exit codes: 0 done, 1 failed
-or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only place where every exception is caught.
+Messages go to stderr, and what only reads prints its result to stdout; with `--json` the last line of stdout is the summary as
+one JSON object. Exit codes: 0 done, 1 failed or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only
+place where every exception is caught.
 """
 
 import argparse
@@ -110,7 +111,9 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
-    terminal.show(report, sys.stderr)
+    # a plan, a preview or a status is what the command was called for; other summaries tell what was done
+    is_result = _only_reads(spec, parsed) and not parsed.json
+    terminal.show(report, sys.stdout if is_result else sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
@@ -121,17 +124,18 @@ def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Nam
     if spec.needs_run(loaded.recipe):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)
-    if not (spec.only_reads or _is_reading(spec, flags)):
+    if not _only_reads(spec, flags):
         return _write(spec, loaded, call)
     with suppress(OSError):  # the job tells better what of the storage cannot be used
         _check_earlier(loaded, run, spec.section)
     return spec.work(call)
 
 
-def _is_reading(spec: JobSpec, flags: argparse.Namespace) -> bool:
-    """Whether a switch is on, or an action said, under which the job only reads."""
+def _only_reads(spec: JobSpec, flags: argparse.Namespace) -> bool:
+    """Whether the job only reads: always, or under a switch that is on, or by the action that was said."""
     switches = (flag.replace("-", "_") for flag in spec.reading if flag in spec.flags)
-    return any(getattr(flags, switch) for switch in switches) or getattr(flags, "action", None) in spec.reading
+    is_switched = any(getattr(flags, switch) for switch in switches)
+    return spec.only_reads or is_switched or getattr(flags, "action", None) in spec.reading
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:

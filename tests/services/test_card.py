@@ -66,7 +66,7 @@ def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, serve
     compare(run, ("one", "other"), outcomes)  # what stands first wins in 30 of 120 pairs
     assert _call(run, server, *PROBED, "--plan") == 0
     assert server.asked == []
-    planned = capsys.readouterr().err
+    planned = capsys.readouterr().out
     assert "120 repeat, 120 padded" in planned
     assert "dollars unknown" in planned
     assert _call(run, server, *PROBED, "--json") == 0

@@ -43,7 +43,7 @@ def _combined(run: Run, name: str, *parts: str, **more: Any) -> Any:
 
 def test_it_is_a_rating_stage_like_any_other_and_costs_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["score", run.storage.root, *OF_ALL, "--plan"]) == 0
-    assert "nothing is asked, and it costs nothing" in capsys.readouterr().err
+    assert "nothing is asked, and it costs nothing" in capsys.readouterr().out
     assert command.main(["score", run.storage.root, *OF_ALL, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["counts"] == {"scored": ROWS - 1, "failed": 1}

@@ -98,7 +98,7 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     [study] = ag.Run(run.storage.root).people("status").table()
     assert (study["study"], study["items"]) == ("apricot-vs-plum", 160)
     assert _call(run, "status") == 0
-    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().err
+    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().out
 
 
 def test_three_way_splits_are_no_ties_and_the_judge_stands_beside_people(run: Run, tmp_path: Path) -> None:
