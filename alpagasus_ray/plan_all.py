@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from alpagasus_ray import extras
-from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
+from alpagasus_ray.config import AFTER_PICK, Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
 from alpagasus_ray.errors import UsageError
@@ -29,6 +29,15 @@ from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import gpu_estimates
 from alpagasus_ray.training.schedule import Order
 
+NO_ANSWERS = {
+    "prompts": 0,
+    "models": [],
+    "games": 0,
+    "judge": None,
+    "tokens_a_game": {"low": 0, "high": 0},
+    "evaluation_dollars": {"low": 0.0, "high": 0.0},
+}
+"""What the plan of a recipe that ends with the report says of answers and games."""
 SHORTEST_REVIEW = 4
 """Tokens of a reply that is two scores and nothing else."""
 
@@ -48,12 +57,14 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         labels = _labels(recipe, run, judged)
         trusted = card_plan(recipe, held)
         plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
-        arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
+        arms = list(_arms(recipe, run, scratch, gpu))
+        answers = NO_ANSWERS if recipe.ends_with_report else _answers(recipe.generate, recipe.compare)
         return {
             "plan_of_all": True,
             "stage": "experiment",
             "location": run.storage.root,
             "rows": judged["rows"],
+            **({"left_out": dict(AFTER_PICK)} if recipe.ends_with_report else {}),
             "score": judged,
             **({"distill": labels} if labels else {}),
             "card": trusted,
