@@ -6,6 +6,7 @@ place where every exception is caught.
 """
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -159,11 +160,15 @@ def _complain(message: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that spells out what it repeats of the command."""
+    """One that spells out what it repeats of the command, and names the switches that were meant."""
 
     def error(self, message: str) -> NoReturn:
         """Tell a wrong use and end with code 2."""
-        say(f"{self.format_usage()}{self.prog}: error: {message}")
+        known = [option for action in self._actions for option in action.option_strings]
+        given = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = [switch for word in given if word not in known for switch in difflib.get_close_matches(word, known, n=1)]
+        meant = f"; did you mean {' and '.join(near)}?" if near else ""
+        say(f"{self.format_usage()}{self.prog}: error: {message}{meant}")
         sys.exit(2)
 
 

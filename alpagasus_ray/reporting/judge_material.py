@@ -191,7 +191,7 @@ def marks_given(paths: Sequence[str], scale: Scale) -> Marks:
 
 def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for record in readers.records(file):
-        place = f"record at {record.position}"
+        place = record.place
         if record.data is None:
             raise InputError(file.path, place, record.problem)
         yield place, record.data

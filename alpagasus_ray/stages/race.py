@@ -21,6 +21,7 @@ from alpagasus_ray.evaluation import race as statistics
 from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race import Components
 from alpagasus_ray.evaluation.race_table import ArmResult
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
 from alpagasus_ray.training import proxy_driver
 from alpagasus_ray.training.arms import settings_of
@@ -114,7 +115,7 @@ class _Guard:
         each = [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
         if sum(each) + max(each, default=0) > self._most:
             raise BudgetReached(
-                f"race: {len(each)} trainings have cost ${sum(each):.2f}, and {left} more would pass race.max_cost_usd = "
+                f"race: {len(each)} trainings have cost ${money(sum(each))}, and {left} more would pass race.max_cost_usd = "
                 f"{self._most:g}; what is trained is kept, and the same command goes on once it is raised"
             )
 

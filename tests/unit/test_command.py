@@ -61,9 +61,20 @@ def test_the_usual_knobs_are_shown_by_help_and_all_of_them_by_help_all(capsys: p
     assert [key for key in every if shown.count(f"  {key}: ") > 1] == []
 
 
-def test_a_word_that_is_no_verb_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended("scor runs/mine") == 2
+def test_a_word_that_is_no_verb_is_refused_with_the_nearest_or_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, verb in {"scroe": "score", "finetune": "train", "generate": "answer"}.items():
+        assert ended(f"{word} runs/mine") == 2
+        assert f"no verb '{word}'; did you mean `alpagasus {verb}`?" in capsys.readouterr().err
+    assert ended("xyz runs/mine") == 2
     assert "'score'" in capsys.readouterr().err
+
+
+def test_a_switch_that_is_mistyped_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, meant in {"--limt 5": "--limit", "--limt=5": "--limit", "--recpie x": "--recipe"}.items():
+        assert ended(f"score runs/mine {typed}") == 2
+        assert f"did you mean {meant}?" in capsys.readouterr().err
+    assert ended("score runs/mine --xyz") == 2
+    assert "did you mean" not in capsys.readouterr().err
 
 
 def test_what_may_be_typed_is_completed_in_bash(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +138,17 @@ def test_init_tells_of_data_that_cannot_be_read_and_writes_nothing(tmp_path: Pat
     assert ended(f"init {tmp_path}/run") == 2
     assert "--data is missing" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["odd.json", "nothing.json", "broken.jsonl"])
+def test_a_first_ingest_that_is_refused_leaves_nothing_that_is_taken_for_a_run(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd.json").write_text('[{"q": "a", "x": "b"}]')
+    (tmp_path / "broken.jsonl").write_bytes(b"\x00\xff\xfe\x01")
+    assert ended(f"ingest {tmp_path}/run -s ingest.source={tmp_path}/{source}") == 2
+    assert ended(f"status {tmp_path}/run") == 2
+    assert "there is no run at" in capsys.readouterr().err
 
 
 def test_a_recipe_that_ships_is_found_by_its_name(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def test_a_file_that_is_not_there_is_told_with_the_knob_before_anything_is_made(
     [
         ([], ["empty (0 bytes)"]),
         ([" "], ["nothing but white space"]),
-        ([{"instruction": "Hi?"}], ["record at 1", "no known layout has the fields instruction", "output"]),
-        ([ROWS[0], {"instruction": "Hi?"}], ["record at 2", "no `output`"]),
-        ([ROWS[0], "{"], ["record at 2", "not valid JSON"]),
+        ([{"instruction": "Hi?"}], ["line 1", "no known layout has the fields instruction", "output"]),
+        ([ROWS[0], {"instruction": "Hi?"}], ["line 2", "no `output`"]),
+        ([ROWS[0], "{"], ["line 2", "not valid JSON"]),
     ],
     ids=["nothing", "white space", "no layout", "no output", "broken"],
 )
