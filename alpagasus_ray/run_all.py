@@ -207,8 +207,8 @@ def _not_given(recipe: Recipe) -> list[str]:
 RUN_ALL = JobSpec(
     "run_all",
     "",
-    "The whole experiment of a recipe: ingest, score, pick, what it has of finetune, generate and compare, card, report. What is "
-    "done is skipped, and a call that was stopped goes on where it was.",
+    "The whole experiment of a recipe: ingest, score, pick, what it has of finetune, generate and compare, card, report. What "
+    "is done is skipped, and a call that was stopped goes on where it was.",
     run_all,
     {
         "plan": "print what the experiment would ask, train and cost, in dollars from least to most; sends and writes nothing, "

@@ -16,6 +16,7 @@ import yaml
 from alpagasus_ray import __main__ as command
 from alpagasus_ray import __version__, recipe
 from alpagasus_ray.config import Recipe
+from alpagasus_ray.feasibility import check_cap
 
 SHIPPED = [file.stem for file in recipe.RECIPES.glob("*.yaml")]
 ROWS = [{"instruction": f"Name {n} fruits.", "input": "", "output": ", ".join(["apple"] * n)} for n in range(1, 9)]
@@ -119,18 +120,51 @@ def test_init_writes_a_recipe_that_the_named_commands_carry_out(
     written = Path(report["location"])
     assert written == tmp_path / "runs" / "mine.yaml"
     text = written.read_text()
+    told = " ".join(report["notes"])
+    assert "alpagasus plan" in told
+    assert "alpagasus run" in told
     assert "layout 'alpaca': 8 examples" in text
     assert "1 records are no example" in text
     assert yaml.safe_load(text)["ingest"]["source"] == str(data)
     assert ended(f"init runs/mine --data {data}") == 2, "a recipe is never written over"
     common = f"runs/mine -r {written} -s ingest.max_rejected=0.5"
-    for verb in ("ingest", "score -s score.judge.kind=rules -s score.judge.model=null --plan"):
+    for verb in ("plan", "ingest", "score -s score.judge.kind=rules -s score.judge.model=null --plan"):
         name, _, more = verb.partition(" ")
         assert ended(f"{name} {common} {more}") == 0, capsys.readouterr().err
     filled = text.replace("# finetune", "finetune").replace("# generate", "generate").replace("# compare", "compare")
     filled = "\n".join(line.replace("#   ", "  ", 1) if line.startswith("#   ") else line for line in filled.splitlines())
     written.write_text(filled)
     assert recipe.load(str(written), []).recipe.generate.test_sets[0].name == "mine", "what is commented out holds as well"
+
+
+def test_what_is_given_to_init_stands_in_the_recipe_whatever_the_columns_are_named(tmp_path: Path) -> None:
+    data, other = tmp_path / "q.json", tmp_path / "other.yaml"
+    data.write_text(json.dumps([{"q": f"Say {n}.", "a": str(n)} for n in range(9)]))
+    other.write_text("ingest:\n  columns: {instruction: q, output: a}\nfinetune:\n  model: x\n  epochs: 2\n")
+    assert ended(f"init {tmp_path}/none --data {data}") == 2
+    columns = "ingest.columns={instruction: q, output: a}"
+    assert ended(shlex.join(["init", f"{tmp_path}/set", "--data", str(data), "-s", columns, "-s", "score.concurrency=3"])) == 0
+    assert ended(f"init {tmp_path}/file -r {other} -s ingest.source={data} -s 'pick.arms=[{{name: all, policy: full}}]'") == 0
+    by_set, by_file = (recipe.load(f"{tmp_path}/{name}.yaml", []).recipe for name in ("set", "file"))
+    assert by_set.ingest == by_file.ingest
+    assert (by_set.score.concurrency, by_set.score.judge.model, by_set.score.max_cost_usd) == (3, "gpt-4o-mini", 5)
+    assert ([arm.name for arm in by_file.pick.arms], by_file.finetune.model, by_file.finetune.epochs) == (["all"], "x", 2)
+    assert ended(f"ingest {tmp_path}/set -r {tmp_path}/set.yaml") == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "capped"),
+    [("base_url=http://127.0.0.1:9/v1", False), ("price={input: 0, output: 0}", True), ("kind=rules", True)],
+)
+def test_the_cap_that_init_writes_can_be_kept(given: str, capped: bool, data: Path, tmp_path: Path) -> None:
+    assert ended(shlex.join(["init", f"{tmp_path}/run", "--data", str(data), "-s", f"score.judge.{given}"])) == 0
+    written = tmp_path / "run.yaml"
+    assert not list(check_cap(recipe.load(str(written), []).recipe))
+    assert (recipe.load(str(written), []).recipe.score.max_cost_usd == 5) == capped
+    own = "\n".join(line.replace("    # base_url", "    base_url") for line in written.read_text().splitlines())
+    own = own.replace("    # price", "    price")
+    written.write_text(own)
+    assert not list(check_cap(recipe.load(str(written), []).recipe)), "both lines of a server of one's own without their #"
 
 
 def test_init_tells_of_data_that_cannot_be_read_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
