@@ -83,7 +83,7 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
     try:
         code = _run(spec, parsed)
     except AlpagasusError as error:
-        _complain(str(error))
+        _complain("\n".join((str(error), *getattr(error, "__notes__", ()))))
         if parsed.json and isinstance(error, BudgetReached):
             say_json(error.report)
         code = error.exit_code
@@ -111,13 +111,29 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
+    loaded, run = recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run)
+    try:
+        report = perform(spec, loaded, run, parsed)
+    except UsageError as error:
+        if parsed.recipe is None and (kept := _recipe_of(run, parsed.run)):
+            error.add_note(f"No recipe was given: did you forget -r {kept}?")
+        raise
     # a plan, a preview or a status is what the command was called for; other summaries tell what was done
     is_result = _only_reads(spec, parsed) and not parsed.json
     terminal.show(report, sys.stdout if is_result else sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
+
+
+def _recipe_of(run: Run, location: str) -> str | None:
+    """The recipe that lies beside a run, as `init` writes it, or that it was last made with."""
+    beside = f"{location.rstrip('/')}.yaml"
+    if run.storage.is_local and os.path.exists(os.path.expanduser(beside)):
+        return beside
+    with suppress(OSError):  # of storage that cannot be read the error tells
+        return f"{location.rstrip('/')}/{RECIPE}" if run.storage.exists(RECIPE) else None
+    return None
 
 
 def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:

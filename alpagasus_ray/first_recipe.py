@@ -74,7 +74,7 @@ def init(call: Call) -> dict[str, Any]:
         raise UsageError(f"{target} is there already; delete it, or name another run")
     seen = sample(call.recipe.ingest.model_copy(update={"source": source}), RECORDS)
     given = call.recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    given["ingest"] = {"source": source, **given.get("ingest", {})} | {"source": source}
+    given["ingest"] = {"source": source} | given.get("ingest", {}) | {"source": source}
     gpu = has_gpu()
     text = "\n".join([*_head(str(source), seen), *_sections(given, gpu=gpu)]) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +167,8 @@ def _next(recipe: str, root: str, *, gpu: bool) -> Iterator[str]:
 INIT = JobSpec(
     "init",
     "",
-    "Look at a dataset and at this machine, and write a commented recipe beside the run's directory; what -r and -s give stands "
-    "in it.",
+    "Look at a dataset and at this machine, and write a commented recipe beside the run's directory; what -r and -s give "
+    "stands in it.",
     init,
     {"data": "the dataset: a file, directory, glob, s3://… or hf:…"},
     only_reads=True,

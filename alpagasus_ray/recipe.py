@@ -70,7 +70,7 @@ def _read_yaml(path: str) -> tuple[dict[str, Any], Lines]:
     except UsageError as error:
         raise UsageError(f"recipe {shown}: {_without_login(str(error))}") from None
     except OSError as error:
-        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_shipped(path)}") from None
+        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_meant(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {shown} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
@@ -107,9 +107,17 @@ RECIPES = Path(__file__).parent / "recipes"
 """Those that ship with the package, each `NAME.yaml`."""
 
 
-def _shipped(path: str) -> str:
-    """What to say beside a name that is neither a file nor the name of a recipe that ships."""
-    return "" if "/" in path or "." in path else f"; recipes that ship with the package: {', '.join(shipped())}"
+def _meant(path: str) -> str:
+    """What to say beside a name that is neither a file nor the name of a recipe that ships: those of near names."""
+    if "://" in path:
+        return ""
+    folder = Path(path).parent
+    ours = shipped() if "/" not in path else []
+    known = {**{name: name for name in ours}, **{file.name: str(file) for file in folder.glob("*.y*ml")}}
+    near = [known[name] for name in difflib.get_close_matches(Path(path).name, known, n=2)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; recipes that ship with the package: {', '.join(ours)}" if ours and "." not in path else ""
 
 
 def shipped() -> list[str]:

@@ -46,7 +46,7 @@ def _total(total: Mapping[str, Any]) -> Iterator[str]:
     if total["not_counted"]:
         yield f"  not counted, as nobody can tell it yet: {', '.join(total['not_counted'])}"
     bound = f"at least ${money(low)}, and nothing bounds it" if high is None else f"${money(low)} to ${money(high)}"
-    yield f"  total: {bound}"
+    yield f"  total{' of the rest' if total['not_counted'] else ''}: {bound}"
 
 
 def _score(plan: Mapping[str, Any]) -> str:

@@ -205,6 +205,31 @@ def test_a_mistake_in_a_recipe_is_told_with_file_and_line(tmp_path: Path, capsys
     assert "line" not in capsys.readouterr().err, "what the command line says is not the file's mistake"
 
 
+def test_a_recipe_of_a_near_name_is_named_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("score: {}")
+    for given, meant in {
+        f"{tmp_path}/mien.yaml": f"{tmp_path}/mine.yaml",
+        "alpagasus-7": "alpagasus-7b",
+        "xyz": "ship",
+    }.items():
+        assert ended(f"score {tmp_path}/run -r {given}") == 2
+        assert meant in capsys.readouterr().err
+
+
+def test_a_recipe_that_was_forgotten_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert ended(f"ingest {run} -s ingest.source={data} -s ingest.max_rejected=0.5") == 0
+    assert ended(f"score {run}") == 2
+    assert "score.judge.model` is not set" in (told := capsys.readouterr().err)
+    assert f"did you forget -r {run}/recipe.yaml?" in told
+    (tmp_path / "run.yaml").write_text("score: {judge: {model: toy}}")
+    for verb in ("score", "plan"):
+        assert ended(f"{verb} {run}") == 2
+        assert f"did you forget -r {run}.yaml?" in capsys.readouterr().err
+    assert ended(f"pick {run} -r {run}.yaml") == 2
+    assert "did you forget" not in capsys.readouterr().err
+
+
 ROOT = Path(__file__).parents[2]
 ADVISED = re.compile(
     r"(?<![\w-])alpagasus (?P<verb>[a-z]+)(?![-\w])(?: (?:RUN|\{\w+\}))?(?P<flags>(?: --[a-z-]+)*)(?=[ `;,:)]|$)"
