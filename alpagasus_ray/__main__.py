@@ -196,7 +196,8 @@ def _table(section: str, wanted: Sequence[str] | None) -> Iterator[str]:
 def _line(knob: Any, *, whole: bool) -> Iterator[str]:
     head = f"  {knob.key}: {knob.kind}" + (f" = {knob.default}" if knob.default else "")
     said = knob.doc if whole else knob.doc.partition(". ")[0].partition("; ")[0]
-    yield head if whole or len(head) <= _width() else head[: _width() - 2] + " …"
+    # a default that does not fit on the line is for --help-all
+    yield head if whole or len(head) <= _width() else f"  {knob.key}: {knob.kind}"
     yield textwrap.fill(said, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

@@ -33,6 +33,11 @@ FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
     "data": {"metavar": "SOURCE"},
+    "top": {"type": int, "metavar": "N"},
+    "threshold": {"type": float, "metavar": "X"},
+    "share": {"type": float, "metavar": "S"},
+    "per": {"choices": ("category", "source")},
+    "jsonl": {"metavar": "FILE"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
 """What the switches take that take something."""
@@ -68,6 +73,8 @@ class JobSpec(NamedTuple):
     """What the job can be told to do, one of which has to be said, with their help; `reading` can name some of them."""
     needs_run: Callable[[Recipe], bool] = lambda recipe: False
     """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
+    in_full: Callable[[recipes.Loaded, argparse.Namespace], recipes.Loaded] = lambda loaded, flags: loaded
+    """The recipe with the knobs that switches stand for."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -138,6 +145,7 @@ def _recipe_of(run: Run, location: str) -> str | None:
 
 def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Do a job and return its summary; `flags` has a value for each switch of the job."""
+    loaded = spec.in_full(loaded, flags)
     if spec.needs_run(loaded.recipe):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)

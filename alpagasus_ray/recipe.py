@@ -186,7 +186,8 @@ def _explain(problem: Any) -> str:
         known = sorted(_fields_at(where[:-1]))
         near = difflib.get_close_matches(where[-1], known, n=2, cutoff=0.7)
         meant = " or ".join(f"`{'.'.join([*where[:-1], key])}`" for key in near)
-        hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}"
+        instead = _section_at(where[:-1]).elsewhere.get(where[-1])
+        hint = instead or f"did you mean {meant}?" if near or instead else f"known keys: {', '.join(known)}"
         return f"unknown key `{key}` = {_shown(where[-1], problem['input'])}{f' in `{parent}`' if parent else ''}; {hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "value_error":
@@ -223,15 +224,20 @@ def _default_list(path: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _fields_at(path: Sequence[str]) -> set[str]:
+    return set(_fields(_section_at(path)))
+
+
+def _section_at(path: Sequence[str]) -> type[Section]:
+    """The section at a path; one without fields where the path leads to none."""
     annotation: Any = Recipe
     for part in path:
         if part.isdigit():
             continue
         field = _fields(annotation).get(part)
         if field is None:
-            return set()
+            return Section
         annotation = _inner_section(field.annotation)
-    return set(_fields(annotation))
+    return annotation if _is_section(annotation) else Section
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:

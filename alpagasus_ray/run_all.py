@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alpagasus_ray import commands, feasibility, interrupts
-from alpagasus_ray.cli import Call, JobSpec
+from alpagasus_ray.cli import FLAG_VALUES, Call, JobSpec
 from alpagasus_ray.config import AFTER_PICK, Answerer, Arm, Recipe
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
 from alpagasus_ray.progress import clock, stage
@@ -120,7 +120,7 @@ def _on_examples(recipe: Recipe, run: Run, found: Sequence[str]) -> list[str]:
 
 
 def _no_flags(step: JobSpec) -> argparse.Namespace:
-    return argparse.Namespace(**{flag.replace("-", "_"): None if flag == "limit" else False for flag in step.flags})
+    return argparse.Namespace(**{flag.replace("-", "_"): None if flag in FLAG_VALUES else False for flag in step.flags})
 
 
 def _overview(lines: dict[str, tuple[str, float]]) -> Table:
@@ -207,8 +207,7 @@ def _not_given(recipe: Recipe) -> list[str]:
 RUN_ALL = JobSpec(
     "run_all",
     "",
-    "The whole experiment of a recipe: ingest, score, pick, what it has of finetune, generate and compare, card, report. What "
-    "is done is skipped, and a call that was stopped goes on where it was.",
+    "All that a recipe asks for, from ingest to report. What is done is skipped; a call that was stopped goes on where it was.",
     run_all,
     {
         "plan": "print what the experiment would ask, train and cost, in dollars from least to most; sends and writes nothing, "

@@ -15,8 +15,12 @@ import yaml
 
 from alpagasus_ray import __main__ as command
 from alpagasus_ray import __version__, recipe
-from alpagasus_ray.config import Recipe
+from alpagasus_ray.config import Ingest, Recipe
+from alpagasus_ray.config.pick import POLICIES
 from alpagasus_ray.feasibility import check_cap
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.store.run import Run
+from report_runs import rate
 
 SHIPPED = [file.stem for file in recipe.RECIPES.glob("*.yaml")]
 ROWS = [{"instruction": f"Name {n} fruits.", "input": "", "output": ", ".join(["apple"] * n)} for n in range(1, 9)]
@@ -203,6 +207,68 @@ def test_a_mistake_in_a_recipe_is_told_with_file_and_line(tmp_path: Path, capsys
     wrong.write_text("score:\n  concurrency: 3\n")
     assert ended(f"score {tmp_path}/run -r {wrong} -s score.concurrency=-1") == 2
     assert "line" not in capsys.readouterr().err, "what the command line says is not the file's mistake"
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Run:
+    """Twelve rated rows of a CSV with a column of its own, of two categories."""
+    data = tmp_path / "rows.csv"
+    lines = [f"Name {n} fruits.,{n % 6},T-{n},{'ab'[n % 2]}" for n in range(12)]
+    data.write_text("instruction,output,ticket,category\n" + "\n".join(lines) + "\n")
+    run = Run.open(str(tmp_path / "run"))
+    ingest(Ingest(source=str(data)), run)
+    rate(run, [n / 2 for n in range(11)] + [None])
+    return run
+
+
+@pytest.mark.parametrize(
+    ("switches", "rows"),
+    [
+        ("--top 4", [7, 8, 9, 10]),
+        ("--threshold 4", [8, 9, 10]),
+        ("--share 0.25", [8, 9, 10]),
+        ("--top 2 --per category", [7, 8, 9, 10]),
+    ],
+)
+def test_the_best_are_picked_by_a_switch_with_as_many_at_random_and_written_as_json_lines(
+    switches: str, rows: list[int], rated: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, root = tmp_path / "out" / "best.jsonl", rated.storage.root
+    for _ in range(2):  # the second call finds the arms made
+        assert ended(f"pick {root} {switches} -s pick.max_unscored=0.1 --jsonl {target}") == 0, capsys.readouterr().err
+        records = [json.loads(line) for line in target.read_text().splitlines()]
+        assert [record["ticket"] for record in records] == [f"T-{n}" for n in rows]
+        assert [record["score"] for record in records] == [n / 2 for n in rows]
+        target.unlink()
+    assert rated.subset("random").finished().rows == len(rows)
+    kept = yaml.safe_load(rated.storage.read("recipe.yaml"))["pick"]["arms"]
+    assert [arm["name"] for arm in kept] == ["selected", "random"], "the run keeps what was picked by"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--top 3 --share 0.5", "--top and --share exclude each other"),
+        ("--top 3 -s 'pick.arms=[{name: a, policy: full}]'", "--top 3 and pick.arms both say"),
+        ("--threshold 4 --per category", "--per category is for --top and --share"),
+        ("--top 0", "--top 0: `pick.arms.0.k`"),
+        ("--share 2", "--share 2: "),
+        ("--top 6 --per category", "'b' has 5 to choose from"),
+        ("-s pick.top=3", "`alpagasus pick RUN --top 1000`, or an arm of pick.arms: {name: selected, policy: top, k: 1000}"),
+    ],
+)
+def test_switches_of_pick_that_say_nothing_or_two_things_are_refused(
+    given: str, told: str, rated: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(f"pick {rated.storage.root} -s pick.max_unscored=0.1 {given}") == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_help_of_pick_names_every_policy_and_cuts_no_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("pick --help") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert [policy for policy in POLICIES if policy not in told.partition("pick.arms")[2]] == []
+    assert "…" not in told.partition("usual knobs")[2]
 
 
 def test_a_recipe_of_a_near_name_is_named_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
