@@ -178,8 +178,8 @@ class Pick(Section):
     max_unscored: Annotated[Share, OPERATIONAL] = 0.01
     """Refuse when a larger share of the rows has no score."""
     arms: tuple[Arm, ...] = (Arm(name=CHOSEN, policy="threshold", threshold=4.5), Arm.model_validate(CONTROL))
-    """Sets to write, by policy: threshold, top, random, longest, lowest, full; by default `selected`, with a score of 4.5 or more,
-    and `random`, as many."""
+    """Sets to write, by policy: threshold, top, random, longest, lowest, full; by default `selected`, with 4.5 or more, and
+    `random`, as many."""
     tokenizer: str | None = None
     """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
     tokens, and lengths are measured in characters."""
