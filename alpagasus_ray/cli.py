@@ -122,7 +122,7 @@ def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
     try:
         report = perform(spec, loaded, run, parsed)
     except UsageError as error:
-        if parsed.recipe is None and (kept := _recipe_of(run, parsed.run)):
+        if parsed.recipe is None and not spec.only_reads and (kept := _recipe_of(run, parsed.run)):
             error.add_note(f"No recipe was given: did you forget -r {kept}?")
         raise
     # a plan, a preview or a status is what the command was called for; other summaries tell what was done

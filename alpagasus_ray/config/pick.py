@@ -1,6 +1,7 @@
 """The knobs of `jobs/pick_subset.py`: the sets of examples that are trained on, and which policies there are."""
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -166,7 +167,7 @@ CONTROL = {"name": "random", "policy": "random"}
 class Pick(Section):
     """`jobs/pick_subset.py`: choose the arms of the experiment."""
 
-    elsewhere = {
+    elsewhere: ClassVar[Mapping[str, str]] = {
         "top": "`alpagasus pick RUN --top 1000`, or an arm of pick.arms: {name: selected, policy: top, k: 1000}",
         "k": "`alpagasus pick RUN --top 1000`, or an arm of pick.arms: {name: selected, policy: top, k: 1000}",
         "share": "`alpagasus pick RUN --share 0.1`, or an arm of pick.arms: {name: selected, policy: top, share: 0.1}",

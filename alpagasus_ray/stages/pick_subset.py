@@ -237,10 +237,10 @@ def _write_back(run: Run, storage: Storage, loaded: Loaded, choice: Choice) -> d
     made, columns = run.examples().finished(), loaded.columns
 
     def scores_of(number: int, _: str) -> Scores | None:
+        if not choice.kept[number]:
+            return None
         found = {"score": columns.score[number], "expected_score": columns.expected[number]}
-        return (
-            {name: None if np.isnan(value) else float(value) for name, value in found.items()} if choice.kept[number] else None
-        )
+        return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
 
     return write_back.write(storage, made.details, _examples(run, made, scores_of), loaded.scores, several=_several(made))
 

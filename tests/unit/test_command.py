@@ -131,6 +131,7 @@ def test_init_writes_a_recipe_that_the_named_commands_carry_out(
     assert "1 records are no example" in text
     assert yaml.safe_load(text)["ingest"]["source"] == str(data)
     assert ended(f"init runs/mine --data {data}") == 2, "a recipe is never written over"
+    assert "did you forget" not in capsys.readouterr().err
     common = f"runs/mine -r {written} -s ingest.max_rejected=0.5"
     for verb in ("plan", "ingest", "score -s score.judge.kind=rules -s score.judge.model=null --plan"):
         name, _, more = verb.partition(" ")
