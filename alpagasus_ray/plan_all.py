@@ -29,7 +29,7 @@ from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import gpu_estimates
 from alpagasus_ray.training.schedule import Order
 
-NO_ANSWERS = {
+NO_ANSWERS: Mapping[str, Any] = {
     "prompts": 0,
     "models": [],
     "games": 0,

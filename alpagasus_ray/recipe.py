@@ -237,7 +237,8 @@ def _section_at(path: Sequence[str]) -> type[Section]:
         if field is None:
             return Section
         annotation = _inner_section(field.annotation)
-    return annotation if _is_section(annotation) else Section
+    found: type[Section] = annotation if _is_section(annotation) else Section
+    return found
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:

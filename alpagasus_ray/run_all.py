@@ -30,7 +30,7 @@ def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
     """The jobs of a recipe, in order. Arms are raced only where the recipe has a section for it, and a judge is distilled only
     there too: before all rows are rated if that asks for labels of its own, and after that if it learns from these ratings."""
     left_out = [] if "race" in recipe.model_fields_set else ["race"]
-    left_out += AFTER_PICK if recipe.ends_with_report else []
+    left_out += list(AFTER_PICK) if recipe.ends_with_report else []
     jobs = tuple(step for step in STEPS if step.section not in left_out)
     if "distill" not in recipe.model_fields_set:
         return jobs

@@ -60,7 +60,7 @@ def chosen(arm: Arm, columns: Columns, beside: Beside, same: Budget | None) -> C
     return Choice(_flags(rows, len(columns.ids)), f"not among the {_WHICH[arm.policy]} within {budget}")
 
 
-def _groups(by: str, columns: Columns, beside: Beside) -> Iterable[str]:
+def _groups(by: str, columns: Columns, beside: Beside) -> Iterable[Any]:
     """Each row's category, or the file that it came from."""
     if by == "category":
         return columns.category
