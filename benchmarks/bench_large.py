@@ -39,7 +39,7 @@ def make(folder: str, rows: int, alpaca: str) -> None:
     """A run of so many examples, with the judge that was distilled on Alpaca."""
     real, run = Run.open(alpaca), Run.open(folder)
     stage = real.examples()
-    table = pa.concat_tables(stage.tables(stage.finished("ingest"))).combine_chunks()
+    table = pa.concat_tables(stage.tables(stage.finished())).combine_chunks()
     home, dice = run.examples(), np.random.default_rng(0)
     begun, files = Begun(settings={"rows": rows}, inputs={}), []
     for number, start in enumerate(range(0, rows, SHARD)):

@@ -173,8 +173,8 @@ def _best(scores: Mapping[int, float], top: int | None, share: float | None, whe
 def rated_of(run: Run, name: str, manifest: Manifest, records: Sequence[Record] | None = None) -> Rated:
     """The ratings of a run, by the record that each example comes from; a record without an example has a reason as well.
     Without `records` they are those that the run's examples keep."""
-    examples = table_of(run.examples(), "ingest")
-    ratings = {row["example_id"]: row for row in table_of(run.ratings(name), "score")}
+    examples = table_of(run.examples())
+    ratings = {row["example_id"]: row for row in table_of(run.ratings(name))}
     numbers = range(len(examples)) if records is None else [row["row"] for row in examples]
     records = [record_of(row) for row in examples] if records is None else records
     scores: list[float | None] = [None] * len(records)
@@ -197,9 +197,9 @@ def record_of(example: Mapping[str, Any]) -> Record:
     return {key: example[key] for key in (*TRIPLE, "category") if key in TRIPLE or example.get(key) is not None}
 
 
-def table_of(stage: StageDir, job: str) -> list[Record]:
+def table_of(stage: StageDir) -> list[Record]:
     """All rows of a finished stage."""
-    return [row for table in stage.tables(stage.finished(job)) for row in table.to_pylist()]
+    return [row for table in stage.tables(stage.finished()) for row in table.to_pylist()]
 
 
 def free(name: str, records: Sequence[Record]) -> str:

@@ -85,7 +85,7 @@ class Scored(Ingested):
     def rated(self) -> Rated:
         """Every record with its score, read into memory."""
         name = self.summary["stage"].partition("/")[2]
-        return rated_of(self.run, name, self.run.ratings(name).finished("score"))
+        return rated_of(self.run, name, self.run.ratings(name).finished())
 
     def _repr_html_(self) -> str:
         return self.histogram()._repr_html_() + super()._repr_html_()
@@ -100,8 +100,8 @@ class Picked(Result):
 
     def __getitem__(self, arm: str) -> Selection:
         """The records of an arm as they came, with their scores."""
-        ids = {row["example_id"]: row["score"] for row in table_of(self.run.subset(arm), "pick_subset")}
-        chosen = [row for row in table_of(self.run.examples(), "ingest") if row["example_id"] in ids]
+        ids = {row["example_id"]: row["score"] for row in table_of(self.run.subset(arm))}
+        chosen = [row for row in table_of(self.run.examples()) if row["example_id"] in ids]
         scores = [ids[row["example_id"]] for row in chosen]
         return Selection([record_of(row) for row in chosen], scores)
 

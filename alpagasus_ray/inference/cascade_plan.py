@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alpagasus_ray.config import Cascade
+from alpagasus_ray.reporting.number_text import money
 
 
 def scaled(report: Mapping[str, Any], cascade: Cascade) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def scaled(report: Mapping[str, Any], cascade: Cascade) -> dict[str, Any]:
         }
         changes["minutes"] = {**report["minutes"], "least": _part(report["minutes"]["least"], share)}
         if saved["low"] is not None:
-            up_to = "" if saved["high"] is None else f" to ${saved['high']:,.2f}"
-            notes.insert(1, f"what is not asked saves ${saved['low']:,.2f}{up_to}")
+            up_to = "" if saved["high"] is None else f" to ${money(saved['high'])}"
+            notes.insert(1, f"what is not asked saves ${money(saved['low'])}{up_to}")
     return {**report, **changes, "notes": notes, "cascade": {"share": share, "saved": saved}}
 
 

@@ -73,7 +73,10 @@ WHOSE = (JUDGE, FIRST, ABOVE)
 
 def load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -> Loaded:
     """Read all of it."""
-    stage, by_source = run.examples(), any(arm.shares and arm.shares_of == "source" for arm in config.arms)
+    stage, by_source = (
+        run.examples(),
+        any((arm.shares and arm.shares_of == "source") or arm.per == "source" for arm in config.arms),
+    )
     count, measure = _token_counter(config.tokenizer), _length_measure(config.tokenizer)
     rows = examples.rows
     tokens, length, repeats = np.empty(rows, np.int32), np.empty(rows, np.int32), np.zeros(rows, dtype=bool)

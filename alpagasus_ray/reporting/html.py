@@ -42,15 +42,15 @@ follow `judges`."""
 PANELS_AFTER = "judges"
 TEMPLATES = ("page.html.j2", "macros.html.j2", "panel.html.j2", *(f"{name}.html.j2" for name in SECTIONS))
 HINTS = {
-    "verdicts": "jobs/compare.py lets a judge compare the models' answers",
-    "radars": "test sets with a skill or category, compared by jobs/compare.py, have some",
-    "ratings": "jobs/score.py rates the examples",
-    "judges": "jobs/card.py tells how far each judge can be trusted; to look at what a run holds costs nothing",
-    "selection": "jobs/pick_subset.py chooses the arms",
-    "table": "jobs/ingest.py reads the examples",
-    "trainings": "jobs/finetune.py trains a model on every arm",
-    "sides": "jobs/generate.py lets models answer, jobs/compare.py compares their answers",
-    "costs": "no stage of this run is finished; jobs/ingest.py is the first",
+    "verdicts": "alpagasus compare lets a judge compare the models' answers",
+    "radars": "test sets with a skill or category, compared by alpagasus compare, have some",
+    "ratings": "alpagasus score rates the examples",
+    "judges": "alpagasus card tells how far each judge can be trusted; to look at what a run holds costs nothing",
+    "selection": "alpagasus pick chooses the arms",
+    "table": "alpagasus ingest reads the examples",
+    "trainings": "alpagasus train trains a model on every arm",
+    "sides": "alpagasus answer lets models answer, alpagasus compare compares their answers",
+    "costs": "no stage of this run is finished; alpagasus ingest is the first",
 }
 
 

@@ -127,7 +127,7 @@ def lengths(run: Run, wanted: Collection[str]) -> Lengths:
     """The lengths of the answers of some examples."""
     stage, ids, rows = run.examples(), [], pa.array(sorted(wanted), pa.string())
     words, characters = [], []
-    for whole in stage.tables(stage.finished("ingest"), ["example_id", "output"]):
+    for whole in stage.tables(stage.finished(), ["example_id", "output"]):
         table = whole.filter(pc.is_in(whole["example_id"], rows))
         ids += table["example_id"].to_pylist()
         texts = pc.utf8_trim_whitespace(table["output"])
@@ -191,7 +191,7 @@ def marks_given(paths: Sequence[str], scale: Scale) -> Marks:
 
 def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for record in readers.records(file):
-        place = f"record at {record.position}"
+        place = record.place
         if record.data is None:
             raise InputError(file.path, place, record.problem)
         yield place, record.data

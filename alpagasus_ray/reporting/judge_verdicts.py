@@ -90,7 +90,7 @@ def _votes(rows: Sequence[Mapping[str, Any]], about: Comparison, matches: Sequen
 
 def _asked(run: Run, about: Comparison) -> list[Asked]:
     stages = [run.verdicts(about.judge, about.pair, test_set) for test_set in about.test_sets]
-    tables = [conformed(table, VERDICTS) for stage in stages for table in stage.tables(stage.finished("compare"))]
+    tables = [conformed(table, VERDICTS) for stage in stages for table in stage.tables(stage.finished())]
     table = pa.concat_tables(tables).select(["status", "error", "cost_usd", "latency_s"])
     return [
         Asked(row["status"], reason_of(row["error"]) if row["error"] else "", row["cost_usd"], row["latency_s"])

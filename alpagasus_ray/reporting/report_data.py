@@ -303,7 +303,7 @@ def _votes(config: Report, stages: FinishedStages) -> list[tuple[str, list[dict[
         rows = []
         for record in readers.records(file):
             if record.data is None:
-                raise InputError(file.path, f"record at {record.position}", record.problem)
+                raise InputError(file.path, record.place, record.problem)
             rows.append(record.data)
         by_file.append((file.path, rows))
     return by_file

@@ -16,6 +16,8 @@ from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
 TWICE = "maybe_billed_twice"
+PARTS = {"arms": "arms", "models": "models", "answers": "sets of answers", "comparisons": "comparisons"}
+"""What a stage of several parts has, by their key: rows of different parts are no sum that says anything."""
 WELL = ("examples", "scored", "not_asked", "labels", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
 """Outcomes that nobody has to be warned of."""
 
@@ -43,7 +45,8 @@ def lines(report: Summary) -> Iterator[str]:
 
 
 def _stage(report: Summary) -> Iterator[str]:
-    yield f"{report['stage']}: {report['rows']:,} rows in {report['location']}"
+    parts = next((f"{len(report[key]):,} {noun}" for key, noun in PARTS.items() if key in report), f"{report['rows']:,} rows")
+    yield f"{report['stage']}: {parts} in {report['location']}"
     counts = report.get("counts")
     if counts:
         yield "  " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -75,7 +78,7 @@ def _stage(report: Summary) -> Iterator[str]:
 
 
 def _used(name: str, value: float) -> str:
-    return f"${value:,.4f}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
+    return f"${money(value)}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
 
 
 def _checks(report: Summary) -> Iterator[str]:
@@ -98,7 +101,7 @@ def _arm(arm: Summary) -> Iterator[str]:
     tokens = arm["tokens"]
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
-    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']} {length['unit']} an output"
+    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']:,.0f} {length['unit']} an output"
     yield from (f"    {note}" for note in arm.get("notes", ()))
     if arm.get("duplicates"):
         yield f"    {arm['duplicates']:,} exact duplicates dropped; pick.duplicates=keep keeps them"

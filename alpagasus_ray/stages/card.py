@@ -103,7 +103,7 @@ def _rated(config: Card, run: Run) -> dict[str, Manifest]:
         raise UsageError(f"card.ratings: ratings/{old[0]}/ rates other examples than this run now holds; rate them again")
     if not current and not judge_verdicts.is_any(run):
         raise UsageError(
-            "there is no judge to make a card of: the run has neither ratings nor verdicts; run jobs/score.py first"
+            "there is no judge to make a card of: the run has neither ratings nor verdicts; run `alpagasus score RUN` first"
         )
     return {name: manifest for name, manifest in current.items() if name in (config.ratings or current)}
 
@@ -112,7 +112,7 @@ def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
     name = recipe.score.name
     if name not in can:
         return
-    rated = judge_material.ratings(run, name, run.ratings(name).finished("score"))
+    rated = judge_material.ratings(run, name, run.ratings(name).finished())
     probes = card_probes.lay_out(recipe.card, run, name, rated.of_row)
     model, fingerprint = rated.answered_by
     card_probes.write(probes, recipe.card, run, {"model": model, "fingerprint": fingerprint})
@@ -121,7 +121,7 @@ def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
 
 def _all_ids(run: Run) -> Iterator[str]:
     stage = run.examples()
-    for table in stage.tables(stage.finished("ingest"), ["example_id"]):
+    for table in stage.tables(stage.finished(), ["example_id"]):
         yield from table["example_id"].to_pylist()
 
 

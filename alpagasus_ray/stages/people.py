@@ -89,7 +89,7 @@ def _vote(recipe: Recipe, run: Run) -> Asked:
     known = {model: _answered_sets(run, model) for model in (a, b)}
     for model, sets in known.items():
         if missing := [name for name in config.test_sets if name not in sets] or ([] if sets else ["any test set"]):
-            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run jobs/generate.py first")
+            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run `alpagasus answer RUN` first")
     wanted = config.test_sets or tuple(name for name in known[a] if name in known[b])
     stages = {f"answers/{model}/{name}": known[model][name] for name in wanted for model in (a, b)}
     pairs = [pair for name in wanted for pair in _pairs(run, a, b, name)]
@@ -107,8 +107,8 @@ def _pair(recipe: Recipe, run: Run) -> tuple[str, str]:
     if len(models) != 2:
         there = ", ".join(models) or "none"
         raise UsageError(
-            f"people.pair: which two models are people to compare? Those with answers are {there}; run jobs/generate.py "
-            "for two, or say -s people.pair=[a,b]"
+            f"people.pair: which two models are people to compare? Those with answers are {there}; run `alpagasus answer "
+            "RUN` for two, or say -s people.pair=[a,b]"
         )
     return models[0], models[1]
 
@@ -131,19 +131,19 @@ def _pairs(run: Run, a: str, b: str, test_set: str) -> Iterator[assign.Pair]:
 
 def _rows(stage: StageDir) -> Iterator[dict[str, Any]]:
     columns = ["prompt_id", "skill", "instruction", "input", "status", "reply"]
-    for table in stage.tables(stage.finished("generate"), columns):
+    for table in stage.tables(stage.finished(), columns):
         yield from table.to_pylist()
 
 
 def _rate(config: People, run: Run) -> Asked:
     secret, stage = secrets.token_hex(32), run.ratings(config.ratings)
-    rated = stage.finished("score")
+    rated = stage.finished()
     scores = {row["example_id"]: row["score"] for t in stage.tables(rated, ["example_id", "score"]) for row in t.to_pylist()}
     ids = list(scores)
     values = [float("nan") if score is None else score for score in scores.values()]
     wanted = {ids[row] for row in assign.rows_for_ratings(values, config.cut, secret, config.near, config.at_random)}
     examples, rows = run.examples(), []
-    for table in examples.tables(examples.finished("ingest"), ["example_id", "instruction", "input", "output"]):
+    for table in examples.tables(examples.finished(), ["example_id", "instruction", "input", "output"]):
         for row in table.to_pylist():
             if row["example_id"] in wanted:
                 prompt = "\n\n".join(part for part in (row["instruction"], row["input"]) if part)
@@ -235,7 +235,7 @@ def _take(run: Run, home: StageDir, key: Mapping[str, Any], by_file: Mapping[str
         [*(vote for vote in _stored(home) if vote.voter not in voters), *new], key=lambda vote: (vote.voter, vote.slot)
     )
     rows = votes.rows(cast, key)
-    manifest = home.finished("people")
+    manifest = home.finished()
     lines = b"".join(orjson.dumps(vote._asdict(), option=orjson.OPT_APPEND_NEWLINE) for vote in cast)
     written = [
         _entry(CAST, home.storage.write(CAST, lines), len(cast)),

@@ -1,9 +1,11 @@
 """Choose the arms of the experiment by the ratings, and write each with every dropped row and its reason."""
 
+import itertools
 import json
+import posixpath
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +37,8 @@ from alpagasus_ray.selection.report import selection_report
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, shard_name
 from alpagasus_ray.store.storage import Storage, Written
 
+Scores = Mapping[str, float | None]
+
 ROWS_PER_FILE = 1000
 SUBSET_JSON, CONTAMINATION = "subset.json", "contamination.tsv"
 
@@ -52,11 +56,11 @@ class Chosen(NamedTuple):
 def pick_subset(config: Pick, run: Run, test_sets: Sequence[TestSet] = ()) -> list[Manifest]:
     """Make `subsets/<arm>/` for every arm; those that are made already are left as they are. `test_sets` are the run's own,
     which `pick.clean` looks for unless it names others."""
-    examples = run.examples().finished("ingest")
+    examples = run.examples().finished()
     inputs = {"examples": examples.content_hash()}
     ratings: Manifest | None = None
     if any(arm.traits.by_score for arm in config.arms):
-        ratings = run.ratings(config.ratings).finished("score")
+        ratings = run.ratings(config.ratings).finished()
         _check_same_examples(ratings, examples)
         inputs[f"ratings/{config.ratings}"] = ratings.content_hash()
         _check_cuts(config, ratings)
@@ -151,7 +155,7 @@ def _check_unscored(config: Pick, loaded: Loaded, ratings: Manifest | None) -> N
         return
     why = ", ".join(f"{count:,} {status}" for status, count in counts.most_common() if count)
     refused = "cascade" in ratings.details or "combine" in ratings.settings  # ratings that are not asked again
-    way = "Allow it: " if refused else "Ask again for what failed (jobs/score.py --retry-failed), or allow it: "
+    way = "Allow it: " if refused else "Ask again for what failed (`alpagasus score RUN --retry-failed`), or allow it: "
     raise StageFailed(
         f"{unscored:,} of {rows:,} rows ({unscored / rows:.1%}) have no score: {why}; pick.max_unscored allows "
         f"{config.max_unscored:.1%}. {way}--set pick.max_unscored={np.ceil(unscored / rows * 100) / 100:g}"
@@ -230,21 +234,42 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
 
 def _write_back(run: Run, storage: Storage, loaded: Loaded, choice: Choice) -> dict[str, tuple[Written, int]]:
     """The chosen records as they came, beside `subset.json`."""
-    made = run.examples().finished("ingest")
-    several = made.settings.get("turns") == "all"
-    rows = _examples(run, made, loaded, choice)
-    return write_back.write(storage, made.details, rows, loaded.scores, several=several)
+    made, columns = run.examples().finished(), loaded.columns
+
+    def scores_of(number: int, _: str) -> Scores | None:
+        if not choice.kept[number]:
+            return None
+        found = {"score": columns.score[number], "expected_score": columns.expected[number]}
+        return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
+
+    return write_back.write(storage, made.details, _examples(run, made, scores_of), loaded.scores, several=_several(made))
 
 
-def _examples(run: Run, made: Manifest, loaded: Loaded, choice: Choice) -> Iterator[write_back.Example]:
-    number = 0
+def write_lines(run: Run, arm: str, target: str) -> int:
+    """Write an arm's records to a file or URI as JSON lines, as they came, each with its score; the answer is their number."""
+    stage, made = run.subset(arm), run.examples().finished()
+    tables = stage.tables(stage.finished(), ["example_id", *write_back.SCORES])
+    chosen = {row.pop("example_id"): row for table in tables for row in table.to_pylist()}
+    scores = [name for name in write_back.SCORES if any(row[name] is not None for row in chosen.values())]
+    examples = _examples(run, made, lambda _, example_id: chosen.get(example_id))
+    folder, name = posixpath.split(target)
+    with Storage.open(folder or ".").writing(name) as stream:
+        return write_back.write_lines(stream, made.details, examples, scores, several=_several(made))
+
+
+def _several(made: Manifest) -> bool:
+    """Whether a record may have several examples."""
+    return made.settings.get("turns") == "all"
+
+
+def _examples(run: Run, made: Manifest, scores_of: Callable[[int, str], Scores | None]) -> Iterator[write_back.Example]:
+    """All examples; the chosen ones are those that `scores_of` gives scores for, by their number and their id."""
+    numbers = itertools.count()
     for table in run.examples().tables(made):
         for row in conformed(table, EXAMPLES).select(["row", "example_id", *TRIPLE, "record"]).to_pylist():
-            found = {"score": loaded.columns.score[number], "expected_score": loaded.columns.expected[number]}
-            scores = {name: None if np.isnan(value) else float(value) for name, value in found.items()}
+            scores = scores_of(next(numbers), row["example_id"])
             triple = (row["instruction"], row["input"], row["output"])
-            yield write_back.Example(row["row"], row["example_id"], triple, row["record"], bool(choice.kept[number]), scores)
-            number += 1
+            yield write_back.Example(row["row"], row["example_id"], triple, row["record"], scores is not None, scores or {})
 
 
 def _write_rows(storage: Storage, tables: Iterable[pa.Table], schema: pa.Schema, prefix: str) -> Iterator[FileEntry]:

@@ -107,7 +107,7 @@ def _of_others(config: Score, run: Run) -> dict[str, Any]:
         "plan": True,
         "stage": stage.name,
         "location": stage.storage.root,
-        "rows": run.examples().finished("ingest").rows,
+        "rows": run.examples().finished().rows,
         "left": 0,
         "limit": None,
         "requests": 0,

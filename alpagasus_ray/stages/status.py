@@ -56,7 +56,7 @@ def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:
         return _finished(manifest)
     begun = stage.begun()
     if begun is None:  # finished in this moment
-        return _finished(stage.finished("status"))
+        return _finished(stage.finished())
     if kind_of(name).trains:
         return _training(run, stage, begun)
     return _unfinished(run, stage, begun, names)

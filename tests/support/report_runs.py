@@ -39,7 +39,7 @@ def rate(run: Run, scores: Sequence[float | None], replies: Sequence[str] | None
     ]
     begun = Begun(
         settings={"judge": {"kind": "rules"}, "rubric": {"dimension": "accuracy", "prompt": "toy"}},
-        inputs={"examples": run.examples().finished("ingest").content_hash()},
+        inputs={"examples": run.examples().finished().content_hash()},
         seconds=2.0,
     )
     stage = run.ratings(name)
@@ -111,7 +111,7 @@ def judge(
     winners = [winner for both in outcomes for winner in both]
     rows = [_verdict(game, winner) for game, winner in zip(games, winners, strict=True)]
     written = stage.storage.write_table(shard_name(0), pa.Table.from_pylist(rows, schema=VERDICTS))
-    inputs = {pairs.name: pairs.finished("compare").content_hash()}
+    inputs = {pairs.name: pairs.finished().content_hash()}
     label = f"judge {name}" if name else "toy judge"
     begun = Begun(settings={"judge": {"kind": "api", "model": label}}, inputs=inputs, seconds=1.5)
     details = {"a": a, "b": b, "test_set": "toys", "judge": label}

@@ -31,7 +31,7 @@ def _run(folder: Path, rows: int = 300) -> Run:
 
 def test_columns_are_in_the_order_of_the_examples(tmp_path: Path) -> None:
     run = _run(tmp_path)
-    examples, ratings = run.examples().finished("ingest"), run.ratings("judge").finished("score")
+    examples, ratings = run.examples().finished(), run.ratings("judge").finished()
     loaded = columns.load(run, Pick(), examples, ratings)
     assert loaded.columns.score.tolist() == [n % 11 / 2 for n in range(300)]
     assert list(loaded.columns.category[:4]) == ["coding", "math", "talk", "coding"]
@@ -70,7 +70,7 @@ def test_a_share_for_a_category_that_no_example_has_is_told(tmp_path: Path) -> N
 def _dropped(run: Run, arm: str) -> dict[str, str]:
     """Why each row was dropped, by its number."""
     home = run.subset(arm)
-    files = [entry.name for entry in home.finished("pick").files if entry.name.startswith("dropped-")]
+    files = [entry.name for entry in home.finished().files if entry.name.startswith("dropped-")]
     rows = [row for name in files for row in home.storage.read_table(name).to_pylist()]
     return {row["example_id"].rsplit("#")[-1].rsplit(":")[-1]: row["reason"] for row in rows}
 

@@ -76,7 +76,7 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     assert _call(run, "make") == 0
     home, key = run.people("apricot-vs-plum"), _key(run, "apricot-vs-plum")
     page = home.storage.read("ballot.html")
-    assert not any(name.encode() in page for name in (*MODELS, "koala-", home.finished("people").content_hash()))
+    assert not any(name.encode() in page for name in (*MODELS, "koala-", home.finished().content_hash()))
     assert len([item for item in key["items"] if not item["is_check"]]) == 160
     assert {name: sum(item["test_set"] == name for item in key["items"]) for name in SETS} == dict.fromkeys(SETS, 40)
     assert _call(run, "make") == 0, "a ballot that is out is not made anew"
@@ -93,12 +93,12 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     table = pq.read_table(home.storage.path("votes.parquet"))
     assert table.num_rows == 480
     assert {"prompt_id", "test_set", "a", "b", "voter", "vote"} <= set(table.column_names)
-    home.verify(home.finished("people"))
+    home.verify(home.finished())
     capsys.readouterr()
     [study] = ag.Run(run.storage.root).people("status").table()
     assert (study["study"], study["items"]) == ("apricot-vs-plum", 160)
     assert _call(run, "status") == 0
-    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().err
+    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().out
 
 
 def test_three_way_splits_are_no_ties_and_the_judge_stands_beside_people(run: Run, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_of_another_ballot_and_a_changed_one_are_refused(
         file.write_text(spoiled)
         assert _call(run, "import", str(file)) == 2
         assert why in capsys.readouterr().err
-    assert run.people("apricot-vs-plum").finished("people").rows == 0
+    assert run.people("apricot-vs-plum").finished().rows == 0
     assert _call(run, "import") == 2
     assert _call(run, "make", "x.jsonl") == 2
 

@@ -92,7 +92,7 @@ def test_the_page_and_the_dataset_card_say_how_far_the_judge_can_be_trusted(run:
 def test_a_run_without_cards_says_what_would_make_one(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 5)
     assert command.main(["report", run.storage.root]) == 0
-    assert "jobs/card.py tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
+    assert "alpagasus card tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
     assert command.main(["card", run.storage.root]) == 2
 
 

@@ -188,7 +188,7 @@ def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[Inferen
     fitted = saved.of_run(run, str(judge.model)) if judge.kind == "distilled" else None
     task = RatingTask(judge, criteria, reply_form(judge, criteria), fitted and fitted.student, spec.longest)
     home, source = run.ratings(config.name), run.examples()
-    target = Target.of(home, source, source.finished("ingest"), task.inputs | (fitted.inputs if fitted else {}))
+    target = Target.of(home, source, source.finished(), task.inputs | (fitted.inputs if fitted else {}))
     target = replace(target, asked_scale=task.settings["rubric"]["scale"], limit=config.limit)
     return InferenceStage("score", spec, task, home), task, target
 
