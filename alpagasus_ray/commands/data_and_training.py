@@ -106,7 +106,7 @@ def _distill(call: Call) -> dict[str, Any]:
 
 def _pick(call: Call) -> dict[str, Any]:
     from alpagasus_ray.reporting.stage_notes import picked_notes
-    from alpagasus_ray.selection.existing_arms import notes
+    from alpagasus_ray.selection.existing_arms import notes, of_run, stale_controls
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
 
     manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
@@ -126,6 +126,10 @@ def _pick(call: Call) -> dict[str, Any]:
         "location": call.run.storage.path("subsets"),
         "rows": sum(arm["rows"] for arm in arms),
         "arms": arms,
+        "notes": [
+            f"{name} {told}; it is left as it is. Name it in pick.arms beside the others to make it anew"
+            for name, told in stale_controls(of_run(call.run)).items()
+        ],
     }
 
 

@@ -233,10 +233,10 @@ def test_a_control_as_the_reports_baseline_does_not_hide_the_full_set(tmp_path: 
     assert told["word"] == "No, the other way round"
 
 
-def test_an_arm_alone_is_asked_about_without_an_answer(tmp_path: Path) -> None:
+def test_an_arm_alone_is_told_of_and_asks_no_question(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 12)
     rate(run, [row % 6 for row in range(12)])
     pick_subset(Pick(arms=(SELECTED,)), run)
     told = first(run)
-    assert (told["question"], told["word"]) == ("Is selected worth training on?", "No data")
+    assert (told["question"], told["word"], told["questions"]) == ("selected holds 4 of 12 examples", None, [])
     assert [asked["against"] for asked in told["questions"]] == ["another arm", "as many at random"]
