@@ -16,6 +16,7 @@ from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference import addresses, failures
 from alpagasus_ray.inference.bill import Bill, Part
+from alpagasus_ray.inference.budget import ROUNDING, SPEND, at_most_spent
 from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.failures import FAILED
 from alpagasus_ray.inference.shards import record, take_back
@@ -23,7 +24,7 @@ from alpagasus_ray.inference.spec import AskSpec, Job, RowTask, Task
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.raycluster.pool import ONE
 from alpagasus_ray.store.reply import BOUGHT
-from alpagasus_ray.store.run import TRIAL, Begun, FileEntry, Manifest, StageDir, describe
+from alpagasus_ray.store.run import STAGE, TRIAL, Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.store.storage import Written
 from alpagasus_ray.terminal import say
 
@@ -279,7 +280,7 @@ def begin(
     """Begin a stage, or go on with what an earlier call has begun; results of other settings are refused. A call that came to
     nothing, by a misspelt model for instance, binds nobody."""
     begun = stage.begun()
-    if begun is None or stage.is_bare():
+    if begun is None or _came_to_nothing(stage):
         begun = Begun(settings=dict(settings), inputs=dict(inputs), asked_scale=dict(asked_scale or {}))
         stage.begin(begun)
         return begun
@@ -287,6 +288,11 @@ def begin(
     if begun.rescoring:
         raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
     return begun
+
+
+def _came_to_nothing(stage: StageDir) -> bool:
+    """Whether an unfinished call has left no reply, no row, and no dollar that may have been spent."""
+    return stage.storage.all_names() <= {STAGE, SPEND} and at_most_spent(stage.storage) < ROUNDING
 
 
 def reopen(stage: StageDir, done: Manifest, again: Collection[str]) -> None:
