@@ -56,6 +56,7 @@ def _score(call: Call) -> dict[str, Any]:
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
+    report["scale"] = manifest.settings.get("rubric", {}).get("scale")
     return report
 
 

@@ -10,14 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from alpagasus_ray.config import Arm, Pick, TestSet, identity
-from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.config.pick import POLICIES
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
 from alpagasus_ray.data.schema import DROPPED, EXAMPLES, conformed
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.pick_inputs import arm_rows, cleaning, columns, vectors
 from alpagasus_ray.pick_inputs.breadth import of_arms
 from alpagasus_ray.pick_inputs.cleaning import Cleaned
@@ -27,7 +25,7 @@ from alpagasus_ray.reporting.charts import histogram_file
 from alpagasus_ray.selection import clean, existing_arms
 from alpagasus_ray.selection.budgeted import Beside, chosen
 from alpagasus_ray.selection.budgets import Budget
-from alpagasus_ray.selection.cuts import cut_problems
+from alpagasus_ray.selection.cuts import cut_problems, scale_of
 from alpagasus_ray.selection.duplicates import among_all, only
 from alpagasus_ray.selection.existing_arms import Wanted
 from alpagasus_ray.selection.policies import Choice, Flags
@@ -123,11 +121,10 @@ def _leader(arms: Iterable[Arm]) -> Arm | None:
 
 def _check_cuts(config: Pick, ratings: Manifest) -> None:
     """Refuse thresholds that mean nothing on the scale of the ratings."""
-    scale = ratings.settings.get("rubric", {}).get("scale")
-    if scale is not None:
-        steps = not traits_of(ratings.settings.get("judge", {}).get("kind")).is_recorded
-        if problems := cut_problems(config.arms, Scale.model_validate(scale), steps=steps):
-            raise UsageError("\n".join(problems))
+    known = scale_of(ratings.settings)
+    problems = cut_problems(config.arms, known[0], steps=known[1]) if known else []
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _check_same_examples(ratings: Manifest, examples: Manifest) -> None:
