@@ -278,6 +278,9 @@ def threshold_curve(points: Sequence[Cut], cut: float | None, scale: Scale | Non
         ),
         svg.path(turned, HEIGHT, "line series-0"),
     ]
+    if len(points) <= MOST_BINS:  # a dot says which end of a step holds at the score itself
+        at = ((across.across(point.threshold), round(HEIGHT * (1 - up.at(point.rows)), 2)) for point in points)
+        parts += [element("circle", cx=x, cy=y, r=4, class_="dot") for x, y in at]
     if cut is not None:
         place = across.across(cut)
         anchor = "end" if across.at(cut) > 0.5 else "start"

@@ -175,7 +175,7 @@ def test_another_cut_moves_the_histogram_shows_its_rows_and_says_how_it_is_made(
     assert page.locator("#cut-leave").is_disabled()
     kept = sum(row % 11 >= 8 and row != 3 for row in range(ROWS))
     assert f"as a cut at 4 would keep them: {kept}. selected itself is as it was" in caption.inner_text()
-    assert line.inner_text() == "tried: 4"
+    assert line.text_content() == "tried: 4"
     assert [line.locator("line").get_attribute(name) for name in ("x1", "x2")] == ["80%", "80%"]
     assert page.locator("a.column[data-low='4']").get_attribute("aria-label") == (
         f"score 4: {fours} examples, {fours} kept; show them"
@@ -261,7 +261,7 @@ def test_a_histogram_in_a_notebook_fits_a_phone(chromium: "Browser", screenshots
         page.set_content(f"<meta charset=utf-8>{Histogram({0.0: 8, 1.0: 5, 2.5: 14, 4.5: 110}, scale)._repr_html_()}")
         page.screenshot(path=screenshots / "notebook-390.png")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
-        assert page.locator("text.tick").all_inner_texts()[-11:] == [f"{step / 2:g}" for step in range(11)]
+        assert page.locator("text.tick").all_text_contents()[-11:] == [f"{step / 2:g}" for step in range(11)]
 
 
 def test_a_column_leads_to_its_rows_and_a_link_brings_all_back(chromium: "Browser", run: Run) -> None:
