@@ -7,7 +7,7 @@ import pytest
 
 from alpagasus_ray import __main__ as command
 from alpagasus_ray.config import Ingest, Price, Score
-from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
+from alpagasus_ray.errors import BudgetReached, SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.plan_score import plan
 from alpagasus_ray.stages.score import score
@@ -81,3 +81,23 @@ def test_ratings_of_examples_that_the_run_no_longer_holds_are_taken_over_under_a
     )
     score(Score(name="again", judge=api_judge(server.base_url), reuse=[advised.strip("[]")]), run, in_process=True)
     assert len(server.taken()) == 41
+
+
+def test_what_a_stage_took_is_what_all_its_calls_took_and_a_finished_one_says_that_nothing_was_asked(
+    tmp_path: Path, judge: JudgeStarter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, server = toy_run(tmp_path, 40), judge("--latency", "0.05")
+    asked = api_judge(server.base_url, price=PRICE)
+    with pytest.raises(BudgetReached):
+        score(Score(judge=asked, max_cost_usd=0.01, concurrency=2), run, in_process=True)
+    begun = run.ratings("judge").begun()
+    assert begun is not None
+    assert begun.seconds > 0.05
+    answered = len(server.taken())
+    assert command.main(["status", run.storage.root]) == 0
+    assert f"unfinished, 0 of 40 rows, {answered} more have their reply ({answered / 40:.0%})" in capsys.readouterr().err
+    assert score(Score(judge=asked), run, in_process=True).seconds > begun.seconds
+    price = ["-s", "score.judge.price={input: 1, output: 1}"]
+    again = ["-s", "score.judge.model=toy", "-s", f"score.judge.base_url={server.base_url}", *price]
+    assert command.main(["score", run.storage.root, *again]) == 0
+    assert "these ratings were finished before: nothing was asked" in capsys.readouterr().err
