@@ -18,7 +18,7 @@ def heading(selection: Selection | None) -> str:
 def sentence(selection: Selection | None, ratings: Iterable[RatingsEntry]) -> str:
     """How the examples were chosen, and why others are left out."""
     if selection is None:
-        return "`alpagasus pick` chooses examples by their ratings."
+        return "`alpagasus pick RUN` chooses examples by their ratings."
     by = next((f", as rated by {entry.judge}" for entry in ratings if entry.main), "")
     left, first = selection.rows.all - selection.rows.kept, list(selection.dropped_reasons.items())[:MOST_TOLD]
     reasons = [f"{rows:,}: {reason}" for reason, rows in first]
