@@ -65,7 +65,9 @@ def test_a_result_is_a_line_at_a_prompt(rated: ag.Rated) -> None:
     best = rated.pick(top=3)
     assert repr(best) == f"Selection(3 records, score {min(best.scores):g} to {max(best.scores):g})"
     run = ag.Run(rated.run.storage.root)
-    for shown in (rated, best, rated.run, rated.run.storage, rated.run.examples(), rated.manifest, run, rated.histogram()):
+    own = (ag.Rater(kind="rules"), ag.scorer("width")(lambda record: len(record["output"])))
+    stored = (rated.run, rated.run.storage, rated.run.examples(), rated.manifest)
+    for shown in (rated, best, run, rated.histogram(), *stored, *own):
         assert len(repr(shown)) < 200
         assert "object at 0x" not in repr(shown)
     assert repr(rated.run) == f"Run({rated.run.storage.root!r})"
