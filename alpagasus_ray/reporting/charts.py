@@ -145,10 +145,9 @@ def columns(bins: Sequence[ScoreBin], scale: Scale | None = None, curve: Sequenc
     that score; of scores on no step, `MOST_BINS` of equal width. `curve` tells how many rows each cut would keep."""
     scores = [entry.score for entry in bins]
     if steps := score_steps(scores, scale) or scores * (len(bins) == 1):
-        found = {entry.score: entry for entry in bins}
-        whole = [found.get(step, ScoreBin(step, 0, 0)) for step in steps]
-        made = [Column(entry.score, None, entry.rows, entry.kept) for entry in whole]
-        return _with_pool(made, curve)
+        by_score = {round(entry.score, 6): entry for entry in bins}
+        rows_at = [(step, by_score.get(round(step, 6), ScoreBin(step, 0, 0))) for step in steps]
+        return _with_pool([Column(step, None, entry.rows, entry.kept) for step, entry in rows_at], curve)
     if not bins:
         return []
     low, high = bins[0].score, bins[-1].score
@@ -162,9 +161,10 @@ def columns(bins: Sequence[ScoreBin], scale: Scale | None = None, curve: Sequenc
 
 
 def _with_pool(shown: Sequence[Column], curve: Sequence[Cut]) -> list[Column]:
+    """Columns with what cuts would keep of each; without a curve, all rows."""
     if not curve:
         return [column._replace(pool=column.rows) for column in shown]
-    above = [*(rows_kept(curve, column.low) for column in shown), 0]
+    above = [curve[0].rows, *(rows_kept(curve, column.low) for column in shown[1:]), 0]
     return [column._replace(pool=above[number] - above[number + 1]) for number, column in enumerate(shown)]
 
 

@@ -324,7 +324,7 @@ def _notes(main: PairEntry | None, pairs: Iterable[PairEntry], stale: Sequence[s
         notes.append(f"{missing:,} prompts have no verdict in both orders and count for nobody.")
     if stale:
         more = f", and {len(stale) - 1:,} more of the kind" if len(stale) > 1 else ""
-        notes.append(f"{stale[0]}{more}: what is told here is not all of what the run now holds.")
+        notes.append(f"{stale[0]}{more}: some of what is told here is of an earlier state of the run.")
     return notes
 
 

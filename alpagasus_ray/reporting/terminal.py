@@ -90,10 +90,10 @@ def _checks(report: Summary) -> Iterator[str]:
 
 def _bars(histogram: Mapping[str, int], scale: Mapping[str, float | None] | None = None) -> Iterator[str]:
     """A line for each score, also for steps of the scale that nobody was given."""
-    counts = {float(score): count for score, count in histogram.items()}
+    counts = {round(float(score), 6): count for score, count in histogram.items()}
     most = max(counts.values(), default=0)
     for score in (score_steps(counts, scale) or counts) if counts else ():
-        count = counts.get(score, 0)
+        count = counts.get(round(score, 6), 0)
         length = max(1, round(BAR * count / most)) if count else 0
         yield f"  {score:>5g} {'█' * length:<{BAR}} {count:,}"
 
