@@ -114,6 +114,8 @@ class Rated:
 
     def __repr__(self) -> str:
         cost = "" if self.cost_usd is None else f", ${self.cost_usd:,.4f}"
+        if self.spent_usd is not None and self.cost_usd is not None and self.spent_usd != self.cost_usd:
+            cost += f" in all, ${self.spent_usd:,.4f} by this call"
         return f"Rated({len(self):,} records, {len(self) - sum(self.unscored.values()):,} with a score{cost})"
 
     @property

@@ -100,7 +100,7 @@ def _cuts(data: ReportData) -> dict[str, Any] | None:
     return {"curve": points, **about}
 
 
-def _marked(points: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+def _marked(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
     """Which cuts of the slider have their number below it, from 0 to 100 across."""
     every = max(1, -(-len(points) // MOST_MARKS))
     last = max(1, len(points) - 1)

@@ -116,6 +116,8 @@ def test_what_a_call_has_spent_adds_up_and_what_ratings_have_cost_does_not(judge
     more = rate(ROWS[:6], price=price)
     assert first.spent_usd == first.cost_usd == again.cost_usd
     assert again.spent_usd == 0
+    assert repr(first) == f"Rated(4 records, 4 with a score, ${first.cost_usd:,.4f})"
+    assert repr(again) == f"Rated(4 records, 4 with a score, ${first.cost_usd:,.4f} in all, $0.0000 by this call)"
     assert first.cost_usd
     assert more.spent_usd
     assert 0 < more.spent_usd < first.cost_usd, "two rows of six"

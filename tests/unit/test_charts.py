@@ -12,6 +12,7 @@ from alpagasus_ray.reporting.chart_list import slider_cuts
 from alpagasus_ray.reporting.measures import read
 from alpagasus_ray.reporting.score_steps import score_steps
 from alpagasus_ray.reporting.selection_data import Cut, ScoreBin
+from alpagasus_ray.reporting.svg import Axis
 from alpagasus_ray.selection.policies import Choice, Columns
 from alpagasus_ray.selection.report import CountedBy, selection_report, threshold_curve
 
@@ -46,10 +47,10 @@ def test_the_curve_of_cuts_reads_at_every_cut_what_that_cut_keeps(seed: int) -> 
         points = curve([float(score) for score in scores])
         stairs = charts.cut_stairs(points, charts.cut_axis(points, SCALE))
         assert (stairs[0][0], stairs[-1][0]) == (0.0, 5.0)
-        for cut in np.arange(0.03, 5, 0.1):
+        for cut in (0.03 + number / 10 for number in range(50)):
             assert height(stairs, cut) == [sum(score >= cut for score in scores)], cut
             assert charts.rows_kept(points, cut) == sum(score >= cut for score in scores)
-    assert height(charts.cut_stairs(curve(SCORES), charts.Axis(0, 5)), 5.0) == [50], "and at the edge itself"
+    assert height(charts.cut_stairs(curve(SCORES), Axis(0, 5)), 5.0) == [50], "and at the edge itself"
 
 
 def test_the_drawn_line_goes_through_what_a_cut_between_two_scores_keeps() -> None:
