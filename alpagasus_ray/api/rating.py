@@ -161,7 +161,7 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
     rated = rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
     cost = rated.cost_usd
     spent = 0.0 if before.made == manifest else None if cost is None else max(0.0, round(cost - before.usd, 10))
-    rated = replace(rated, index=rows.index, spent_usd=spent)
+    rated = replace(rated, index=rows.frame_index, spent_usd=spent)
     return _as_handed_in(rated, rows.order) if rows.order else rated
 
 

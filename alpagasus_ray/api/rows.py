@@ -44,7 +44,7 @@ class Given(NamedTuple):
     """Whether they came from a cluster, on which they are rated."""
     order: Sequence[int] = ()
     """Of records that lie sorted, the number that each had when it was handed in; empty where they lie as they came."""
-    index: FrameIndex | None = None
+    frame_index: FrameIndex | None = None
     """Of a pandas table."""
 
 
@@ -57,7 +57,7 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
     _check_columns(listed(records[0]), columns)
     if not _is_of(rows, "ray"):
-        return Given(None, records, is_distributed=False, index=FrameIndex.of(rows) if _is_of(rows, "pandas") else None)
+        return Given(None, records, is_distributed=False, frame_index=FrameIndex.of(rows) if _is_of(rows, "pandas") else None)
     # Ray Data promises no order: the same rows have to be the same content each time
     lines = [as_lines([record]) for record in records]
     order = sorted(range(len(records)), key=lines.__getitem__)

@@ -21,8 +21,9 @@ def sentence(selection: Selection | None, ratings: Iterable[RatingsEntry]) -> st
         return "`alpagasus pick RUN` chooses examples by their ratings."
     by = next((f", as rated by {entry.judge}" for entry in ratings if entry.main), "")
     left, first = selection.rows.all - selection.rows.kept, list(selection.dropped_reasons.items())[:MOST_TOLD]
-    reasons = [f"{rows:,}: {reason}" for reason, rows in first]
+    reasons = [f"{rows:,} x {reason}" for reason, rows in first]
     if rest := left - sum(rows for _, rows in first):
-        reasons.append(f"{rest:,}: other reasons")
-    why = f"Left out are {left:,} ({'; '.join(reasons)})." if left else "Nothing is left out."
+        reasons.append(f"{rest:,} x other reasons")
+    told = first[0][0] if len(reasons) == len(first) == 1 else ", ".join(reasons)
+    why = f"Left out are {left:,}: {told}." if left else "Nothing is left out."
     return f"Chosen: {selection.rule}{by}. {why}"

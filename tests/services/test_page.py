@@ -237,7 +237,7 @@ def test_without_trainings_the_first_screen_is_the_selection_and_asks_no_questio
             assert "train" not in told.lower()
             assert "mine" not in told
             assert "Can rules be trusted?" in told
-            assert "6: an exact duplicate of another example" in told
+            assert "48 x score below 4, 6 x an exact duplicate of another example" in told
             assert first.locator("a.column").count() == page.locator("a.column").count() == 10
 
 

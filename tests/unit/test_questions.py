@@ -254,4 +254,4 @@ def test_an_arm_alone_is_told_of_and_asks_no_question(tmp_path: Path) -> None:
     pick_subset(Pick(arms=(SELECTED,)), run)
     told = first(run)
     assert (told["question"], told["word"], told["questions"]) == ("selected holds 4 of 12 examples", None, [])
-    assert told["sentence"].startswith("Chosen: score of at least 4, as rated by rules. Left out are 8 (8: score below 4)")
+    assert told["sentence"].startswith("Chosen: score of at least 4, as rated by rules. Left out are 8: score below 4.")
