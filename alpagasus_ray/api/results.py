@@ -74,12 +74,13 @@ class Scored(Ingested):
 
     @property
     def cost_usd(self) -> float | None:
-        """What the replies have cost, over all calls; None where no price is known."""
+        """What the replies of these ratings have cost in all, whichever call bought them; None where no price is known."""
         return self.summary["usage"].get("cost_usd")  # type: ignore[no-any-return]
 
     def histogram(self) -> Histogram:
         """How many examples have each score."""
-        return Histogram({float(score): count for score, count in self.summary["histogram"].items()})
+        counts = {float(score): count for score, count in self.summary["histogram"].items()}
+        return Histogram(counts, self.summary.get("scale"))
 
     @cached_property
     def rated(self) -> Rated:

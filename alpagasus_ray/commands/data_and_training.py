@@ -61,6 +61,7 @@ def _score(call: Call) -> dict[str, Any]:
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
+    report["scale"] = manifest.settings.get("rubric", {}).get("scale")
     return report
 
 
@@ -135,7 +136,7 @@ def _short_arms(loaded: recipes.Loaded, flags: Namespace) -> recipes.Loaded:
 
 def _pick(call: Call) -> dict[str, Any]:
     from alpagasus_ray.reporting.stage_notes import picked_notes
-    from alpagasus_ray.selection.existing_arms import notes
+    from alpagasus_ray.selection.existing_arms import notes, of_run, stale_controls
     from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset, write_lines
 
     manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
@@ -158,6 +159,10 @@ def _pick(call: Call) -> dict[str, Any]:
         "location": call.run.storage.path("subsets"),
         "rows": sum(arm["rows"] for arm in arms),
         "arms": arms,
+        "notes": [
+            f"{name} {told}; it is left as it is. Name it in pick.arms beside the others to make it anew"
+            for name, told in stale_controls(of_run(call.run)).items()
+        ],
     }
 
 

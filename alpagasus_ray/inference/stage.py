@@ -161,10 +161,10 @@ class InferenceStage:
     # ask
 
     def _ask(self, targets: Sequence[Target], spent_usd: float) -> list[Manifest]:
-        # imported here: to look at what is finished no Ray is needed
-        from alpagasus_ray.raycluster import connect
-
         if not self.in_process:
+            # imported here: to look at what is finished, and to work in this process, no Ray is needed
+            from alpagasus_ray.raycluster import connect
+
             connect.address_given()
         self._check_engine()
         self.spec.check_cap()

@@ -118,7 +118,8 @@ def _columns(arm: ArmEntry) -> Iterator[str]:
 
 def _answers(data: ReportData) -> Iterator[str]:
     first = data.first
-    yield "\n## What training on it gave\n"
+    if first.questions:
+        yield "\n## What training on it gave\n"
     for question in first.questions:
         parts = (f"{question.question} {question.word}.", question.sentence, question.behind)
         yield f"- {_plain(' '.join(part for part in parts if part))}"

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.score_steps import score_steps
 from alpagasus_ray.reporting.terminal_plan import card_plan_lines, score_plan_lines, whole_plan_lines
 from alpagasus_ray.reporting.terminal_race import race_lines, race_plan_lines
 from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
@@ -52,7 +53,7 @@ def _stage(report: Summary) -> Iterator[str]:
         yield "  " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
     for reason, count in report.get("reasons", {}).items():
         yield f"  {count:,} x {reason}"
-    yield from _bars(report.get("histogram", {}))
+    yield from _bars(report.get("histogram", {}), report.get("scale"))
     usual = {TWICE: 0, "attempts": report["rows"]}
     used = [_used(name, value) for name, value in (report.get("usage") or {}).items() if usual.get(name) != value]
     if used:
@@ -90,10 +91,14 @@ def _checks(report: Summary) -> Iterator[str]:
     yield "no problem found" if report["ok"] else "there are problems: score is not ready to run"
 
 
-def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
-    most = max(histogram.values(), default=0)
-    for score, count in histogram.items():
-        yield f"  {float(score):>5g} {'█' * max(1, round(BAR * count / most)):<{BAR}} {count:,}"
+def _bars(histogram: Mapping[str, int], scale: Mapping[str, float | None] | None = None) -> Iterator[str]:
+    """A line for each score, also for steps of the scale that nobody was given."""
+    counts = {round(float(score), 6): count for score, count in histogram.items()}
+    most = max(counts.values(), default=0)
+    for score in (score_steps(counts, scale) or counts) if counts else ():
+        count = counts.get(round(score, 6), 0)
+        length = max(1, round(BAR * count / most)) if count else 0
+        yield f"  {score:>5g} {'█' * length:<{BAR}} {count:,}"
 
 
 def _arm(arm: Summary) -> Iterator[str]:

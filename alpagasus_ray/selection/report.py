@@ -27,11 +27,14 @@ class CountedBy(NamedTuple):
     """What lengths are measured in: `tokens`, or `characters` where no tokenizer is named."""
 
 
-def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64], counted_by: CountedBy) -> dict[str, Any]:
+def selection_report(
+    columns: Columns, choice: Choice, tokens: NDArray[np.int64], counted_by: CountedBy, pool: Flags | None = None
+) -> dict[str, Any]:
     """Rows, tokens, lengths, kept share of each category, threshold curve and histogram of one arm.
 
     `tokens` holds the tokens of each row (instruction, input and output); `counted_by` says who
-    counted them, and what the lengths of the outputs are measured in.
+    counted them, and what the lengths of the outputs are measured in. `pool` flags the rows that a cut may keep (by default
+    all): no cut keeps a dropped duplicate, whatever its score.
     """
     kept = choice.kept
     return {
@@ -45,14 +48,14 @@ def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64]
             "unit": counted_by.lengths,
         },
         "categories": _categories(columns.category, kept),
-        "threshold_curve": threshold_curve(columns, tokens),
+        "threshold_curve": threshold_curve(columns, tokens, pool),
         "histogram": histogram(columns, kept),
     }
 
 
-def threshold_curve(columns: Columns, tokens: NDArray[np.int64]) -> list[dict[str, float]]:
-    """What each possible cut would keep: one entry for each score that occurs, lowest first."""
-    by_score = _ByScore(columns.score)
+def threshold_curve(columns: Columns, tokens: NDArray[np.int64], pool: Flags | None = None) -> list[dict[str, float]]:
+    """What each possible cut would keep of the rows of `pool`: one entry for each of their scores, lowest first."""
+    by_score = _ByScore(columns.score if pool is None else np.where(pool, columns.score, np.nan))
     above, held = (column[::-1].cumsum()[::-1].tolist() for column in (by_score.rows, by_score.sums(tokens)))
     rows = len(columns.score)
     return [

@@ -12,14 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from alpagasus_ray.config import Arm, Pick, TestSet, identity
-from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.config.pick import POLICIES
 from alpagasus_ray.data import write_back
 from alpagasus_ray.data.alpaca_json import write_alpaca_json
 from alpagasus_ray.data.originals import TRIPLE
 from alpagasus_ray.data.schema import DROPPED, EXAMPLES, conformed
 from alpagasus_ray.errors import StageFailed, UsageError
-from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.pick_inputs import arm_rows, cleaning, columns, vectors
 from alpagasus_ray.pick_inputs.breadth import of_arms
 from alpagasus_ray.pick_inputs.cleaning import Cleaned
@@ -29,10 +27,10 @@ from alpagasus_ray.reporting.charts import histogram_file
 from alpagasus_ray.selection import clean, existing_arms
 from alpagasus_ray.selection.budgeted import Beside, chosen
 from alpagasus_ray.selection.budgets import Budget
-from alpagasus_ray.selection.cuts import cut_problems
+from alpagasus_ray.selection.cuts import cut_problems, scale_of
 from alpagasus_ray.selection.duplicates import among_all, only
 from alpagasus_ray.selection.existing_arms import Wanted
-from alpagasus_ray.selection.policies import Choice
+from alpagasus_ray.selection.policies import Choice, Flags
 from alpagasus_ray.selection.report import selection_report
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, shard_name
 from alpagasus_ray.store.storage import Storage, Written
@@ -114,7 +112,7 @@ def _settings(arm: Arm, config: Pick) -> dict[str, Any]:
     copies = arm.k is None and arm.traits.copies_size and leader
     return (
         {"arm": identity(arm), "tokenizer": config.tokenizer, existing_arms.VERSION: existing_arms.PRESENT}
-        | ({"size_of": identity(leader)} if copies and leader else {})
+        | ({existing_arms.SIZE_OF: identity(leader)} if copies and leader else {})
         | ({"duplicates": "keep"} if config.duplicates == "keep" else {})  # as it was before they could be dropped
         | ({"clean": identity(config.clean)} if config.clean else {})
     )
@@ -127,11 +125,10 @@ def _leader(arms: Iterable[Arm]) -> Arm | None:
 
 def _check_cuts(config: Pick, ratings: Manifest) -> None:
     """Refuse thresholds that mean nothing on the scale of the ratings."""
-    scale = ratings.settings.get("rubric", {}).get("scale")
-    if scale is not None:
-        steps = not traits_of(ratings.settings.get("judge", {}).get("kind")).is_recorded
-        if problems := cut_problems(config.arms, Scale.model_validate(scale), steps=steps):
-            raise UsageError("\n".join(problems))
+    known = scale_of(ratings.settings)
+    problems = cut_problems(config.arms, known[0], steps=known[1]) if known else []
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _check_same_examples(ratings: Manifest, examples: Manifest) -> None:
@@ -166,8 +163,7 @@ def _choices(arms: Iterable[Arm], loaded: Loaded, cleaned: Cleaned | None, made:
     """What each arm keeps. Duplicates that are to be dropped, and near repeats, take part in none but `full`, which is
     everything; what holds a test set's text takes part in no arm."""
     columns = loaded.columns
-    clean = ~cleaned.contaminated if cleaned else np.ones(len(loaded.tokens), dtype=bool)
-    once = clean & ~loaded.repeats & (~cleaned.near_rows if cleaned else True)
+    clean, once = _pools(loaded, cleaned)
     vectors_of = made.all() if made and any(arm.spread == "apart" for arm in arms) else None
     beside = Beside(loaded.tokens, loaded.source, made.cluster if made else None, vectors_of)
     pool = only(columns, once), beside.only(once)
@@ -190,6 +186,12 @@ def _choices(arms: Iterable[Arm], loaded: Loaded, cleaned: Cleaned | None, made:
     return choices
 
 
+def _pools(loaded: Loaded, cleaned: Cleaned | None) -> tuple[Flags, Flags]:
+    """Which rows `full` may hold, and which all other arms."""
+    clean = ~cleaned.contaminated if cleaned else np.ones(len(loaded.tokens), dtype=bool)
+    return clean, clean & ~loaded.repeats & (~cleaned.near_rows if cleaned else True)
+
+
 def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -> Manifest:
     settings, inputs, choice, stage = arm.settings, arm.inputs, arm.choice, run.subset(arm.settings["arm"]["name"])
     started = time.monotonic()
@@ -197,7 +199,8 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     stage.storage.delete_tree()
     begun = Begun(settings=dict(settings), inputs=dict(inputs))
     stage.begin(begun)
-    report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by)
+    _, pool = _pools(loaded, cleaned)
+    report = selection_report(loaded.columns, choice, loaded.tokens, loaded.counted_by, pool)
     report |= {"breadth": arm.breadth} if arm.breadth else {}
     by_score = POLICIES[settings["arm"]["policy"]].by_score
     files = list(_write_rows(stage.storage, arm_rows.kept_tables(run, loaded, choice), arm_rows.schema(loaded), "part"))
@@ -208,7 +211,7 @@ def _write_arm(run: Run, arm: Chosen, loaded: Loaded, cleaned: Cleaned | None) -
     written = {
         SUBSET_JSON: write_alpaca_json(stage.storage, SUBSET_JSON, kept),
         "selection.json": stage.storage.write("selection.json", json.dumps(report, indent=2, ensure_ascii=False).encode()),
-        "histogram.svg": stage.storage.write("histogram.svg", _histogram_svg(report, settings["arm"]["name"]).encode()),
+        "histogram.svg": stage.storage.write("histogram.svg", _histogram_svg(report, stage.name, loaded.scale).encode()),
     }
     if cleaned and cleaned.hits:
         table = clean.to_tsv(arm_rows.ids_of(run, [hit.row for hit in cleaned.hits]), cleaned.hits)
@@ -289,8 +292,9 @@ def _write_one(storage: Storage, name: str, table: pa.Table) -> FileEntry:
     return FileEntry(name=name, rows=len(table), **storage.write_table(name, table)._asdict())
 
 
-def _histogram_svg(report: Mapping[str, Any], arm: str) -> str:
+def _histogram_svg(report: Mapping[str, Any], stage: str, scale: Mapping[str, float | None] | None) -> str:
     bins = report["histogram"]
     counts = {f"{entry['score']:g}": entry["rows"] for entry in bins}
     kept = {f"{entry['score']:g}": entry["kept"] for entry in bins}
-    return histogram_file(counts, kept, f"{arm}: {report['rows']['kept']:,} of {report['rows']['all']:,} examples kept")
+    title = f"{stage.rpartition('/')[2]}: {report['rows']['kept']:,} of {report['rows']['all']:,} examples kept"
+    return histogram_file(counts, kept, title, scale)

@@ -73,6 +73,9 @@ class StageDir:
     name: str
     storage: Storage
 
+    def __repr__(self) -> str:
+        return f"StageDir({self.storage.path('').rstrip('/')!r})"
+
     def manifest(self) -> Manifest | None:
         """The table of contents, or None while the stage is not finished."""
         if not self.storage.exists(MANIFEST):
@@ -231,6 +234,9 @@ class Run:
     """The directory of one experiment."""
 
     storage: Storage
+
+    def __repr__(self) -> str:
+        return f"Run({self.storage.path('').rstrip('/')!r})"
 
     @classmethod
     def open(cls, location: str) -> "Run":

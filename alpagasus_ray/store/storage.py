@@ -65,6 +65,9 @@ class Storage:
     guard: Guard | None = field(default=None, compare=False)
     """Asked before every write and every removal, here and in the directories below."""
 
+    def __repr__(self) -> str:
+        return f"Storage({self.path('')!r})"
+
     @classmethod
     def open(cls, location: str) -> "Storage":
         """The directory at a path or URI; it need not exist yet."""

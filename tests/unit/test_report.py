@@ -112,7 +112,8 @@ def test_the_schema_file_is_that_of_the_classes_and_allows_no_other_key(tmp_path
 def test_an_empty_run_has_a_report_that_says_how_to_begin(tmp_path: Path) -> None:
     run = empty(tmp_path)
     told = made(run)
-    assert told["first"]["verdict"] == "no data"
+    assert told["first"]["verdict"] is None
+    assert told["first"]["question"] == "Nothing is chosen yet"
     assert told["first"]["pooled"] is None
     assert told["examples"] is None
     assert "alpagasus ingest reads the examples" in page(run)
@@ -277,7 +278,11 @@ def test_a_stage_made_from_what_is_no_longer_so_is_named(tmp_path: Path) -> None
     run.subset("selected").storage.delete_tree()
     pick_subset(Pick(arms=(Arm(name="selected", policy="threshold", threshold=5.0),)), run)
     told = made(run)
-    assert told["stale"] == ["models/selected was made from subsets/selected, which has changed since"]
+    assert told["stale"] == [
+        "models/selected was made from subsets/selected, which has changed since",
+        "subsets/random was made to be as large as selected, has 12 examples, and selected has 6 now",
+    ]
+    assert [arm["rule"].endswith("and selected has 6 now") for arm in told["arms"]] == [False, True, False]
     assert told["stale"][0] in page(run)
 
 

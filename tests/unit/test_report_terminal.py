@@ -101,3 +101,18 @@ def test_rows_of_several_arms_are_not_added_up_and_lengths_are_whole_numbers() -
     told = list(terminal.lines({"stage": "subsets", "rows": 183, "location": "there", "arms": arms}))
     assert told[0] == "subsets: 3 arms in there"
     assert told[1].endswith("534 characters an output")
+
+
+def test_a_step_of_the_scale_that_no_row_has_is_a_line_without_a_bar() -> None:
+    lines = list(terminal._bars({"0.0": 4, "2.5": 8}, {"min": 0.0, "max": 3.0, "step": 0.5}))
+    assert [line.split() for line in lines] == [
+        ["0", "█" * 20, "4"],
+        ["0.5", "0"],
+        ["1", "0"],
+        ["1.5", "0"],
+        ["2", "0"],
+        ["2.5", "█" * 40, "8"],
+        ["3", "0"],
+    ]
+    assert list(terminal._bars({})) == []
+    assert [line.split()[0] for line in terminal._bars({"0.1234": 1, "4": 1})] == ["0.1234", "4"], "on no step"
