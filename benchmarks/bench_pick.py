@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from bench_large import Measured, in_own_process
 
 from alpagasus_ray.config import Arm, Pick
 from alpagasus_ray.data.schema import EXAMPLES, RATINGS
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Begun, FileEntry, Run, shard_name
-from bench_large import Measured, in_own_process
 from measure import Table, machine
 
-SHARD = 100_000
+SHARD = 20_000
 SCALE = {"min": 0.0, "max": 5.0, "step": None}
 
 
