@@ -130,9 +130,23 @@ def _near(near: float, run: Run, examples: Manifest, order: Indices, dropped: Fl
             start += len(table)
         column[dropped] = 0  # a row with this key is compared with none
         pairs.update(near_duplicates.candidates(column[:, None], order))
-    alike = _similar(home, listed, sorted(pairs), near)
+    alike = _of_two_records(run, examples, _similar(home, listed, sorted(pairs), near))
     wanted = np.unique(np.array(alike, dtype=np.int64).ravel())
     return near_duplicates.repeats(alike, order[np.isin(order, wanted)])
+
+
+def _of_two_records(run: Run, examples: Manifest, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs that are not two turns of one conversation: each holds the ones before it, and repeats none of them."""
+    if examples.settings.get("turns") != "all" or not pairs:
+        return pairs
+    numbers, source, start = np.unique(np.array(pairs, dtype=np.int64).ravel()), run.examples(), 0
+    record: dict[int, int] = {}
+    for table in source.tables(examples, ["row"]):
+        first, last = np.searchsorted(numbers, [start, start + len(table)])
+        own = numbers[first:last]
+        record |= zip(own.tolist(), table["row"].take(pa.array(own - start)).to_pylist(), strict=True)
+        start += len(table)
+    return [(first, second) for first, second in pairs if record[first] != record[second]]
 
 
 def _signed(near: float, run: Run, examples: Manifest) -> tuple[StageDir, Manifest]:
