@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Clean, TestSet, digest
 from alpagasus_ray.data import prompt_sets, readers
-from alpagasus_ray.raycluster.by_shard import map_shards
+from alpagasus_ray.raycluster.by_shard import map_items, map_shards
 from alpagasus_ray.selection import clean, near_duplicates
 from alpagasus_ray.selection.clean import Hit, Index, PromptText
 from alpagasus_ray.selection.policies import Flags
@@ -123,16 +123,22 @@ def _earlier(table: pa.Table) -> Iterator[tuple[int, str, str]]:
 def _near(near: float, run: Run, examples: Manifest, order: Indices, dropped: Flags) -> dict[int, int]:
     home, listed = _signed(near, run, examples)
     pairs: set[tuple[int, int]] = set()
-    for band in range(near_duplicates.bands(near)[0]):
-        column, start = np.empty(listed.rows, dtype=np.uint64), 0
-        for table in home.tables(listed, [f"band_{band:03d}"]):
-            column[start : start + len(table)] = table.column(0).to_numpy()
-            start += len(table)
-        column[dropped] = 0  # a row with this key is compared with none
-        pairs.update(near_duplicates.candidates(column[:, None], order))
+    alike_in = partial(_candidates, home, listed, order, dropped)
+    for found in map_items(alike_in, range(near_duplicates.bands(near)[0]), rows=listed.rows):
+        pairs.update(found)
     alike = _of_two_records(run, examples, _similar(home, listed, sorted(pairs), near))
     wanted = np.unique(np.array(alike, dtype=np.int64).ravel())
     return near_duplicates.repeats(alike, order[np.isin(order, wanted)])
+
+
+def _candidates(home: StageDir, listed: Manifest, order: Indices, dropped: Flags, band: int) -> list[tuple[int, int]]:
+    """The pairs of rows that share the key of a band."""
+    column, start = np.empty(listed.rows, dtype=np.uint64), 0
+    for table in home.tables(listed, [f"band_{band:03d}"]):
+        column[start : start + len(table)] = table.column(0).to_numpy()
+        start += len(table)
+    column[dropped] = 0  # a row with this key is compared with none
+    return near_duplicates.candidates(column[:, None], order)
 
 
 def _of_two_records(run: Run, examples: Manifest, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
