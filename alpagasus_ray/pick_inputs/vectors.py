@@ -79,7 +79,10 @@ def of_run(run: Run, examples: Manifest, by: str = WORDS) -> Made:
 
 def prints(by: str) -> dict[str, str]:
     """What a file of vectors is known by, for the inputs of what is made from it."""
-    return {} if by in (WORDS, NONE) else {f"vectors {by}": given_vectors.file_of(by).fingerprint()}
+    if by in (WORDS, NONE):
+        return {}
+    file = given_vectors.file_of(by)
+    return {f"vectors {file.name}": file.fingerprint()}
 
 
 def _from_file(home: StageDir, begun: Begun, source: StageDir, examples: Manifest, by: str) -> Manifest:

@@ -166,6 +166,8 @@ def _material(
     compared: Sequence[judge_verdicts.Judged],
     not_asked: Mapping[str, str],
 ) -> Material:
+    if config.gold and not made:
+        raise UsageError("card.gold: this run has no ratings that marks could stand beside; rate its examples, or leave it out")
     scales = {name: judge_material.scale_of(manifest) for name, manifest in made.items()}
     people = {name: judge_material.rated_by_people(run, scale) for name, scale in scales.items()}
     marks = judge_material.marks_given(config.gold, scales)

@@ -245,6 +245,8 @@ def test_a_card_goes_by_the_recipes_rule_and_counts_votes_once_where_a_pair_was_
         judge(run, MODELS, half, name, label="m")
     assert _call(run, "make", "-s", "people.test_sets=[toys]", "-s", "people.voters=[ana, bo, eva]") == 0
     files = _files(tmp_path, _key(run, "apricot-vs-plum"), lambda item, voter: "a" if item < 30 else "b")
+    (tmp_path / "gold.jsonl").write_text(json.dumps({"example_id": ids(run)[0], "score": 3}))
+    assert command.main(["card", run.storage.root, "-s", f"card.gold=[{tmp_path / 'gold.jsonl'}]"]) == 2, "there are no ratings"
     assert _call(run, "import", *files, "-s", "compare.rule=fastchat") == 0
     counts = _counts(run, "apricot-vs-plum")
     assert (counts["rule"], counts["judge_tally"]["tie"]) == ("fastchat", 30)
