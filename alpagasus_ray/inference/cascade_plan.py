@@ -7,9 +7,9 @@ from alpagasus_ray.config import Cascade
 from alpagasus_ray.inference.backlog import Held
 
 
-def scaled(report: Mapping[str, Any], cascade: Cascade, held: Held) -> dict[str, Any]:
+def scaled(report: Mapping[str, Any], cascade: Cascade, held: Held, besides_usd: float = 0.0) -> dict[str, Any]:
     """A plan of asking about all rows as one of a cascade, with what that leaves out as `saved`. What is `held` of its rounds
-    is not asked again, and counts as spent."""
+    is not asked again, and counts as spent, as does what was paid `besides` under the same cap."""
     share, every = cascade.share, int(report["requests"])
     asked = round(share * every)
     there = sum(held.counts.values()) + held.replies
@@ -25,7 +25,8 @@ def scaled(report: Mapping[str, Any], cascade: Cascade, held: Held) -> dict[str,
         dollars, left = report["dollars"], requests / every if every else 0.0
         low, high = (_part(dollars[end], left) for end in ("low", "high"))
         saved |= {end: _part(dollars[end], 1 - share) for end in ("low", "high")}
-        spent = held.usd if dollars["spent"] is None else max(dollars["spent"], held.usd or 0.0)
+        own = held.usd if held.usd is None and not besides_usd else (held.usd or 0.0) + besides_usd
+        spent = own if dollars["spent"] is None else max(dollars["spent"], own or 0.0)
         costs = {"low": low, "high": high}
         reached = {end: _reached(cost, requests, dollars["max_cost_usd"], spent or 0.0) for end, cost in costs.items()}
         changes["dollars"] = {**dollars, **costs, "spent": spent, "cap_reached_after": reached}

@@ -117,8 +117,8 @@ def _rated(config: Card, run: Run) -> dict[str, Manifest]:
 
 
 def _finished(run: Run) -> dict[str, Manifest]:
-    names = {name.split("/")[1] for name in run.storage.all_names() if name.startswith("ratings/") and name.count("/") == 2}
-    return {name: manifest for name in sorted(names) if (manifest := run.ratings(name).manifest()) is not None}
+    rated = {stage.name.partition("/")[2]: stage.manifest() for stage in run.rated()}
+    return {name: manifest for name, manifest in rated.items() if manifest is not None}
 
 
 def _current(run: Run) -> dict[str, Manifest]:
