@@ -22,6 +22,8 @@ SMALLEST, LARGEST = 3.0, 20.0
 """Radius of a cluster without examples and of the largest one, in pixels."""
 MORE, FEWER = 1.25, 0.8
 """From which ratio of an arm's share to the dataset's a cluster counts as held more, and up to which as held less."""
+MARGIN = 0.12
+"""Beyond the outermost clusters, on a scale from -1 to 1."""
 NAME_WIDTH, NAME_HEIGHT = 0.24, 18
 """Room of a name: a share of the width, and pixels."""
 
@@ -64,11 +66,15 @@ def cluster_map(arm: str, clusters: Sequence[Mapping[str, Any]]) -> ClusterMap:
 
 def drawn(shown: ClusterMap) -> Markup:
     """The circles, and the names of the largest that have room."""
-    across, up = Axis(-1.1, 1.1), Axis(-1.15, 1.15)
+    across, up = (_around([getattr(one, name) for one in shown.clusters]) for name in ("x", "y"))
     most = max(one.rows for one in shown.clusters)
     circles = [_circle(one, across, up, most) for one in shown.clusters]
     keys = [Key("kept", "a larger share of the arm"), Key("left-out", "about the same"), Key("lose", "a smaller share")]
     return svg.plot([*circles, *_names(shown.clusters, across, up)], HEIGHT, keys, left=12)
+
+
+def _around(places: Sequence[float]) -> Axis:
+    return Axis(min(places) - MARGIN, max(places) + MARGIN)
 
 
 def _circle(one: Cluster, across: Axis, up: Axis, most: int) -> Markup:
