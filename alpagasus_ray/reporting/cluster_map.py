@@ -92,7 +92,7 @@ def _down(y: float, up: Axis) -> float:
 def _names(clusters: Sequence[Cluster], across: Axis, up: Axis) -> list[Markup]:
     """Names of the largest clusters, where none stands over another."""
     places: list[tuple[float, float]] = []
-    names = []
+    names: list[Markup] = []
     for one in (one for one in clusters if one.name):
         x, y = min(max(across.at(one.x), NAME_WIDTH / 2), 1 - NAME_WIDTH / 2), _down(one.y, up) + 4
         if len(names) < MOST_NAMED and all(abs(x - a) > NAME_WIDTH or abs(y - b) > NAME_HEIGHT for a, b in places):
