@@ -86,9 +86,9 @@ def prints(by: str) -> dict[str, str]:
 
 
 def _from_file(home: StageDir, begun: Begun, source: StageDir, examples: Manifest, by: str) -> Manifest:
+    parts = list(given_vectors.of_examples(by, source, examples))
     home.storage.delete_tree()
     home.begin(begun)
-    parts = list(given_vectors.of_examples(by, source, examples))
     texts = [text for table in source.tables(examples, ["instruction", "input"]) for text in _texts(table)]
     drawn = np.sort(np.random.default_rng(0).permutation(len(texts))[: spread.SAMPLE])
     space = spread.fit_given(np.concatenate(parts)[drawn], [texts[row] for row in drawn])

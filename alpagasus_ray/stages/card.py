@@ -184,8 +184,14 @@ def _material(
 
 
 def _together(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, Any] | None:
-    """What judges have in common; ratings that are made of others agree with these by construction, and are left out."""
-    own = {name: one for name, one in ratings.items() if "combine" not in one.manifest.settings}
+    """What judges have in common: those of the scale that most of them are on. Ratings that are made of others agree with these
+    by construction, and are left out."""
+    by_scale: dict[tuple[float, float], dict[str, Ratings]] = {}
+    for name, one in ratings.items():
+        if "combine" not in one.manifest.settings:
+            scale = judge_material.scale_of(one.manifest)
+            by_scale.setdefault((scale.min, scale.max), {})[name] = one
+    own = max(by_scale.values(), key=len, default={})
     if len(own) < 2:
         return None
     ids = next(iter(own.values())).ids
@@ -300,6 +306,8 @@ def _missing(material: Material, one: Ratings, left_out: Mapping[str, Sequence[s
     """Better reasons than the usual ones for what is not there."""
     why = material.not_asked.get(one.name)
     better = {} if why is None else dict.fromkeys(("repeat", "planted_defects", "drift"), why)
+    if len(material.ratings) > 1 and "combine" not in one.manifest.settings:
+        better["several"] = "the run's other judges rate on another scale, or are made of others"
     reasons = {section: list(notes) for section, notes in left_out.items()}
     if material.marks[one.name].wrong:
         off = _off(material, one)

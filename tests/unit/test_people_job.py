@@ -232,6 +232,7 @@ def test_people_rate_on_the_scale_of_the_judge_and_stand_beside_no_judge_of_anot
     tens, fives = (json.loads(run.judges().storage.read(f"{name}/card.json")) for name in ("tens", "judge"))
     assert tens["raters"]["at_cut"]["agreement"]["n"] == 30
     assert (tens["gold"], fives["gold"]["exact_agreement"]["n"], fives["raters"]) == (None, 4, None)
+    assert fives["missing"]["several"] == "the run's other judges rate on another scale, or are made of others"
     assert fives["missing"]["raters"].startswith(
         "30 ratings by people are on another scale than these ratings, which go from 0"
     )
