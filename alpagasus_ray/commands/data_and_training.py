@@ -202,8 +202,10 @@ def _only(recipe: Recipe, arms: Sequence[str]) -> Recipe:
 
 
 def _report(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.card import unasked
     from alpagasus_ray.stages.report import report
 
+    unasked(call.recipe, call.run)
     return report(call.recipe.report, call.run, [arm.name for arm in call.recipe.pick.arms])
 
 

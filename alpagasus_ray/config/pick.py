@@ -190,8 +190,9 @@ class Pick(Section):
 
     clean: Clean | None = None
     """Take out examples that hold what the models will be tested on, and near repeats; `{}` looks for the test sets alone."""
-    vectors: Annotated[Literal["words", "none"], OPERATIONAL] = "words"
-    """What `spread` and the figures of an arm's breadth go by: `words`, the examples' own; `none` leaves the figures out."""
+    vectors: Annotated[str, OPERATIONAL] = "words"
+    """What `spread` and the figures of an arm's breadth go by: `words`, the examples' own; `none` leaves the figures out; or a
+    file of vectors that you have made: Parquet with `example_id` and `vector`, or .npz with `ids` and `vectors`."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alpagasus_ray.reporting import charts, length_charts
+from alpagasus_ray.reporting import charts, cluster_map, length_charts
 from alpagasus_ray.reporting.charts import Bar, Estimate
 from alpagasus_ray.reporting.comparisons_data import PairEntry, Radar, RadarGroup, Ranking
 from alpagasus_ray.reporting.headline import Headline
 from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Group, Interval
+from alpagasus_ray.reporting.panels import Panel
 from alpagasus_ray.reporting.report_data import ReportData
 from alpagasus_ray.reporting.score_steps import score_steps
 from alpagasus_ray.reporting.selection_data import Cut, RatingsEntry, Selection
@@ -183,6 +184,16 @@ def _categories(selection: Selection | None) -> Iterable[Chart]:
         yield Chart(charts.shares(shown, selection.rows.share), caption, "Share kept of each category", has_links=True)
 
 
+def _clusters(panels: Sequence[Panel]) -> Iterable[Chart]:
+    for shown in (one for panel in panels for one in panel.maps if one.clusters):
+        more = f" {shown.left_out:,} smaller clusters are left out." if shown.left_out else ""
+        caption = (
+            f"Clusters of the dataset, as large as they have examples, and near one another where their words are alike. The "
+            f"colour says whether {shown.arm} holds a larger or a smaller share of a cluster than the dataset.{more}"
+        )
+        yield Chart(cluster_map.drawn(shown), caption, f"What {shown.arm} is about")
+
+
 def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     with_curve = [training for training in trainings if training.curve]
     if not with_curve:
@@ -202,6 +213,7 @@ CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
     "selection": [lambda data: _selection(data.selection, data.ratings)],
     "lengths": [lambda data: _lengths(data.lengths, data.selection)],
     "categories": [lambda data: _categories(data.selection)],
+    "clusters": [lambda data: _clusters(data.panels)],
     "trainings": [lambda data: _trainings(data.trainings)],
 }
 """What draws the charts of each section of the page; without data it draws none."""

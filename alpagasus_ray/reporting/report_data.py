@@ -184,7 +184,7 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
         settings=settings,
         first=headline.headline(about, parts, config.claim, selection),
         verdicts=parts.pairs,
-        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given),
+        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given, config.rule),
         radars=comparisons_data.radars(parts.pairs),
         ranking=comparisons_data.ranking(from_its_side, settings),
         agreement=comparisons_data.agreement(pairs, settings, given),

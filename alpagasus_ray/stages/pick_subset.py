@@ -64,6 +64,7 @@ def pick_subset(config: Pick, run: Run, test_sets: Sequence[TestSet] = ()) -> li
         _check_cuts(config, ratings)
     tests = cleaning.looked_for(config.clean, test_sets) if config.clean else ()
     inputs |= cleaning.prints(tests)
+    inputs |= vectors.prints(config.vectors)
     wanted = {arm.name: Wanted(_settings(arm, config), inputs) for arm in config.arms}
     made = existing_arms.made(run, wanted)
     manifests = [manifest for manifest in made.values() if manifest]
@@ -98,9 +99,11 @@ def _cleaned(config: Pick, tests: Sequence[TestSet], run: Run, examples: Manifes
 def _vectors(config: Pick, run: Run, examples: Manifest) -> Made | None:
     """Vectors of the examples, where an arm is spread by them or there are enough rows for figures to say something."""
     if any(arm.spread for arm in config.arms):
-        return vectors.of_run(run, examples)
-    if config.vectors == "none" or examples.rows < vectors.FEWEST:
+        return vectors.of_run(run, examples, vectors.WORDS if config.vectors == vectors.NONE else config.vectors)
+    if config.vectors == vectors.NONE or examples.rows < vectors.FEWEST:
         return None
+    if config.vectors != vectors.WORDS:
+        return vectors.of_run(run, examples, config.vectors)
     try:
         return vectors.of_run(run, examples)
     except UsageError:  # examples without words, whose figures nobody has asked for

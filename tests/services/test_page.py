@@ -309,7 +309,7 @@ def test_what_is_shown_is_saved_and_wrong_ratings_come_back_as_gold(wide: Seen, 
     records = csv.DictReader(io.StringIO(saved("Export 1 wrong rating"), newline=""))
     placed = [(f"record {number}", record) for number, record in enumerate(records, 1)]
     assert placed[0][1]["judged"] == "0.5"
-    assert gold_marks(placed, "gold.csv", Scale(), known={"toys:000000001"}) == [
+    assert gold_marks(placed, "gold.csv", [Scale()], known={"toys:000000001"}) == [
         GoldMark("toys:000000001", 4.5, "", 'right, and "short"', chosen=True)
     ]
 
