@@ -18,7 +18,7 @@ from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import bounded_read
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Message, Rate, Reply, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Message, Rate, Reply, ReplyForm, Request, Wanted
 from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.openai_reply import error_text, outcome_of, read_reply, short, storable
 from alpagasus_ray.engines.rate_headers import retry_after, stated_rate
@@ -27,6 +27,8 @@ from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgai
 NO_KEY = "none"
 HIDDEN = "(the key)"
 LATE = "no reply in time"
+MOST_STOPS = 4
+"""Texts to stop at that OpenAI takes; replies are cut at the others once they are here."""
 TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
 CONNECTIONS = 4096
@@ -59,7 +61,8 @@ class OpenAIEngine:
         if not request.messages:
             raise RowRefused(EMPTY)
         try:
-            return storable(await self._complete(request))
+            reply = storable(await self._complete(request))
+            return reply if request.wanted is None else stopped(reply, request.wanted)
         except (*UNREADABLE, openai.OpenAIError) as error:
             raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
 
@@ -71,7 +74,7 @@ class OpenAIEngine:
                 response = await self._client.post(
                     "/chat/completions",
                     cast_to=httpx.Response,
-                    body={**self._body, "messages": messages_of(self._judge, request)},
+                    body={**self._body, **self._own(request), "messages": messages_of(self._judge, request)},
                 )
         except openai.APIStatusError as error:
             return self._answer_of(error.response)
@@ -85,6 +88,17 @@ class OpenAIEngine:
         if stated != Rate():
             self.stated = stated
         return read_reply(response.content, self._safe)
+
+    def _own(self, request: Request) -> dict[str, Any]:
+        """What one request wants of its own, as a body has it."""
+        wanted = request.wanted
+        if wanted is None:
+            return {}
+        if wanted.continuations or wanted.rolling:
+            raise RowRefused("no probabilities", "an API does not tell how probable a given text is")
+        own = {"temperature": wanted.temperature, "top_p": wanted.top_p, self._judge.max_tokens_field: wanted.max_tokens}
+        own["stop"] = list(wanted.stop[:MOST_STOPS]) or None
+        return {key: value for key, value in own.items() if value is not None}
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -123,6 +137,12 @@ class OpenAIEngine:
         if isinstance(came, Reply):
             return came
         raise came
+
+
+def stopped(reply: Reply, wanted: Wanted) -> Reply:
+    """A reply up to the first of the texts that it was to stop at."""
+    ends = [place for text in wanted.stop if (place := reply.text.find(text)) >= 0]
+    return reply._replace(text=reply.text[: min(ends)]) if ends else reply
 
 
 def messages_of(judge: EngineConfig, request: Request) -> list[Message]:

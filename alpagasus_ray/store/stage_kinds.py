@@ -32,6 +32,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "answers": StageKind((2,)),
     "pairs": StageKind((2,), is_asked_about=True, is_minor=True),
     "verdicts": StageKind((2,)),
+    "benchmarks": StageKind((2,)),
     "probes": StageKind((2,), is_asked_about=True, is_minor=True),
     "judges": StageKind((0, 1, 2)),
     "people": StageKind((1,), is_minor=True),

@@ -1,0 +1,325 @@
+"""Ask models benchmarks: questions by lm-eval's rules, replies by the engines of this package, scores per document.
+
+For each model and benchmark there is `benchmarks/<model>/<task>/` with `questions/`, `replies/` and, once all are there, a row for
+each document. A model is started once for all of its benchmarks, and a call that was stopped goes on with the replies that it has.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from alpagasus_ray import extras
+from alpagasus_ray.benchmarking import documents, harness, lengths, programs, task_files
+from alpagasus_ray.benchmarking.documents import Documents
+from alpagasus_ray.benchmarking.harness import Harness, Question, Scored
+from alpagasus_ray.benchmarking.sandbox import Limits, Sandbox
+from alpagasus_ray.benchmarking.task_files import Benchmark
+from alpagasus_ray.config import Bench, BenchModel, Generate
+from alpagasus_ray.data.schema import BENCHMARKS, QUESTIONS
+from alpagasus_ray.engines.identity import with_template
+from alpagasus_ray.errors import UsageError
+from alpagasus_ray.evaluation import benchmark_scores
+from alpagasus_ray.inference.spec import AskSpec
+from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.inference.tasks.benchmark import AGAIN, GOOD, STATUSES, BenchmarkTask
+from alpagasus_ray.pick_inputs import contamination
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
+
+ROWS_PER_SHARD = 256
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model and one benchmark."""
+
+    model: BenchModel
+    benchmark: Benchmark
+    documents: Documents
+    home: StageDir
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def begun(self) -> Begun:
+        return Begun(settings=dict(self.settings), inputs=dict(self.inputs))
+
+
+def bench(
+    config: Bench, generate: Generate, run: Run, *, again: Sequence[str] = (), unsafe_code: bool = False
+) -> list[tuple[str, str, Manifest]]:
+    """Make `benchmarks/<model>/<task>/` for every model and benchmark; what is made already is left as it is, but for questions
+    whose reply has a status of `again`. Whatever can be wrong with one is told before any model is asked. Model, benchmark and
+    manifest of each."""
+    entries = _entries(config, generate, run)
+    made = {entry.home.name: entry.home.made(entry.settings, entry.inputs) for entry in entries}
+    for entry in entries:
+        if made[entry.home.name] is not None and again and _has(entry, again):
+            entry.home.reopen()
+            made[entry.home.name] = None
+    left = [entry for entry in entries if made[entry.home.name] is None]
+    sandbox = _sandbox(config, left, unsafe_code)
+    prepared = [(entry, *_asked(config, entry)) for entry in left]
+    for model in {entry.model.name: entry.model for entry in left}.values():
+        own = [one for one in prepared if one[0].model.name == model.name]
+        replies = _ask(config, model, run, own, again)
+        for (entry, ready, listed), told in zip(own, replies, strict=True):
+            made[entry.home.name] = _finish(entry, ready, listed, told, sandbox, run)
+    return [(entry.model.name, entry.benchmark.name, _there(made[entry.home.name])) for entry in entries]
+
+
+def benchmarks_of(config: Bench) -> list[Benchmark]:
+    """The benchmarks of a recipe; a `UsageError` tells of a name that nobody knows."""
+    if not config.tasks:
+        raise UsageError("`bench.tasks` is empty; give e.g. --set 'bench.tasks=[mmlu-tiny, humaneval-tiny]'")
+    os.environ.update(documents.offline(config.data))
+    others = [] if all(task_files.is_own(task) for task in config.tasks) else _of_lm_eval()
+    return task_files.resolved(config.tasks, config.data, others)
+
+
+def _of_lm_eval() -> list[str]:
+    extras.require("bench", "bench.tasks: a task of lm-eval")
+    return harness.own_names()
+
+
+def _there(manifest: Manifest | None) -> Manifest:
+    assert manifest is not None, "every entry was finished"
+    return manifest
+
+
+# what is asked
+
+
+def _entries(config: Bench, generate: Generate, run: Run) -> list[Entry]:
+    benchmarks = benchmarks_of(config)
+    models = [_resolved(model, run) for model in models_of(config, generate)]
+    loaded = {one.name: documents.load(one) for one in benchmarks}
+    entries = []
+    for model in models:
+        asked = BenchmarkTask(model, config.too_long == "cut", *_checkpoint(model, run))
+        for one in benchmarks:
+            settings = {
+                "task": one.file.name,
+                "file": one.file.identity(),
+                "shots": one.shots,
+                "tiny": one.is_tiny,
+                "too_long": config.too_long,
+                **asked.settings,
+            }
+            inputs = {"documents": loaded[one.name].fingerprint, **asked.inputs}
+            entries.append(Entry(model, one, loaded[one.name], run.benchmark(model.name, one.name), settings, inputs))
+    return entries
+
+
+def models_of(config: Bench, generate: Generate) -> Sequence[BenchModel]:
+    """The models that are asked: those of the section, or those of `generate` that vLLM runs."""
+    if config.models:
+        return config.models
+    own = [
+        BenchModel.model_validate({"name": one.name, "vllm": one.vllm, **({"arm": one.arm} if one.arm else {"path": one.path})})
+        for one in generate.models
+        if one.in_job
+    ]
+    if not own:
+        raise UsageError(
+            "`bench.models` is empty, and `generate.models` has none that vLLM runs; give e.g. --set "
+            "'bench.models=[{name: base, path: Qwen/Qwen3-8B}]'"
+        )
+    return own
+
+
+def _resolved(model: BenchModel, run: Run) -> BenchModel:
+    if model.arm is not None:
+        weights = run.weights(model.arm)
+        if not weights.exists(CONFIG):
+            raise UsageError(
+                f"bench.models: {model.name!r} is the arm {model.arm!r}, and {weights.root} holds no checkpoint; finetune it "
+                "first, or name a checkpoint by `path`"
+            )
+        model = model.model_copy(update={"model": weights.root})
+    return with_template(model)
+
+
+def _checkpoint(model: BenchModel, run: Run) -> tuple[Any, Any]:
+    return (None, None) if model.arm is None else (run.model(model.arm), run.weights(model.arm))
+
+
+def _sandbox(config: Bench, left: Sequence[Entry], unsafe_code: bool) -> Sandbox | None:
+    """Where programs that models write are run; a `UsageError` where there is no safe place."""
+    written = [entry.benchmark.where for entry in left if entry.benchmark.file.code]
+    if not written:
+        return None
+    limits = Limits(seconds=config.code_seconds, memory_mib=config.code_mib)
+    return Sandbox.open(limits, f"{written[0]} runs programs that a model has written", unsafe=unsafe_code)
+
+
+def _asked(config: Bench, entry: Entry) -> tuple[Harness, Manifest]:
+    """The questions of an entry, written down; told before: what of them the model cannot be asked."""
+    ready = Harness(entry.benchmark, entry.documents)
+    if entry.model.is_remote and not ready.generates:
+        raise UsageError(
+            f"{entry.benchmark.where}: it asks how probable given answers are, which an API does not tell, and bench.models "
+            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job (`path`, `arm`), or benchmarks that make text"
+        )
+    chat = entry.model.by_messages
+    ready, questions = lengths.fitting(ready, entry.model, config.too_long)
+    home = questions_of(entry.home)
+    settings, inputs = {"chat": chat, "shots": ready.shots}, {"documents": entry.documents.fingerprint}
+    inputs["task file"] = entry.benchmark.file.identity()
+    made = home.made(settings, inputs)
+    if made is not None:
+        return ready, made
+    begun = Begun(settings=settings, inputs=inputs)
+    home.begin(begun)
+    files = [_written(home, number, part) for number, part in enumerate(_parts(questions))]
+    manifest = home.build(begun, files)
+    home.finish(manifest)
+    return ready, manifest
+
+
+def questions_of(home: StageDir) -> StageDir:
+    """Where the questions of a benchmark lie."""
+    return StageDir(f"{home.name}/questions", home.storage.at("questions"))
+
+
+def replies_of(home: StageDir) -> StageDir:
+    """Where the replies to them lie."""
+    return StageDir(f"{home.name}/replies", home.storage.at("replies"))
+
+
+def _parts(questions: Sequence[Question]) -> Iterator[list[dict[str, Any]]]:
+    rows = [
+        {**one._asdict(), "continuations": list(one.continuations), "question_id": f"{one.document_id}#{number}"}
+        for number, one in enumerate(questions)
+    ]
+    yield from (rows[start : start + ROWS_PER_SHARD] for start in range(0, len(rows), ROWS_PER_SHARD))
+
+
+def _written(home: StageDir, number: int, rows: list[dict[str, Any]]) -> FileEntry:
+    written = home.storage.write_table(shard_name(number), pa.Table.from_pylist(rows, schema=QUESTIONS))
+    return FileEntry(name=shard_name(number), rows=len(rows), **written._asdict())
+
+
+# replies
+
+
+def _has(entry: Entry, again: Sequence[str]) -> bool:
+    manifest = replies_of(entry.home).manifest()
+    return manifest is not None and any(manifest.counts.get(status) for status in again)
+
+
+def _ask(
+    config: Bench, model: BenchModel, run: Run, own: Sequence[tuple[Entry, Harness, Manifest]], again: Sequence[str]
+) -> list[Manifest]:
+    """Replies to all questions of a model."""
+    task = BenchmarkTask(model, config.too_long == "cut", *_checkpoint(model, run))
+    longest = max((_longest(questions_of(entry.home), listed) for entry, _, listed in own), default=0)
+    # what a cap reserves has to cover the longest reply that a benchmark asks for
+    billed = model.model_copy(update={"max_tokens": max(longest, 1)}) if model.is_remote else model
+    spec = replace(AskSpec.of(config, billed, good=GOOD, again=again))
+    targets = [
+        Target.of(replies_of(entry.home), questions_of(entry.home), listed, task.inputs) for entry, _, listed in own
+    ]
+    for entry, _, _ in own:
+        if entry.home.begun() is None:
+            entry.home.begin(entry.begun)
+    return InferenceStage(f"bench {model.name}", spec, task, run.benchmark(model.name)).fill(targets)
+
+
+def _longest(home: StageDir, listed: Manifest) -> int:
+    told = {text for table in home.tables(listed, ["options"]) for text in table["options"].unique().to_pylist() if text}
+    return max((json.loads(text)["max_tokens"] for text in told), default=0)
+
+
+# scores
+
+
+def _finish(entry: Entry, ready: Harness, listed: Manifest, told: Manifest, sandbox: Sandbox | None, run: Run) -> Manifest:
+    """Read the replies, score every document, and write the manifest."""
+    started = time.monotonic()
+    questions, replies = questions_of(entry.home), replies_of(entry.home)
+    rows = {row["question_id"]: row for table in replies.tables(told) for row in table.to_pylist()}
+    texts, statuses = {}, dict[str, tuple[str, str | None]]()
+    for table in questions.tables(listed):
+        for asked in table.to_pylist():
+            row = rows[asked["question_id"]]
+            texts[_question(asked)] = _text(asked, row)
+            before = statuses.get(asked["document_id"], (STATUSES[0], None))
+            statuses[asked["document_id"]] = max(before, (row["status"], row["error"]), key=lambda one: STATUSES.index(one[0]))
+    scored, figures = ready.scored(texts, chat=entry.model.by_messages)
+    if sandbox is not None and entry.benchmark.file.code:
+        scored = programs.scored(entry.benchmark.file.code, scored, sandbox)
+    results = [_row(entry, one, *statuses[one.document_id]) for one in scored]
+    files = []
+    for number, start in enumerate(range(0, len(results), ROWS_PER_SHARD)):
+        part = results[start : start + ROWS_PER_SHARD]
+        written = entry.home.storage.write_table(shard_name(number), pa.Table.from_pylist(part, schema=BENCHMARKS))
+        files.append(describe(shard_name(number), written, part))
+    details = _details(entry, ready, results, figures) | _contamination(entry, scored, run)
+    begun = entry.begun.after(told.seconds + time.monotonic() - started)
+    manifest = entry.home.build(begun, files, STATUSES, libraries=("lm-eval", *entry.model.traits.libraries), details=details)
+    manifest = manifest.model_copy(update={"usage": told.usage})
+    entry.home.finish(manifest)
+    return manifest
+
+
+def _question(asked: Mapping[str, Any]) -> Question:
+    return Question(asked["kind"], asked["context"], tuple(asked["continuations"]), asked["options"], asked["document_id"])
+
+
+def _text(asked: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The reply as it is scored. In place of one that is not there stands what can be scored; `_row` counts it as wrong."""
+    if row["status"] not in AGAIN and row["reply"] is not None:
+        return str(row["reply"])
+    return {"generate": "", "rolling": "0.0"}.get(asked["kind"]) or json.dumps([[0.0, False]] * len(asked["continuations"]))
+
+
+def _row(entry: Entry, one: Scored, status: str, error: str | None) -> dict[str, Any]:
+    cluster = entry.benchmark.file.cluster
+    lost = status in AGAIN  # a question without a reply never counts as solved
+    return {
+        "document_id": one.document_id,
+        "subset": one.subset,
+        "cluster": None if cluster is None else str(one.document[cluster]),
+        "status": status,
+        "score": 0.0 if lost and one.score is not None else one.score,
+        "measures": json.dumps(one.measures, ensure_ascii=False),
+        "prediction": None if lost else one.prediction,
+        "target": one.target,
+        "document": json.dumps(one.document, ensure_ascii=False, default=str),
+        "error": error or one.error,
+    }
+
+
+def _details(entry: Entry, ready: Harness, results: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> dict[str, Any]:
+    file = entry.benchmark.file
+    measured = [row for row in results if row["score"] is not None]
+    clusters = [row["cluster"] for row in measured] if file.cluster else None
+    return {
+        "model": entry.model.model,
+        "task": file.name,
+        "about": file.about,
+        "arm": entry.model.arm,
+        "chat": entry.model.by_messages,
+        "shots": ready.shots,
+        "asked_shots": entry.benchmark.shots,
+        "tiny": entry.benchmark.is_tiny,
+        "source": entry.documents.source,
+        "measure": file.measure or None,
+        "score": benchmark_scores.score([row["score"] for row in measured], clusters),
+        "without_reply": sum(row["status"] in AGAIN for row in results),
+        "figures": dict(figures),
+    }
+
+
+def _contamination(entry: Entry, scored: Sequence[Scored], run: Run) -> dict[str, Any]:
+    """How much of the benchmark the arm was trained on holds."""
+    if entry.model.arm is None or run.subset(entry.model.arm).manifest() is None:
+        return {}
+    asked = [(one.document_id, one.question, one.target) for one in scored]
+    return {"contamination": contamination.of_arm(entry.benchmark.name, asked, run.subset(entry.model.arm))}
