@@ -30,6 +30,7 @@ ALL_STATUSES = "all"
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
+    "fetch": {"metavar": "DIR"},
     "data": {"metavar": "SOURCE"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
@@ -66,6 +67,8 @@ class JobSpec(NamedTuple):
     """What the job can be told to do, one of which has to be said, with their help; `reading` can name some of them."""
     needs_run: Callable[[Recipe], bool] = lambda recipe: False
     """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
+    instead_of_a_run: str = ""
+    """A switch with a directory, under which the job needs no run."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -76,6 +79,11 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
 def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
     """Do what was asked for, tell what became of it, and return the exit code."""
     interrupts.install()
+    if parsed.run is None and not (spec.instead_of_a_run and getattr(parsed, spec.instead_of_a_run)):
+        _complain(
+            f"{spec.name}: give the run's directory" + (f", or --{spec.instead_of_a_run} DIR" if spec.instead_of_a_run else "")
+        )
+        return UsageError.exit_code
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Spelling())
     try:
@@ -109,19 +117,25 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
+    report = perform(spec, recipes.load(parsed.recipe, parsed.set), _opened(spec, parsed), parsed)
     terminal.show(report, sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
 
 
+def _opened(spec: JobSpec, parsed: argparse.Namespace) -> Run:
+    """The run, or the directory that stands in its place."""
+    return Run.open(parsed.run if parsed.run is not None else getattr(parsed, spec.instead_of_a_run))
+
+
 def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Do a job and return its summary; `flags` has a value for each switch of the job."""
-    if spec.needs_run(loaded.recipe):
+    reads = spec.only_reads or _is_reading(spec, flags)
+    if spec.needs_run(loaded.recipe) and not (spec.instead_of_a_run and getattr(flags, spec.instead_of_a_run)):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)
-    if not (spec.only_reads or _is_reading(spec, flags)):
+    if not reads:
         return _write(spec, loaded, call)
     with suppress(OSError):  # the job tells better what of the storage cannot be used
         _check_earlier(loaded, run, spec.section)
@@ -170,7 +184,7 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
         epilog=_knob_table(spec.section),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help=RUN_HELP)
+    parser.add_argument("--run", required=not spec.instead_of_a_run, metavar="DIR", help=RUN_HELP)
     add_arguments(parser, spec)
     return parser
 

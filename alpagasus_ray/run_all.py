@@ -26,9 +26,10 @@ from alpagasus_ray.terminal import spelled
 
 
 def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
-    """The jobs of a recipe, in order. Arms are raced only where the recipe has a section for it, and a judge is distilled only
-    there too: before all rows are rated if that asks for labels of its own, and after that if it learns from these ratings."""
-    jobs = tuple(step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set)
+    """The jobs of a recipe, in order. Arms are raced and benchmarks asked only where the recipe has a section for it, and a
+    judge is distilled only there too: before all rows are rated if that asks for labels of its own, and after that if it
+    learns from these ratings."""
+    jobs = tuple(step for step in STEPS if step not in IF_ASKED or step.section in recipe.model_fields_set)
     if "distill" not in recipe.model_fields_set:
         return jobs
     place = jobs.index(commands.SCORE) + (recipe.distill.labels is None)
@@ -43,9 +44,14 @@ STEPS: tuple[JobSpec, ...] = (
     commands.FINETUNE,
     commands.GENERATE,
     commands.COMPARE,
+    commands.BENCH,
     commands.CARD,
     commands.REPORT,
 )
+
+
+IF_ASKED = (commands.RACE, commands.BENCH)
+"""Jobs for which a recipe has to have a section."""
 
 
 def run_all(call: Call) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A prepared folder has a directory for each benchmark with a Parquet file for eac
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from alpagasus_ray.data.readers import HUGGING_FACE, SourceFile
 from alpagasus_ray.errors import InputError, UsageError
 from alpagasus_ray.store.storage import Storage, resolve
 
-ID, SUBSET, DOCUMENT = "document_id", "subset", "lm-eval document"
+ID, SUBSET = "alpagasus_document", "alpagasus_subset"
 """Columns that are added to each document: its name, and the value of `each`."""
 Document = dict[str, Any]
 
@@ -40,6 +41,8 @@ def load(benchmark: Benchmark) -> Documents:
     """The documents of a benchmark that is asked; those of a small variant are drawn from all, the same ones each time. A
     `UsageError` tells of missing splits and columns."""
     file = benchmark.file
+    if file.of_lm_eval:  # its documents are lm-eval's own business
+        return Documents([], [], "lm-eval's own task", version("lm-eval"))
     splits = _local(benchmark) if benchmark.data and not benchmark.data.startswith(HUGGING_FACE) else _from_hub(benchmark)
     source = benchmark.data or f"{HUGGING_FACE}{file.hub.path if file.hub else benchmark.name}"
     if not splits[TEST]:
@@ -53,7 +56,8 @@ def load(benchmark: Benchmark) -> Documents:
     shots = splits.get(SHOTS, [])
     if benchmark.shots and not shots and not file.shots_in:
         raise UsageError(
-            f"{benchmark.where}: {benchmark.shots} shots are asked for, and {source} has no solved examples. Put them beside the "
+            f"{benchmark.where}: {benchmark.shots} shots are asked for, and {source} has no solved examples. Put them beside "
+            f"the "
             f"questions as {SHOTS}.jsonl, or say `shots: 0`"
         )
     return Documents(named, shots, source, digest([named, shots]))
@@ -74,11 +78,15 @@ def _differ(benchmark: Benchmark, documents: Sequence[Document]) -> None:
 
 
 def _check_columns(benchmark: Benchmark, documents: Sequence[Document], source: str) -> None:
-    wanted = {*benchmark.file.columns, *(key for key in (benchmark.file.each, benchmark.file.id, benchmark.file.cluster) if key)}
+    wanted = {
+        *benchmark.file.columns,
+        *(key for key in (benchmark.file.each, benchmark.file.id, benchmark.file.cluster) if key),
+    }
     for number, document in enumerate(documents, 1):
         if missing := sorted(wanted - document.keys()):
             raise UsageError(
-                f"{benchmark.where}: document {number} of {source} has no {missing[0]!r}; it has {', '.join(map(str, document))}"
+                f"{benchmark.where}: document {number} of {source} has no {missing[0]!r}; it has "
+                f"{', '.join(map(str, document))}"
             )
 
 
@@ -93,7 +101,8 @@ def _local(benchmark: Benchmark) -> dict[str, list[Document]]:
     if kind == pafs.FileType.NotFound:
         base = benchmark.file.name
         raise UsageError(
-            f"{benchmark.where}: there are no documents at {location}. On a machine that reaches the hub, `alpagasus bench --fetch "
+            f"{benchmark.where}: there are no documents at {location}. On a machine that reaches the hub, `alpagasus bench "
+            f"--fetch "
             f"DIR` writes them to DIR/{base}; then set bench.data to DIR"
         )
     if kind == pafs.FileType.File:
@@ -125,7 +134,9 @@ def _from_hub(benchmark: Benchmark) -> dict[str, list[Document]]:
         hub = Hub(path=benchmark.data.removeprefix(HUGGING_FACE))
     assert hub is not None, "the recipe's tasks are resolved"
     splits = {TEST: benchmark.file.splits.test, SHOTS: benchmark.file.splits.shots}
-    return {name: _hub_split(benchmark, hub, split) for name, split in splits.items() if split and (benchmark.shots or name == TEST)}
+    return {
+        name: _hub_split(benchmark, hub, split) for name, split in splits.items() if split and (benchmark.shots or name == TEST)
+    }
 
 
 def _hub_split(benchmark: Benchmark, hub: Hub, split: str) -> list[Document]:
@@ -151,13 +162,27 @@ def _hub_split(benchmark: Benchmark, hub: Hub, split: str) -> list[Document]:
 def fetch(benchmarks: Sequence[Benchmark], folder: str) -> list[dict[str, Any]]:
     """Write the documents of the benchmarks to a folder, from which everything then runs without the hub."""
     storage, written = Storage.open(folder), []
+    if own := [one.name for one in benchmarks if one.file.of_lm_eval]:
+        raise UsageError(
+            f"--fetch: {own[0]} is a task of lm-eval's own, whose documents Hugging Face keeps in its cache (HF_HOME); load it "
+            "there once on a connected machine, and copy that"
+        )
+    if without := [one.name for one in benchmarks if one.file.hub is None]:
+        raise UsageError(
+            f"--fetch: the task file of {without[0]} names no dataset of the hub (`hub`); there is nothing to fetch"
+        )
     for file in {one.file.name: one.file for one in benchmarks}.values():
         whole = Benchmark(name=file.name, file=file, data=None, shots=max(file.shots, 1), is_tiny=False)
         splits = _from_hub(whole)
         for name, rows in splits.items():
             storage.at(file.name).write_table(f"{name}.parquet", pa.Table.from_pylist(rows))
-        written.append({"task": file.name, "documents": {name: len(rows) for name, rows in splits.items()},
-                        "location": storage.path(file.name)})
+        written.append(
+            {
+                "task": file.name,
+                "documents": {name: len(rows) for name, rows in splits.items()},
+                "location": storage.path(file.name),
+            }
+        )
         _fetch_nltk(file, storage)
     return written
 

@@ -1,30 +1,22 @@
 """lm-eval at work: tasks of its own kind from documents, the requests that they make, and the scores of the replies.
 
-The only module that imports lm-eval, in functions. Nothing is asked here: `StoredReplies` is a language model for lm-eval that
+With `harness_tasks.py` the only module that imports lm-eval, in functions. Nothing is asked here: `StoredReplies` is a language model for lm-eval that
 hands out what engines have answered, and what it does not have is an error. Nothing of lm-eval's own models, workers and caches
 is used.
 """
 
-import importlib
-import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
 from typing import Any, NamedTuple
-
-import yaml
 
 from alpagasus_ray import extras
 from alpagasus_ray.benchmarking.documents import ID, SUBSET, Document, Documents
-from alpagasus_ray.benchmarking.task_files import SHOTS, TEST, Benchmark
+from alpagasus_ray.benchmarking.harness_tasks import check_needs, made_of, of_lm_eval, quiet
+from alpagasus_ray.benchmarking.task_files import Benchmark
 from alpagasus_ray.errors import UsageError
 
 SEED = 1234
 """Draws shots where a task draws them; lm-eval's own default."""
-FUNCTIONS = ("process_docs", "process_results")
-"""Keys of a task file that may name a function as `module:function`."""
-GREEDY = {"do_sample": False, "temperature": 0.0}
 SAMPLING = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "max_length"}
 """What of a task's settings for generation is carried out; another one is refused."""
 MOST_TOKENS = 256
@@ -66,10 +58,12 @@ class Harness:
 
     def __init__(self, benchmark: Benchmark, documents: Documents, shots: int | None = None) -> None:
         extras.require("bench", f"{benchmark.where}: a benchmark of models")
-        _check_needs(benchmark)
+        check_needs(benchmark)
         self.benchmark, self.documents = benchmark, documents
-        self.shots = benchmark.shots if shots is None else shots
-        self._tasks = _tasks(benchmark, documents, self.shots)
+        asked = benchmark.shots if shots is None else shots
+        self._tasks = of_lm_eval(benchmark, asked) if benchmark.file.of_lm_eval else made_of(benchmark, documents, asked or 0)
+        self.shots = max(task.config.num_fewshot or 0 for task in self._tasks.values())
+        """Solved examples before each question."""
 
     @property
     def generates(self) -> bool:
@@ -81,7 +75,7 @@ class Harness:
         made: dict[tuple[str, str, str, str], list[str]] = {}
         for task in self._tasks.values():
             task.set_fewshot_seed(SEED)
-            with _quiet():
+            with quiet():
                 task.build_all_requests(
                     apply_chat_template=chat, fewshot_as_multiturn=chat, chat_template=_as_messages if chat else None
                 )
@@ -101,7 +95,7 @@ class Harness:
 
         for task in self._tasks.values():
             task.set_fewshot_seed(SEED)
-        with _quiet():
+        with quiet():
             result = evaluate(
                 lm=stored_replies(replies),
                 task_dict={"tasks": dict(self._tasks), "groups": {}, "group_map": {}},
@@ -119,142 +113,37 @@ class Harness:
             wanted = self.benchmark.file.reply or next(iter(dict.fromkeys(sample["filter"] for sample in of_task)), "none")
             rows: dict[str, dict[str, Any]] = {}
             for sample in of_task:
-                row = rows.setdefault(_id_of(sample), {"measures": {}})
+                row = rows.setdefault(_id_of(name, sample), {"measures": {}})
                 row["measures"] |= {_measure(metric, sample["filter"]): _plain(sample[metric]) for metric in sample["metrics"]}
                 if sample["filter"] == wanted:
                     main = self.benchmark.file.measure or next(iter(sample["metrics"]), "")
-                    row |= {"sample": sample, "score": _number(sample.get(main))}
-            for name_of, row in rows.items():
-                sample = row.get("sample")
-                if sample is None:
+                    row |= {"sample": sample, "score": self._score(sample, main)}
+            for document_id, row in rows.items():
+                if "sample" not in row:
                     raise UsageError(f"{self.benchmark.where}: `reply: {wanted}` is the name of no filter in its task file")
+                seen = row["sample"]
                 yield Scored(
-                    name_of,
-                    str(sample["doc"].get(SUBSET) or (name if len(self._tasks) > 1 else "")),
+                    document_id,
+                    str(seen["doc"].get(SUBSET) or (name if len(self._tasks) > 1 else "")),
                     row["score"],
                     row["measures"],
-                    _prediction(sample, task.OUTPUT_TYPE),
-                    str(sample["target"]),
-                    str(task.doc_to_text(sample["doc"])),
-                    dict(sample["doc"]),
+                    _prediction(seen, task.OUTPUT_TYPE),
+                    str(seen["target"]),
+                    str(task.doc_to_text(seen["doc"])),
+                    dict(seen["doc"]),
                 )
 
-
-# tasks
-
-
-def own_names() -> list[str]:
-    """The tasks, groups and tags that lm-eval has."""
-    from lm_eval.tasks import TaskManager
-
-    return list(TaskManager().all_tasks)
-
-
-def _tasks(benchmark: Benchmark, documents: Documents, shots: int) -> dict[str, Any]:
-    """One task of lm-eval for each value of `each`, or one alone."""
-    from lm_eval.api.task import ConfigurableTask
-
-    file = benchmark.file
-    parts: dict[str, list[Document]] = {}
-    for document in documents.test:
-        parts.setdefault(document[SUBSET], []).append(document)
-    tasks = {}
-    with _quiet():
-        for subset, own in parts.items():
-            solved = [one for one in documents.shots if not file.each or str(one[file.each]) == subset]
-            config = _config(benchmark, own, solved, shots, subset)
-            try:
-                tasks[config["task"]] = ConfigurableTask(config=config)
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                raise UsageError(f"{benchmark.where}: lm-eval does not take its task file: {reason}") from None
-    return tasks
-
-
-def _config(benchmark: Benchmark, test: list[Document], solved: list[Document], shots: int, subset: str) -> dict[str, Any]:
-    import datasets
-
-    file = benchmark.file
-    config = {key: _function(benchmark, value) if key in FUNCTIONS else value for key, value in file.harness.items()}
-    splits = {TEST: datasets.Dataset.from_list(test)}
-    if file.shots_in:
-        told = _shots_of_lm_eval(benchmark, subset)
-        solved = told["fewshot_config"]["samples"]
-        config = {"description": told.get("description", ""), **config}
-        config["fewshot_config"] = {"sampler": "first_n", "samples": solved}
-    elif shots:
-        splits[SHOTS] = datasets.Dataset.from_list(solved) if solved else splits[TEST].select([])
-        config["fewshot_split"] = SHOTS
-    if shots > len(solved):
-        of = f" of {subset}" if subset else ""
-        raise UsageError(
-            f"{benchmark.where}: {shots} shots are asked for, and there are {len(solved)} solved examples{of} in "
-            f"{file.shots_in or documents_of(benchmark)}; say `shots: {len(solved)}`, or add some"
-        )
-    name = f"{benchmark.name}_{subset}" if subset else benchmark.name
-    return {**config, "task": name, "custom_dataset": lambda **_: splits, "test_split": TEST, "num_fewshot": shots}
-
-
-def documents_of(benchmark: Benchmark) -> str:
-    """Where a benchmark's documents are, for messages."""
-    return benchmark.data or (benchmark.file.hub.path if benchmark.file.hub else benchmark.name)
-
-
-def _shots_of_lm_eval(benchmark: Benchmark, subset: str) -> dict[str, Any]:
-    """The solved examples that lm-eval's package has for a subset."""
-    from importlib import resources
-
-    file = resources.files("lm_eval.tasks").joinpath(f"{benchmark.file.shots_in}/{subset}.yaml")
-    try:
-        told: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-        assert told["fewshot_config"]["samples"], "a file without shots is of no use"
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        raise UsageError(f"{benchmark.where}: lm-eval has no solved examples for {subset!r} ({benchmark.file.shots_in})") from None
-    return told
-
-
-def _function(benchmark: Benchmark, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    module, _, name = value.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UsageError(f"{benchmark.where}: its task file names the function {value!r}, which cannot be imported") from None
-
-
-def _check_needs(benchmark: Benchmark) -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in benchmark.file.needs if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"{benchmark.where} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}")
-    if benchmark.file.nltk:
-        import nltk
-
-        for name in benchmark.file.nltk:
-            try:
-                nltk.data.find(f"tokenizers/{name}")
-            except LookupError:
-                raise UsageError(
-                    f"{benchmark.where} needs NLTK's {name}, which is not here: `alpagasus bench --fetch DIR` fetches it with the "
-                    f"documents; or python -m nltk.downloader {name}"
-                ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval tells at length what it was told, and draws a bar for each subset."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    def _score(self, sample: Mapping[str, Any], measure: str) -> float | None:
+        """The figure of one document; None where the measure has none, or a program has still to run."""
+        if self.benchmark.file.code:
+            return None
+        if measure not in sample["metrics"]:
+            raise UsageError(
+                f"{self.benchmark.where}: `measure: {measure}` is none of what its task file measures: "
+                f"{', '.join(sample['metrics'])}"
+            )
+        value = sample[measure]
+        return float(value) if isinstance(value, bool | int | float) else None
 
 
 # requests and replies
@@ -269,7 +158,7 @@ def _as_messages(messages: Sequence[Mapping[str, str]], add_generation_prompt: b
 def _question(benchmark: Benchmark, instance: Any, *, chat: bool) -> Question:
     if instance.repeats and instance.repeats > 1:
         raise UsageError(f"{benchmark.where}: it asks each question {instance.repeats} times over; only 1 is carried out")
-    document = str(instance.doc.get(ID, ""))
+    document = _name(instance)
     if instance.request_type == "generate_until":
         context, options = instance.args[0], generation(benchmark, instance.args[1])
         if chat and benchmark.file.code:
@@ -283,8 +172,8 @@ def _question(benchmark: Benchmark, instance: Any, *, chat: bool) -> Question:
 
 
 def generation(benchmark: Benchmark, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's settings for generation as requests have them: `max_tokens`, `stop`, `temperature`, `top_p`. A `UsageError` tells
-    of one that cannot be carried out."""
+    """A task's settings for generation as requests have them: `max_tokens`, `stop`, `temperature`, `top_p`. A `UsageError`
+    tells of one that cannot be carried out."""
     if unknown := sorted(set(given) - SAMPLING):
         raise UsageError(
             f"{benchmark.where}: generation_kwargs has {unknown[0]!r}, which is not carried out; there are "
@@ -293,7 +182,9 @@ def generation(benchmark: Benchmark, given: Mapping[str, Any]) -> dict[str, Any]
     until = given.get("until") or []
     stop = [until] if isinstance(until, str) else list(until)
     drawn = given.get("do_sample", False) or (given.get("temperature") or 0) > 0
-    sampling = {"temperature": float(given.get("temperature", 1.0)), "top_p": given.get("top_p")} if drawn else {"temperature": 0.0}
+    sampling = (
+        {"temperature": float(given.get("temperature", 1.0)), "top_p": given.get("top_p")} if drawn else {"temperature": 0.0}
+    )
     made = {"max_tokens": int(given.get("max_gen_toks", MOST_TOKENS)), "stop": stop, **sampling}
     return {key: value for key, value in made.items() if value is not None}
 
@@ -332,11 +223,11 @@ def stored_replies(replies: Mapping[Question, str]) -> Any:
 
 
 def _name(instance: Any) -> str:
-    return str(instance.doc.get(ID, ""))
+    return str(instance.doc.get(ID) or f"{instance.task_name}/{instance.doc_id}")
 
 
-def _id_of(sample: Mapping[str, Any]) -> str:
-    return str(sample["doc"].get(ID, sample["doc_id"]))
+def _id_of(task: str, sample: Mapping[str, Any]) -> str:
+    return str(sample["doc"].get(ID) or f"{task}/{sample['doc_id']}")
 
 
 # results
@@ -354,10 +245,6 @@ def _prediction(sample: Mapping[str, Any], output_type: str) -> str:
         values = [one[0] for one in sample["filtered_resps"]]
         return str(values.index(max(values)))
     return json.dumps(_plain(sample["filtered_resps"]))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float) else None
 
 
 def _plain(value: Any) -> Any:

@@ -15,12 +15,14 @@ MADE = 1
 """vLLM makes a token at least, for which the context needs room."""
 
 
-def fitting(ready: Harness, model: BenchModel, too_long: Literal["refuse", "fewer_shots", "cut"]) -> tuple[Harness, list[Question]]:
-    """The benchmark with its questions; with fewer shots where these are too long and that is asked for. A `UsageError` tells of
-    questions that do not fit, and of a model without a chat template that is asked by one."""
+def fitting(
+    ready: Harness, model: BenchModel, too_long: Literal["refuse", "fewer_shots", "cut"]
+) -> tuple[Harness, list[Question]]:
+    """The benchmark with its questions; with fewer shots where these are too long and that is asked for. A `UsageError` tells
+    of questions that do not fit, and of a model without a chat template that is asked by one."""
     chat = model.by_messages
     questions = ready.questions(chat=chat)
-    if not model.in_job or extras.missing("vllm") and "transformers" in extras.missing("vllm"):
+    if not model.in_job or (extras.missing("vllm") and "transformers" in extras.missing("vllm")):
         return ready, questions  # an API knows its own context; a machine without models cannot look
     assert model.model is not None, "a model in the job has one"
     tokenizer = load_tokenizer(model.model, f"{model.where}: the tokenizer of", trust_remote_code=model.vllm.trust_remote_code)
@@ -33,9 +35,10 @@ def fitting(ready: Harness, model: BenchModel, too_long: Literal["refuse", "fewe
             raise UsageError(_too_long(ready, model, needed, context))
         ready = Harness(ready.benchmark, ready.documents, ready.shots - 1)
         questions = ready.questions(chat=chat)
-    if ready.shots < ready.benchmark.shots:
+    if ready.shots < (ready.benchmark.shots or 0):
         say(
-            f"{ready.benchmark.where}: {ready.shots} shots in place of {ready.benchmark.shots}, as the context of {model.name} has "
+            f"{ready.benchmark.where}: {ready.shots} shots in place of {ready.benchmark.shots}, as the context of "
+            f"{model.name} has "
             f"{context:,} tokens (bench.too_long = fewer_shots)"
         )
     return ready, questions
@@ -44,17 +47,24 @@ def fitting(ready: Harness, model: BenchModel, too_long: Literal["refuse", "fewe
 def _check_template(model: BenchModel, tokenizer: Any) -> None:
     if model.chat and model.vllm.chat_template is None and tokenizer.chat_template is None:
         raise UsageError(
-            f"bench.models {model.name}: `chat: true` asks by a chat template, and {model.model!r} has none. Leave `chat` out, or "
+            f"bench.models {model.name}: `chat: true` asks by a chat template, and {model.model!r} has none. Leave `chat` "
+            f"out, or "
             "give the path of a template by vllm.chat_template"
         )
 
 
 def _too_long(ready: Harness, model: BenchModel, needed: int, context: int) -> str:
     where, shots = ready.benchmark.where, ready.shots
-    fewer = "Say `bench.too_long: fewer_shots` to ask with fewer shots, `cut` to drop" if shots else "Say `bench.too_long: cut` to drop"
+    fewer = (
+        "Say `bench.too_long: fewer_shots` to ask with fewer shots, `cut` to drop"
+        if shots
+        else "Say `bench.too_long: cut` to drop"
+    )
     return (
-        f"{where}: with {shots} shots the longest question and its reply take {needed:,} tokens, and the context of {model.name} "
-        f"({model.model}) has {context:,}. {fewer} the beginning of long ones, give fewer `shots`, or take a model with a longer "
+        f"{where}: with {shots} shots the longest question and its reply take {needed:,} tokens, and the context of "
+        f"{model.name} "
+        f"({model.model}) has {context:,}. {fewer} the beginning of long ones, give fewer `shots`, or take a model with a "
+        f"longer "
         "context"
     )
 
@@ -65,7 +75,10 @@ def _longest(tokenizer: Any, model: BenchModel, questions: Sequence[Question]) -
     if not asked:
         return 0
     texts = [_text(tokenizer, model, question) for question in asked]
-    sizes = [len(ids) for ids in tokenizer([text + _behind(one) for text, one in zip(texts, asked, strict=True)], verbose=False)["input_ids"]]
+    sizes = [
+        len(ids)
+        for ids in tokenizer([text + _behind(one) for text, one in zip(texts, asked, strict=True)], verbose=False)["input_ids"]
+    ]
     return max(size + _made(one) for size, one in zip(sizes, asked, strict=True))
 
 
@@ -85,4 +98,6 @@ def _text(tokenizer: Any, model: BenchModel, question: Question) -> str:
     if template == PLAIN:
         return "\n\n".join(message["content"] for message in messages)
     told = model.vllm.chat_template_kwargs
-    return str(tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False, **told))
+    return str(
+        tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False, **told)
+    )

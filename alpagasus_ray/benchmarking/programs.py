@@ -28,7 +28,8 @@ def scored(template: str, documents: Sequence[Scored], sandbox: Sandbox) -> list
 
 
 def program(template: str, one: Scored) -> str:
-    """What is run: the template with the document's columns, and as `reply` the first block of code of the reply, or all of it."""
+    """What is run: the template with the document's columns, and as `reply` the first block of code of the reply, or all of
+    it."""
     try:
         made = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(  # noqa: S701
             template

@@ -1,11 +1,11 @@
 """Programs that nobody has read, run where they can do no harm: in bubblewrap, or nowhere.
 
 A program sees Python and the system's libraries read-only, a /tmp of its own in memory, and no network, no other process, no
-variable of the environment and no file of anybody. It may start no process (a filter of system calls), and memory, time and file
-sizes are limited. Whatever it does, it ends with its time, and all that belongs to it.
+variable of the environment and no file of anybody. It may start no process (a filter of system calls), and memory, time and
+file sizes are limited. Whatever it does, it ends with its time, and all that belongs to it.
 
-That a program has succeeded, it tells by a word that is drawn anew for each; one that ends early has not succeeded. A program that
-looks for the word in the memory of its own interpreter can find it: this guards the machine, not the score.
+That a program has succeeded, it tells by a word that is drawn anew for each; one that ends early has not succeeded. A program
+that looks for the word in the memory of its own interpreter can find it: this guards the machine, not the score.
 """
 
 import errno
@@ -26,6 +26,7 @@ from typing import NamedTuple
 from alpagasus_ray.errors import UsageError
 
 BWRAP = "bwrap"
+OWN_TMP = "/tmp"  # noqa: S108 - the sandbox's own, in memory
 TMP_MIB = 64
 """Size of a program's own /tmp, and of the largest file."""
 MOST_TOLD = 4096
@@ -89,7 +90,8 @@ class Sandbox:
         problem = None if unsafe else sandbox.problem()
         if problem is not None:
             raise UsageError(
-                f"{what}, in a sandbox by bubblewrap, and {problem}. Install it (apt install bubblewrap), leave the benchmark out, or, "
+                f"{what}, in a sandbox by bubblewrap, and {problem}. Install it (apt install bubblewrap), leave the benchmark "
+                f"out, or, "
                 "on a machine that may be harmed, say --unsafe-code"
             )
         return sandbox
@@ -124,7 +126,12 @@ class Sandbox:
                 _end(process)
 
     def _command(self) -> list[str]:
-        own = [self.limits.seconds, self.limits.memory_mib << 20, TMP_MIB << 20, 0 if _filter() else MOST_PROCESSES]
+        own = [
+            self.limits.seconds,
+            self.limits.memory_mib << 20,
+            TMP_MIB << 20,
+            MOST_PROCESSES if self.unsafe or not _filter() else 0,
+        ]
         return [os.path.realpath(sys.executable), "-I", "-S", "-c", RUNNER, *map(str, own)]
 
     def _outcome(self, process: "subprocess.Popen[bytes]", program: str, mark: str) -> Ran:
@@ -148,7 +155,7 @@ MOST_PROCESSES = 16
 
 
 def _around() -> list[str]:
-    """bubblewrap with what a program sees."""
+    """Bubblewrap with what a program sees."""
     seen: list[str] = []
     for folder in ("/usr", "/lib", "/lib64", "/bin"):
         if os.path.islink(folder):
@@ -158,9 +165,18 @@ def _around() -> list[str]:
     python = os.path.realpath(sys.base_prefix)
     if not python.startswith("/usr/"):
         seen += ["--ro-bind", python, python]
-    own = ["--size", str(TMP_MIB << 20), "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]  # noqa: S108 - its own, in memory
+    own = ["--size", str(TMP_MIB << 20), "--tmpfs", OWN_TMP, "--proc", "/proc", "--dev", "/dev"]
     shut = ["--remount-ro", "/dev", "--remount-ro", "/", "--unshare-all", "--cap-drop", "ALL"]
-    return [shutil.which(BWRAP) or BWRAP, *seen, *own, *shut, "--die-with-parent", "--new-session", "--clearenv", "--chdir", "/tmp"]  # noqa: S108
+    return [
+        shutil.which(BWRAP) or BWRAP,
+        *seen,
+        *own,
+        *shut,
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        *("--chdir", OWN_TMP),
+    ]
 
 
 def _read(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:

@@ -23,7 +23,16 @@ TINY = "-tiny"
 TEST, SHOTS = "test", "shots"
 """The splits of a benchmark as they are called here, and as the files of a prepared folder are named."""
 OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
-OURS = ("task", "dataset_path", "dataset_name", "dataset_kwargs", "test_split", "fewshot_split", "num_fewshot", "custom_dataset")
+OURS = (
+    "task",
+    "dataset_path",
+    "dataset_name",
+    "dataset_kwargs",
+    "test_split",
+    "fewshot_split",
+    "num_fewshot",
+    "custom_dataset",
+)
 """Keys of lm-eval that the rest of a task file says."""
 
 
@@ -73,8 +82,8 @@ class TaskFile(_Strict):
     cluster: str | None = None
     """Column whose equal values make documents depend on each other: a passage that several questions share."""
     code: str | None = None
-    """Of a benchmark whose replies are programs: the Jinja template of what is run, from a document's columns and `reply`. It is
-    solved where the program ends without an error."""
+    """Of a benchmark whose replies are programs: the Jinja template of what is run, from a document's columns and `reply`. It
+    is solved where the program ends without an error."""
     needs: tuple[str, ...] = ()
     """Python modules that scoring needs besides lm-eval."""
     nltk: tuple[str, ...] = ()
@@ -118,7 +127,8 @@ class Benchmark(BaseModel):
     file: TaskFile
     data: str | None
     """Where its documents lie; None: on the hub."""
-    shots: int
+    shots: int | None
+    """None: as many as a task of lm-eval has by itself."""
     is_tiny: bool
 
     @property
@@ -175,13 +185,19 @@ def _resolved(task: BenchTask, folder: str | None, others: set[str]) -> Benchmar
         file = load(task.file)
     elif base in known:
         file = known[base]
-    elif base in others:
-        file = TaskFile(name=base, about=f"lm-eval's own task {base}", measure="", harness={}, of_lm_eval=True)
+    elif task.name in others:
+        file = TaskFile(name=task.name, about=f"lm-eval's own task {task.name}", measure="", harness={}, of_lm_eval=True)
     else:
         near = difflib.get_close_matches(base, [*known, *others], n=3, cutoff=0.5)
         hint = f"; the nearest: {', '.join(near)}" if near else ""
-        raise UsageError(f"bench.tasks: there is no benchmark {task.name!r}{hint}. There are {', '.join(known)}, each with "
-                         f"{TINY!r} behind it too, every task of lm-eval, and your own by `file`")
+        raise UsageError(
+            f"bench.tasks: there is no benchmark {task.name!r}{hint}. There are {', '.join(known)}, each with "
+            f"{TINY!r} behind it too, every task of lm-eval, and your own by `file`"
+        )
+    if file.of_lm_eval:
+        if task.data is not None:
+            raise UsageError(f"bench.tasks {task.name}: lm-eval's own tasks know where their documents are; leave `data` out")
+        return Benchmark(name=task.name, file=file, data=None, shots=task.shots, is_tiny=False)
     data = task.data or (f"{folder.rstrip('/')}/{base}" if folder else None)
     if data is None and file.hub is None and not file.of_lm_eval:
         raise UsageError(

@@ -1,4 +1,5 @@
-"""The knobs of `jobs/bench.py`: which models are asked which benchmarks, where the questions lie, and what is done with long ones."""
+"""The knobs of `jobs/bench.py`: which models are asked which benchmarks, where the questions lie, and what is done with long
+ones."""
 
 from typing import Annotated, Any, ClassVar, Literal
 

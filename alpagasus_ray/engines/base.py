@@ -19,8 +19,8 @@ class Wanted(NamedTuple):
     """What one request asks for, where the requests of a stage differ in it: a benchmark says it for each question."""
 
     plain: bool = False
-    """The messages' texts as they are, without a chat template, with what the tokenizer adds by itself. Nothing in them is broken
-    up: they are a benchmark's own words."""
+    """The messages' texts as they are, without a chat template, with what the tokenizer adds by itself. Nothing in them is
+    broken up: they are a benchmark's own words."""
     max_tokens: int | None = None
     """Longest reply; None: that of the stage."""
     stop: tuple[str, ...] = ()
@@ -28,8 +28,8 @@ class Wanted(NamedTuple):
     temperature: float | None = None
     top_p: float | None = None
     continuations: tuple[str, ...] = ()
-    """Nothing is made: the reply tells, as JSON, a pair for each of these texts: its log probability behind the prompt, and whether
-    each of its tokens is the likeliest."""
+    """Nothing is made: the reply tells, as JSON, a pair for each of these texts: its log probability behind the prompt, and
+    whether each of its tokens is the likeliest."""
     rolling: bool = False
     """Nothing is made: the reply is the log probability of the prompt itself, in windows of the model's context."""
     cut: bool = False

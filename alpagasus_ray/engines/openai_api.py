@@ -96,7 +96,11 @@ class OpenAIEngine:
             return {}
         if wanted.continuations or wanted.rolling:
             raise RowRefused("no probabilities", "an API does not tell how probable a given text is")
-        own = {"temperature": wanted.temperature, "top_p": wanted.top_p, self._judge.max_tokens_field: wanted.max_tokens}
+        own: dict[str, Any] = {
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            self._judge.max_tokens_field: wanted.max_tokens,
+        }
         own["stop"] = list(wanted.stop[:MOST_STOPS]) or None
         return {key: value for key, value in own.items() if value is not None}
 

@@ -59,14 +59,17 @@ def _prompt(prompts: Prompts, request: Request, wanted: Wanted) -> tuple[list[in
 
 
 def _pairs(prompts: Prompts, request: Request, wanted: Wanted) -> list[Pair]:
-    """Each continuation behind the prompt. Blanks at the end of the prompt belong to what follows: most tokens begin with one."""
+    """Each continuation behind the prompt. Blanks at the end of the prompt belong to what follows: most tokens begin with
+    one."""
     _, text = _prompt(prompts, request, wanted)
     ids = prompts.plain_ids if wanted.plain else prompts.templated_ids
     bare = text.rstrip()
     blanks = text[len(bare) :]
     if not bare:
-        return [Pair([_first(prompts)], list(prompts.tokenizer(one, add_special_tokens=False)["input_ids"]))
-                for one in wanted.continuations]
+        return [
+            Pair([_first(prompts)], list(prompts.tokenizer(one, add_special_tokens=False)["input_ids"]))
+            for one in wanted.continuations
+        ]
     before = ids(bare)
     return [Pair(before, ids(bare + blanks + one)[len(before) :]) for one in wanted.continuations]
 
@@ -130,8 +133,8 @@ async def _rolling(run: Run, prompts: Prompts, request: Request) -> Reply:
 
 
 def windows(length: int, room: int) -> Iterator[tuple[int, int, int]]:
-    """(start, end, new): windows over `length` tokens, the first of which is given; `new` at the end of each are told of. Windows
-    do not overlap but by the token that the next one begins with; the last is as long as the others, as in lm-eval."""
+    """(start, end, new): windows over `length` tokens, the first of which is given; `new` at the end of each are told of.
+    Windows do not overlap but by the token that the next one begins with; the last is as long as the others, as in lm-eval."""
     told = 1
     while told < length:
         end = min(told + room - 1, length)

@@ -1,7 +1,7 @@
 """How sure the score of a benchmark is, and the difference between two models that answered the same documents. Pure.
 
-Documents are a sample of those that could have been asked (Miller, arXiv 2411.00640). Where several share a passage they are not
-independent, and intervals are over passages.
+Documents are a sample of those that could have been asked (Miller, arXiv 2411.00640). Where several share a passage they are
+not independent, and intervals are over passages.
 """
 
 import math
@@ -50,14 +50,14 @@ def paired(
 ) -> dict[str, Any]:
     """The first model's score minus the second's, over the documents that both have.
 
-    `difference` with its interval is a bootstrap over documents (over clusters where there are some); `p` is McNemar's exact test
-    where scores are right or wrong, from the `first_only` and `second_only` right; `smallest` is the difference that so many
-    documents show in 8 of 10 cases, by how these two differ.
+    `difference` with its interval is a bootstrap over documents (over clusters where there are some); `p` is McNemar's exact
+    test where scores are right or wrong, from the `first_only` and `second_only` right; `smallest` is the difference that so
+    many documents show in 8 of 10 cases, by how these two differ.
     """
     names = sorted(first.keys() & second.keys())
     ours, theirs = (np.array([side[name] for name in names], dtype=np.float64) for side in (first, second))
     apart = ours - theirs
-    binary = bool(len(names)) and bool(np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
+    binary = bool(names) and bool(np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
     groups = [clusters[name] if clusters else name for name in names]
     wins, losses = int((apart > 0).sum()), int((apart < 0).sum())
     return {
@@ -66,7 +66,7 @@ def paired(
         "first_only": wins if binary else None,
         "second_only": losses if binary else None,
         "p": rounded(sign_test(wins, losses)) if binary else None,
-        "smallest": smallest(len(names), float(apart.std()) if len(names) else 0.0),
+        "smallest": smallest(len(names), float(apart.std()) if names else 0.0),
     }
 
 

@@ -12,8 +12,8 @@ from alpagasus_ray.store.run import StageDir
 
 
 def of_arm(benchmark: str, asked: Iterable[tuple[str, str, str]], arm: StageDir) -> dict[str, Any]:
-    """Questions that an arm's examples hold, by the rule of `pick.clean`. `asked` are id, question and answer of each document. The
-    answer has the number of documents, the ids of those that were found, and how many examples hold one."""
+    """Questions that an arm's examples hold, by the rule of `pick.clean`. `asked` are id, question and answer of each
+    document. The answer has the number of documents, the ids of those that were found, and how many examples hold one."""
     texts = []
     for name, question, target in asked:
         texts += [PromptText(benchmark, name, "prompt", question), PromptText(benchmark, name, "reference", target)]

@@ -1,7 +1,8 @@
 """Ask models benchmarks: questions by lm-eval's rules, replies by the engines of this package, scores per document.
 
-For each model and benchmark there is `benchmarks/<model>/<task>/` with `questions/`, `replies/` and, once all are there, a row for
-each document. A model is started once for all of its benchmarks, and a call that was stopped goes on with the replies that it has.
+For each model and benchmark there is `benchmarks/<model>/<task>/` with `questions/`, `replies/` and, once all are there, a row
+for each document. A model is started once for all of its benchmarks, and a call that was stopped goes on with the replies that
+it has.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from alpagasus_ray import extras
-from alpagasus_ray.benchmarking import documents, harness, lengths, programs, task_files
+from alpagasus_ray.benchmarking import documents, harness_tasks, lengths, programs, task_files
 from alpagasus_ray.benchmarking.documents import Documents
 from alpagasus_ray.benchmarking.harness import Harness, Question, Scored
 from alpagasus_ray.benchmarking.sandbox import Limits, Sandbox
@@ -51,11 +52,17 @@ class Entry:
 
 
 def bench(
-    config: Bench, generate: Generate, run: Run, *, again: Sequence[str] = (), unsafe_code: bool = False
+    config: Bench,
+    generate: Generate,
+    run: Run,
+    *,
+    again: Sequence[str] = (),
+    unsafe_code: bool = False,
+    in_process: bool = False,
 ) -> list[tuple[str, str, Manifest]]:
     """Make `benchmarks/<model>/<task>/` for every model and benchmark; what is made already is left as it is, but for questions
     whose reply has a status of `again`. Whatever can be wrong with one is told before any model is asked. Model, benchmark and
-    manifest of each."""
+    manifest of each. `in_process` starts no Ray, for models of an API."""
     entries = _entries(config, generate, run)
     made = {entry.home.name: entry.home.made(entry.settings, entry.inputs) for entry in entries}
     for entry in entries:
@@ -67,7 +74,8 @@ def bench(
     prepared = [(entry, *_asked(config, entry)) for entry in left]
     for model in {entry.model.name: entry.model for entry in left}.values():
         own = [one for one in prepared if one[0].model.name == model.name]
-        replies = _ask(config, model, run, own, again)
+        stage = replace(_stage(config, model, run, own, again), in_process=in_process)
+        replies = _ask(stage, own, BenchmarkTask(model, checkpoint=_checkpoint(model, run)[0]).inputs)
         for (entry, ready, listed), told in zip(own, replies, strict=True):
             made[entry.home.name] = _finish(entry, ready, listed, told, sandbox, run)
     return [(entry.model.name, entry.benchmark.name, _there(made[entry.home.name])) for entry in entries]
@@ -84,7 +92,7 @@ def benchmarks_of(config: Bench) -> list[Benchmark]:
 
 def _of_lm_eval() -> list[str]:
     extras.require("bench", "bench.tasks: a task of lm-eval")
-    return harness.own_names()
+    return harness_tasks.own_names()
 
 
 def _there(manifest: Manifest | None) -> Manifest:
@@ -164,7 +172,8 @@ def _asked(config: Bench, entry: Entry) -> tuple[Harness, Manifest]:
     if entry.model.is_remote and not ready.generates:
         raise UsageError(
             f"{entry.benchmark.where}: it asks how probable given answers are, which an API does not tell, and bench.models "
-            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job (`path`, `arm`), or benchmarks that make text"
+            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job (`path`, `arm`), or benchmarks that "
+            f"make text"
         )
     chat = entry.model.by_messages
     ready, questions = lengths.fitting(ready, entry.model, config.too_long)
@@ -213,22 +222,25 @@ def _has(entry: Entry, again: Sequence[str]) -> bool:
     return manifest is not None and any(manifest.counts.get(status) for status in again)
 
 
-def _ask(
-    config: Bench, model: BenchModel, run: Run, own: Sequence[tuple[Entry, Harness, Manifest]], again: Sequence[str]
-) -> list[Manifest]:
-    """Replies to all questions of a model."""
+Asked = Sequence[tuple[Entry, Harness, Manifest]]
+
+
+def _ask(stage: InferenceStage, own: Asked, inputs: Mapping[str, str]) -> list[Manifest]:
+    """Replies to all questions of a model; the entries they are for are begun."""
+    for entry, _, _ in own:
+        if entry.home.begun() is None:
+            entry.home.begin(entry.begun)
+    return stage.fill([Target.of(replies_of(one.home), questions_of(one.home), listed, inputs) for one, _, listed in own])
+
+
+def _stage(config: Bench, model: BenchModel, run: Run, own: Asked, again: Sequence[str]) -> InferenceStage:
+    """How a model is asked."""
     task = BenchmarkTask(model, config.too_long == "cut", *_checkpoint(model, run))
     longest = max((_longest(questions_of(entry.home), listed) for entry, _, listed in own), default=0)
     # what a cap reserves has to cover the longest reply that a benchmark asks for
     billed = model.model_copy(update={"max_tokens": max(longest, 1)}) if model.is_remote else model
-    spec = replace(AskSpec.of(config, billed, good=GOOD, again=again))
-    targets = [
-        Target.of(replies_of(entry.home), questions_of(entry.home), listed, task.inputs) for entry, _, listed in own
-    ]
-    for entry, _, _ in own:
-        if entry.home.begun() is None:
-            entry.home.begin(entry.begun)
-    return InferenceStage(f"bench {model.name}", spec, task, run.benchmark(model.name)).fill(targets)
+    spec = AskSpec.of(config, billed, good=GOOD, again=again)
+    return InferenceStage(f"bench {model.name}", spec, task, run.benchmark(model.name))
 
 
 def _longest(home: StageDir, listed: Manifest) -> int:
@@ -307,7 +319,7 @@ def _details(entry: Entry, ready: Harness, results: Sequence[Mapping[str, Any]],
         "arm": entry.model.arm,
         "chat": entry.model.by_messages,
         "shots": ready.shots,
-        "asked_shots": entry.benchmark.shots,
+        "asked_shots": ready.shots if entry.benchmark.shots is None else entry.benchmark.shots,
         "tiny": entry.benchmark.is_tiny,
         "source": entry.documents.source,
         "measure": file.measure or None,

@@ -18,6 +18,8 @@ class StageKind(NamedTuple):
     """It only lays out what others have made, and costs nothing to speak of."""
     trains: bool = False
     """It goes by updates, and counts its own tokens and dollars."""
+    asked_in: str = ""
+    """The directory inside that an engine fills, where the stage is made of it."""
     is_reported: bool = True
     """Reports are made from it."""
 
@@ -32,7 +34,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "answers": StageKind((2,)),
     "pairs": StageKind((2,), is_asked_about=True, is_minor=True),
     "verdicts": StageKind((2,)),
-    "benchmarks": StageKind((2,)),
+    "benchmarks": StageKind((2,), asked_in="replies"),
     "probes": StageKind((2,), is_asked_about=True, is_minor=True),
     "judges": StageKind((0, 1, 2)),
     "people": StageKind((1,), is_minor=True),

@@ -97,7 +97,12 @@ class BenchmarkTask:
         raw = {"raw": None if seen.text == reply.text else reply.text}
         nothing = nothing_to_read(seen, reply.finish_reason, reply.reasoning)
         if nothing is None:
-            return {"status": TRUNCATED if reply.finish_reason == LENGTH else ANSWERED, "reply": seen.text, "error": None, **raw}
+            return {
+                "status": TRUNCATED if reply.finish_reason == LENGTH else ANSWERED,
+                "reply": seen.text,
+                "error": None,
+                **raw,
+            }
         return {"status": nothing.status, "reply": seen.text, "error": nothing.error, **raw}
 
     def read_again(self, rows: Rows, source: Callable[[], Rows]) -> Rows:
