@@ -1,0 +1,187 @@
+"""Benchmarks of a model in the job: the same, document for document, as lm-eval's own `hf` model gives them."""
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import yaml
+
+from alpagasus_ray.benchmarking import documents, task_files
+from alpagasus_ray.benchmarking.documents import ID
+from alpagasus_ray.benchmarking.harness import Harness
+from alpagasus_ray.config import Bench, Generate
+from alpagasus_ray.stages.bench import bench, replies_of
+from alpagasus_ray.store.run import Run
+
+pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed (make install)")
+pytestmark = pytest.mark.timeout(900)  # an engine takes half a minute to start, and twice that on a busy machine
+
+NEAR = 1e-3
+"""How far log probabilities of two programs may be apart that add up in another order."""
+SETTINGS = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 1, "max_num_seqs": 8}
+PHRASES = ["The number is seven.", "It is a river in France", "no", "Bread, butter and jam"]
+TEXTS = [{"text": f"{phrase} And that is all there is to say about it, {n} times over."} for n, phrase in enumerate(PHRASES)]
+METRIC = {"aggregation": "mean", "higher_is_better": True}
+OWN: dict[str, dict[str, Any]] = {
+    "phrases": {
+        "measure": "acc",
+        "harness": {
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{question}} Answer: ",  # the blank at the end belongs to the answer
+            "doc_to_choice": PHRASES,
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "acc", **METRIC}],
+        },
+    },
+    "goes-on": {
+        "measure": "exact_match",
+        "harness": {
+            "output_type": "generate_until",
+            "doc_to_text": "{{question}}",
+            "doc_to_target": "{{subject}}",
+            "generation_kwargs": {"until": ["e"], "max_gen_toks": 12, "do_sample": False},
+            "metric_list": [{"metric": "exact_match", **METRIC}],
+        },
+    },
+    "texts": {
+        "measure": "bits_per_byte",
+        "harness": {
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+            "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
+        },
+    },
+}
+
+
+def mmlu_rows(shared: Path, step: int) -> list[dict[str, Any]]:
+    """Rows of MMLU's validation set as the hub has them; of each `step` one."""
+    form = re.compile(r".*?\n\n(.*)\nA\. (.*)\nB\. (.*)\nC\. (.*)\nD\. (.*)\nAnswer:", re.DOTALL)
+    rows = []
+    for line in (shared / "malformed/jsonl_named_json_mmlu_val.json").read_text().splitlines()[::step]:
+        given = json.loads(line)
+        found = form.fullmatch(given["input"])
+        assert found is not None
+        question, *choices = found.groups()
+        rows.append(
+            {"question": question, "subject": given["subject"], "choices": choices, "answer": "ABCD".index(given["output"])}
+        )
+    return rows
+
+
+def prepared(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Four benchmarks of a few documents each, of every kind of request."""
+    tasks: list[dict[str, Any]] = [{"name": "mmlu", "shots": 0}]
+    of = {"mmlu": rows, "phrases": rows[:4], "goes-on": rows[:6], "texts": TEXTS}
+    for name, own in of.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    for name, given in OWN.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, "about": "Of a test.", **given}))
+        tasks.append({"name": name, "file": str(folder / f"{name}.yaml")})
+    return tasks
+
+
+def by_lm_eval(given: Bench, model: str) -> dict[str, dict[str, list[Any]]]:
+    """What lm-eval's `hf` model replies to each document of each benchmark."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    own = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=1)
+    found: dict[str, dict[str, list[Any]]] = {}
+    for benchmark in task_files.resolved(given.tasks, given.data):
+        tasks = Harness(benchmark, documents.load(benchmark))._tasks
+        told = evaluate(lm=own, task_dict={"tasks": tasks, "groups": {}, "group_map": {}}, bootstrap_iters=0)
+        samples = [sample for part in told["samples"].values() for sample in part]
+        found[benchmark.name] = {sample["doc"][ID]: [sample["resps"], sample["metrics"], sample] for sample in samples}
+    return found
+
+
+def killed_once(folder: Path) -> threading.Thread:
+    """Ends the engine's process once a shard or a reply of the benchmarks is written."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            engines = [one for one in psutil.process_iter(["name"]) if "EngineCore" in (one.info["name"] or "")]
+            if engines and any(file.stat().st_size for file in folder.rglob("ledger/*")):
+                engines[0].kill()
+                return
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    return watcher
+
+
+def compare(run: Run, given: Bench, model: str) -> dict[str, int]:
+    """Asserts that all is the same; the number of documents by benchmark."""
+    counts = {}
+    for name, theirs in by_lm_eval(given, model).items():
+        home = run.benchmark("tiny", name)
+        rows = pa.concat_tables(home.tables(home.finished("bench"))).to_pylist()
+        told = replies_of(home)
+        replies: dict[str, list[str]] = {}
+        for row in pa.concat_tables(told.tables(told.finished("bench"))).to_pylist():
+            assert row["attempts"] <= 1, "nothing was asked twice"
+            replies.setdefault(row["document_id"], []).append(row["reply"])
+        assert {row["document_id"] for row in rows} == theirs.keys()
+        for row in rows:
+            resps, _, sample = theirs[row["document_id"]]
+            (own,) = replies[row["document_id"]]
+            if name == "goes-on":
+                assert (own or "") == resps[0][0]
+            elif name == "texts":
+                assert float(own) == pytest.approx(resps[0][0], abs=NEAR)
+            else:
+                pairs = [resp[0] for resp in resps]
+                assert [value for value, _ in json.loads(own)] == pytest.approx([value for value, _ in pairs], abs=NEAR)
+                assert [greedy for _, greedy in json.loads(own)] == [greedy for _, greedy in pairs]
+                assert row["score"] == sample["acc"], row["document_id"]
+        counts[name] = len(rows)
+    return counts
+
+
+def test_every_kind_of_benchmark_is_as_lm_eval_has_it_though_the_engine_is_killed_half_way(
+    shared: Path, tmp_path: Path
+) -> None:
+    tasks = prepared(tmp_path / "data", mmlu_rows(shared, 64))
+    model = str(shared / "tiny_llama")
+    models = [{"name": "tiny", "path": model, "vllm": SETTINGS}]
+    given = Bench.model_validate(
+        {"models": models, "tasks": tasks, "data": str(tmp_path / "data"), "max_unusable": 1, "concurrency": 2}
+    )
+    run = Run.open(str(tmp_path / "run"))
+    watcher = killed_once(tmp_path / "run/benchmarks")
+    made = bench(given, Generate(), run)
+    watcher.join()
+    assert compare(run, given, model) == {"mmlu": 24, "phrases": 4, "goes-on": 6, "texts": 4}
+    began = time.monotonic()
+    assert bench(given, Generate(), run) == made
+    assert time.monotonic() - began < 30, "a finished benchmark starts no engine"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_all_1531_rows_of_mmlu_validation_are_as_lm_eval_has_them(shared: Path, tmp_path: Path) -> None:
+    prepared(tmp_path / "data", mmlu_rows(shared, 1))
+    model = str(shared / "tiny_llama")
+    given = Bench.model_validate(
+        {
+            "models": [{"name": "tiny", "path": model, "vllm": SETTINGS | {"max_num_seqs": 32}}],
+            "tasks": [{"name": "mmlu", "shots": 0}],
+            "data": str(tmp_path / "data"),
+            "too_long": "cut",
+        }
+    )
+    run = Run.open(str(tmp_path / "run"))
+    bench(given, Generate(), run)
+    assert compare(run, given, model) == {"mmlu": 1531}
