@@ -163,7 +163,15 @@ def check(recipe: Recipe) -> None:
 
 def problems(recipe: Recipe) -> list[str]:
     """What a later step would miss, a line for each."""
-    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
+    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe), *_bench(recipe)]
+
+
+def _bench(recipe: Recipe) -> list[str]:
+    if "bench" not in recipe.model_fields_set:
+        return []
+    from alpagasus_ray.stages.bench import problems as of_bench
+
+    return of_bench(recipe.bench)
 
 
 def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:

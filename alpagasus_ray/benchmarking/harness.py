@@ -1,8 +1,8 @@
 """lm-eval at work: tasks of its own kind from documents, the requests that they make, and the scores of the replies.
 
-With `harness_tasks.py` the only module that imports lm-eval, in functions. Nothing is asked here: `stored_replies` is a language
-model for lm-eval that hands out what engines have answered, and what it does not have is an error. Nothing of lm-eval's own models,
-workers and caches is used.
+With `harness_tasks.py` the only module that imports lm-eval, in functions. Nothing is asked here: `stored_replies` is a
+language model for lm-eval that hands out what engines have answered, and what it does not have is an error. Nothing of
+lm-eval's own models, workers and caches is used.
 """
 
 import json

@@ -7,48 +7,29 @@ it has.
 
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from alpagasus_ray import extras
-from alpagasus_ray.benchmarking import documents, harness_tasks, lengths, programs, task_files
-from alpagasus_ray.benchmarking.documents import Documents
-from alpagasus_ray.benchmarking.harness import Harness, Question, Scored
+from alpagasus_ray.benchmarking import documents, harness_tasks, lengths, task_files
+from alpagasus_ray.benchmarking.harness import Harness, Question
+from alpagasus_ray.benchmarking.results import ROWS_PER_SHARD, Entry, finish, questions_of, replies_of
 from alpagasus_ray.benchmarking.sandbox import Limits, Sandbox
 from alpagasus_ray.benchmarking.task_files import Benchmark
 from alpagasus_ray.config import Bench, BenchModel, Generate
-from alpagasus_ray.data.schema import BENCHMARKS, QUESTIONS
+from alpagasus_ray.data.readers import HUGGING_FACE
+from alpagasus_ray.data.schema import QUESTIONS
 from alpagasus_ray.engines.identity import with_template
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.evaluation import benchmark_scores
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.inference.tasks.benchmark import AGAIN, GOOD, STATUSES, BenchmarkTask
-from alpagasus_ray.pick_inputs import contamination
-from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, shard_name
+from alpagasus_ray.inference.tasks.benchmark import GOOD, BenchmarkTask
+from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 
-ROWS_PER_SHARD = 256
 CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One model and one benchmark."""
-
-    model: BenchModel
-    benchmark: Benchmark
-    documents: Documents
-    home: StageDir
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, str]
-
-    @property
-    def begun(self) -> Begun:
-        return Begun(settings=dict(self.settings), inputs=dict(self.inputs))
 
 
 def bench(
@@ -77,8 +58,24 @@ def bench(
         stage = replace(_stage(config, model, run, own, again), in_process=in_process)
         replies = _ask(stage, own, BenchmarkTask(model, checkpoint=_checkpoint(model, run)[0]).inputs)
         for (entry, ready, listed), told in zip(own, replies, strict=True):
-            made[entry.home.name] = _finish(entry, ready, listed, told, sandbox, run)
+            made[entry.home.name] = finish(entry, ready, listed, told, sandbox, run)
     return [(entry.model.name, entry.benchmark.name, _there(made[entry.home.name])) for entry in entries]
+
+
+def problems(config: Bench) -> list[str]:
+    """What of the section cannot be done on this machine, a line for each: before days of other work are spent."""
+    if extras.missing("bench"):
+        return [f"bench needs lm-eval, not installed here: {extras.advice('bench')}"]
+    try:
+        benchmarks = benchmarks_of(config)
+        for one in benchmarks:
+            if one.data and not one.data.startswith(HUGGING_FACE):
+                documents.load(one)
+        if written := [one for one in benchmarks if one.file.code]:
+            Sandbox.open(Limits(), f"{written[0].where} runs programs that a model has written")
+    except UsageError as error:
+        return [str(error)]
+    return []
 
 
 def benchmarks_of(config: Bench) -> list[Benchmark]:
@@ -191,16 +188,6 @@ def _asked(config: Bench, entry: Entry) -> tuple[Harness, Manifest]:
     return ready, manifest
 
 
-def questions_of(home: StageDir) -> StageDir:
-    """Where the questions of a benchmark lie."""
-    return StageDir(f"{home.name}/questions", home.storage.at("questions"))
-
-
-def replies_of(home: StageDir) -> StageDir:
-    """Where the replies to them lie."""
-    return StageDir(f"{home.name}/replies", home.storage.at("replies"))
-
-
 def _parts(questions: Sequence[Question]) -> Iterator[list[dict[str, Any]]]:
     rows = [
         {**one._asdict(), "continuations": list(one.continuations), "question_id": f"{one.document_id}#{number}"}
@@ -246,92 +233,3 @@ def _stage(config: Bench, model: BenchModel, run: Run, own: Asked, again: Sequen
 def _longest(home: StageDir, listed: Manifest) -> int:
     told = {text for table in home.tables(listed, ["options"]) for text in table["options"].unique().to_pylist() if text}
     return max((json.loads(text)["max_tokens"] for text in told), default=0)
-
-
-# scores
-
-
-def _finish(entry: Entry, ready: Harness, listed: Manifest, told: Manifest, sandbox: Sandbox | None, run: Run) -> Manifest:
-    """Read the replies, score every document, and write the manifest."""
-    started = time.monotonic()
-    questions, replies = questions_of(entry.home), replies_of(entry.home)
-    rows = {row["question_id"]: row for table in replies.tables(told) for row in table.to_pylist()}
-    texts, statuses = {}, dict[str, tuple[str, str | None]]()
-    for table in questions.tables(listed):
-        for asked in table.to_pylist():
-            row = rows[asked["question_id"]]
-            texts[_question(asked)] = _text(asked, row)
-            before = statuses.get(asked["document_id"], (STATUSES[0], None))
-            statuses[asked["document_id"]] = max(before, (row["status"], row["error"]), key=lambda one: STATUSES.index(one[0]))
-    scored, figures = ready.scored(texts, chat=entry.model.by_messages)
-    if sandbox is not None and entry.benchmark.file.code:
-        scored = programs.scored(entry.benchmark.file.code, scored, sandbox)
-    results = [_row(entry, one, *statuses[one.document_id]) for one in scored]
-    files = []
-    for number, start in enumerate(range(0, len(results), ROWS_PER_SHARD)):
-        part = results[start : start + ROWS_PER_SHARD]
-        written = entry.home.storage.write_table(shard_name(number), pa.Table.from_pylist(part, schema=BENCHMARKS))
-        files.append(describe(shard_name(number), written, part))
-    details = _details(entry, ready, results, figures) | _contamination(entry, scored, run)
-    begun = entry.begun.after(told.seconds + time.monotonic() - started)
-    manifest = entry.home.build(begun, files, STATUSES, libraries=("lm-eval", *entry.model.traits.libraries), details=details)
-    manifest = manifest.model_copy(update={"usage": told.usage})
-    entry.home.finish(manifest)
-    return manifest
-
-
-def _question(asked: Mapping[str, Any]) -> Question:
-    return Question(asked["kind"], asked["context"], tuple(asked["continuations"]), asked["options"], asked["document_id"])
-
-
-def _text(asked: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The reply as it is scored. In place of one that is not there stands what can be scored; `_row` counts it as wrong."""
-    if row["status"] not in AGAIN and row["reply"] is not None:
-        return str(row["reply"])
-    return {"generate": "", "rolling": "0.0"}.get(asked["kind"]) or json.dumps([[0.0, False]] * len(asked["continuations"]))
-
-
-def _row(entry: Entry, one: Scored, status: str, error: str | None) -> dict[str, Any]:
-    cluster = entry.benchmark.file.cluster
-    lost = status in AGAIN  # a question without a reply never counts as solved
-    return {
-        "document_id": one.document_id,
-        "subset": one.subset,
-        "cluster": None if cluster is None else str(one.document[cluster]),
-        "status": status,
-        "score": 0.0 if lost and one.score is not None else one.score,
-        "measures": json.dumps(one.measures, ensure_ascii=False),
-        "prediction": None if lost else one.prediction,
-        "target": one.target,
-        "document": json.dumps(one.document, ensure_ascii=False, default=str),
-        "error": error or one.error,
-    }
-
-
-def _details(entry: Entry, ready: Harness, results: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> dict[str, Any]:
-    file = entry.benchmark.file
-    measured = [row for row in results if row["score"] is not None]
-    clusters = [row["cluster"] for row in measured] if file.cluster else None
-    return {
-        "model": entry.model.model,
-        "task": file.name,
-        "about": file.about,
-        "arm": entry.model.arm,
-        "chat": entry.model.by_messages,
-        "shots": ready.shots,
-        "asked_shots": ready.shots if entry.benchmark.shots is None else entry.benchmark.shots,
-        "tiny": entry.benchmark.is_tiny,
-        "source": entry.documents.source,
-        "measure": file.measure or None,
-        "score": benchmark_scores.score([row["score"] for row in measured], clusters),
-        "without_reply": sum(row["status"] in AGAIN for row in results),
-        "figures": dict(figures),
-    }
-
-
-def _contamination(entry: Entry, scored: Sequence[Scored], run: Run) -> dict[str, Any]:
-    """How much of the benchmark the arm was trained on holds."""
-    if entry.model.arm is None or run.subset(entry.model.arm).manifest() is None:
-        return {}
-    asked = [(one.document_id, one.question, one.target) for one in scored]
-    return {"contamination": contamination.of_arm(entry.benchmark.name, asked, run.subset(entry.model.arm))}

@@ -22,6 +22,7 @@ from alpagasus_ray.stages.report import report
 from alpagasus_ray.stages.status import status
 from alpagasus_ray.store.run import Manifest, Run
 from servers import serving
+from toy_runs import ROOT
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (make install)")
 
@@ -362,3 +363,16 @@ def test_a_summary_reads_as_lines(tmp_path: Path) -> None:
 def test_a_model_of_the_section_has_a_name_and_one_source() -> None:
     with pytest.raises(ValueError, match="none of them is given"):
         BenchModel.model_validate({"name": "m"})
+
+
+def test_the_task_file_of_the_documentation_is_asked_as_it_stands_there(tmp_path: Path) -> None:
+    page = (ROOT / "docs/benchmarks-of-models.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    task = sums(tmp_path, 8)
+    (tmp_path / "sums.yaml").write_text(shown)
+    with answering(lambda model, question: f" {adds(model, question)}".partition("!")[0]) as server:
+        (manifest,) = asked(config(task, api(server, "good")), Run.open(str(tmp_path / "run")))
+    assert (manifest.details["about"], manifest.details["score"]["value"]) == (
+        "Sums of two numbers, after two solved ones.",
+        1.0,
+    )

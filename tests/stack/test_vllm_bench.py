@@ -15,8 +15,9 @@ import yaml
 from alpagasus_ray.benchmarking import documents, task_files
 from alpagasus_ray.benchmarking.documents import ID
 from alpagasus_ray.benchmarking.harness import Harness
+from alpagasus_ray.benchmarking.results import replies_of
 from alpagasus_ray.config import Bench, Generate
-from alpagasus_ray.stages.bench import bench, replies_of
+from alpagasus_ray.stages.bench import bench
 from alpagasus_ray.store.run import Run
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
