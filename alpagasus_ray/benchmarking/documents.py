@@ -57,8 +57,7 @@ def load(benchmark: Benchmark) -> Documents:
     if benchmark.shots and not shots and not file.shots_in:
         raise UsageError(
             f"{benchmark.where}: {benchmark.shots} shots are asked for, and {source} has no solved examples. Put them beside "
-            f"the "
-            f"questions as {SHOTS}.jsonl, or say `shots: 0`"
+            f"the questions as {SHOTS}.jsonl, or say `shots: 0`"
         )
     return Documents(named, shots, source, digest([named, shots]))
 

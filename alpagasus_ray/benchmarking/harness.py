@@ -74,6 +74,12 @@ class Harness:
         """Every request, in the order of the documents; choices of one question together."""
         made: dict[tuple[str, str, str, str], list[str]] = {}
         for task in self._tasks.values():
+            if chat and task.config.gen_prefix:
+                raise UsageError(
+                    f"{self.benchmark.where}: it begins the reply itself (gen_prefix), which cannot be asked by messages; "
+                    f"leave "
+                    "`chat` out, and take a model in the job"
+                )
             task.set_fewshot_seed(SEED)
             with quiet():
                 task.build_all_requests(
@@ -142,7 +148,7 @@ class Harness:
                 f"{self.benchmark.where}: `measure: {measure}` is none of what its task file measures: "
                 f"{', '.join(sample['metrics'])}"
             )
-        value = sample[measure]
+        value = _plain(sample[measure])
         return float(value) if isinstance(value, bool | int | float) else None
 
 

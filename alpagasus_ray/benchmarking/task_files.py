@@ -103,6 +103,14 @@ class TaskFile(_Strict):
             raise ValueError(f"harness.output_type is {self.harness.get('output_type')!r}; it is one of {', '.join(OUTPUTS)}")
         if wrong := [key for key in OURS if key in self.harness]:
             raise ValueError(f"harness.{wrong[0]}: that is said by the keys beside `harness` (name, hub, splits, shots)")
+        measures = [one.get("metric") for one in self.harness.get("metric_list") or ()]
+        if measures and not self.code and self.measure not in measures:
+            raise ValueError(
+                f"`measure: {self.measure}` is none of those in harness.metric_list: {', '.join(map(str, measures))}"
+            )
+        filters = [one.get("name") for one in self.harness.get("filter_list") or ()]
+        if self.reply and self.reply not in filters:
+            raise ValueError(f"`reply: {self.reply}` is the name of no filter in harness.filter_list")
         if self.shots_in and not self.each:
             raise ValueError("`shots_in` has one file for each value of `each`, which is not given")
         return self

@@ -123,6 +123,8 @@ def test_a_task_of_ones_own_needs_a_file_and_data(tmp_path: Path) -> None:
         ({"harness": {"output_type": "guess"}}, ["output_type is 'guess'", "multiple_choice"]),
         ({"harness": {**OWN["harness"], "task": "x"}}, ["harness.task", "beside `harness`"]),  # type: ignore[dict-item]
         ({"measure": None}, ["measure"]),
+        ({"measure": "f1"}, ["`measure: f1` is none of those in harness.metric_list: exact_match"]),
+        ({"reply": "first"}, ["`reply: first` is the name of no filter"]),
     ],
 )
 def test_a_wrong_task_file_is_told_by_its_key(changes: dict[str, Any], words: list[str], tmp_path: Path) -> None:

@@ -276,8 +276,8 @@ better. A new knob gets a line here; to change a default, add its field to `Sect
 
 OTHERS = set(
     (
-        "Asking Batch Bench BenchTask Checkpoints Compare EngineConfig Endpoint Generate Import Pick Price Recipe RecordedScale "
-        "Score"
+        "Asking Batch Bench BenchTask Checkpoints Compare EngineConfig Endpoint Generate Import Pick Price Recipe "
+        "RecordedScale Score"
     ).split()
 )
 """Sections that name no result by their `identity`: their stages name settings key by key, or they change no result."""
