@@ -64,6 +64,7 @@ class Harness:
         self._tasks = of_lm_eval(benchmark, asked) if benchmark.file.of_lm_eval else made_of(benchmark, documents, asked or 0)
         self.shots = max(task.config.num_fewshot or 0 for task in self._tasks.values())
         """Solved examples before each question."""
+        self._questions: dict[bool, list[Question]] = {}
 
     @property
     def generates(self) -> bool:
@@ -72,13 +73,17 @@ class Harness:
 
     def questions(self, *, chat: bool) -> list[Question]:
         """Every request, in the order of the documents; choices of one question together."""
+        if chat not in self._questions:
+            self._questions[chat] = self._made(chat=chat)
+        return self._questions[chat]
+
+    def _made(self, *, chat: bool) -> list[Question]:
         made: dict[tuple[str, str, str, str], list[str]] = {}
         for task in self._tasks.values():
             if chat and task.config.gen_prefix:
                 raise UsageError(
                     f"{self.benchmark.where}: it begins the reply itself (gen_prefix), which cannot be asked by messages; "
-                    f"leave "
-                    "`chat` out, and take a model in the job"
+                    "leave `chat` out, and take a model in the job"
                 )
             task.set_fewshot_seed(SEED)
             with quiet():

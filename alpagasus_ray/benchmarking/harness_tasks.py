@@ -140,8 +140,7 @@ def check_needs(benchmark: Benchmark) -> None:
             except LookupError:
                 raise UsageError(
                     f"{benchmark.where} needs NLTK's {name}, which is not here: `alpagasus bench --fetch DIR` fetches it with "
-                    f"the "
-                    f"documents; or python -m nltk.downloader {name}"
+                    f"the documents; or python -m nltk.downloader {name}"
                 ) from None
 
 

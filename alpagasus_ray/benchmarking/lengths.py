@@ -48,8 +48,7 @@ def _check_template(model: BenchModel, tokenizer: Any) -> None:
     if model.chat and model.vllm.chat_template is None and tokenizer.chat_template is None:
         raise UsageError(
             f"bench.models {model.name}: `chat: true` asks by a chat template, and {model.model!r} has none. Leave `chat` "
-            f"out, or "
-            "give the path of a template by vllm.chat_template"
+            "out, or give the path of a template by vllm.chat_template"
         )
 
 
@@ -64,8 +63,7 @@ def _too_long(ready: Harness, model: BenchModel, needed: int, context: int) -> s
         f"{where}: with {shots} shots the longest question and its reply take {needed:,} tokens, and the context of "
         f"{model.name} "
         f"({model.model}) has {context:,}. {fewer} the beginning of long ones, give fewer `shots`, or take a model with a "
-        f"longer "
-        "context"
+        "longer context"
     )
 
 

@@ -11,10 +11,8 @@ from alpagasus_ray.store.run import Manifest, StageDir
 KIND = "benchmarks"
 ABOUT = (
     "Every model answered the same documents; intervals are 95%, over documents, or over passages where several documents "
-    "share "
-    "one. A difference is the first model minus the second, in points; `smallest` is the difference that so many documents "
-    "show in "
-    "8 of 10 cases. None of the tests is corrected for their number."
+    "share one. A difference is the first model minus the second, in points; `smallest` is the one that so many documents "
+    "show in 8 of 10 cases. None of the tests is corrected for their number."
 )
 COLUMNS = ("Benchmark", "Model", "Score, %", "From", "To", "Documents", "Shots", "No reply", "Seen in training", "Time", "Cost")
 PAIR_COLUMNS = (
@@ -86,8 +84,7 @@ def notes(one: Summary) -> Iterator[str]:
     if seen and seen["found"]:
         yield (
             f"{name}: its training examples hold {seen['found']:,} of {seen['documents']:,} documents ({seen['examples']:,} "
-            f"examples "
-            "do); pick.clean takes them out"
+            "examples do); pick.clean takes them out"
         )
 
 

@@ -52,7 +52,10 @@ def bench(
             made[entry.home.name] = None
     left = [entry for entry in entries if made[entry.home.name] is None]
     sandbox = _sandbox(config, left, unsafe_code)
-    prepared = [(entry, *_asked(config, entry)) for entry in left]
+    # one for all models: to make the questions of a large benchmark takes a minute
+    asked = {entry.benchmark.name: entry for entry in left}
+    ready = {name: Harness(entry.benchmark, entry.documents) for name, entry in asked.items()}
+    prepared = [(entry, *_asked(config, entry, ready[entry.benchmark.name])) for entry in left]
     for model in {entry.model.name: entry.model for entry in left}.values():
         own = [one for one in prepared if one[0].model.name == model.name]
         stage = replace(_stage(config, model, run, own, again), in_process=in_process)
@@ -163,14 +166,12 @@ def _sandbox(config: Bench, left: Sequence[Entry], unsafe_code: bool) -> Sandbox
     return Sandbox.open(limits, f"{written[0]} runs programs that a model has written", unsafe=unsafe_code)
 
 
-def _asked(config: Bench, entry: Entry) -> tuple[Harness, Manifest]:
+def _asked(config: Bench, entry: Entry, ready: Harness) -> tuple[Harness, Manifest]:
     """The questions of an entry, written down; told before: what of them the model cannot be asked."""
-    ready = Harness(entry.benchmark, entry.documents)
     if entry.model.is_remote and not ready.generates:
         raise UsageError(
             f"{entry.benchmark.where}: it asks how probable given answers are, which an API does not tell, and bench.models "
-            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job (`path`, `arm`), or benchmarks that "
-            f"make text"
+            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job, or benchmarks that make text"
         )
     chat = entry.model.by_messages
     ready, questions = lengths.fitting(ready, entry.model, config.too_long)
