@@ -127,7 +127,8 @@ async def _sum(run: Run, ids: list[int], last: int) -> tuple[float, bool]:
 async def _rolling(run: Run, prompts: Prompts, request: Request) -> Reply:
     """The log probability of a text: each token once, in windows that are as long as the context lets them be."""
     text = "\n\n".join(one["content"] for one in request.messages)
-    ids = [_first(prompts), *prompts.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    # the first token twice, where the tokenizer adds it by itself: so does lm-eval, and its figures are those people compare
+    ids = [_first(prompts), *prompts.plain_ids(text)]
     told = [await _sum(run, ids[start:end], new) for start, end, new in windows(len(ids), prompts.context - MADE)]
     return Reply(text=json.dumps(sum(value for value, _ in told)), tokens_in=len(ids), tokens_out=MADE)
 

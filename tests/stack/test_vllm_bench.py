@@ -1,10 +1,12 @@
 """Benchmarks of a model in the job: the same, document for document, as lm-eval's own `hf` model gives them."""
 
+import asyncio
 import json
 import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,7 +18,11 @@ from alpagasus_ray.benchmarking import documents, task_files
 from alpagasus_ray.benchmarking.documents import ID
 from alpagasus_ray.benchmarking.harness import Harness
 from alpagasus_ray.benchmarking.results import replies_of
-from alpagasus_ray.config import Bench, Generate
+from alpagasus_ray.config import Bench, BenchModel, Generate
+from alpagasus_ray.engines.base import Request, Wanted
+from alpagasus_ray.engines.vllm_benchmarks import probabilities
+from alpagasus_ray.engines.vllm_model import Prompts
+from alpagasus_ray.errors import RowRefused
 from alpagasus_ray.stages.bench import bench
 from alpagasus_ray.store.run import Run
 
@@ -96,7 +102,8 @@ def by_lm_eval(given: Bench, model: str) -> dict[str, dict[str, list[Any]]]:
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    own = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=1)
+    # of the 2,048 tokens vLLM needs one for what it makes, and one of the prompt is that which is told of
+    own = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=1, max_length=2046)
     found: dict[str, dict[str, list[Any]]] = {}
     for benchmark in task_files.resolved(given.tasks, given.data):
         tasks = Harness(benchmark, documents.load(benchmark))._tasks
@@ -186,3 +193,42 @@ def test_all_1531_rows_of_mmlu_validation_are_as_lm_eval_has_them(shared: Path, 
     run = Run.open(str(tmp_path / "run"))
     bench(given, Generate(), run)
     assert compare(run, given, model) == {"mmlu": 1531}
+
+
+def test_texts_are_cut_into_tokens_windows_and_ends_as_lm_eval_does_it(shared: Path) -> None:
+    """The engine's own arithmetic alone: in place of vLLM the same model by transformers, which is what lm-eval asks too."""
+    import torch
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM
+
+    context = 128
+    prompts = Prompts(BenchModel(name="tiny", path=str(shared / "tiny_llama")), context)
+    model = AutoModelForCausalLM.from_pretrained(shared / "tiny_llama", dtype=torch.float32).eval()
+    theirs = HFLM(pretrained=model, tokenizer=prompts.tokenizer, max_length=context - 2, batch_size=1, device="cpu")
+
+    async def run(ids: list[int], asked: Any) -> Any:
+        assert len(ids) + asked.max_tokens <= context, "vLLM would refuse it"
+        with torch.no_grad():
+            every = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        told = [None, *({i: SimpleNamespace(logprob=r[i], rank=int((r > r[i]).sum()) + 1)} for r, i in zip(every, ids[1:]))]  # noqa: B905
+        likeliest = int(every[-1].argmax())
+        last = {token: SimpleNamespace(logprob=every[-1][token]) for token in asked.logprob_token_ids or ()}
+        return SimpleNamespace(prompt_logprobs=told, outputs=[SimpleNamespace(logprobs=[last], token_ids=[likeliest])])
+
+    def ours(text: str, **wanted: Any) -> Any:
+        request, asked = Request("key", [{"role": "user", "content": text}], {}), Wanted(plain=True, **wanted)
+        return json.loads(asyncio.run(probabilities(run, prompts, request, asked)).text)
+
+    long = "The quick brown fox jumps over the lazy dog and then goes home. " * 12
+    for text in ("The river ", "Question: what?\nAnswer:", "", "Hello there,  ", long):
+        for behind in (PHRASES, [" A", " B"]):
+            told = theirs.loglikelihood([Instance("loglikelihood", {}, (text, one), 0) for one in behind], disable_tqdm=True)
+            found = ours(text, continuations=tuple(behind), cut=True)
+            assert [value for value, _ in found] == pytest.approx([value for value, _ in told], abs=NEAR), (text, behind)
+            assert [greedy for _, greedy in found] == [greedy for _, greedy in told]
+    for text in ("short text", long):
+        (told,) = theirs.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+        assert ours(text, rolling=True) == pytest.approx(told, abs=NEAR)
+    with pytest.raises(RowRefused, match="too long"):
+        ours(long, continuations=(" A",))
