@@ -61,6 +61,7 @@ def run_all(call: Call) -> dict[str, Any]:
         *problems(recipe),
         *feasibility.before(recipe, call.run, sends=not call.flags.plan),
         *feasibility.check_cap(recipe),
+        *([] if call.flags.plan else _benchmarks(recipe)),
     ]
     if call.flags.plan:
         from alpagasus_ray.plan_all import plan
@@ -163,10 +164,11 @@ def check(recipe: Recipe) -> None:
 
 def problems(recipe: Recipe) -> list[str]:
     """What a later step would miss, a line for each."""
-    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe), *_bench(recipe)]
+    return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
 
 
-def _bench(recipe: Recipe) -> list[str]:
+def _benchmarks(recipe: Recipe) -> list[str]:
+    """What of the benchmarks cannot be done on this machine."""
     if "bench" not in recipe.model_fields_set:
         return []
     from alpagasus_ray.stages.bench import problems as of_bench
