@@ -5,7 +5,6 @@ takes a key. Sends nothing else; what it reports never holds the key.
 from typing import Any, NamedTuple
 
 import httpx2 as httpx
-import openai
 import orjson
 
 from alpagasus_ray.config import EngineConfig
@@ -28,6 +27,8 @@ class Listing(NamedTuple):
 
 def ask_models(judge: EngineConfig) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
+    import openai
+
     carried = access(judge)
     client = openai.OpenAI(
         api_key=read_key(judge),
