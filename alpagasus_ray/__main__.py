@@ -41,6 +41,7 @@ VERBS = {
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
     "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),
     "compare": Verb("let a judge compare their answers, in both orders", COMMANDS, "COMPARE"),
+    "bench": Verb("benchmarks of the models: MMLU, BBH, DROP, HumanEval, …", COMMANDS, "BENCH"),
     "card": Verb("how far each judge can be trusted", COMMANDS, "CARD"),
     "people": Verb("a ballot for people, and their votes: make, import, status", COMMANDS, "PEOPLE"),
     "report": Verb("write the page, report.json and a dataset card", COMMANDS, "REPORT"),
@@ -54,7 +55,8 @@ USUAL = (
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
     "score.max_cost_usd pick.arms race.model race.heldout "
     "finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
-    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs card.repeat card.probes "
+    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs bench.models bench.tasks "
+    "bench.data card.repeat card.probes "
     "card.gold card.max_cost_usd people.form people.pair people.voters report.arm"
 ).split()
 """The knobs that most people set; `--help` shows these, `--help-all` every one."""
@@ -154,7 +156,7 @@ def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:
         epilog="\n".join(_table(spec.section, USUAL)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP, nargs="?" if spec.instead_of_a_run else None)
     flags = {flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed}
     add_arguments(parser, spec._replace(flags=flags))
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="all knobs, not only the usual ones", section=spec.section)

@@ -32,6 +32,7 @@ ALL_STATUSES = "all"
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
+    "fetch": {"metavar": "DIR"},
     "data": {"metavar": "SOURCE"},
     "top": {"type": int, "metavar": "N"},
     "threshold": {"type": float, "metavar": "X"},
@@ -75,6 +76,8 @@ class JobSpec(NamedTuple):
     """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
     in_full: Callable[[recipes.Loaded, argparse.Namespace], recipes.Loaded] = lambda loaded, flags: loaded
     """The recipe with the knobs that switches stand for."""
+    instead_of_a_run: str = ""
+    """A switch with a directory, under which the job needs no run."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -85,6 +88,11 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
 def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
     """Do what was asked for, tell what became of it, and return the exit code."""
     interrupts.install()
+    if parsed.run is None and not (spec.instead_of_a_run and getattr(parsed, spec.instead_of_a_run)):
+        _complain(
+            f"{spec.name}: give the run's directory" + (f", or --{spec.instead_of_a_run} DIR" if spec.instead_of_a_run else "")
+        )
+        return UsageError.exit_code
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Spelling())
     try:
@@ -118,11 +126,11 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    loaded, run = recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run)
+    loaded, run = recipes.load(parsed.recipe, parsed.set), _opened(spec, parsed)
     try:
         report = perform(spec, loaded, run, parsed)
     except UsageError as error:
-        if parsed.recipe is None and not spec.only_reads and (kept := _recipe_of(run, parsed.run)):
+        if parsed.recipe is None and parsed.run is not None and not spec.only_reads and (kept := _recipe_of(run, parsed.run)):
             error.add_note(f"No recipe was given: did you forget -r {kept}?")
         raise
     # a plan, a preview or a status is what the command was called for; other summaries tell what was done
@@ -143,10 +151,15 @@ def _recipe_of(run: Run, location: str) -> str | None:
     return None
 
 
+def _opened(spec: JobSpec, parsed: argparse.Namespace) -> Run:
+    """The run, or the directory that stands in its place."""
+    return Run.open(parsed.run if parsed.run is not None else getattr(parsed, spec.instead_of_a_run))
+
+
 def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Do a job and return its summary; `flags` has a value for each switch of the job."""
     loaded = spec.in_full(loaded, flags)
-    if spec.needs_run(loaded.recipe):
+    if spec.needs_run(loaded.recipe) and not (spec.instead_of_a_run and getattr(flags, spec.instead_of_a_run)):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)
     if not _only_reads(spec, flags):
@@ -203,7 +216,7 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
         epilog=_knob_table(spec.section),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help=RUN_HELP)
+    parser.add_argument("--run", required=not spec.instead_of_a_run, metavar="DIR", help=RUN_HELP)
     add_arguments(parser, spec)
     return parser
 

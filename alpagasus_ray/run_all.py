@@ -27,10 +27,11 @@ from alpagasus_ray.terminal import say, spelled
 
 
 def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
-    """The jobs of a recipe, in order. Arms are raced only where the recipe has a section for it, and a judge is distilled only
-    there too: before all rows are rated if that asks for labels of its own, and after that if it learns from these ratings."""
-    left_out = [] if "race" in recipe.model_fields_set else ["race"]
-    left_out += list(AFTER_PICK) if recipe.ends_with_report else []
+    """The jobs of a recipe, in order. Arms are raced and benchmarks asked only where the recipe has a section for it, and a
+    judge is distilled only there too: before all rows are rated if that asks for labels of its own, and after that if it
+    learns from these ratings."""
+    left_out = {step.section for step in IF_ASKED} - recipe.model_fields_set
+    left_out |= set(AFTER_PICK) if recipe.ends_with_report else set()
     jobs = tuple(step for step in STEPS if step.section not in left_out)
     if "distill" not in recipe.model_fields_set:
         return jobs
@@ -46,9 +47,14 @@ STEPS: tuple[JobSpec, ...] = (
     commands.FINETUNE,
     commands.GENERATE,
     commands.COMPARE,
+    commands.BENCH,
     commands.CARD,
     commands.REPORT,
 )
+
+
+IF_ASKED = (commands.RACE, commands.BENCH)
+"""Jobs for which a recipe has to have a section."""
 
 
 def run_all(call: Call) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def run_all(call: Call) -> dict[str, Any]:
         *problems(recipe),
         *feasibility.before(recipe, call.run, sends=not call.flags.plan),
         *feasibility.check_cap(recipe),
+        *([] if call.flags.plan else _benchmarks(recipe)),
     ]
     if call.flags.plan:
         from alpagasus_ray.plan_all import plan
@@ -166,6 +173,15 @@ def check(recipe: Recipe) -> None:
 def problems(recipe: Recipe) -> list[str]:
     """What a later step would miss, a line for each."""
     return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
+
+
+def _benchmarks(recipe: Recipe) -> list[str]:
+    """What of the benchmarks cannot be done on this machine."""
+    if "bench" not in recipe.model_fields_set:
+        return []
+    from alpagasus_ray.stages.bench import problems as of_bench
+
+    return of_bench(recipe.bench)
 
 
 def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:

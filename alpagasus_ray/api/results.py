@@ -132,6 +132,23 @@ class Compared(Result):
         return [{key: found[key] for key in keys} for found in self.summary["comparisons"]]
 
 
+class Benchmarked(Result):
+    """Scores of benchmarks, and the differences between models."""
+
+    @property
+    def benchmarks(self) -> Sequence[Row]:
+        """One for each model and benchmark: its score with the interval, its shots, its cost."""
+        return list(self.summary.get("benchmarks", ()))
+
+    @property
+    def differences(self) -> Sequence[Row]:
+        """The first model against each other one: difference, interval, p, and the smallest that can be shown."""
+        return list(self.summary.get("differences", ()))
+
+    def table(self) -> Sequence[Row]:
+        return self.benchmarks
+
+
 class Cards(Result):
     """How far each judge can be trusted."""
 

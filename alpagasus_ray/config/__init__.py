@@ -9,6 +9,7 @@ knobs. Nothing of files, of Ray or of how a recipe is read (`recipe.py` of the p
 """
 
 from alpagasus_ray.config.base import DEBUG, OPERATIONAL, Name, Section, deciding, digest, identity
+from alpagasus_ray.config.bench import Bench, BenchModel, BenchTask
 from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.compare import Compare, Import, PairJudge, Report, Rule
 from alpagasus_ray.config.distill import Distill
@@ -44,6 +45,9 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Bench",
+    "BenchModel",
+    "BenchTask",
     "Card",
     "Cascade",
     "Checkpoints",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from alpagasus_ray.config.base import Section
+from alpagasus_ray.config.bench import Bench
 from alpagasus_ray.config.compare import Compare, Report
 from alpagasus_ray.config.distill import Distill
 from alpagasus_ray.config.finetune import Finetune
@@ -28,6 +29,7 @@ class Recipe(Section):
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
     compare: Compare = Field(default_factory=Compare)
+    bench: Bench = Bench()
     card: Card = Card()
     people: People = People()
     report: Report = Report()

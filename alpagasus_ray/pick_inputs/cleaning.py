@@ -78,7 +78,7 @@ def find(config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manife
     are `dropped` in any case, or hold a test set's text, repeat none and are repeated by none."""
     index = clean.index_of(_texts_of(test_sets))
     source, flags, hits, start = run.examples(), np.zeros(examples.rows, dtype=bool), list[Hit](), 0
-    entries = zip(examples.parts(), map_shards(partial(_hits, index), source, examples), strict=True)
+    entries = zip(examples.parts(), map_shards(partial(hits_in, index), source, examples), strict=True)
     for entry, own in entries if index.texts else ():
         hits += [hit._replace(row=hit.row + start) for hit in own]
         start += entry.rows
@@ -95,7 +95,8 @@ def _texts_of(test_sets: Sequence[TestSet]) -> Iterator[PromptText]:
                 yield PromptText(one.name, prompt.prompt_id, "reference", prompt.reference)
 
 
-def _hits(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
+def hits_in(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
+    """The examples of a shard that hold a text of the index; rows are numbers in the shard."""
     table = source.table(entry.name, entry.sha256, [*TEXTS, *BEFORE])
     first, second, outputs = (table[name].to_pylist() for name in TEXTS)
     prompts = [f"{instruction}\n{more}" for instruction, more in zip(first, second, strict=True)]

@@ -60,7 +60,7 @@ def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str
     yield from _trust(data, arm)
     yield from _columns(arm)
     yield from _answers(data)
-    yield from _race(data)
+    yield from _measured(data)
     yield from _limits(selection)
     yield from _provenance(data, arm)
 
@@ -132,11 +132,12 @@ def _answers(data: ReportData) -> Iterator[str]:
             yield f"\n> {_plain(note)}"
 
 
-def _race(data: ReportData) -> Iterator[str]:
-    """Nothing where the arms were not raced."""
+def _measured(data: ReportData) -> Iterator[str]:
+    """What the arms gave in a race and in benchmarks, where there was one."""
     for panel in data.panels:
-        if panel.id == "race":
-            yield "\n## What a race of the arms gave\n"
+        heading = {"race": "What a race of the arms gave", "benchmarks": "Benchmarks of the models"}.get(panel.id)
+        if heading and panel.points:
+            yield f"\n## {heading}\n"
             yield from (f"- {_plain(point)}" for point in panel.points)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alpagasus_ray.reporting import race_data
+from alpagasus_ray.reporting import benchmarks_data, race_data
 from alpagasus_ray.reporting.cluster_map import ClusterMap, cluster_map
 from alpagasus_ray.reporting.measures import Entry
 from alpagasus_ray.reporting.run_reader import FinishedStages, read_json
@@ -85,5 +85,17 @@ def _race(stages: FinishedStages) -> Panel | None:
     return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), [rows])
 
 
-PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _breadth)
+def _benchmarks(stages: FinishedStages) -> Panel | None:
+    results, differences = benchmarks_data.from_stages(stages)
+    if not results:
+        return None
+    tables = [PanelTable("Scores", benchmarks_data.COLUMNS, list(benchmarks_data.rows(results)))]
+    if differences:
+        rows = list(benchmarks_data.pair_rows(differences))
+        tables.append(PanelTable("Differences in points", benchmarks_data.PAIR_COLUMNS, rows))
+    told = list(benchmarks_data.points(results, differences))
+    return Panel("benchmarks", "Benchmarks of the models", benchmarks_data.ABOUT, told, tables)
+
+
+PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _benchmarks, _breadth)
 """What makes each panel, in the order of the page. How far judges can be trusted is a section of its own (`trust_data.py`)."""

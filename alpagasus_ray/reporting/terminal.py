@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.reporting.score_steps import score_steps
+from alpagasus_ray.reporting.terminal_bench import bench_lines, fetched_lines
 from alpagasus_ray.reporting.terminal_plan import card_plan_lines, score_plan_lines, whole_plan_lines
 from alpagasus_ray.reporting.terminal_race import race_lines, race_plan_lines
 from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
@@ -202,6 +203,8 @@ OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
     "status": _status,
     "race": race_lines,
+    "benchmarks": bench_lines,
+    "fetched": fetched_lines,
     "race_plan": race_plan_lines,
     "plan_of_all": whole_plan_lines,
     "plan_of_card": card_plan_lines,

@@ -60,6 +60,10 @@ def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:
         return _finished(stage.finished())
     if kind_of(name).trains:
         return _training(run, stage, begun)
+    asked = kind_of(name).asked_in
+    if asked:
+        inside = StageDir(f"{name}/{asked}", stage.storage.at(asked))
+        return _unfinished(run, inside, inside.begun() or begun, names) | {"stage": name}
     return _unfinished(run, stage, begun, names)
 
 

@@ -308,6 +308,10 @@ class Run:
         """A human study."""
         return self._stage("people", study)
 
+    def benchmark(self, model: str, *task: str) -> StageDir:
+        """A model's results in one benchmark; without one, the directory of all that the model has."""
+        return self._stage("benchmarks", model, *task)
+
     def race(self) -> StageDir:
         return self._stage("race")
 

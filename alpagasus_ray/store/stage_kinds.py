@@ -20,6 +20,8 @@ class StageKind(NamedTuple):
     """It only lays out what others have made, and costs nothing to speak of."""
     trains: bool = False
     """It goes by updates, and counts its own tokens and dollars."""
+    asked_in: str = ""
+    """The directory inside that an engine fills, where the stage is made of it."""
     is_reported: bool = True
     """Reports are made from it."""
 
@@ -34,6 +36,7 @@ STAGE_KINDS: dict[str, StageKind] = {
     "answers": StageKind("answer", (2,)),
     "pairs": StageKind("compare", (2,), is_asked_about=True, is_minor=True),
     "verdicts": StageKind("compare", (2,)),
+    "benchmarks": StageKind("bench", (2,), asked_in="replies"),
     "probes": StageKind("card", (2,), is_asked_about=True, is_minor=True),
     "judges": StageKind("card", (0, 1, 2)),
     "people": StageKind("people", (1,), is_minor=True),
