@@ -118,6 +118,9 @@ class Finetune(Section):
     attention: Annotated[Attention, OPERATIONAL] = "auto"
     """`auto`: the flash-attn package where it is installed and can run, else PyTorch's own attention, and without packing the
     model's own code (`eager`) where its class has no other."""
+    logits: Annotated[Literal["auto", "whole", "pieces", "liger"], OPERATIONAL] = "auto"
+    """The loss by whole logits or piece by piece. `auto`: in pieces where whole ones would take more than 256 MiB and the
+    output layer is known to be a plain one, by the package liger-kernel where that and a GPU are there."""
     gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
     """Compute activations again in the backward pass: less memory for about a third more time."""
     offload: Annotated[Literal["none", "optimizer", "all"], OPERATIONAL] = "none"

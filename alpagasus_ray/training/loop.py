@@ -152,11 +152,11 @@ class Loop:
         parts = measure.parts_of(config, batch, tokens.lengths, place)
         # in 64 bits, so that curves of one and of eight workers agree to many digits
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
-        loaded = self._ready.loaded
+        loaded, engine = self._ready.loaded, self._ready.engine
         for micro_batch in measure.built(config, loaded, tokens, parts):
-            loss_sum = collate.loss_sum(self._ready.engine, micro_batch.to(place.device), slices=loaded.slices)
+            loss_sum = collate.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices, by=loaded.head)
             part = loss_sum * (1 / labels)
-            self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
+            engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
             loss += part.detach()
         if config.packing:
             return loss, 0

@@ -12,6 +12,7 @@ import torch
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.training import attention, shapes
+from alpagasus_ray.training.head import Head, choose
 
 PAD = "[PAD]"
 ADAPTER = "default"
@@ -35,6 +36,10 @@ class Loaded(NamedTuple):
     """Name of the attention that computes."""
     own: str
     """Name of the attention that computes where there are no packs."""
+    head: Head | None
+    """The output layer where losses are computed without whole logits."""
+    logits: str
+    """How losses are computed from it, in words."""
 
 
 def dtype(config: Finetune) -> torch.dtype:
@@ -207,7 +212,8 @@ def load(config: Finetune, hf_config: Any, tokenizer: Any, *, on_gpu: bool, has:
     shapes.text_of(model.config).use_cache = model.config.use_cache = False
     slices = "logits_to_keep" in inspect.signature(model.forward).parameters
     own = ("sdpa" if has.sdpa else "eager") if kind == attention.PACKED else kind
-    return Loaded(_with_adapters(config, model), tokenizer, slices, kind, own)
+    model = _with_adapters(config, model)
+    return Loaded(model, tokenizer, slices, kind, own, *choose(config, model, on_gpu=on_gpu))
 
 
 def _weights(config: Finetune, hf_config: Any, kind: str) -> Any:
