@@ -2,7 +2,7 @@
 
 4,096 label tokens of a vocabulary of 152 thousand have 2.3 GiB of logits in float32, and the plain way holds them several times
 over. Here no piece is larger than `PIECE`. Only for models whose output layer is one plain matrix after which nothing comes
-(`FAMILIES`): the others have whole logits. Knows torch and modules of transformers; knows nothing of data, runs or Ray.
+(`shapes.HEADS`): the others have whole logits. Knows torch and modules of transformers; knows nothing of data, runs or Ray.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,6 @@ IGNORED = -100
 """The label of what carries no loss, as everywhere in PyTorch."""
 PIECE = 256 * 2**20
 """Bytes of logits in float32 that are held at once; a micro-batch with no more than that has them whole, which is quicker."""
-FAMILIES = frozenset(
-    """
-    apertus arcee deepseek_v2 deepseek_v3 ernie4_5 ernie4_5_moe gemma gemma3 gemma3_text gemma4 gemma4_text glm glm4 glm4_moe
-    gpt2 gpt_bigcode gpt_neox helium llama mistral mixtral olmo olmo2 olmo3 olmoe opt phi phi3 phimoe qwen2 qwen2_moe qwen3
-    qwen3_moe seed_oss smollm3 starcoder2
-    """.split()
-)
-"""Families whose models were seen to have the same loss and gradients in pieces and whole."""
-AFTER = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap", "lm_head_multiplier")
-"""Names of configurations for what is done to logits after the output layer."""
 THEIR_CLASSES = "transformers.models."
 
 
@@ -78,14 +68,11 @@ def choose(config: Finetune, model: Any, *, on_gpu: bool) -> Chosen:
 
 def _why_whole(base: Any) -> str | None:
     """What of a model is not known to be an output layer alone; None where it is."""
-    text = shapes.text_of(base.config)
     if not type(base).__module__.startswith(THEIR_CLASSES):
         return "a class of its own, whose logits nobody has looked at"
-    if base.config.model_type not in FAMILIES:
-        return f"a family ({base.config.model_type}) whose logits nobody has looked at"
-    after = next((name for name in AFTER if getattr(text, name, None) not in (None, 1)), None)
-    if after is not None:
-        return f"logits that are changed after the output layer ({after})"
+    reason = shapes.why_whole_logits(base.config)
+    if reason is not None:
+        return reason
     if type(base.get_output_embeddings()) is not torch.nn.Linear:
         return f"an output layer that is no plain matrix ({type(base.get_output_embeddings()).__name__})"
     return None

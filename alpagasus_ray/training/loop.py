@@ -72,7 +72,13 @@ class Loop:
     """The updates of one worker."""
 
     def __init__(self, training: Training, place: Place, ready: Ready, spent: Spent) -> None:
-        self._training, self._config, self._place, self._ready, self._spent = training, training.config, place, ready, spent
+        self._training, self._config, self._place, self._ready, self._spent = (
+            training,
+            ready.config or training.config,
+            place,
+            ready,
+            spent,
+        )
         if ready.mark is not None:
             # times of earlier calls go on, so that the manifest tells what the model took and not what its last call did
             for kind, seconds in ready.mark.seconds.items():

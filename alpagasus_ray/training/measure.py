@@ -131,7 +131,7 @@ def row_losses(config: Finetune, place: Place, loaded: Loaded, engine: Any, held
 def parts_of(config: Finetune, batch: collate.Integers, lengths: collate.Integers, place: Place) -> list[Any]:
     """A worker's micro-batches of an update."""
     if config.packing:
-        return schedule.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
+        return schedule.packs(batch, lengths, config.least_pack, place.workers)[place.rank]
     return schedule.rows(batch, config.micro_batch, place.workers)[place.rank]
 
 

@@ -46,6 +46,8 @@ HEAVY_AT_THE_TOP = {
     "loop",
     "measure",
     "model",
+    "setup",
+    "windows",
 } | {"proxies"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
 HEAVY_IN_FUNCTIONS = {"engines.vllm_engine", "engines.vllm_model", "engines.tokens", "feasibility", "training"}

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.training import behaviour, collate, head, model
+from alpagasus_ray.training import behaviour, collate, head, model, shapes
 from alpagasus_ray.training.head import IGNORED
 from toy_runs import ROOT
 
@@ -85,7 +85,7 @@ def test_a_family_of_the_list_has_the_loss_and_gradients_of_whole_logits(kind: s
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", sorted(head.FAMILIES - set(SOME)))
+@pytest.mark.parametrize("kind", sorted(shapes.HEADS - set(SOME)))
 def test_every_family_of_the_list_has_the_loss_and_gradients_of_whole_logits(kind: str) -> None:
     same(kind, packing=False)
 
