@@ -2,13 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import torch
-
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.engines.tokens import load_tokenizer
-from alpagasus_ray.training import behaviour, devices, memory, model, native_ops, settings, shapes
+from alpagasus_ray.training import behaviour, devices, memory, model, native_ops, shapes
 from alpagasus_ray.training.checkpoints import CheckpointInfo, Checkpoints, newest
 from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.engine import count_beside_weights
+from alpagasus_ray.training.engine import engine_of as engine_of  # noqa: PLC0414 - proxies take it from here
 from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.shapes import Flops
 from alpagasus_ray.training.spec import Training
@@ -62,42 +61,10 @@ def prepare(training: Training, place: Place) -> Ready:
         if universal:
             states.make_universal(mark)
         earlier = states.load(engine, mark)
-        _count_beside_weights(engine)
+        count_beside_weights(engine)
     tokens = Tokens.open(training.tokens, training.tokens_manifest)
     order = training.order
     behaviour.check(config, loaded, engine, [tokens.ids(index) for index in order.batch(0)[:LOOKED_AT].tolist()], place.device)
     parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
     flops = shapes.flops(hf_config, parameters, trained, routed)
     return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops, config)
-
-
-def _count_beside_weights(engine: Any) -> None:
-    """Bring AdamW's counts of updates to where its fused kernel wants them, whatever kernel the state was saved by: one for
-    each weight, on its device."""
-    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for group in adam.param_groups:
-        if "fused" in adam.defaults:  # not of DeepSpeed's own
-            group["fused"] = adam.defaults["fused"]
-    for weight, state in adam.state.items():
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].to(weight.device, torch.float32, copy=True)
-
-
-def engine_of(config: Finetune, hf_config: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
-    """A model with its weights, and DeepSpeed's engine around it."""
-    import deepspeed
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
-
-    hidden = shapes.number(shapes.text_of(hf_config), "hidden_size") if place.on_gpu and place.workers > 1 else None
-    told = settings.deepspeed_config(config, universal=universal, hidden=hidden)
-    options = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
-    # while it lives, transformers shards weights as it loads them where that is ZeRO-3
-    sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
-    loaded = model.load(config, hf_config, tokenizer, on_gpu=place.on_gpu, has=has)
-    del sharding
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    groups = settings.weight_groups(config, loaded.model)
-    engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=groups, config=told)
-    engine.train()
-    return loaded, engine

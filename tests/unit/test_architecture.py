@@ -40,13 +40,13 @@ HEAVY_AT_THE_TOP = {
     "behaviour",
     "collate",
     "devices",
+    "engine",
     "failures",
     "finished_model",
     "head",
     "loop",
     "measure",
     "model",
-    "setup",
     "windows",
 } | {"proxies"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
