@@ -71,7 +71,8 @@ def report(asked: argparse.Namespace) -> dict[str, Any]:
     """All sections that are asked for."""
     started, ends = time.time(), time.monotonic() + asked.seconds
     found: dict[str, Any] = {}
-    names = [name for name in SECTIONS if not asked.only or name in asked.only.split(",")]
+    usual = [name for name in SECTIONS if name != "model" or asked.model]
+    names = [name for name in SECTIONS if name in asked.only.split(",")] if asked.only else usual
     for name in names:
         # what stands first must not eat up what the loop needs
         kept = sum(SECTIONS[later].limit_s for later in names[names.index(name) + 1 :] if later in FIRST)
@@ -92,9 +93,12 @@ def _run(name: str, asked: argparse.Namespace, limit: float) -> dict[str, Any]:
         command = [sys.executable, __file__, "--section", name, "--rows", str(rows)]
         command += ["--tiny"] if asked.tiny else []
         command += ["--model", asked.model] if asked.model else []
+        # threads of a tiny one on a CPU would wait for each other
+        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if asked.tiny else {})
         with errors.open("w") as stream:
             try:
-                code = subprocess.run(command, stdout=stream, stderr=stream, timeout=limit, check=False).returncode
+                done = subprocess.run(command, stdout=stream, stderr=stream, timeout=limit, check=False, env=environment)
+                code = done.returncode
                 why = None if code == 0 else _last(errors) or f"it ended with code {code}"
             except subprocess.TimeoutExpired:
                 why = f"it took longer than {limit:.0f} s"
@@ -143,7 +147,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=360, help="time for all sections together")
     parser.add_argument("--out", help="a file for the report as well")
     parser.add_argument("--model", help="a model's folder, to be finetuned; on rows.json in it, if that is there")
-    parser.add_argument("--only", help="names of sections, by commas")
+    parser.add_argument("--only", default="", help=f"names of sections, by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--rows", help=argparse.SUPPRESS)
     asked = parser.parse_args()

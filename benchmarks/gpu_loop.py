@@ -21,7 +21,7 @@ from gpu_kernels import MIB, device, wait
 from numpy.typing import NDArray
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.training import attention, collate, devices, engine, head, memory, model, settings, shapes
+from alpagasus_ray.training import attention, collate, devices, engine, head, memory, model, native_ops, settings, shapes
 from alpagasus_ray.training.devices import Place
 
 SEVEN = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32_000}
@@ -80,7 +80,7 @@ class Bench(NamedTuple):
 
 
 class Bare:
-    """AdamW without DeepSpeed, where that cannot be loaded: it keeps no weights in float32, so its speed alone means something."""
+    """AdamW without DeepSpeed, where that cannot be loaded: without weights in float32, so its speed alone means something."""
 
     def __init__(self, config: Finetune, loaded: model.Loaded) -> None:
         self._model, self._most = loaded.model, config.max_grad_norm
@@ -116,13 +116,14 @@ def _bench(config: Finetune, hf_config: Any, tokenizer: Any) -> Bench:
     with place.device:  # random weights are drawn where they are used
         loaded = model.load(config, hf_config, tokenizer, on_gpu=place.on_gpu, has=known.has)
     loaded.model.to(place.device)
-    made, by = _engine(config, loaded)
+    made, by = _engine(config, loaded, place)
     flops = shapes.flops(hf_config, *known[:3])
     return Bench(config, loaded, made, flops, devices.peak_flops(config, place.device), by)
 
 
-def _engine(config: Finetune, loaded: model.Loaded) -> tuple[Any, str]:
+def _engine(config: Finetune, loaded: model.Loaded, place: Place) -> tuple[Any, str]:
     try:
+        native_ops.load(config, on_gpu=place.on_gpu)
         told = settings.deepspeed_config(config, universal=False)
         return engine.around(config, loaded, told), "DeepSpeed"
     except Exception as error:  # noqa: BLE001 - whatever it lacks on a bare machine, the rest is measured without it
@@ -350,9 +351,7 @@ def _steps(bench: Bench) -> Iterator[Row]:
 
 def finetuned(folder: str | None, *, tiny: bool) -> Iterator[Row]:
     """A real model, finetuned on `rows.json` of its folder (records as Alpaca's), or on random tokens."""
-    if folder is None:
-        yield {"way": "no model was named (--model)"}
-        return
+    assert folder is not None, "name the model's folder: --model"
     from transformers import AutoConfig, AutoTokenizer
 
     config = _config(model=folder, from_scratch=False, max_length=512, pack_tokens=512 if tiny else 8192, learning_rate=2e-5)
