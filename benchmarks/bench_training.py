@@ -122,15 +122,15 @@ class CpuOfOthers:
         me = psutil.Process()
         while not self._stop.wait(0.5):
             used, worker = defaultdict[str, float](float), 0.0
-            for process in [me, *me.children(recursive=True)]:
+            for each in [me, *me.children(recursive=True)]:
                 try:
-                    times, name = process.cpu_times(), process.name()
+                    times, name = each.cpu_times(), each.name()
                 except psutil.Error:
                     continue
                 if "RayTrainWorker" in name:
                     worker += times.user + times.system
                 else:
-                    used["this driver" if process.pid == me.pid else name] += times.user + times.system
+                    used["this driver" if each.pid == me.pid else name] += times.user + times.system
             self._samples.append((time.monotonic(), dict(used), worker))
 
     def told(self, seconds: float) -> str:

@@ -45,8 +45,6 @@ def prepare(training: Training, place: Place) -> Ready:
     hf_config = model.shape(asked)
     known = model.census(asked, hf_config)
     config, why = memory.settled(asked, hf_config, known and known[:2], devices.free_on_all(place), place.workers)
-    if why:
-        training.status.tell({"note": why})
     if known is not None:
         devices.check(config, known.parameters, known.trained, place)
     mark = newest(training.states)
@@ -56,6 +54,9 @@ def prepare(training: Training, place: Place) -> Ready:
     universal = mark is not None and states.needs_universal(mark)
     has = known.has if known else model.NOTHING
     loaded, engine = engine_of(config, hf_config, place, has, universal=universal)
+    whole = f"logits are whole: {loaded.logits}" if loaded.head is None else ""
+    if why or whole:
+        training.status.tell({"note": "; ".join(filter(None, (why, whole)))})
     earlier = None
     if mark is not None:
         if universal:
