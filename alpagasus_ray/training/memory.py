@@ -83,6 +83,8 @@ def settled(config: Finetune, hf_config: Any, counts: tuple[int, int] | None, fr
     worker's GPU in bytes, None where it computes on a CPU."""
     if config.gradient_checkpointing != "auto" and not (config.packing and config.pack_tokens == "auto"):
         return Settled(config, "")
+    if free is None and config.pack_tokens != "auto":
+        return Settled(config.model_copy(update={"gradient_checkpointing": "none"}), "")  # which is nothing to tell
     if free is None:
         return _set(config, "none", config.least_pack, "on a CPU, which larger packs make no quicker")
     wide = 2 if config.precision == "bf16" else 4
