@@ -5,18 +5,18 @@
 #     sh gpu.sh [--seconds 360] [--out FILE] [--model FOLDER] [--tiny]
 #
 # Prints progress to stderr and, as the last line of stdout, one JSON object. Nothing is installed: wheels are unpacked to a
-# temporary folder.
+# temporary folder, and counts only where the machine has no such package.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 wheels=${WHEELS:-$here}
-test -n "$(find "$wheels" -maxdepth 1 -name '*.whl' | head -1)" || wheels=$here/../build/gpu
+test -n "$(find "$wheels" -maxdepth 1 -name '*.whl' 2> /dev/null | head -1)" || wheels=$here/../build/gpu
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 for wheel in "$wheels"/*.whl; do
   test -e "$wheel" || { echo "no wheels in $wheels: what is installed has to do (make gpu-wheels builds them)" >&2; break; }
   "$python" -m zipfile -e "$wheel" "$site"
 done
-# the checkout's own code before the carried one, where there is a checkout
-test -d "$here/../alpagasus_ray" && site_first=$here/..: || site_first=
-PYTHONPATH="$site_first$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$here/gpu.py" "$@"
+# the code of a checkout before the carried wheel, where this is one
+test -d "$here/../alpagasus_ray" && PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" && export PYTHONPATH
+CARRIED="$site" "$python" "$here/gpu.py" "$@"

@@ -100,7 +100,6 @@ class Bare:
 
 def _place() -> Place:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     place = Place(0, 1, 1, torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
     devices.choose_accelerator(place)
     if not dist.is_initialized():
@@ -113,7 +112,7 @@ def _bench(config: Finetune, hf_config: Any, tokenizer: Any) -> Bench:
     place = _place()
     known = model.census(config, hf_config)
     assert known is not None, "these models are built without weights"
-    with place.device:  # random weights are drawn where they are used
+    with place.device if config.from_scratch else nullcontext():  # random weights are drawn where they are used
         loaded = model.load(config, hf_config, tokenizer, on_gpu=place.on_gpu, has=known.has)
     loaded.model.to(place.device)
     made, by = _engine(config, loaded, place)
@@ -156,11 +155,10 @@ def _layers(config: Finetune) -> int:
     if not torch.cuda.is_available():
         return 2
     free = torch.cuda.mem_get_info()[0] * STATES
-    for layers in range(LAYERS, 1, -1):
-        parameters, trained = model.sizes(config, _shape(layers, tiny=False))
-        if settings.state_bytes(config, parameters, trained, 1) <= free:
-            return layers
-    return 1
+    one, two = (model.sizes(config, _shape(layers, tiny=False)) for layers in (1, 2))
+    first = settings.state_bytes(config, *one, 1)
+    each = settings.state_bytes(config, *two, 1) - first
+    return max(1, min(LAYERS, 1 + int((free - first) / each)))
 
 
 def levers(*, tiny: bool) -> Iterator[Row]:

@@ -68,7 +68,7 @@ def bench_imports() -> None:
     """The second time, when all files are in memory."""
     table = Table("What is imported before an update", "process", "seconds of the CPU")
     for name, code in IMPORTS.items():
-        used = [_cpu_of(code) for _ in range(3)]
+        used = [_cpu_of(code) for _ in range(2)]
         table.row(name, f"{min(used):.2f}")
 
 
@@ -82,6 +82,6 @@ def _cpu_of(code: str) -> float:
 
 
 if __name__ == "__main__":
-    bench_imports()
     bench_adam()
+    bench_imports()
     bench_loss()

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from alpagasus_ray.config import Finetune
@@ -152,7 +152,7 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
@@ -171,11 +171,11 @@ class _InPieces(torch.autograd.Function):
             logs[part] = top[:, 0] + logits.sub_(top).exp_().sum(dim=1).log()
             found[part] = logs[part] - at_target
         ctx.save_for_backward(hidden, weight, bias, targets, logs)
-        ctx.piece = piece  # type: ignore[attr-defined]
+        ctx.piece = piece
         return found.masked_fill_(targets == IGNORED, 0.0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, logs = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
