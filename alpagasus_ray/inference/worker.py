@@ -27,7 +27,7 @@ from alpagasus_ray.inference.reporter import Reporter
 from alpagasus_ray.inference.retry import FLUSH_ATTEMPTS
 from alpagasus_ray.inference.shard_run import ShardRun
 from alpagasus_ray.inference.spec import Job, Task
-from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster import worker_process
 
 REPORT_S, CROWD = 0.5, 250
 """Seconds between two reports of a worker; more where more workers than so many share the coordinator."""
@@ -82,9 +82,11 @@ class Worker:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _end_background(self) -> None:
-        for task in self._background:
+        # those of the supply too, which may be fetching dollars or permits for requests that wait no more
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for engine in self._engines:
             if isinstance(engine, Closing):
                 await engine.close()
@@ -96,7 +98,7 @@ class Worker:
 
     async def _start(self) -> None:
         try:
-            preflight.take_part(self._job.source, self._job.version)
+            worker_process.take_part(self._job.source, self._job.version)
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self.stopped = f"{platform.node()}: {error}"

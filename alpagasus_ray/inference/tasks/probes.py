@@ -34,6 +34,8 @@ POOL = 2_000
 """Rows, at most, that defects are planted into, and that an answer may be taken from."""
 SHORTEST_REPLY = 2
 """Tokens of a reply that is a score and nothing else."""
+FIRST_SCORE = "first_score"
+"""Column of stored probes: what the judge said of the row when it rated the run."""
 CHINESE = r"[一-鿿]"
 
 
@@ -46,7 +48,8 @@ class ProbeTask(RatingTask):
 
     def request(self, row: Mapping[str, Any]) -> Request:
         made = super().request(row)
-        return made._replace(key=f"card:{made.key}")
+        # rows may be asked once more (`repeat`) and stored besides: without keys of their own, one reply would serve both
+        return made._replace(key=f"card:{STORED}:{made.key}" if FIRST_SCORE in row else f"card:{made.key}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,12 +70,12 @@ class Probes(NamedTuple):
 
     def target(self, run: Run, kind: str, directory: str) -> Target:
         source = run.probes(self.judge, kind)
-        return Target.of(run.judge(self.judge, directory), source, source.finished("card"))
+        return Target.of(run.judge(self.judge, directory), source, source.finished())
 
 
 def why_not(run: Run, name: str, score: Score) -> str | None:
     """Why the judge of these ratings cannot be asked; None where it can."""
-    made = run.ratings(name).finished("score").settings
+    made = run.ratings(name).finished().settings
     if "combine" in made:
         return f"{name} is made of other ratings: there is nobody to ask; its parts have cards of their own"
     if made.get("judge", {}).get("kind") == "recorded":
@@ -128,7 +131,7 @@ def ask(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> N
 
     The stored probes are asked once more where the judge's ratings are others than when it was last asked, or `again`."""
     check_model(score.judge)
-    rated = run.ratings(probes.judge).finished("score").content_hash()
+    rated = run.ratings(probes.judge).finished().content_hash()
     asked = task_of(score).task
     task = replace(asked, about=(("ratings", rated),))
     spec = AskSpec.of(card, asked.judge)
@@ -210,7 +213,7 @@ def _examples(run: Run, ids: set[str]) -> dict[str, dict[str, Any]]:
     if not ids:
         return {}
     stage, wanted = run.examples(), pa.array(sorted(ids))
-    tables = (conformed(table, EXAMPLES) for table in stage.tables(stage.finished("ingest")))
+    tables = (conformed(table, EXAMPLES) for table in stage.tables(stage.finished()))
     rows = (row for table in tables for row in table.filter(pc.is_in(table["example_id"], wanted)).to_pylist())
     return {row["example_id"]: row for row in rows}
 
@@ -229,7 +232,7 @@ def _changed(card: Card, kind: str, rows: Sequence[dict[str, Any]], scored: Mapp
         rows = [_with(by_id[one.row.example_id], one.kind, one.output) for one in planted]
     table = pa.Table.from_pylist(list(rows), schema=EXAMPLES)
     if kind == STORED:
-        table = table.append_column("first_score", pa.array([scored.get(row["example_id"]) for row in rows], pa.float64()))
+        table = table.append_column(FIRST_SCORE, pa.array([scored.get(row["example_id"]) for row in rows], pa.float64()))
     return table
 
 
