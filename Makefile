@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo demo-docs study docs test test-long check shape faults bench audit lock build clean one-extra
+.PHONY: install demo demo-docs study docs test test-long check shape faults bench gpu-wheels audit lock build clean one-extra
 install: one-extra $(VENV)/installed-$(EXTRA)
 
 # pip leaves the torch of one extra where the other wants its own, so that an environment has one of them for good.
@@ -76,6 +76,20 @@ faults: install
 
 bench: install
 	$(BIN)/python benchmarks/run.py
+
+# What a machine with a GPU, torch, transformers and triton, and no package index, lacks for benchmarks/gpu.sh, and that script: a
+# folder of a few MB to copy there (`sh gpu/gpu.sh`). DeepSpeed's wheel is built here, without its compiled operations.
+GPU-LACKS := annotated-types|deepspeed|einops|hjson|msgpack|ninja|psutil|py-cpuinfo|pydantic|pydantic-core|typing-inspection
+gpu-wheels: install
+	rm -rf build/gpu
+	mkdir -p build/gpu
+	awk '/^[a-z]/ {keep = /^($(GPU-LACKS))==/} keep' requirements-gpu.lock > build/gpu/wheels.txt
+	DS_BUILD_OPS=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --require-hashes --requirement build/gpu/wheels.txt \
+	  --wheel-dir build/gpu
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/gpu .
+	rm -rf build/lib build/bdist.*
+	cp benchmarks/gpu.sh benchmarks/gpu.py benchmarks/gpu_kernels.py benchmarks/gpu_loop.py build/gpu
+	du -sh build/gpu
 
 # Known vulnerabilities of what the lock files name; asks a database on the network, so it is no part of `check`.
 audit: install

@@ -40,11 +40,14 @@ HEAVY_AT_THE_TOP = {
     "behaviour",
     "collate",
     "devices",
+    "engine",
     "failures",
     "finished_model",
+    "head",
     "loop",
     "measure",
     "model",
+    "windows",
 } | {"proxies"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
 HEAVY_IN_FUNCTIONS = {
