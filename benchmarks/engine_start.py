@@ -19,7 +19,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT.parent / "shared/data/tiny_llama"
-TURNS = 3
+TURNS = 2
 Parts = dict[str, tuple[float, float]]
 
 
