@@ -107,7 +107,7 @@ def _scored_on_nodes_of_its_own(head: Head, run: str) -> None:
     until_alone(head)
 
 
-def test_a_pool_asks_for_all_its_gpus_before_any_work_is_done_and_gives_one_back_once_nothing_is_left_for_it(
+def test_a_pool_asks_for_all_its_gpus_before_any_work_is_done_and_a_node_goes_once_nothing_is_left_for_it(
     head: Head, tmp_path: Path
 ) -> None:
     run = toy_run(tmp_path, 8, rows_per_shard=2).storage.root
