@@ -2,7 +2,7 @@
 
     RAY_ADDRESS=… python tests/support/growing_pool.py RUN
 
-No engine answers before there are two GPUs, and one row has no answer before there is one again: an idle node goes after a while.
+No engine answers before there are two GPUs, and one row has no answer before there is one again, as idle nodes go.
 """
 
 import asyncio
