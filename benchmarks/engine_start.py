@@ -42,7 +42,7 @@ def split() -> Parts:
     with counted(parts, "our modules"):
         import alpagasus_ray.inference.worker  # noqa: F401
         from alpagasus_ray.config import Judge, Vllm
-        from alpagasus_ray.engines import vllm_engine
+        from alpagasus_ray.engines import vllm_engine, vllm_model
         from alpagasus_ray.inference.tasks.rating import NOTHING
         from alpagasus_ray.judging import rubric
         from alpagasus_ray.judging.reply_format import reply_form
@@ -64,16 +64,15 @@ def split() -> Parts:
     async def start() -> Any:
         with (
             mock.patch.object(AsyncLLM, "from_vllm_config", told("vLLM's engine", AsyncLLM.from_vllm_config)),
-            mock.patch.object(vllm_engine, "vllm_config", told("vLLM's configuration", vllm_engine.vllm_config)),
+            mock.patch.object(vllm_engine, "vllm_config", told("vLLM's configuration", vllm_model.vllm_config)),
             counted(parts, "our checks"),
         ):
             return vllm_engine.VllmEngine.start(judge, reply_form(judge, asked), asked.messages(NOTHING))
 
     kept = asyncio.run(start())
-    inside = [parts[name] for name in ("vLLM's engine", "vLLM's configuration")]
-    parts["our checks"] = tuple(whole - sum(part[n] for part in inside) for n, whole in enumerate(parts["our checks"]))
+    (cpu, clock), configured, checked = (parts[name] for name in ("vLLM's engine", "vLLM's configuration", "our checks"))
+    parts["our checks"] = (checked[0] - cpu - configured[0], checked[1] - clock - configured[1])
     times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
-    cpu, clock = parts["vLLM's engine"]
     parts["vLLM's engine"] = (cpu + sum(each.user + each.system for each in times), clock)
     del kept
     return parts
