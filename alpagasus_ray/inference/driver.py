@@ -120,9 +120,9 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            # all at once, so that the autoscaler hears of all: a pool that grows gets no worker beyond the nodes that are there,
+            # all at once, so that the autoscaler hears of all. A pool that may grow gets no worker beyond what present nodes hold,
             # and Ray Data asks for more nodes only once calls have ended, which take hours. Work begins with the first worker;
-            # those without a node wait, and one that has nothing left to do gives its place back.
+            # those without a node wait, and one that has nothing left to do goes.
             size=min(pool.most, len(calls)),
             max_tasks_in_flight_per_actor=OVERLAP,
             max_concurrent_calls_per_actor=OVERLAP,
