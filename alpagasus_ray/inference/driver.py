@@ -120,7 +120,7 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            # all at once, so that the autoscaler hears of all. A pool that may grow gets no worker beyond what present nodes hold,
+            # all at once, so that the autoscaler hears of all: a pool that may grow gets none beyond what present nodes hold,
             # and Ray Data asks for more nodes only once calls have ended, which take hours. Work begins with the first worker;
             # those without a node wait, and one that has nothing left to do goes.
             size=min(pool.most, len(calls)),
