@@ -1,8 +1,9 @@
 """Where the time goes when a worker opens an engine of vLLM, by what is done: seconds of the CPU, and of the clock.
 
-    python benchmarks/engine_start.py [CHECKOUT]
+    python benchmarks/engine_start.py [--modules] [CHECKOUT]
 
 With another checkout the same is measured of its package too, in turns. What Ray's workers import anyway is not counted.
+With --modules only our own part of that is looked at, and no engine starts.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT.parent / "shared/data/tiny_llama"
-TURNS = 2
+TURNS = 3
 Parts = dict[str, tuple[float, float]]
 
 
@@ -33,7 +34,7 @@ def counted(parts: Parts, name: str) -> Iterator[None]:
         parts[name] = (before[0] + time.process_time() - cpu, before[1] + time.monotonic() - clock)
 
 
-def split() -> Parts:
+def split(*, modules_only: bool) -> Parts:
     """Open an engine as a worker of a judge does."""
     import psutil
     import ray.data  # noqa: F401 - a worker has it before it hears of us
@@ -46,6 +47,8 @@ def split() -> Parts:
         from alpagasus_ray.inference.tasks.rating import NOTHING
         from alpagasus_ray.judging import rubric
         from alpagasus_ray.judging.reply_format import reply_form
+    if modules_only:
+        return parts
     with counted(parts, "vLLM's modules"):
         from vllm import AsyncEngineArgs  # noqa: F401
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -78,10 +81,10 @@ def split() -> Parts:
     return parts
 
 
-def measured(checkout: Path) -> Parts:
+def measured(checkout: Path, options: list[str]) -> Parts:
     """The parts of a fresh process that has the package of a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, "--here"]
+    command = [sys.executable, __file__, "--here", *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -89,12 +92,12 @@ def measured(checkout: Path) -> Parts:
     return loaded
 
 
-def main(other: Path | None) -> None:
-    checkouts = [*filter(None, [other]), ROOT]
+def main(options: list[str], others: list[Path]) -> None:
+    checkouts = [*others, ROOT]
     seen: dict[Path, list[Parts]] = {checkout: [] for checkout in checkouts}
     for _ in range(TURNS):
         for checkout in checkouts:
-            seen[checkout].append(measured(checkout))
+            seen[checkout].append(measured(checkout, options))
     print("| what | " + " | ".join(f"{name}, s of CPU | s" for name in ("before", "now")[-len(checkouts) :]) + " |")
     print("|---" * (1 + 2 * len(checkouts)) + "|")
     for part in seen[ROOT][0]:
@@ -103,7 +106,8 @@ def main(other: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--here"]:
-        print(json.dumps(split()), flush=True)
+    given = [option for option in sys.argv[1:] if option == "--modules"]
+    if "--here" in sys.argv:
+        print(json.dumps(split(modules_only=bool(given))), flush=True)
     else:
-        main(Path(sys.argv[1]).resolve() if sys.argv[1:] else None)
+        main(given, [Path(name).resolve() for name in sys.argv[1:] if not name.startswith("--")])
