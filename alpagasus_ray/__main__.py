@@ -5,6 +5,7 @@ short. Nothing that takes long to import is loaded before a verb is known.
 """
 
 import argparse
+import difflib
 import importlib
 import shutil
 import sys
@@ -12,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from alpagasus_ray.terminal import say
 from alpagasus_ray.version import __version__
 
 
@@ -71,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb == COMPLETION:
         return _complete(given[1:])
     if verb not in VERBS:
+        if near := _near(verb):
+            say(f"alpagasus: error: there is no verb {verb!r}; did you mean `alpagasus {near}`?")
+            return 2
         _overview().parse_args([verb])  # ends the process: with help, the version, or what is wrong
     from alpagasus_ray.cli import carry_out
 
@@ -79,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in VERBS[verb].fixed.items():
         setattr(parsed, name, value)
     return carry_out(spec, parsed)
+
+
+def _near(word: str) -> str | None:
+    """The verb that a mistyped word, or the name of a job, most likely means."""
+    known = {**{verb.job.lower(): name for name, verb in VERBS.items()}, **{name: name for name in _verbs()}}
+    return next((known[near] for near in difflib.get_close_matches(word, known, n=1)), None)
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -185,7 +196,8 @@ def _table(section: str, wanted: Sequence[str] | None) -> Iterator[str]:
 def _line(knob: Any, *, whole: bool) -> Iterator[str]:
     head = f"  {knob.key}: {knob.kind}" + (f" = {knob.default}" if knob.default else "")
     said = knob.doc if whole else knob.doc.partition(". ")[0].partition("; ")[0]
-    yield head if whole or len(head) <= _width() else head[: _width() - 2] + " …"
+    # a default that does not fit on the line is for --help-all
+    yield head if whole or len(head) <= _width() else f"  {knob.key}: {knob.kind}"
     yield textwrap.fill(said, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

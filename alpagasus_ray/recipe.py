@@ -74,7 +74,7 @@ def _read_yaml(path: str) -> tuple[dict[str, Any], Lines]:
     except UsageError as error:
         raise UsageError(f"recipe {shown}: {_without_login(str(error))}") from None
     except OSError as error:
-        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_shipped(path)}") from None
+        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_meant(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {shown} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
@@ -111,9 +111,17 @@ RECIPES = Path(__file__).parent / "recipes"
 """Those that ship with the package, each `NAME.yaml`."""
 
 
-def _shipped(path: str) -> str:
-    """What to say beside a name that is neither a file nor the name of a recipe that ships."""
-    return "" if "/" in path or "." in path else f"; recipes that ship with the package: {', '.join(shipped())}"
+def _meant(path: str) -> str:
+    """What to say beside a name that is neither a file nor the name of a recipe that ships: those of near names."""
+    if "://" in path:
+        return ""
+    folder = Path(path).parent
+    ours = shipped() if "/" not in path else []
+    known = {**{name: name for name in ours}, **{file.name: str(file) for file in folder.glob("*.y*ml")}}
+    near = [known[name] for name in difflib.get_close_matches(Path(path).name, known, n=2)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; recipes that ship with the package: {', '.join(ours)}" if ours and "." not in path else ""
 
 
 def shipped() -> list[str]:
@@ -182,7 +190,8 @@ def _explain(problem: Any) -> str:
         known = sorted(_fields_at(where[:-1]))
         near = difflib.get_close_matches(where[-1], known, n=2, cutoff=0.7)
         meant = " or ".join(f"`{'.'.join([*where[:-1], key])}`" for key in near)
-        hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}"
+        instead = _section_at(where[:-1]).elsewhere.get(where[-1])
+        hint = instead or f"did you mean {meant}?" if near or instead else f"known keys: {', '.join(known)}"
         return f"unknown key `{key}` = {_shown(where[-1], problem['input'])}{f' in `{parent}`' if parent else ''}; {hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "value_error":
@@ -219,15 +228,21 @@ def _default_list(path: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _fields_at(path: Sequence[str]) -> set[str]:
+    return set(_fields(_section_at(path)))
+
+
+def _section_at(path: Sequence[str]) -> type[Section]:
+    """The section at a path; one without fields where the path leads to none."""
     annotation: Any = Recipe
     for part in path:
         if part.isdigit():
             continue
         field = _fields(annotation).get(part)
         if field is None:
-            return set()
+            return Section
         annotation = _inner_section(field.annotation)
-    return set(_fields(annotation))
+    found: type[Section] = annotation if _is_section(annotation) else Section
+    return found
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:

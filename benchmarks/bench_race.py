@@ -89,7 +89,7 @@ def _rated_high(run: Run, work: Path) -> str:
     least = np.min(list(_scores().values()), axis=0)
     best = set(np.argsort(-least, kind="stable")[:HELD].tolist())
     examples = run.examples()
-    rows = (row for table in examples.tables(examples.finished("ingest")) for row in table.to_pylist())
+    rows = (row for table in examples.tables(examples.finished()) for row in table.to_pylist())
     file = work / "rated-high.jsonl"
     with file.open("w") as stream:
         for number, row in enumerate(rows):

@@ -99,7 +99,7 @@ def bench_trainer(run: Run, work: Path) -> Table:
 def _asked(sample: Sample, config: Finetune) -> dict[str, Any]:
     """The same for the Trainer: our examples in our order."""
     assert config.steps is not None
-    tokens, order = sample.tokens, order_of(config, sample.run.tokens(ARM).finished("finetune"))
+    tokens, order = sample.tokens, order_of(config, sample.run.tokens(ARM).finished())
     examples = [int(index) for step in range(config.steps) for index in order.batch(step)]
     return {
         "model": sample.model,

@@ -149,7 +149,7 @@ class Run:
         check_exists(self._dir)
         if self._dir.ratings(scorer.column).manifest() is not None:
             return scorer.column
-        examples = table_of(self._dir.examples(), "ingest")
+        examples = table_of(self._dir.examples())
         numbers = scorer.of(record_of(row) for row in examples)
         known = [number for number in numbers if number is not None]
         if not known:

@@ -28,11 +28,12 @@ from alpagasus_ray.config.engines import (
 )
 from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
 from alpagasus_ray.config.pick import Arm, Clean, Pick
-from alpagasus_ray.config.recipe import Recipe
+from alpagasus_ray.config.recipe import AFTER_PICK, Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
 from alpagasus_ray.config.trust import Card, Combine, People
 
 __all__ = [
+    "AFTER_PICK",
     "BASE_URL",
     "DEBUG",
     "OPENAI",

@@ -54,6 +54,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Names that are looked for in this section and are no knobs of it, and what to write instead."""
     stated: ClassVar[frozenset[str]] = frozenset()
     """Fields that `identity` names even at their default: those that the first manifests held, whose hashes stay as they are.
     A field that is added later is not listed here, so that runs made before it are the same with it."""

@@ -59,6 +59,9 @@ class Rate(NamedTuple):
         return Rate(*(min((limit for limit in pair if limit is not None), default=None) for pair in pairs))
 
 
+NO_RATE = Rate()
+
+
 @runtime_checkable
 class Closing(Protocol):
     """An engine that has something to give back when its worker ends before the process does, as connections."""

@@ -120,7 +120,7 @@ def _other_models(error: str, engine: EngineConfig) -> str | None:
     """The models that a server lists where it says that it has not the one asked for; None where it does not say."""
     if not engine.is_remote or NO_SUCH_MODEL not in error:
         return None
-    from alpagasus_ray.engines.model_list import ask_models
+    from alpagasus_ray.engines.model_list import ask_models  # with a client that jobs without a server need not wait for
 
     listing = ask_models(engine)
     if not listing.models or engine.model in listing.models:

@@ -50,7 +50,7 @@ def _header(title: str, arm: ArmEntry | None) -> str:
 
 def _without_arm(data: ReportData) -> Iterator[str]:
     count = data.examples.rows if data.examples else 0
-    yield f"No examples have been chosen yet; the run holds {count:,}. `jobs/pick_subset.py` chooses them."
+    yield f"No examples have been chosen yet; the run holds {count:,}. `alpagasus pick` chooses them."
 
 
 def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str]:
@@ -118,7 +118,8 @@ def _columns(arm: ArmEntry) -> Iterator[str]:
 
 def _answers(data: ReportData) -> Iterator[str]:
     first = data.first
-    yield "\n## What training on it gave\n"
+    if first.questions:
+        yield "\n## What training on it gave\n"
     for question in first.questions:
         parts = (f"{question.question} {question.word}.", question.sentence, question.behind)
         yield f"- {_plain(' '.join(part for part in parts if part))}"

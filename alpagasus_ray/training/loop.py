@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from alpagasus_ray.config import digest, identity
-from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster import worker_process
 from alpagasus_ray.store.run import FileEntry
 from alpagasus_ray.training import collate, devices, finished_model, measure, schedule, settings
 from alpagasus_ray.training.checkpoints import CURVE, CheckpointInfo, newest
@@ -45,7 +45,7 @@ def train(training: Training) -> Trained | Stopped | None:
     if stopped is not None:
         return stopped
     with Telling(training.config, training.status):
-        preflight.take_part(training.tokens, training.version)
+        worker_process.take_part(training.tokens, training.version)
         place = devices.here(training.config)
         if place.rank == 0 and training.status.begin() == 1:  # what comes before a second start is lost, not start
             spent.seconds["start"] = arrived - training.called_at

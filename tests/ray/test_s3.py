@@ -48,8 +48,8 @@ def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter
     assert ratings(run)["example_id"].to_pylist() == ids(run)
     assert sorted(server.taken()) == sorted(prompt_hashes(run))
     assert arm.rows == len(json.loads(run.subset("best").storage.read("subset.json"))) == 20
-    run.ratings("judge").verify(run.ratings("judge").finished("score"))
-    assert {entry.shard for entry in run.ratings("judge").finished("score").parts()} == {shard_name(n) for n in range(4)}
+    run.ratings("judge").verify(run.ratings("judge").finished())
+    assert {entry.shard for entry in run.ratings("judge").finished().parts()} == {shard_name(n) for n in range(4)}
     assert run.storage.names() == []
 
 

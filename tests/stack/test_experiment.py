@@ -118,9 +118,7 @@ def test_an_experiment_in_small_ends_in_a_report_and_a_second_call_asks_nothing(
 def run_games(run: Run) -> list[dict[str, Any]]:
     """All games of the comparisons of a run."""
     stages = [run.verdicts(None, one.pair, test_set) for one in comparisons(run) for test_set in one.test_sets]
-    games: list[dict[str, Any]] = pa.concat_tables(
-        table for s in stages for table in s.tables(s.finished("compare"))
-    ).to_pylist()
+    games: list[dict[str, Any]] = pa.concat_tables(table for s in stages for table in s.tables(s.finished())).to_pylist()
     return games
 
 
@@ -163,7 +161,7 @@ def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStar
 def _asked(run: Run) -> int:
     """Requests of all comparisons; where both answers are the same, one is enough for both orders."""
     stages = [run.verdicts(None, one.pair, test_set) for one in comparisons(run) for test_set in one.test_sets]
-    asked = (pa.concat_tables(stage.tables(stage.finished("compare"), ["request_hash"])) for stage in stages)
+    asked = (pa.concat_tables(stage.tables(stage.finished(), ["request_hash"])) for stage in stages)
     return sum(len(hashes["request_hash"].unique()) for hashes in asked)
 
 

@@ -157,6 +157,7 @@ DEFAULTS = {
         "apart": 0.9,
         "by": "score",
         "out_of": None,
+        "per": None,
         "share": None,
         "shares": {},
         "shares_of": "category",
