@@ -3,8 +3,12 @@
 Knows YAML and pydantic's error list; knows nothing of what the knobs mean.
 """
 
+import ast
 import difflib
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -271,10 +275,11 @@ class Knob(NamedTuple):
 
 def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
     """All knobs of a section and of the sections inside it, in the order of their definition."""
+    docs = _docs(section)
     for name, field in _fields(section).items():
         key = f"{prefix}.{name}"
         inner = _inner_section(field.annotation)
-        doc = " ".join((field.description or "").split())
+        doc = docs.get(name, "")
         if _is_section(field.annotation):
             yield from knobs(typing.cast("type[Section]", field.annotation), key)
         elif _is_section(inner):
@@ -290,6 +295,20 @@ def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
                 "" if field.is_required() else _default_text(field.get_default(call_default_factory=True)),
                 doc,
             )
+
+
+def _docs(section: type[Section]) -> dict[str, str]:
+    """What stands under the fields of a section in its source, in one line each; a field without a text is left out."""
+    # pydantic would read the sources of all sections whenever the package is imported, which is half of that import's time
+    docs: dict[str, str] = {}
+    for kind in (one for one in reversed(section.__mro__) if issubclass(one, Section)):
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef), "the source of a class"
+        for line, below in itertools.pairwise(tree.body):
+            match line, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    return {field.alias or name: docs[name] for name, field in section.model_fields.items() if name in docs}
 
 
 def _default_text(default: Any) -> str:
