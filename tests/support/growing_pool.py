@@ -58,7 +58,7 @@ def main(location: str) -> None:
     home, spec = run.ratings("judge"), AskSpec.of(Score(), Judge(max_outage_s=600.0))
     connect.connect()
     job = Job(PatientWork("none"), spec.on(POOL), run.examples(), home, home.storage)
-    tasks = [Task(entry.name) for entry in run.examples().finished("ingest").parts()]
+    tasks = [Task(entry.name) for entry in run.examples().finished().parts()]
     with Progress("toy", len(tasks)) as progress:
         driver.drive([job], tasks, None, progress, lambda _: None)
     print(sum(entry.counts.get("scored", 0) for entry in job.backlog.done()))
