@@ -75,7 +75,10 @@ def _race(stages: FinishedStages) -> Panel | None:
         return None
     table = read_json(stages.stage(race_data.STAGE), manifest, race_data.TABLE)
     rows = PanelTable("The arms, each against the controls", race_data.COLUMNS, list(race_data.rows(table)))
-    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), [rows])
+    tables = [rows]
+    if lost := race_data.lost_rows(table):
+        tables.append(PanelTable("Rows that are like what an arm loses on", race_data.LOST_COLUMNS, lost))
+    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables)
 
 
 PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _breadth)

@@ -11,6 +11,7 @@ ABOUT = (
     "holds, nor anything near them. A difference is an arm minus the control, so below 0 the arm is better; intervals are 95%, "
     "over rows and seeds. The loss of a small model is no proof for a larger one."
 )
+LOST_COLUMNS = ("Arm", "Category", "Row of the dataset", "Score", "In the arm", "Id")
 COLUMNS = ("Arm", "Policy", "Rows", "Loss", "Place by seed", "Against", "Difference", "Tokens", "Updates", "Ratings, $")
 
 Table = Mapping[str, Any]
@@ -28,6 +29,24 @@ def points(table: Table) -> Iterator[str]:
     if gains:
         yield f"A difference to random that a race of this size and spread shows in 8 of 10 cases: {gains}."
     yield f"{cost_line(table).capitalize()}."
+    for arm, category, like in lost(table):
+        yield f"{arm} loses to random in {category}: {like['words']}."
+
+
+def lost(table: Table) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Arm, category and `like_rows.LikeRows` of each category in which an arm surely loses to random."""
+    for arm, categories in table.get("lost", {}).items():  # races of earlier versions have none
+        for category, like in categories.items():
+            yield arm, category, like
+
+
+def lost_rows(table: Table) -> list[list[str | float | None]]:
+    """Some rows of the dataset that are like the prompts of these categories."""
+    return [
+        [arm, category, text, score, "kept" if kept else "dropped", example_id]
+        for arm, category, like in lost(table)
+        for example_id, text, score, kept in like["rows"]
+    ]
 
 
 def rows(table: Table) -> Iterator[list[str | int | float | None]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.selection.words import Hashes, ngrams, words
 
-LEAST = 0.1
+LEAST = 0.15
 """Cosine below which a text is not like another."""
 
 Floats = NDArray[np.float64]
@@ -69,9 +69,11 @@ def _grams(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     return hashes[order][first], owners[order][first]
 
 
-def in_words(found: Sequence[Near]) -> str:
-    """`2 like it were kept, 3 dropped with scores of 3.5 to 4` of one prompt."""
+def in_words(found: Sequence[Near], most: int) -> str:
+    """`2 rows like it were kept, 3 dropped with scores of 3.5 to 4` of one prompt; `most` is how many `nearest` gave at most."""
     dropped = [near.score for near in found if not near.kept]
-    known = [score for score in dropped if not np.isnan(score)]
-    ends = f" with scores of {min(known):g} to {max(known):g}" if known else ""
-    return f"{len(found) - len(dropped):,} like it were kept, {len(dropped):,} dropped{ends}"
+    kept = len(found) - len(dropped)
+    known = sorted({score for score in dropped if not np.isnan(score)})
+    ends = f" with scores of {known[0]:g} to {known[-1]:g}" if len(known) > 1 else f" with a score of {known[0]:g}" if known else ""
+    of_kept, of_dropped = (f"{count:,}" + (" or more" if count >= most else "") for count in (kept, len(dropped)))
+    return f"{of_kept} {'row' if kept == 1 else 'rows'} like it {'was' if kept == 1 else 'were'} kept, {of_dropped} dropped{ends}"

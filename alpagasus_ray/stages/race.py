@@ -22,7 +22,7 @@ from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race import Components
 from alpagasus_ray.evaluation.race_table import ArmResult
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
-from alpagasus_ray.training import proxy_driver
+from alpagasus_ray.training import proxy_driver, race_lost
 from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.proxy import Proxy, Raced, Trains
 from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, stored
@@ -55,6 +55,7 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     seconds = _rounds(ready, run, found, trains)
     results = {arm: _result(ready, arm, found, run) for arm in names}
     told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found)
+    told["lost"] = race_lost.explained(told, ready, run)
     files = [
         *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
         _written(run, TABLE, json.dumps(told, indent=2, ensure_ascii=False).encode()),

@@ -23,7 +23,7 @@ from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.store.manifest import FileEntry
 from alpagasus_ray.store.run import Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
-from alpagasus_ray.training import behaviour, devices, measure, model, native_ops, setup, shapes
+from alpagasus_ray.training import behaviour, devices, frozen, measure, model, native_ops, setup, shapes
 from alpagasus_ray.training.checkpoints import Checkpoints
 from alpagasus_ray.training.curve import Watcher
 from alpagasus_ray.training.devices import Place
@@ -43,6 +43,7 @@ class Trainer:
     def __init__(self, config: Finetune, heldout: pa.RecordBatch, points: int) -> None:
         """`heldout` is of schema TOKENS; its rows' losses are measured before each training and `points` times in it."""
         self._config, self._heldout, self._points = config, heldout, points
+        self.kept, self._before = frozen.Kept(), None if config.from_scratch else _Before()
         self._place = Place(0, 1, 1, torch.device("cuda", 0) if config.gpu else torch.device("cpu"))
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         devices.take_cores(config.cpus)
@@ -62,7 +63,8 @@ class Trainer:
             config = self._config.model_copy(update={"seed": proxy.seed})
             training = _training(config, proxy, StageDir("race", Storage.open(folder)))
             ready = self._prepared(config, proxy, training)
-            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points))
+            before = self._before or _Before()
+            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points, before))
             try:
                 stopped = loop.run()
             finally:
@@ -82,10 +84,17 @@ class Trainer:
         tokens = Tokens([proxy.tokens])
         some = [tokens.ids(index) for index in proxy.order.batch(0)[: setup.LOOKED_AT].tolist()]
         behaviour.check(config, loaded, engine, some, self._place.device)
+        frozen.recall(config, loaded.model, self.kept)
         parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
         states = Checkpoints(training.states, 0, 1, keeps_frozen=False, is_spread=False)
         flops = shapes.flops(hf_config, parameters, trained, routed)
         return Ready(tokens, proxy.order, loaded, engine, states, None, None, parameters, flops)
+
+
+class _Before:
+    """Losses before the first update: of weights that are the same for all trainings, unless they are drawn by the seed."""
+
+    losses: Floats | None = None
 
 
 class _Quiet(TrainingStatus):
@@ -111,9 +120,9 @@ class _Point(NamedTuple):
 class _ProxyLoop(Loop):
     """The updates of a proxy: measured on rows, and neither saved nor kept."""
 
-    def __init__(self, training: Training, place: Place, ready: Ready, measured: tuple[pa.RecordBatch, int]) -> None:
+    def __init__(self, training: Training, place: Place, ready: Ready, measured: tuple[pa.RecordBatch, int, _Before]) -> None:
         super().__init__(training, place, ready, Spent())
-        self._rows, points = measured
+        self._rows, points, self._before = measured
         steps = ready.order.steps
         self._when = {round(steps * point / points) for point in range(points + 1)}
         self._points: list[_Point] = []
@@ -148,9 +157,13 @@ class _ProxyLoop(Loop):
         if done not in self._when:
             return None
         ready = self._ready
-        found = measure.row_losses(self._config, self._place, ready.loaded, ready.engine, self._rows)
+        found = self._before.losses if done == 0 else None
+        if found is None:
+            found = measure.row_losses(self._config, self._place, ready.loaded, ready.engine, self._rows)
         if not math.isfinite(float(found.sum())):
             return "the loss over what is held out is no number"
+        if done == 0:
+            self._before.losses = found
         self._points.append(_Point(done, found))
         return None
 

@@ -42,6 +42,7 @@ HEAVY_AT_THE_TOP = {
     "devices",
     "failures",
     "finished_model",
+    "frozen",
     "loop",
     "measure",
     "model",

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +20,11 @@ from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.race import plan, race, summary
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.store.run import Run
+from alpagasus_ray.training import frozen
+from alpagasus_ray.training.proxies import Trainer
 from alpagasus_ray.training.proxy import Proxy, Raced
 from alpagasus_ray.training.proxy_driver import in_this_process
+from alpagasus_ray.training.race_setup import prepare
 from report_runs import rate
 from trainings import tiny
 
@@ -34,6 +38,7 @@ ARMS = (
     Arm(name="garbage", policy="lowest", k=100),
 )
 NAMES = [arm.name for arm in ARMS]
+MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,23 @@ def test_rows_taken_out_of_the_examples_are_in_no_arm(run: Run, training: Finetu
     assert [one["rows"] + one["left_out"] for one in told["sets"]] == [60]
     assert all(arm["removed"] for arm in told["arms"])
     assert all(arm["rows"] + arm["removed"] == (100 if arm["arm"] == "garbage" else ROWS) for arm in told["arms"])
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks for it
+def test_what_frozen_layers_make_of_an_example_is_computed_once_and_changes_no_loss(
+    run: Run, training: Finetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upper = {"rank": 4, "dropout": 0.1, "targets": [f"layers.{layer}.mlp.{name}" for layer in (3, 4) for name in MLP]}
+    adapted = Finetune.model_validate(training.model_dump(by_alias=True) | {"lora": upper})
+    ready = prepare(Race(seeds=2, tokens=4_000, steps=8, heldout=HELDOUT, points=2), adapted, run, ["garbage", "random"])
+    outcomes = {}
+    for known in (frozen.KNOWN, ()):
+        monkeypatch.setattr(frozen, "KNOWN", known)
+        trainer = Trainer(ready.training, ready.held.tokens, 2)
+        found = [trainer.train(ready.proxy("garbage", seed)) for seed in (0, 1)]
+        outcomes[known] = np.array([raced.losses for raced in found])
+        tokens = trainer.kept.computed
+        held = len(ready.held.tokens.column("input_ids").flatten())
+        assert tokens == 0 if not known else held < tokens < held + 2 * 4_500, "each example at most once"
+    assert outcomes[frozen.KNOWN] == pytest.approx(outcomes["llama",], rel=1e-5)
+    assert abs(outcomes["llama",][:, 0] - outcomes["llama",][:, 2]).min() > 0, "it has learned"
