@@ -3,9 +3,10 @@
     SMOLLM2=folder RACE_RUN=runs/study python benchmarks/run.py --only race
 
 `SMOLLM2` is a directory with SmolLM2-135M-Instruct (`examples/small_model/fetch.py` fetches it); without it the tiny model of
-the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on there
-when it was stopped. Further settings, with their defaults: `RACE_ROWS=150` rows of each arm (9,229 are the paper's),
-`RACE_CHARS=400` the longest example in characters, `RACE_SEEDS=3`, `RACE_ARMS` some of the arms by name, e.g. for a pilot.
+the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on
+there when it was stopped. Further settings, with their defaults: `RACE_ROWS=120` rows of each arm (9,229 are the paper's),
+`RACE_HELD=120` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=400` the longest example in characters,
+`RACE_SEEDS=3`, `RACE_POINTS=1` how often the loss is measured, `RACE_ARMS` some of the arms by name, e.g. for a pilot.
 """
 
 import csv
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Score
 from alpagasus_ray.config.race import Race
+from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.reporting.terminal_race import difference
 from alpagasus_ray.stages.combine import combine_ratings
 from alpagasus_ray.stages.ingest import ingest
@@ -32,8 +34,6 @@ from report_runs import rate
 TINY = ROOT.parent / "shared/data/tiny_llama"
 SELF_INSTRUCT = ROOT.parent / "shared/data/test_sets/sinstruct_test_set.jsonl"
 STRONG, COMBINED = "gpt-4o-mini", "combined"
-HELD = 300
-"""Rows of each held-out set that is taken from Alpaca."""
 HIGH = 3
 """What all judges give at least to a row of the set of good rows."""
 UPPER = ("gate_proj", "up_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -44,21 +44,25 @@ Rows = Sequence[Mapping[str, Any]]
 
 def bench_race(run: Run, work: Path) -> Table:
     """Arms of equal size at equal tokens, by their loss on rows that no arm holds."""
-    seeds, model = int(os.environ.get("RACE_SEEDS", "3")), os.environ.get("SMOLLM2", str(TINY))
-    folder = Path(os.environ.get("RACE_RUN", work / "race"))
-    mine, sets = _pool(run, folder, int(os.environ.get("RACE_CHARS", "400")))
-    names = _arms(mine, int(os.environ.get("RACE_ROWS", "150")))
+    model, folder = os.environ.get("SMOLLM2", str(TINY)), Path(os.environ.get("RACE_RUN", work / "race"))
+    mine, sets = _pool(run, folder, _given("CHARS", 400), _given("HELD", 120))
+    names = _arms(mine, _given("ROWS", 120))
     wanted = os.environ.get("RACE_ARMS", ",".join(names)).split(",")
-    config = Race.model_validate({"seeds": seeds, "test_sets": sets, "points": 2, "at_once": 2, "drop": False})
+    settings = {"seeds": _given("SEEDS", 3), "points": _given("POINTS", 1), "at_once": 2, "drop": False}
+    config = Race.model_validate(settings | {"test_sets": sets})
     training = _training(model)
     told = plan(config, training, mine, wanted)["race_plan"]
     race(config, training, mine, wanted)
     return _table(json.loads(mine.race().storage.read("table.json")), told)
 
 
+def _given(name: str, usual: int) -> int:
+    return int(os.environ.get(f"RACE_{name}", usual))
+
+
 def _training(model: str) -> Finetune:
     """Adapters on the upper four of thirty layers: what lies below is the same for all trainings, and computed once."""
-    shared: dict[str, Any] = {"model": model, "global_batch": 10, "learning_rate": 1e-3, "max_length": 192, "pack_tokens": 512}
+    shared: dict[str, Any] = {"model": model, "global_batch": 8, "learning_rate": 1e-3, "max_length": 192, "pack_tokens": 512}
     if model != str(TINY):
         targets = [
             f"layers.{layer}.{block}.{name}"
@@ -93,21 +97,22 @@ def _scores() -> dict[str, NDArray[np.float64]]:
     return {name: np.array([float(row[name]) for row in rows]) for name in judges}
 
 
-def _pool(run: Run, folder: Path, most: int) -> tuple[Run, list[dict[str, str]]]:
-    """A run with the rows that arms choose from, rated, and the test sets: nothing of these is among the rows."""
+def _pool(run: Run, folder: Path, most: int, held_out: int) -> tuple[Run, list[dict[str, str]]]:
+    """A run with the rows that arms choose from, rated, and the test sets: nothing of these is among the rows. The first test
+    set decides: that which neither the judges nor the arms come from."""
     examples = run.examples()
     rows = [row for table in examples.tables(examples.finished("ingest")) for row in table.to_pylist()]
-    short = np.array([sum(len(row[key]) for key in ("instruction", "input", "output")) <= most for row in rows])
+    short = np.array([_size(row) <= most for row in rows])
     scores = _scores()
     generator = np.random.default_rng(0)
-    good = generator.permutation(np.flatnonzero(short & (np.min(list(scores.values()), axis=0) >= HIGH)))[:HELD]
+    good = generator.permutation(np.flatnonzero(short & (np.min(list(scores.values()), axis=0) >= HIGH)))[:held_out]
     others = np.setdiff1d(np.flatnonzero(short & np.array([bool(row["output"].strip()) for row in rows])), good)
-    drawn = np.sort(generator.permutation(others)[:HELD])
+    drawn = np.sort(generator.permutation(others)[:held_out])
     left = np.setdiff1d(np.flatnonzero(short), [*good, *drawn])
     folder.mkdir(parents=True, exist_ok=True)
-    held = {"random-rows": drawn, "rated-high": np.sort(good)}
-    sets = [{"name": "self-instruct", "path": str(SELF_INSTRUCT)}]
-    sets += [{"name": name, "path": _written(folder / f"{name}.jsonl", [rows[row] for row in of])} for name, of in held.items()]
+    held = {"random-rows": [rows[row] for row in drawn], "rated-high": [rows[row] for row in np.sort(good)]}
+    held = {"self-instruct": [row for row in _self_instruct() if _size(row) <= most], **held}
+    sets = [{"name": name, "path": _written(folder / f"{name}.jsonl", of)} for name, of in held.items()]
     made = Run.open(str(folder / "run"))
     ingest(Ingest(source=_written(folder / "pool.jsonl", [rows[row] for row in left]), name="alpaca"), made)
     for judge, of_all in scores.items():
@@ -115,6 +120,15 @@ def _pool(run: Run, folder: Path, most: int) -> tuple[Run, list[dict[str, str]]]
             rate(made, of_all[left].tolist(), name=judge)
     combine_ratings(Score.model_validate({"name": COMBINED, "combine": {"ratings": list(scores), "by": "mean"}}), made)
     return made, sets
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return sum(len(row[key]) for key in ("instruction", "input", "output"))
+
+
+def _self_instruct() -> list[dict[str, str]]:
+    prompts = prompt_sets.load("self-instruct", str(SELF_INSTRUCT))
+    return [{"instruction": one.instruction, "input": one.input, "output": one.reference} for one in prompts if one.reference]
 
 
 def _written(file: Path, rows: Rows) -> str:

@@ -134,7 +134,8 @@ def _against(
 
 
 def _times(arm: ArmResult, control: ArmResult) -> float | None:
-    return race.matched_compute(control.tokens, arm.curve, control.curve)
+    """None where nothing was measured between begin and end: a curve of losses is no straight line."""
+    return race.matched_compute(control.tokens, arm.curve, control.curve) if len(control.tokens) > 2 else None
 
 
 def plain(found: Difference) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Which rows of the dataset are like the prompts on which an arm loses: what was kept of them, what dropped, with what scores.
+"""Which rows of the dataset are like the prompts on which an arm loses, which of them were kept, and with what scores.
 
-One shard's texts are in memory at a time. Words that are rare in one shard may be common in another, so that similarities of two
-shards differ a little in what they weigh.
+One shard's texts are in memory at a time. Words that are rare in one shard may be common in another, so that similarities of
+two shards differ a little in what they weigh.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class LikeRows:
     """The rows that are like one prompt."""
 
     words: str
-    """E.g. `2 rows like it were kept, 3 dropped with scores of 3.5 to 4`."""
+    """E.g. `rows like it: 2 kept, 3 dropped with scores of 3.5 to 4`."""
     rows: Sequence[Sequence[Any]]
     """Each `[example id, text, score or null, kept]`, the most alike first."""
 

@@ -30,7 +30,7 @@ def points(table: Table) -> Iterator[str]:
         yield f"A difference to random that a race of this size and spread shows in 8 of 10 cases: {gains}."
     yield f"{cost_line(table).capitalize()}."
     for arm, category, like in lost(table):
-        yield f"{arm} loses to random in {category}: {like['words']}."
+        yield f"{arm} loses to random in {category}: {like['words'].replace('rows like it', 'rows like its prompts')}."
 
 
 def lost(table: Table) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

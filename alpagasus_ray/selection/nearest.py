@@ -70,10 +70,10 @@ def _grams(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
 
 
 def in_words(found: Sequence[Near], most: int) -> str:
-    """`2 rows like it were kept, 3 dropped with scores of 3.5 to 4` of one prompt; `most` is how many `nearest` gave at most."""
+    """`rows like it: 2 kept, 3 dropped with scores of 3.5 to 4`; `most` is how many `nearest` gives of each at most."""
     dropped = [near.score for near in found if not near.kept]
-    kept = len(found) - len(dropped)
     known = sorted({score for score in dropped if not np.isnan(score)})
-    ends = f" with scores of {known[0]:g} to {known[-1]:g}" if len(known) > 1 else f" with a score of {known[0]:g}" if known else ""
-    of_kept, of_dropped = (f"{count:,}" + (" or more" if count >= most else "") for count in (kept, len(dropped)))
-    return f"{of_kept} {'row' if kept == 1 else 'rows'} like it {'was' if kept == 1 else 'were'} kept, {of_dropped} dropped{ends}"
+    ends = f" with scores of {known[0]:g} to {known[-1]:g}" if len(known) > 1 else ""
+    ends = f" with a score of {known[0]:g}" if len(known) == 1 else ends
+    kept, left = (f"{count:,}" + (" or more" if count >= most else "") for count in (len(found) - len(dropped), len(dropped)))
+    return f"rows like it: {kept} kept, {left} dropped{ends}"

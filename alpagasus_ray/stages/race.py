@@ -7,7 +7,8 @@ The same command goes on where it was stopped, and an arm or a seed that is adde
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,20 +75,19 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
 def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trains: Trains) -> float:
     """Train what is missing: three seeds, then twice as many as before, each time without the arms that are left behind."""
     guard, racing, first = _Guard(ready, found), list(ready.arms.ids), 0
+    train = partial(trains, ready.training, ready.held.tokens, ready.config.points)
     while first < ready.config.seeds:
         last = min(max(statistics.FEWEST_TO_DROP, 2 * first), ready.config.seeds)
         wanted = [(arm, seed) for seed in range(first, last) for arm in racing if (arm, seed) not in found]
-        guard.check(len(wanted))
-        # without anything to train no process is started, and no cluster is needed
-        outcomes = (
-            trains(ready.training, ready.held.tokens, ready.config.points, ready.config.at_once, _proxies(ready, wanted))
-            if wanted
-            else ()
-        )
-        for raced in outcomes:
-            keep(ready, run, raced)
-            found[raced.arm, raced.seed] = raced
-            guard.check(sum(pair not in found for pair in wanted))
+        while wanted:  # without anything to train no process is started, and no cluster is needed
+            guard.check(len(wanted))
+            # under a cap the first is trained alone: what it takes says how many more may begin
+            some = wanted[:1] if guard.knows_nothing else wanted
+            for raced in train(ready.config.at_once, guard.begun(ready.proxy(*pair) for pair in some)):
+                keep(ready, run, raced)
+                found[raced.arm, raced.seed] = raced
+                guard.running -= 1
+            wanted = [pair for pair in wanted if pair not in found]
         if ready.config.drop:
             main = {arm: _final(ready, found, arm)[ready.held.sets[0].name] for arm in racing}
             behind = statistics.left_behind(main, race_table.protected(ready.arms.policies))
@@ -96,28 +96,43 @@ def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trai
     return sum(raced.seconds for raced in found.values())
 
 
-def _proxies(ready: Prepared, wanted: Sequence[tuple[str, int]]) -> list[Proxy]:
-    return [ready.proxy(arm, seed) for arm, seed in wanted]
-
-
 class _Guard:
-    """Ends a race before a training that could pass its dollars."""
+    """Lets no training begin that could pass the dollars of a race, counting those that run."""
 
     def __init__(self, ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> None:
         self._most, self._price, self._found = ready.config.max_cost_usd, ready.training.price_per_gpu_hour, found
+        self.running = 0
         if self._most is not None and self._price is None:
             raise UsageError("race.max_cost_usd needs finetune.price_per_gpu_hour: without a price nothing can be counted")
 
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether there is a cap, and nothing by which to say what a training costs."""
+        return self._most is not None and not self._found
+
+    def begun(self, proxies: Iterable[Proxy]) -> Iterator[Proxy]:
+        """Those that may begin, each when it does; all that run are taken to cost what the dearest so far has cost."""
+        for proxy in proxies:
+            if self._is_full():
+                return
+            self.running += 1
+            yield proxy
+
     def check(self, left: int) -> None:
-        """`BudgetReached` where there is another training, and the dearest so far would pass the cap."""
-        if self._most is None or not left:
-            return
-        each = [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
-        if sum(each) + max(each, default=0) > self._most:
+        """`BudgetReached` where none of those that are left may begin, though none runs."""
+        if self._is_full():
+            each = self._each()
             raise BudgetReached(
                 f"race: {len(each)} trainings have cost ${sum(each):.2f}, and {left} more would pass race.max_cost_usd = "
                 f"{self._most:g}; what is trained is kept, and the same command goes on once it is raised"
             )
+
+    def _is_full(self) -> bool:
+        each = self._each()
+        return self._most is not None and sum(each) + (self.running + 1) * max(each, default=0) > self._most
+
+    def _each(self) -> list[float]:
+        return [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
 
 
 def _mine(found: Mapping[tuple[str, int], Raced], arm: str) -> list[Raced]:

@@ -5,6 +5,7 @@ under every seed and on every arm: in a race most of the work is to compute them
 their tokens. Only models of `KNOWN` types take part; all others are computed as they are.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class _Lower(torch.nn.Module):
         starts: list[int] | None = told.get("pack_starts")
         if starts is None or self._ids is None:
             return self._through(hidden, told)
-        lengths = [stop - start for start, stop in zip(starts, starts[1:], strict=False)]
+        lengths = [stop - start for start, stop in itertools.pairwise(starts)]
         keys = [ids.numpy().tobytes() for ids in self._ids[0].cpu().split(lengths)]
         found = [self._kept.get(key) for key in keys]
         known = [states for states in found if states is not None]

@@ -1,6 +1,6 @@
 """A training of a race as it is sent to a process, and what comes back. Knows nothing of torch, so the driver loads it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,5 +41,6 @@ class Raced(NamedTuple):
     device: str
 
 
-Trains = Callable[[Finetune, pa.RecordBatch, int, int | None, Sequence[Proxy]], Iterator[Raced]]
-"""From settings, held-out rows, points, how many at once and the trainings to their outcomes, in the order they are ready."""
+Trains = Callable[[Finetune, pa.RecordBatch, int, int | None, Iterable[Proxy]], Iterator[Raced]]
+"""From settings, held-out rows, points, how many at once and the trainings to their outcomes, in the order they are ready. A
+training is taken when it can begin, and whoever asks for outcomes has those before it by then."""

@@ -1,8 +1,9 @@
 """A race of the tiny model on the sample dataset, in this process: real updates, real losses, no Ray."""
 
 import csv
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ class _Counted:
         self.trained: list[tuple[str, int]] = []
 
     def __call__(
-        self, config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Sequence[Proxy]
+        self, config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Iterable[Proxy]
     ) -> Iterator[Raced]:
         for raced in in_this_process(config, heldout, points, at_once, proxies):
             self.trained.append((raced.arm, raced.seed))
@@ -145,3 +146,29 @@ def test_what_frozen_layers_make_of_an_example_is_computed_once_and_changes_no_l
         assert tokens == 0 if not known else held < tokens < held + 2 * 4_500, "each example at most once"
     assert outcomes[frozen.KNOWN] == pytest.approx(outcomes["llama",], rel=1e-5)
     assert abs(outcomes["llama",][:, 0] - outcomes["llama",][:, 2]).min() > 0, "it has learned"
+
+
+def test_a_cap_counts_the_trainings_that_run_side_by_side(run: Run, training: Finetune) -> None:
+    spent: list[float] = []
+    most_running = 0
+
+    def three_at_once(
+        _config: Finetune, heldout: pa.RecordBatch, points: int, _at_once: int | None, proxies: Iterable[Proxy]
+    ) -> Iterator[Raced]:
+        nonlocal most_running
+        while running := list(itertools.islice(proxies, 3)):
+            most_running = max(most_running, len(running))
+            for proxy in running:
+                spent.append(1.0 + 0.1 * (len(spent) == 0))  # dollars, at 1 an hour
+                losses = np.full((points + 1, len(heldout)), 2.0)
+                order = proxy.order
+                yield Raced(proxy.arm, proxy.seed, proxy.key, [0, 12], [0, 6_000], 9, 1.0, losses, 3600 * spent[-1], "toy")
+                assert order.steps == 12
+
+    capped = Race(seeds=3, tokens=6_000, steps=12, heldout=HELDOUT, points=1, max_cost_usd=5.6, learning_rate=2e-3)
+    with pytest.raises(BudgetReached, match=r"5 trainings have cost \$5\.10, and 1 more would pass race\.max_cost_usd = 5\.6"):
+        race(capped, training, run, ["garbage", "random"], three_at_once)
+    assert most_running == 3
+    assert sum(spent) <= 5.6
+    race(capped.model_copy(update={"max_cost_usd": 7}), training, run, ["garbage", "random"], three_at_once)
+    assert len(spent) == 6, "what had been trained is not trained again"

@@ -56,7 +56,7 @@ function fullPrompt(data, [number, prompt, a, b, outcome, ab, ba], query) {
 function likeRows({ words, rows }) {
   const line = ([id, text, score, kept]) => el("li", {}, el("b", {}, kept ? "kept" : "dropped"), score === null ? ", no score: " : `, score ${score}: `,
     el("span", { class: "clamp" }, text), el("small", {}, id));
-  return el("div", { class: "like" }, el("h4", {}, "In the dataset"), el("p", {}, `${words}. Like it means that they share rare words.`),
+  return el("div", { class: "like" }, el("h4", {}, "In the dataset"), el("p", {}, `By the words that they share, ${words}.`),
     ...(rows.length ? [el("ul", {}, ...rows.map(line))] : []));
 }
 
