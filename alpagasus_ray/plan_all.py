@@ -143,7 +143,9 @@ def _race(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> dict[str, 
     each = recipe.race.tokens or round((recipe.race.steps or 0) * usual) or min(held)
     once = [each] * len(held) if recipe.race.epochs is None else [round(recipe.race.epochs * tokens) for tokens in held]
     found = gpu_estimates.estimate(config, recipe.race.seeds * sum(once), 1, gpu)
-    dollars = dict.fromkeys(("low", "high")) if found.dollars is None else dict(zip(("low", "high"), found.dollars, strict=True))
+    dollars = (
+        dict.fromkeys(("low", "high")) if found.dollars is None else dict(zip(("low", "high"), found.dollars, strict=True))
+    )
     return {
         "model": config.model,
         "trainings": recipe.race.seeds * len(held),

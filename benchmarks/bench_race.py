@@ -4,8 +4,8 @@
 
 `SMOLLM2` is a directory with SmolLM2-135M-Instruct (`examples/small_model/fetch.py` fetches it); without it the tiny model of
 the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on
-there when it was stopped. Further settings, with their defaults: `RACE_ROWS=120` rows of each arm (9,229 are the paper's),
-`RACE_HELD=120` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=400` the longest example in characters,
+there when it was stopped. Further settings, with their defaults: `RACE_ROWS=100` rows of each arm (9,229 are the paper's),
+`RACE_HELD=80` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=400` the longest example in characters,
 `RACE_SEEDS=3`, `RACE_POINTS=1` how often the loss is measured, `RACE_ARMS` some of the arms by name, e.g. for a pilot.
 """
 
@@ -45,8 +45,8 @@ Rows = Sequence[Mapping[str, Any]]
 def bench_race(run: Run, work: Path) -> Table:
     """Arms of equal size at equal tokens, by their loss on rows that no arm holds."""
     model, folder = os.environ.get("SMOLLM2", str(TINY)), Path(os.environ.get("RACE_RUN", work / "race"))
-    mine, sets = _pool(run, folder, _given("CHARS", 400), _given("HELD", 120))
-    names = _arms(mine, _given("ROWS", 120))
+    mine, sets = _pool(run, folder, _given("CHARS", 400), _given("HELD", 80))
+    names = _arms(mine, _given("ROWS", 100))
     wanted = os.environ.get("RACE_ARMS", ",".join(names)).split(",")
     settings = {"seeds": _given("SEEDS", 3), "points": _given("POINTS", 1), "at_once": 2, "drop": False}
     config = Race.model_validate(settings | {"test_sets": sets})

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alpagasus_ray.reporting.terminal_race import cost_line, difference
+from alpagasus_ray.reporting.terminal_race import agreement_lines, cost_line, difference
 
 STAGE, TABLE = "race", "table.json"
 ABOUT = (
@@ -28,6 +28,7 @@ def points(table: Table) -> Iterator[str]:
     gains = ", ".join(f"{arm} {gain:.4f}" for arm, gain in table["smallest_gain"].items())
     if gains:
         yield f"A difference to random that a race of this size and spread shows in 8 of 10 cases: {gains}."
+    yield from (f"{line}." for line in agreement_lines(table))
     yield f"{cost_line(table).capitalize()}."
     for arm, category, like in lost(table):
         yield f"{arm} loses to random in {category}: {like['words'].replace('rows like it', 'rows like its prompts')}."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.selection.words import Hashes, ngrams, words
 
-LEAST = 0.15
+LEAST = 0.1
 """Cosine below which a text is not like another."""
 
 Floats = NDArray[np.float64]

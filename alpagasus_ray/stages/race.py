@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpagasus_ray.config import Finetune, identity
+from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.evaluation import race as statistics
@@ -31,6 +31,8 @@ from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, 
 ASSUMED = Components(seeds=0.01, rows=0.1, rest=0.05)
 """Spread of differences that a plan assumes until two seeds of two arms are trained."""
 TABLE, CURVES = "table.json", "curves.parquet"
+TABLES = "tables"
+"""Where the table of each raced model stays, so that those of two sizes can be held against each other."""
 TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 
@@ -57,9 +59,14 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     results = {arm: _result(ready, arm, found, run) for arm in names}
     told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found)
     told["lost"] = race_lost.explained(told, ready, run)
+    others = _others(run, told)
+    told["other_models"] = [race_table.agreement(told, other) for other in others.values()]
+    content = json.dumps(told, indent=2, ensure_ascii=False).encode()
     files = [
         *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
-        _written(run, TABLE, json.dumps(told, indent=2, ensure_ascii=False).encode()),
+        *(_entry(run, name) for name in others),
+        _written(run, TABLE, content),
+        _written(run, f"{TABLES}/{digest([told['model']])}.json", content),
         _written(run, CURVES, _curves(ready, found)),
     ]
     begun = begun.after(max(seconds, time.monotonic() - started))
@@ -70,6 +77,14 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     counted = {"rows": len(ready.held.rows), "counts": {"trained": len(found)}, "usage": usage}
     home.finish(manifest.model_copy(update=counted))
     return home.finished("race")
+
+
+def _others(run: Run, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tables of earlier races of this run in which another model was trained, by the names of their files."""
+    storage = run.race().storage
+    names = [f"{TABLES}/{name}" for name in sorted(storage.at(TABLES).all_names())]
+    tables = {name: json.loads(storage.read(name)) for name in names}
+    return {name: table for name, table in tables.items() if table["model"] != told["model"]}
 
 
 def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trains: Trains) -> float:
@@ -201,6 +216,7 @@ def _told(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> dict[str, 
             )
     return {
         "model": ready.training.model,
+        "subsets": {name.removeprefix("subsets/"): key for name, key in ready.inputs.items() if name.startswith("subsets/")},
         "seeds": ready.config.seeds,
         "equal": "epochs" if ready.config.epochs is not None else "tokens and updates",
         "smallest_gain": gains,

@@ -195,7 +195,9 @@ def test_a_race_is_planned_with_its_trainings_and_dollars_and_only_where_there_i
     assert 0 < race["dollars"]["low"] < race["dollars"]["high"]
     without = planned(plain, tmp_path, "h100")["total_dollars"]
     assert total["low"] - without["low"] == pytest.approx(race["dollars"]["low"], abs=1e-5)
-    assert any(line.startswith(f"  race: {race['trainings']} trainings of nobody/proxy-135m") for line in whole_plan_lines(told))
+    assert any(
+        line.startswith(f"  race: {race['trainings']} trainings of nobody/proxy-135m") for line in whole_plan_lines(told)
+    )
     unknown = planned(plain.model_copy(update={"race": raced}), tmp_path, None)
     assert "race" in unknown["total_dollars"]["not_counted"]
 
