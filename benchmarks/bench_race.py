@@ -5,8 +5,9 @@
 `SMOLLM2` is a directory with SmolLM2-135M-Instruct (`examples/small_model/fetch.py` fetches it); without it the tiny model of
 the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on
 there when it was stopped. Further settings, with their defaults: `RACE_ROWS=100` rows of each arm (9,229 are the paper's),
-`RACE_HELD=80` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=400` the longest example in characters,
-`RACE_SEEDS=3`, `RACE_POINTS=1` how often the loss is measured, `RACE_ARMS` some of the arms by name, e.g. for a pilot.
+`RACE_HELD=60` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=300` the longest example in characters,
+`RACE_SEEDS=3`, `RACE_TOKENS=6000` of each training, `RACE_POINTS=1` how often the loss is measured, and `RACE_ARMS`, some of the
+arms by name. On a machine without a GPU the trainings are done in this process, one after the other.
 """
 
 import csv
@@ -17,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Score
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.data import prompt_sets
+from alpagasus_ray.evaluation.race import smallest_gain
 from alpagasus_ray.reporting.terminal_race import difference
 from alpagasus_ray.stages.combine import combine_ratings
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
-from alpagasus_ray.stages.race import plan, race
+from alpagasus_ray.stages.race import ASSUMED, race
 from alpagasus_ray.store.run import Run
+from alpagasus_ray.training.proxy_driver import in_this_process, on_ray
 from measure import RATINGS, ROOT, Table
 from report_runs import rate
 
@@ -45,15 +49,17 @@ Rows = Sequence[Mapping[str, Any]]
 def bench_race(run: Run, work: Path) -> Table:
     """Arms of equal size at equal tokens, by their loss on rows that no arm holds."""
     model, folder = os.environ.get("SMOLLM2", str(TINY)), Path(os.environ.get("RACE_RUN", work / "race"))
-    mine, sets = _pool(run, folder, _given("CHARS", 400), _given("HELD", 80))
+    mine, sets = _pool(run, folder, _given("CHARS", 300), _given("HELD", 60))
     names = _arms(mine, _given("ROWS", 100))
     wanted = os.environ.get("RACE_ARMS", ",".join(names)).split(",")
-    settings = {"seeds": _given("SEEDS", 3), "points": _given("POINTS", 1), "at_once": 2, "drop": False}
+    settings = {"seeds": _given("SEEDS", 3), "points": _given("POINTS", 1), "tokens": _given("TOKENS", 6_000), "drop": False}
     config = Race.model_validate(settings | {"test_sets": sets})
     training = _training(model)
-    told = plan(config, training, mine, wanted)["race_plan"]
-    race(config, training, mine, wanted)
-    return _table(json.loads(mine.race().storage.read("table.json")), told)
+    rows = len(Path(sets[0]["path"]).read_text().splitlines())
+    gain = smallest_gain(ASSUMED, config.seeds, rows, len(wanted) - 1)
+    print(f"planned to show a difference of losses of {gain or 0:.4f} to random in 8 races of 10, by the assumed {ASSUMED}")
+    race(config, training, mine, wanted, on_ray if torch.cuda.is_available() else in_this_process)
+    return _table(json.loads(mine.race().storage.read("table.json")), gain)
 
 
 def _given(name: str, usual: int) -> int:
@@ -74,14 +80,18 @@ def _training(model: str) -> Finetune:
     return Finetune.model_validate(shared)
 
 
-def _table(found: Mapping[str, Any], told: Mapping[str, Any]) -> Table:
+def _table(found: Mapping[str, Any], gain: float | None) -> Table:
     sets = [one["name"] for one in found["sets"]]
-    gain = told["smallest_gains"][0]["gain"]
-    title = (
-        f"Race of {Path(found['model']).name}, {found['seeds']} seeds; planned to show differences of "
-        f"{'none' if gain is None else f'{gain:.3f}'} ({told['spread_by']}). {found['answer']}"
+    planned = "none" if gain is None else f"{gain:.4f}"
+    about = f"Race of {Path(found['model']).name}, {found['seeds']} seeds; planned to show differences of {planned}"
+    table = Table(
+        f"{about}. {found['answer']}",
+        "arm",
+        *(f"loss, {name}" for name in sets),
+        "place by seed",
+        "against random",
+        "against longest",
     )
-    table = Table(title, "arm", *(f"loss, {name}" for name in sets), "place by seed", "against random", "against longest")
     for entry in found["arms"]:
         against = [difference(entry["against"][one]) if one in entry["against"] else "" for one in ("random", "longest")]
         losses = [f"{entry['sets'][name]:.4f}" for name in sets]

@@ -20,6 +20,7 @@ def race_lines(report: Summary) -> Iterator[str]:
     width = max(len(entry["arm"]) for entry in table["arms"])
     for entry in table["arms"]:
         yield f"  {entry['arm']:<{width}}  {entry['loss']:.4f}  {_places(entry)}{_against(entry, table['controls'])}"
+    yield from (f"  {_judged(one)}" for one in report.get("judged", []))
     yield from (f"  {line}" for line in agreement_lines(table))
     yield f"  {cost_line(table)}"
     yield f"  {report['location']}"
@@ -35,6 +36,11 @@ def agreement_lines(table: Summary) -> Iterator[str]:
                 f"{table['model']} and {other['model']} rank {other['arms']} arms with an agreement of "
                 f"{other['tau']:.2f} (Kendall's tau, from -1 to 1; p = {other['p']:.2g}); of other models that says nothing"
             )
+
+
+def _judged(found: Summary) -> str:
+    counts = ", ".join(f"{found[outcome]} {outcome}" for outcome in ("win", "tie", "lose", "no_verdict"))
+    return f"answers of {found['arm']} against {found['control']}, first seed, by {found['judge']}: {counts.replace('_', ' ')}"
 
 
 def _places(entry: Summary) -> str:

@@ -26,7 +26,7 @@ from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
 from alpagasus_ray.training import proxy_driver, race_lost
 from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.proxy import Proxy, Raced, Trains
-from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, stored
+from alpagasus_ray.training.race_setup import Prepared, answer_files, file_of, keep, prepare, stored
 
 ASSUMED = Components(seeds=0.01, rows=0.1, rest=0.05)
 """Spread of differences that a plan assumes until two seeds of two arms are trained."""
@@ -65,6 +65,7 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     files = [
         *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
         *(_entry(run, name) for name in others),
+        *(_written(run, name, content) for name, content in answer_files(ready, found).items()),
         _written(run, TABLE, content),
         _written(run, f"{TABLES}/{digest([told['model']])}.json", content),
         _written(run, CURVES, _curves(ready, found)),

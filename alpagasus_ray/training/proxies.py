@@ -29,6 +29,7 @@ from alpagasus_ray.training.curve import Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.loop import Loop, Spent
 from alpagasus_ray.training.proxy import Proxy, Raced
+from alpagasus_ray.training.proxy_answers import Answering, answers
 from alpagasus_ray.training.setup import Ready
 from alpagasus_ray.training.spec import Stopped, Training
 from alpagasus_ray.training.status import TrainingStatus
@@ -64,7 +65,7 @@ class Trainer:
             training = _training(config, proxy, StageDir("race", Storage.open(folder)))
             ready = self._prepared(config, proxy, training)
             before = self._before or _Before()
-            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points, before))
+            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points, before), proxy.answers)
             try:
                 stopped = loop.run()
             finally:
@@ -120,8 +121,17 @@ class _Point(NamedTuple):
 class _ProxyLoop(Loop):
     """The updates of a proxy: measured on rows, and neither saved nor kept."""
 
-    def __init__(self, training: Training, place: Place, ready: Ready, measured: tuple[pa.RecordBatch, int, _Before]) -> None:
+    def __init__(
+        self,
+        training: Training,
+        place: Place,
+        ready: Ready,
+        measured: tuple[pa.RecordBatch, int, _Before],
+        answering: tuple[int, int] | None,
+    ) -> None:
         super().__init__(training, place, ready, Spent())
+        self._answering = answering
+        self._answers: tuple[str, ...] = ()
         self._rows, points, self._before = measured
         steps = ready.order.steps
         self._when = {round(steps * point / points) for point in range(points + 1)}
@@ -145,6 +155,7 @@ class _ProxyLoop(Loop):
             losses=np.array([point.losses for point in self._points]),
             seconds=seconds,
             device=devices.name_of(self._place.device),
+            answers=self._answers,
         )
 
     def _is_time(self, step: int) -> bool:  # noqa: ARG002 - no state is saved: the whole is short
@@ -169,3 +180,6 @@ class _ProxyLoop(Loop):
 
     def _finish(self) -> None:
         self._curve.close()
+        if self._answering is not None:
+            loaded, device = self._ready.loaded, self._place.device
+            self._answers = answers(loaded, self._rows, Answering(*self._answering), self._ends(), device)

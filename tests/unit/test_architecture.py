@@ -46,7 +46,7 @@ HEAVY_AT_THE_TOP = {
     "loop",
     "measure",
     "model",
-} | {"proxies"}
+} | {"proxies", "proxy_answers"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
 HEAVY_IN_FUNCTIONS = {"engines.vllm_engine", "engines.vllm_model", "engines.tokens", "feasibility", "training"}
 """Parts that load a heavy library where a function needs it; the rest of the package never does."""

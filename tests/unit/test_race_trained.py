@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from one_process import group_of_one
 
-from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Report
+from alpagasus_ray.config import Arm, Finetune, Ingest, PairJudge, Pick, Report
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.reporting import terminal
@@ -25,7 +25,7 @@ from alpagasus_ray.training import frozen
 from alpagasus_ray.training.proxies import Trainer
 from alpagasus_ray.training.proxy import Proxy, Raced
 from alpagasus_ray.training.proxy_driver import in_this_process
-from alpagasus_ray.training.race_setup import prepare
+from alpagasus_ray.training.race_setup import Prepared, answer_files, prepare
 from report_runs import rate
 from trainings import tiny
 
@@ -146,6 +146,27 @@ def test_what_frozen_layers_make_of_an_example_is_computed_once_and_changes_no_l
         assert tokens == 0 if not known else held < tokens < held + 2 * 4_500, "each example at most once"
     assert outcomes[frozen.KNOWN] == pytest.approx(outcomes["llama",], rel=1e-5)
     assert abs(outcomes["llama",][:, 0] - outcomes["llama",][:, 2]).min() > 0, "it has learned"
+
+
+def test_proxies_of_the_first_seed_answer_the_first_prompts_where_a_judge_compares_them(run: Run, training: Finetune) -> None:
+    asked = Race(seeds=2, tokens=4_000, steps=8, heldout=HELDOUT, points=1, judged=3, max_new_tokens=8)
+    compared = asked.model_copy(update={"judge": PairJudge(kind="rules")})
+    names = ["garbage", "random"]
+    plain, ready = (prepare(config, training, run, names) for config in (asked, compared))
+    assert plain.key("random", 1) == ready.key("random", 1)
+    assert plain.key("random", 0) != ready.key("random", 0), "it has no answers"
+    found = {(arm, 0): raced for arm, raced in zip(names, _all(ready, names), strict=True)}
+    files = {name: [json.loads(line) for line in rows.splitlines()] for name, rows in answer_files(ready, found).items()}
+    assert list(files) == ["prompts.jsonl", "answers/garbage.jsonl", "answers/random.jsonl"]
+    assert [row["id"] for row in files["prompts.jsonl"]] == [row["id"] for row in files["answers/random.jsonl"]]
+    assert len(files["prompts.jsonl"]) == 3
+    assert any(row["output"] for row in files["answers/random.jsonl"])
+    assert answer_files(plain, found) == {}
+
+
+def _all(ready: Prepared, names: list[str]) -> list[Raced]:
+    trainer = Trainer(ready.training, ready.held.tokens, 1)
+    return [trainer.train(ready.proxy(arm, 0)) for arm in names]
 
 
 def test_a_cap_counts_the_trainings_that_run_side_by_side(run: Run, training: Finetune) -> None:
