@@ -6,8 +6,8 @@
 the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on
 there when it was stopped. Further settings, with their defaults: `RACE_ROWS=100` rows of each arm (9,229 are the paper's),
 `RACE_HELD=60` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=300` the longest example in characters,
-`RACE_SEEDS=3`, `RACE_TOKENS=6000` of each training, `RACE_POINTS=1` how often the loss is measured, and `RACE_ARMS`, some of the
-arms by name. On a machine without a GPU the trainings are done in this process, one after the other.
+`RACE_SEEDS=3`, `RACE_TOKENS=6000` of each training, `RACE_POINTS=1` how often the loss is measured, and `RACE_ARMS`, some of
+the arms by name. On a machine without a GPU the trainings are done in this process, one after the other.
 """
 
 import csv

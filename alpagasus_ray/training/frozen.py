@@ -56,13 +56,13 @@ class _Lower(torch.nn.Module):
         if starts is None or self._ids is None:
             return self._through(hidden, told)
         lengths = [stop - start for start, stop in itertools.pairwise(starts)]
-        keys = [ids.numpy().tobytes() for ids in self._ids[0].cpu().split(lengths)]
+        keys = [ids.numpy().tobytes() for ids in torch.split(self._ids[0].cpu(), lengths)]
         found = [self._kept.get(key) for key in keys]
         known = [states for states in found if states is not None]
         if len(known) == len(keys):
             return torch.cat(known)[None].to(hidden.device)
         made = self._through(hidden, told)
-        for key, states in zip(keys, made[0].split(lengths), strict=True):
+        for key, states in zip(keys, torch.split(made[0], lengths), strict=True):
             self._kept.keep(key, states)
         return made
 
