@@ -24,6 +24,16 @@ class PanelTable(Entry):
 
 
 @dataclass(frozen=True)
+class PanelInterval(Entry):
+    """A value with its 95% interval, for the section's chart; either end is null where there is none."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Panel(Entry):
     """A section of the page."""
 
@@ -35,6 +45,8 @@ class Panel(Entry):
     points: Sequence[str]
     """What it says, a sentence each."""
     tables: Sequence[PanelTable]
+    intervals: Sequence[PanelInterval] = ()
+    """Differences around 0 that are drawn as a chart, where there are some."""
 
 
 def panels(stages: FinishedStages) -> list[Panel]:
@@ -78,7 +90,8 @@ def _race(stages: FinishedStages) -> Panel | None:
     tables = [rows]
     if lost := race_data.lost_rows(table):
         tables.append(PanelTable("Rows that are like what an arm loses on", race_data.LOST_COLUMNS, lost))
-    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables)
+    drawn = [PanelInterval(**one) for one in race_data.intervals(table)]
+    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables, drawn)
 
 
 PANELS: tuple[Callable[[FinishedStages], Panel | None], ...] = (_race, _breadth)

@@ -34,6 +34,13 @@ def points(table: Table) -> Iterator[str]:
         yield f"{arm} loses to random in {category}: {like['words'].replace('rows like it', 'rows like its prompts')}."
 
 
+def intervals(table: Table) -> Iterator[dict[str, Any]]:
+    """The difference of each arm to random, with the ends of its interval."""
+    for entry in table["arms"]:
+        if found := entry["against"].get("random"):
+            yield {"label": entry["arm"], **{key: found[key] for key in ("value", "low", "high")}}
+
+
 def lost(table: Table) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Arm, category and `like_rows.LikeRows` of each category in which an arm surely loses to random."""
     for arm, categories in table.get("lost", {}).items():  # races of earlier versions have none

@@ -44,8 +44,8 @@ class Trainer:
     def __init__(self, config: Finetune, heldout: pa.RecordBatch, points: int) -> None:
         """`heldout` is of schema TOKENS; its rows' losses are measured before each training and `points` times in it."""
         self._config, self._heldout, self._points = config, heldout, points
-        self._shape, self._looked_at = model.shape(config), False
-        self._known = model.census(config, self._shape)
+        self._shape: Any = None
+        self._known: model.Census | None = None
         self.kept, self._before = frozen.Kept(), None if config.from_scratch else _Before()
         self._place = Place(0, 1, 1, torch.device("cuda", 0) if config.gpu else torch.device("cpu"))
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -79,16 +79,19 @@ class Trainer:
         return loop.raced(proxy, time.monotonic() - started)
 
     def _prepared(self, config: Finetune, proxy: Proxy, training: Training) -> Ready:
+        is_first = self._shape is None
+        if is_first:  # the model is the same in all trainings
+            self._shape = model.shape(config)
+            self._known = model.census(config, self._shape)
         known = self._known
         if known is not None:
             devices.check(config, known.parameters, known.trained, self._place)
         has = known.has if known else model.NOTHING
         loaded, engine = setup.engine_of(config, self._shape, self._place, has, universal=False)
         tokens = Tokens([proxy.tokens])
-        if not self._looked_at:  # it is the same model in all trainings
+        if is_first:
             some = [tokens.ids(index) for index in proxy.order.batch(0)[: setup.LOOKED_AT].tolist()]
             behaviour.check(config, loaded, engine, some, self._place.device)
-            self._looked_at = True
         frozen.recall(config, loaded.model, self.kept)
         parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
         states = Checkpoints(training.states, 0, 1, keeps_frozen=False, is_spread=False)

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -109,6 +110,49 @@ def test_a_race_goes_on_where_it_was_stopped_and_tells_what_it_found(run: Run, t
     before = {row["loss"] for row in curves if row["step"] == 0}
     assert len(before) == 1, "all begin with the same weights"
     assert all(row["loss"] < min(before) for row in curves if row["step"] == 12)
+
+
+@pytest.mark.long
+def test_clean_rows_beat_a_random_draw_among_which_half_are_garbled_and_a_second_draw_does_not(
+    training: Finetune, tmp_path: Path
+) -> None:
+    """The short form asserts what is always so: that a race goes on and tells what it found, above."""
+    run, clean = _garbled_run(tmp_path)
+    arms = (
+        Arm(name="clean", policy="top", k=clean),
+        Arm(name="random", policy="random"),
+        Arm(name="again", policy="random", seed=1),
+    )
+    pick_subset(Pick(arms=arms), run)
+    race(
+        Race(seeds=3, tokens=40_000, steps=40, heldout=HELDOUT, points=2, learning_rate=3e-4),
+        training,
+        run,
+        [arm.name for arm in arms],
+        in_this_process,
+    )
+    table = json.loads(run.race().storage.read("table.json"))
+    words = {entry["arm"]: entry["against"]["random"]["word"] for entry in table["arms"] if entry["arm"] != "random"}
+    assert words == {"clean": "better", "again": "no difference shown"}, table["arms"]
+    assert table["beats_random"] == ["clean"]
+    assert table["arms"][0]["places"] == [1, 1, 1]
+
+
+def _garbled_run(folder: Path) -> tuple[Run, int]:
+    """The sound rows of the sample; of half of them the letters of the answer are shuffled, and rated 1. The answer is the run,
+    and how many rows are left as they were."""
+    with (SAMPLE / "truth.csv").open() as stream:
+        spoiled = {int(row["index"]) for row in csv.DictReader(stream)}
+    rows = [json.loads(line) for number, line in enumerate((SAMPLE / "examples.jsonl").open()) if number not in spoiled]
+    shuffled = random.Random(0)
+    garbled = set(shuffled.sample(range(len(rows)), len(rows) // 2))
+    for number in garbled:
+        rows[number]["output"] = "".join(shuffled.sample(rows[number]["output"], len(rows[number]["output"])))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(folder / "rows.jsonl"), name="garbled"), found)
+    rate(found, [1.0 if number in garbled else 5.0 for number in range(len(rows))])
+    return found, len(rows) - len(garbled)
 
 
 def test_what_cannot_be_raced_is_refused_with_what_to_do(run: Run, training: Finetune) -> None:
