@@ -28,6 +28,7 @@ class Kept:
         """Tokens that went through the frozen layers."""
 
     def get(self, key: bytes) -> torch.Tensor | None:
+        """Those of an example, on the host; None where they are not kept."""
         return self._states.get(key)
 
     def keep(self, key: bytes, states: torch.Tensor) -> None:
