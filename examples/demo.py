@@ -1,6 +1,6 @@
 """A whole experiment with a real small language model: what was dropped beside the defects planted in the data, what a model
-learned from the rest, from as many examples at random, and what that shows. `--study` trains on two more arms, and races all four
-under several seeds: what the one training of the demo cannot tell from chance.
+learned from the rest, from as many examples at random, and what that shows. `--study` trains on two more arms, and races all
+four under several seeds: what the one training of the demo cannot tell from chance.
 
 make demo
 make study
@@ -219,7 +219,7 @@ def shows(first: Mapping[str, Any]) -> Iterator[str]:
             speak = "speaks" if len(names) == 1 and names[0] == "the held-out loss" else "speak"
             yield f"{_listed(names)} {speak} {side}.".capitalize()
     yield f"The page's answer: {first['word']}. {first['sentence']}"
-    yield "One training of each arm: what another seed would change is not in these numbers. make study races them."
+    yield "One training of each arm: what another seed would change is not in these numbers. make study adds arms."
 
 
 def _listed(names: Sequence[str]) -> str:
