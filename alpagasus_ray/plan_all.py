@@ -98,6 +98,8 @@ def _total(
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given
     unknown = [name for name, part in parts.items() if part["low"] is None]
     asked = [f"generate {model.name} (its answers)" for model in recipe.generate.models if model.is_model]
+    if plans.get("race") and recipe.race.judge is not None and recipe.race.judge.is_remote:
+        asked.append("race (its judge)")
     highs = [part["high"] for name, part in parts.items() if name not in unknown]
     return {
         "low": round(sum(part["low"] or 0.0 for part in parts.values()), 6),
