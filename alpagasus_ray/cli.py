@@ -85,8 +85,8 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
         if parsed.json and isinstance(error, BudgetReached):
             say_json(error.report)
         code = error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted")
+    except KeyboardInterrupt as interrupt:  # a stage says what it has kept
+        _complain(str(interrupt) or "interrupted")
         code = 1
     except SystemExit as error:  # of a library: no stage ends in that way, and whatever its code is, nothing is done
         _complain(f"a library ended the job (exit code {error.code}); what is done is kept, and the same command goes on")

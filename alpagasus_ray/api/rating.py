@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from alpagasus_ray.api.rows import Given, as_lines, given
 from alpagasus_ray.config import Ingest, Judge, Recipe, Score, digest
 from alpagasus_ray.data.readers import HUGGING_FACE
 from alpagasus_ray.engines.identity import with_template
-from alpagasus_ray.errors import InputError, UsageError
+from alpagasus_ray.errors import InputError, SettingsChanged, UsageError
 from alpagasus_ray.inference.addresses import routes_of
 from alpagasus_ray.inference.shared_replies import SharedReplies
 from alpagasus_ray.inference.tasks.rating import RatingTask
@@ -84,6 +85,8 @@ def rate(
 def settings(judge: str | None, columns: Mapping[str, str], knobs: Mapping[str, Any]) -> Recipe:
     """The recipe of a call: each knob in its section. Raises `UsageError`, which names what is meant by a misspelt one."""
     known = {*Judge.model_fields, *Score.model_fields} - {"name", "judge", "limit", *OF_A_RUN}
+    # None for a knob that has no such value is Python's way to say that it is not given
+    knobs = {key: value for key, value in knobs.items() if value is not None or _may_be_none(key)}
     for key in knobs:
         if key in OF_A_RUN:
             raise UsageError(
@@ -98,6 +101,11 @@ def settings(judge: str | None, columns: Mapping[str, str], knobs: Mapping[str, 
     of_judge = model | {key: value for key, value in knobs.items() if key in Judge.model_fields}
     of_score = {key: value for key, value in knobs.items() if key not in Judge.model_fields}
     return recipe.checked({"ingest": {"columns": dict(columns)}, "score": {**of_score, "judge": of_judge}}).recipe
+
+
+def _may_be_none(key: str) -> bool:
+    fields = Judge.model_fields if key in Judge.model_fields else Score.model_fields
+    return key not in fields or type(None) in typing.get_args(fields[key].annotation)
 
 
 def cache() -> str:
@@ -136,6 +144,13 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
             reading["max_rejected"] = 1.0
         try:
             ingest(asked.ingest.model_copy(update=reading), held)
+        except SettingsChanged:
+            root = place.run.storage.root
+            raise SettingsChanged(
+                f"run={root!r} holds other examples than these rows. Its own are rated by ag.Run({root!r}).score(…).rated; for "
+                f"these rows give another `run`, or none. What the run has paid for is taken over by "
+                f"reuse=['{root}/ratings/judge']"
+            ) from None
         except InputError as error:
             raise UsageError(f"{error}. From Python: columns={{'instruction': …, 'output': …}}") from None
         config = asked.score.model_copy(update={"name": place.name})

@@ -1,6 +1,8 @@
 """The rows that people hand in, whatever holds them: as a list of records, or as a location that `ingest` reads."""
 
 import difflib
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,9 +108,15 @@ def as_lines(records: Iterable[Record]) -> str:
     return "".join(orjson.dumps(record, default=_other, option=OPTIONS).decode() + "\n" for record in records)
 
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 def _other(value: Any) -> Any:
-    """What JSON has no word for: arrays of objects, as Ray and pandas hold lists, and what is told by its text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """What JSON has no word for: arrays of objects, as Ray and pandas hold lists; pictures, by their bytes; and what is told by
+    its text. An object's address in memory is another at each call, and the same rows have to be the same lines."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "tobytes"):
+        return f"{type(value).__name__} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    return ADDRESS.sub("", str(value))

@@ -68,7 +68,7 @@ def collect(judge: Judge, job: Job, tasks: Sequence[Task], rows: int, cap: Cap |
         with Progress("score", rows, plain_every_s=PROGRESS_EVERY_S) as progress:
             end = collector.run(progress, rule)
     except KeyboardInterrupt:
-        raise StageFailed(f"interrupted. {collector.left_behind()}") from None
+        raise KeyboardInterrupt(f"interrupted. {collector.left_behind()}") from None
     except EngineError as error:
         raise StageFailed(f"stopped: {error}. {collector.left_behind()}") from None
     finally:

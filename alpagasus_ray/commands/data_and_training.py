@@ -45,6 +45,7 @@ def _score(call: Call) -> dict[str, Any]:
         return planned
     if not call.flags.rescore and call.run.ratings(config.name).manifest() is None:
         refuse(of_score(call.recipe, call.run, sends=not call.servers_answer))
+    done = call.run.ratings(config.name).manifest()
     started = time.monotonic()
     manifest = score(config, call.run, mode_of(call), again(call.flags.retry_failed, parse_rating.UNSCORED))
     report = stage_summary(call.run.ratings(config.name), manifest) | {"histogram": manifest.details["histogram"]}
@@ -52,7 +53,8 @@ def _score(call: Call) -> dict[str, Any]:
     report["call_seconds"] = round(time.monotonic() - started, 2)
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
-    report["notes"] = [*score_notes(manifest, judge), *told]
+    unasked = ["these ratings were finished before: nothing was asked"] if manifest == done else []
+    report["notes"] = [*unasked, *score_notes(manifest, judge), *told]
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}

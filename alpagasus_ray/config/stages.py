@@ -143,6 +143,9 @@ class Score(Asking):
     """Ask the judge only where a cheaper one points, e.g. `{calls: 0.4}`; without it every row is asked about."""
     combine: Combine | None = None
     """Instead of a judge: make the ratings of others that the run has, e.g. `{ratings: [a, b, c]}`; asks and costs nothing."""
+    reuse: Annotated[list[str], OPERATIONAL] = []
+    """Directories of ratings by the same judge, e.g. `[runs/old/ratings/judge]`, whose replies to the same requests are taken
+    over: of a dataset that has grown only the new rows are paid for."""
     limit: Annotated[PositiveInt | None, OPERATIONAL] = None
     """A trial: rate only so many examples, drawn from the whole dataset, and stop. Replies are kept, and a full
     run does not ask again."""

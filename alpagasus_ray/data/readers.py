@@ -6,6 +6,7 @@ Arrow, and packings of these (`text_files.py`). One record at a time is in memor
 (`formats.py`).
 """
 
+import difflib
 import fnmatch
 import posixpath
 import re
@@ -43,6 +44,14 @@ def expand(source: str | Iterable[str], key: str = "ingest.source", split: str |
     return [replace(file, name=posixpath.relpath(file.path, common or ".")) for file in found]
 
 
+def _beside(fs: pafs.FileSystem, path: str) -> str:
+    """The name in the same directory that was most likely meant, as an ending of a message."""
+    folder, name = posixpath.split(path)
+    listed = fs.get_file_info(pafs.FileSelector(folder or "/", allow_not_found=True)) if name and not glob_like(path) else []
+    near = difflib.get_close_matches(name, [info.base_name for info in listed], n=1)
+    return f". Did you mean {near[0]}, which is beside it?" if near else ""
+
+
 def _expand_one(location: str, key: str, split: str | None) -> list[SourceFile]:
     fs, path = resolve(location)
     info = fs.get_file_info(path)
@@ -59,7 +68,9 @@ def _expand_one(location: str, key: str, split: str | None) -> list[SourceFile]:
     infos = [i for i in fs.get_file_info(selector) if i.type == pafs.FileType.File and not i.base_name.startswith(".")]
     files = [SourceFile(fs, i.path, i.size, changed=str(i.mtime)) for i in infos if fnmatch.fnmatchcase(i.path, pattern)]
     if not files:
-        raise UsageError(f"{key}: nothing found at {location}; it is neither a file, nor a directory or glob with files")
+        raise UsageError(
+            f"{key}: nothing found at {location}; it is neither a file, nor a directory or glob with files{_beside(fs, path)}"
+        )
     files = sorted(files, key=lambda file: natural(file.path))
     return files if glob_like(path) else _of_split(files, location, key, split)
 

@@ -16,7 +16,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.engines.base import Rate
-from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.inference import failures
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
 from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
@@ -77,7 +77,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
         look.show(seen)
     except KeyboardInterrupt:
         _wind_up(coordinator, results)
-        raise StageFailed("interrupted; every reply received so far is kept, and the same command goes on from here") from None
+        raise KeyboardInterrupt(failures.INTERRUPTED) from None
     except BaseException:
         _wind_up(coordinator, results)
         raise
@@ -87,12 +87,8 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     # the next stage, a training say, would find GPUs whose memory the engines' processes have not let go of yet
     if jobs[0].spec.pool.gpus:
         connect.wait_until(free)
-    if seen.kind == "budget" and reason is not None:
-        raise BudgetReached(reason)
-    if seen.kind == "usage" and reason is not None:
-        raise UsageError(reason)
     if reason is not None:
-        raise StageFailed(f"stopped: {reason}. What is done is kept, and the same command goes on from here")
+        raise failures.why_stopped(seen.kind, reason)
 
 
 def _consume(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator, results: Results) -> None:

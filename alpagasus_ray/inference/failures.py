@@ -3,18 +3,25 @@
 Knows counts and statuses; nothing of how rows are asked.
 """
 
+import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.advice import advice
-from alpagasus_ray.errors import BudgetReached, StageFailed
+from alpagasus_ray.engines.model_list import ask_models
+from alpagasus_ray.engines.openai_reply import HOPELESS
+from alpagasus_ray.errors import AlpagasusError, BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.counts import Counts, StopRule
 from alpagasus_ray.inference.first_replies import FIRST, FirstLook, Usable
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.store.run import Manifest, StageDir
 
+INTERRUPTED = "interrupted; every reply received so far is kept, and the same command goes on from here"
+NO_SUCH_MODEL = f"http 404: {HOPELESS[404]}"
+FEW_MODELS = 8
+"""Names of a server's models that a message lists."""
 FAILED = "failed"
 FEW_FAILURES = 20
 """Up to so many failures their share says nothing."""
@@ -87,6 +94,15 @@ def check_rows(manifest: Manifest, source: Manifest) -> None:
         raise StageFailed(f"{manifest.stage}: {len(wrong)} shards do not hold the rows of their input, {wrong[0]} first")
 
 
+def why_stopped(kind: str, reason: str) -> AlpagasusError:
+    """The error of a stage that its workers have stopped, by the kind of the reason."""
+    if kind == "budget":
+        return BudgetReached(reason)
+    if kind == "usage":
+        return UsageError(reason)
+    return StageFailed(f"stopped: {reason}. What is done is kept, and the command goes on from here once that is mended")
+
+
 @contextmanager
 def advising(engine: EngineConfig) -> Iterator[None]:
     """Add what may help to the reason for which a stage stops, where that is known."""
@@ -95,7 +111,19 @@ def advising(engine: EngineConfig) -> Iterator[None]:
     except BudgetReached:
         raise
     except StageFailed as error:
-        hint = advice(str(error), engine.where)
+        hint = advice(str(error), engine.where) or _other_models(str(error), engine)
         if hint is None:
             raise
         raise StageFailed(f"{error}\nWhat may help: {hint}") from None
+
+
+def _other_models(error: str, engine: EngineConfig) -> str | None:
+    """The models that a server lists where it says that it has not the one asked for; None where it does not say."""
+    if not engine.is_remote or NO_SUCH_MODEL not in error:
+        return None
+    listing = ask_models(engine)
+    if not listing.models or engine.model in listing.models:
+        return None
+    near = difflib.get_close_matches(str(engine.model), listing.models, n=1) or listing.models[:1]
+    more = f" and {len(listing.models) - FEW_MODELS:,} more" if len(listing.models) > FEW_MODELS else ""
+    return f"{engine.where}.model={near[0]}: {listing.address} lists {', '.join(listing.models[:FEW_MODELS])}{more}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from alpagasus_ray.errors import BudgetReached, StageFailed, UsageError
+from alpagasus_ray.inference import failures
 from alpagasus_ray.inference.coordinator import Cap, Coordinator
 from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.spec import Job, Task
@@ -56,23 +56,16 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
                 coordinator.ask("stop", "interrupted")
                 # until the worker has written its ledger: what was received is paid for
                 wait(calls)
-                raise StageFailed(
-                    "interrupted; every reply received so far is kept, and the same command goes on from here"
-                ) from None
-            stopped = [reason for call in calls for reason in call.result()["stopped"] if reason]
+                raise KeyboardInterrupt(failures.INTERRUPTED) from None
+            reasons = [reason for call in calls for reason in call.result()["stopped"] if reason]
         _look(coordinator, progress, rule)
     finally:
         worker.close()
         coordinator.ask("close_budget")
         gc.unfreeze()  # what a worker's own process may keep for good, the user's may not
         gc.set_threshold(*thresholds)
-    if stopped:
-        kind = coordinator.ask("snapshot").kind
-        if kind == "budget":
-            raise BudgetReached(stopped[0])
-        if kind == "usage":
-            raise UsageError(stopped[0])
-        raise StageFailed(f"stopped: {stopped[0]}. What is done is kept, and the same command goes on from here")
+    if reasons:
+        raise failures.why_stopped(coordinator.ask("snapshot").kind, reasons[0])
 
 
 def _look(coordinator: InProcess, progress: Progress, rule: StopRule) -> None:

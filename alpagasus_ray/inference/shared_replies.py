@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alpagasus_ray.config import digest
+from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.addresses import recorded, routes_of
+from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.ledger import Ledger, Outcome, stored_in_output
 from alpagasus_ray.inference.spec import Job
 from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.store.run import Manifest, StageDir
+from alpagasus_ray.store.run import Begun, Manifest, StageDir, differences
 from alpagasus_ray.store.storage import Storage
 
 THREADS = 16
@@ -68,6 +70,49 @@ class SharedReplies:
 
     def _ledger(self, key: str) -> Ledger:
         return Ledger(self.storage.at(key[:2], key))
+
+
+def lend_from(stage: InferenceStage, target: Target, places: Sequence[str]) -> None:
+    """Lend a stage the replies that other ratings, of this run or another, hold for the same requests. `UsageError` where
+    those are not of the same judge."""
+    if stage.spec.paid and target.home.manifest() is None and places:
+        _seed(stage.job(target), _keys(stage, target), replies_of(stage, places))
+
+
+def replies_of(stage: InferenceStage, places: Sequence[str]) -> dict[str, Outcome]:
+    """All replies that these directories of ratings hold, finished or not; a judge with other settings, or at another address,
+    is refused."""
+    known: dict[str, Outcome] = {}
+    for place in places:
+        home = StageDir(place, Storage.open(place))
+        made = home.manifest() or home.begun()
+        if made is None:
+            raise UsageError(
+                f"{stage.spec.section}.reuse: {place!r} holds no ratings; name a directory that does, e.g. runs/a/ratings/judge"
+            )
+        changed = differences(made.settings, stage.task.settings)
+        if list(recorded(made)) != routes_of(stage.spec.engine) and not stage.spec.engine.other_address:
+            changed.append(f"asked at {', '.join(recorded(made)) or 'no address on record'}")
+        if changed:
+            lines = "\n  ".join(changed)
+            raise UsageError(
+                f"{stage.spec.section}.reuse: {place!r} was made otherwise, and its replies are no answers here:\n  {lines}"
+            )
+        known |= _held(home, made)
+    return known
+
+
+def _held(home: StageDir, made: Manifest | Begun) -> dict[str, Outcome]:
+    backlog = Backlog(home)
+    entries = made.parts() if isinstance(made, Manifest) else backlog.done()
+    known: dict[str, Outcome] = {}
+    for entry in entries:
+        known |= stored_in_output(home.table(entry.name, entry.sha256)).replies
+    if isinstance(made, Begun):
+        names = (f"{home.name}/{name}" for name in home.storage.all_names())
+        for stored in backlog.stored_replies(backlog.open(sorted(backlog.begun(names)))).values():
+            known |= stored.replies
+    return known
 
 
 def lend_finished(stage: InferenceStage, target: Target, home: StageDir, made: Manifest) -> None:

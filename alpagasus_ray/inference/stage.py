@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from alpagasus_ray.engines.model_names import is_same_model
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference import addresses, failures
 from alpagasus_ray.inference.bill import Bill, Part
+from alpagasus_ray.inference.budget import ROUNDING, SPEND, at_most_spent
 from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.failures import FAILED
 from alpagasus_ray.inference.shards import record, take_back
@@ -23,7 +25,7 @@ from alpagasus_ray.inference.spec import AskSpec, Job, RowTask, Task
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.raycluster.pool import ONE
 from alpagasus_ray.store.reply import BOUGHT
-from alpagasus_ray.store.run import TRIAL, Begun, FileEntry, Manifest, StageDir, describe
+from alpagasus_ray.store.run import STAGE, TRIAL, Begun, FileEntry, Manifest, StageDir, describe
 from alpagasus_ray.store.storage import Written
 from alpagasus_ray.terminal import say
 
@@ -175,22 +177,26 @@ class InferenceStage:
             take_back(part.job, {FAILED, *self.spec.again})
         # the records that were there before: one of a driver that has lost the run may still turn up while this one works
         records = [part.job.backlog.records() for part in bill.parts]
-        seconds = self._drive(bill, _open_tasks(bill.parts))
-        begun = [earlier.after(seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
-        for target, now in zip(targets, begun, strict=True):
-            target.home.begin(now)
+        clock = _Clock()
+        try:
+            self._drive(bill, _open_tasks(bill.parts), clock)
+        finally:  # also of a call that was stopped: what the stage took is what all its calls took
+            begun = [earlier.after(clock.seconds * share) for earlier, share in zip(begun, _shares(targets), strict=True)]
+            with suppress(OSError):  # whatever stopped the call is told, and not that its seconds are lost
+                for target, now in zip(targets, begun, strict=True):
+                    target.home.begin(now)
         return [self._finish(*each) for each in zip(targets, begun, records, strict=True)]
 
-    def _drive(self, bill: Bill, tasks: Sequence[Task]) -> float:
-        """Do the tasks; the answer is the seconds they took, the start of Ray left out."""
+    def _drive(self, bill: Bill, tasks: Sequence[Task], clock: "_Clock") -> None:
+        """Do the tasks; the clock is started when Ray is there."""
         from alpagasus_ray.progress import Progress
 
         if not tasks:
-            return 0.0
+            return
         drive, spec = self._workers(bill.parts[0].job.source)
         bill = bill._replace(parts=[part._replace(job=replace(part.job, spec=spec)) for part in bill.parts])
         rule = failures.stop_rule(spec, sum(part.source.rows for part in bill.parts))
-        started = time.monotonic()
+        clock.start()
         at_cap = False
         if self.ahead is not None:
             with failures.advising(spec.engine):
@@ -207,7 +213,6 @@ class InferenceStage:
             at_cap = True
         if at_cap:
             raise bill.at_the_cap()
-        return time.monotonic() - started
 
     def _workers(self, source: StageDir) -> tuple[Callable[..., None], AskSpec]:
         """What drives the workers, and the spec with their number; tells the user where requests go."""
@@ -242,10 +247,10 @@ class InferenceStage:
         sums = {entry.name: entry.sha256 for entry in target.listed.parts()}
         tasks = [Task(name, rows, sha256=sums[name]) for name, rows in drawn(target.listed, target.limit).items()]
         job = replace(self.job(target), output=target.home.storage.at(TRIAL))
-        seconds = self._drive(Bill(self.home, [Part(job, target.listed)]), tasks)
+        self._drive(Bill(self.home, [Part(job, target.listed)]), tasks, clock := _Clock())
         files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
         trial = replace(target, home=StageDir(f"{target.home.name}/{TRIAL}", job.output))
-        return self.task.manifest(trial, files, begun.model_copy(update={"seconds": seconds}))
+        return self.task.manifest(trial, files, begun.model_copy(update={"seconds": clock.seconds}))
 
     def _tell_other_models(self, manifest: Manifest) -> None:
         """Tell on the terminal where another model than the one asked for has answered."""
@@ -256,6 +261,20 @@ class InferenceStage:
                     f"{manifest.stage}: {rows:,} of {manifest.rows:,} rows were answered by {name}, where {wanted} was "
                     f"asked for ({self.spec.engine.where}.model)"
                 )
+
+
+class _Clock:
+    """The seconds of work of a call, however it ends."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
 
 
 def _open_tasks(parts: Sequence[Part]) -> list[Task]:
@@ -279,7 +298,7 @@ def begin(
     """Begin a stage, or go on with what an earlier call has begun; results of other settings are refused. A call that came to
     nothing, by a misspelt model for instance, binds nobody."""
     begun = stage.begun()
-    if begun is None or stage.is_bare():
+    if begun is None or _came_to_nothing(stage):
         begun = Begun(settings=dict(settings), inputs=dict(inputs), asked_scale=dict(asked_scale or {}))
         stage.begin(begun)
         return begun
@@ -287,6 +306,11 @@ def begin(
     if begun.rescoring:
         raise UsageError(f"a --rescore of {stage.name} was interrupted; run it to its end with --rescore first")
     return begun
+
+
+def _came_to_nothing(stage: StageDir) -> bool:
+    """Whether an unfinished call has left no reply, no row, and no dollar that may have been spent."""
+    return stage.storage.all_names() <= {STAGE, SPEND} and at_most_spent(stage.storage) < ROUNDING
 
 
 def reopen(stage: StageDir, done: Manifest, again: Collection[str]) -> None:

@@ -82,9 +82,11 @@ class Worker:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _end_background(self) -> None:
-        for task in self._background:
+        # those of the supply too, which may be fetching dollars or permits for requests that wait no more
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for engine in self._engines:
             if isinstance(engine, Closing):
                 await engine.close()

@@ -55,7 +55,8 @@ def _stage(report: Summary) -> Iterator[str]:
     if used:
         yield "  " + ", ".join(used)
     if report.get("rows_per_s"):
-        yield f"  {report['seconds']:,.1f} s, {report['rows_per_s']:,.0f} rows/s"
+        rate = report["rows_per_s"]
+        yield f"  {report['seconds']:,.1f} s, {rate:,.{0 if rate >= 10 else 1}f} rows/s"
     for arm in report.get("arms", ()):
         yield from _arm(arm)
     for answers in report.get("answers", ()):
@@ -164,8 +165,6 @@ def _status(report: Summary) -> Iterator[str]:
 
 def _stage_status(stage: Summary) -> Iterator[str]:
     yield _progress(stage)
-    if stage["replies"]:
-        yield f"{stage['replies']:,} replies in shards that are not done yet"
     for outcome, count in stage["counts"].items():
         if count and outcome not in WELL:
             yield f"{count:,} {outcome}"
@@ -180,8 +179,10 @@ def _progress(stage: Summary) -> str:
     if stage["state"] == "finished":
         return f"finished, {stage[rows]:,} {what}"
     total = "" if stage[of] is None else f" of {stage[of]:,}"
-    share = f" ({stage[rows] / stage[of]:.0%})" if stage[of] else ""
-    return f"unfinished, {stage[rows]:,}{total} {what}{share}"
+    # replies that wait for the rest of their shard are paid for, and not asked again
+    waiting = f", {stage['replies']:,} more have their reply" if stage["replies"] else ""
+    share = f" ({min(1.0, (stage[rows] + stage['replies']) / stage[of]):.0%})" if stage[of] else ""
+    return f"unfinished, {stage[rows]:,}{total} {what}{waiting}{share}"
 
 
 def _experiment(report: Summary) -> Iterator[str]:

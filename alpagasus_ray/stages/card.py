@@ -92,8 +92,8 @@ def _cannot(recipe: Recipe) -> str | None:
 
 def _rated(config: Card, run: Run) -> dict[str, Manifest]:
     """The ratings that get a card."""
-    names = {name.split("/")[1] for name in run.storage.all_names() if name.startswith("ratings/") and name.count("/") == 2}
-    made = {name: manifest for name in sorted(names) if (manifest := run.ratings(name).manifest()) is not None}
+    rated = {stage.name.partition("/")[2]: stage.manifest() for stage in run.rated()}
+    made = {name: manifest for name, manifest in rated.items() if manifest is not None}
     if unknown := [name for name in config.ratings if name not in made]:
         raise UsageError(f"card.ratings: {unknown[0]!r} is not finished in this run; there are {', '.join(made) or 'none'}")
     examples = run.examples().manifest()

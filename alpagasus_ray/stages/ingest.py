@@ -15,7 +15,7 @@ from alpagasus_ray.data import formats, readers, write_back
 from alpagasus_ray.data.example_writer import ExampleWriter
 from alpagasus_ray.data.records import Form, Record
 from alpagasus_ray.data.side_fields import Tally
-from alpagasus_ray.errors import InputError, StageFailed, UsageError
+from alpagasus_ray.errors import InputError, SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.run import Begun, Manifest, Run, StageDir, shard_name
 
 KINDS = ("json", "jsonl", "csv", "parquet")
@@ -34,7 +34,7 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
     settings = _settings(config)
     done = stage.manifest()
     if done is not None:
-        stage.same_or_refuse(done, settings, fingerprints(config) or done.inputs)
+        _check_same(run, done, settings, fingerprints(config) or done.inputs)
         return done
     stage.storage.delete_tree()
     inputs = fingerprints(config)
@@ -59,6 +59,21 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
     manifest = manifest.model_copy(update={"counts": counts})
     stage.finish(manifest)
     return manifest
+
+
+def _check_same(run: Run, done: Manifest, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Refuse another dataset in the run, and say how what was paid for its examples is kept."""
+    try:
+        run.examples().same_or_refuse(done, settings, inputs)
+    except SettingsChanged as changed:
+        rated = run.rated()
+        if not rated:
+            raise
+        places = ", ".join(stage.storage.root for stage in rated)
+        raise SettingsChanged(
+            f"{changed}\nRatings that are paid for are not lost: read the data into a new run, and rate it there with "
+            f"-s 'score.reuse=[{places}]', which asks about new rows only."
+        ) from None
 
 
 class Sample(NamedTuple):

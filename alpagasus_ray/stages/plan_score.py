@@ -7,7 +7,7 @@ a stage leaves behind while it is unfinished; nothing of how the rows are asked.
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import addresses, cascade_plan
 from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
+from alpagasus_ray.inference.shared_replies import replies_of
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import Target
 from alpagasus_ray.inference.tasks.rating import RatingTask, check_model, prepare
@@ -80,7 +81,8 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
     if done is None:
         spec.check_cap()
     away = _under_way(stage)  # before the replies are read: what is collected meanwhile stands among those
-    parts = _parts(task, target, done, away)
+    elsewhere = replies_of(program, config.reuse) if task.judge.is_model and done is None else {}
+    parts = _parts(task, target, done, away, elsewhere)
     sample = _sample(task, target.source, parts)
     report = {
         "plan": True,
@@ -135,8 +137,8 @@ def _under_way(stage: StageDir) -> UnderWay:
     return UnderWay(by_shard, len(items), len(page.entries), reserved, page.at_most_usd)
 
 
-def _parts(task: RatingTask, target: Target, done: Manifest | None, away: UnderWay) -> list[Part]:
-    """Every shard, with what is left to ask of the rows that the call is about."""
+def _parts(task: RatingTask, target: Target, done: Manifest | None, away: UnderWay, elsewhere: Collection[str]) -> list[Part]:
+    """Every shard, with what is left to ask of the rows that the call is about; `elsewhere` are keys of further replies."""
     backlog = Backlog(target.home, keeps_replies=task.judge.is_model)
     committed = {} if done else {entry.shard: entry for entry in backlog.done()}
     trial = None if target.limit is None else drawn(target.listed, target.limit)
@@ -149,7 +151,7 @@ def _parts(task: RatingTask, target: Target, done: Manifest | None, away: UnderW
         if not task.judge.is_model:
             return Part(entry, Left(len(rows), ()), Counter())
         known = backlog.known(entry.name).replies
-        answered = {*known, *away.keys.get(entry.name, ())}
+        answered = {*known, *away.keys.get(entry.name, ()), *elsewhere}
         left = backlog.left(
             target.source, entry, lambda row: task.request(row).key, answered, numbers=rows, stand_in="content_hash"
         )

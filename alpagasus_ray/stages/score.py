@@ -6,15 +6,15 @@ from dataclasses import replace
 from functools import partial
 
 from alpagasus_ray.config import Judge, Score
-from alpagasus_ray.errors import UsageError
+from alpagasus_ray.errors import SettingsChanged, UsageError
 from alpagasus_ray.inference.bill import Bill
 from alpagasus_ray.inference.cascade_rounds import Rounds
 from alpagasus_ray.inference.counts import StopRule
 from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.reread import read_again
-from alpagasus_ray.inference.shared_replies import SharedReplies
+from alpagasus_ray.inference.shared_replies import SharedReplies, lend_from
 from alpagasus_ray.inference.spec import Task
-from alpagasus_ray.inference.stage import Mode, RemainingWork
+from alpagasus_ray.inference.stage import InferenceStage, Mode, RemainingWork, Target
 from alpagasus_ray.inference.tasks.rating import check_model, prepare
 from alpagasus_ray.judging import parse_rating
 from alpagasus_ray.store.run import Manifest, Run
@@ -46,9 +46,22 @@ def score(
     if config.cascade is not None:
         pointer = Pointer.of(config.cascade, run, task.scale, in_process=in_process)
         return Rounds(config.cascade, stage, task, target, pointer, task.scale).fill()
+    _check_examples(stage, target)
+    lend_from(stage, target, config.reuse)
     with shared.lent(stage, target) if shared else nullcontext():
         [manifest] = stage.fill([target])
     return manifest
+
+
+def _check_examples(stage: InferenceStage, target: Target) -> None:
+    """Ratings of examples that are no longer those of the run: they stay as they are, and their replies can be taken over."""
+    home = target.home
+    made = home.manifest() or home.begun()
+    if stage.spec.paid and made is not None and made.settings == stage.task.settings and made.inputs != target.inputs:
+        raise SettingsChanged(
+            f"{home.name}/ rates other examples than this run now holds. Give the new ratings another name; what was paid for "
+            f"the old ones is taken over: -s score.name=NAME -s 'score.reuse=[{home.storage.root}]'"
+        )
 
 
 def _asked_again(judge: Judge, mode: Mode, again: Sequence[str], shared: SharedReplies | None) -> Sequence[str]:
@@ -64,6 +77,8 @@ def _check_cascade(config: Score, mode: Mode) -> None:
         return
     if mode != "fill":
         raise UsageError(f"--{mode} is not for ratings of score.cascade: its rounds are drawn by what was answered")
+    if config.reuse:
+        raise UsageError("score.reuse is not for ratings of score.cascade: its rounds are drawn by what was answered")
     if config.limit is not None:
         raise UsageError(
             "score.limit tries the judge alone; leave score.cascade out, and give the trial a score.name of its own"

@@ -87,10 +87,6 @@ class StageDir:
             return None
         return Begun.model_validate_json(self.storage.read(STAGE))
 
-    def is_bare(self) -> bool:
-        """Whether an unfinished call has left nothing but the note of what it was begun with."""
-        return self.storage.all_names() <= {STAGE}
-
     def begin(self, begun: Begun) -> None:
         """Record what the stage is being made with, before any of its files."""
         self.storage.write(STAGE, begun.model_dump_json(indent=2).encode())
@@ -234,6 +230,12 @@ class Run:
 
     def ratings(self, name: str) -> StageDir:
         return self._stage("ratings", name)
+
+    def rated(self) -> list[StageDir]:
+        """All directories of ratings, finished or not, by name."""
+        prefix = "ratings/"
+        paths = (name.split("/") for name in self.storage.all_names() if name.startswith(prefix))
+        return [self.ratings(name) for name in sorted({parts[1] for parts in paths if len(parts) > 2})]
 
     def subset(self, arm: str) -> StageDir:
         return self._stage("subsets", arm)

@@ -68,7 +68,7 @@ def fit(training: Training, found: WorkerGroup) -> Trained:
             # off the main thread, where Ray Train cannot set its handler of Ctrl-C: that ends the process with code 0
             returned: Trained | Stopped | None = off_main_thread(trainer.fit).return_value
         except KeyboardInterrupt:
-            raise StageFailed(
+            raise KeyboardInterrupt(
                 f"interrupted while {training.arm} was trained; what is saved is kept, and the same command goes on from its "
                 "last state"
             ) from None

@@ -152,7 +152,7 @@ def test_a_call_that_finds_a_larger_batch_under_way_sends_the_next_beside_it(
         return create(self, *arguments)
 
     monkeypatch.setattr(RetryingBatchClient, "create", dying)
-    with pytest.raises(StageFailed, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
         caller(batch=limits)
     assert known == [1, 1]
     assert len(Journal(caller.job.home.storage, None).entries) == 2, "of the third it is not known whether it was created"
@@ -211,7 +211,7 @@ def test_unanswered_requests_stay_counted_when_the_driver_dies_before_they_are_a
         return create(self, *arguments)
 
     monkeypatch.setattr(RetryingBatchClient, "create", dying)
-    with pytest.raises(StageFailed, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
         caller(max_attempts=9)
     (left,) = caller.job.backlog.known("part-00000.parquet").unanswered.values()
     assert (left.attempts, left.maybe_billed_twice) == (2, 2)

@@ -5,9 +5,11 @@ An example says in its instruction what it deserves, `[3]`, and in its output wh
 output is was done to it.
 """
 
+import hashlib
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,7 +48,7 @@ class FlawedJudge(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[str] = []
         self.moved = False
-        self.random = np.random.default_rng(39)
+        self.times: Counter[str] = Counter()
         self.lock = threading.Lock()
 
     @property
@@ -57,7 +59,8 @@ class FlawedJudge(ThreadingHTTPServer):
         """The judge's score of what stands in a message."""
         with self.lock:
             self.asked.append(message)
-            noise = float(self.random.normal(0, NOISE))
+            self.times[message] += 1
+            noise = _noise(message, self.times[message])
         deserved = re.search(r"Answer number (\d+) \[(\d)\]", message)
         assert deserved, message
         shown = _shown(message)
@@ -66,6 +69,12 @@ class FlawedJudge(ThreadingHTTPServer):
         longer = max(np.log2(max(len(shown.split()), 1) / WORDS), -1) if not spoiled else 0.0
         plain = float(deserved[2]) - (SEEN if spoiled else 0) + PER_DOUBLING * longer + (DRIFT if self.moved else 0)
         return float(np.clip(round(2 * (plain + noise)) / 2, 0, 5))
+
+
+def _noise(message: str, time: int) -> float:
+    """Noise by what is asked and how often it was asked before: the order in which requests arrive does not matter."""
+    seed = int.from_bytes(hashlib.sha256(f"{time} {message}".encode()).digest()[:8])
+    return float(np.random.default_rng(seed).normal(0, NOISE))
 
 
 def _shown(message: str) -> str:

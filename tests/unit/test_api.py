@@ -14,7 +14,7 @@ import pytest
 import alpagasus_ray as ag
 from alpagasus_ray.api import scorers
 from alpagasus_ray.api.rating import cache, cached, carry_out, settings
-from alpagasus_ray.api.rows import given
+from alpagasus_ray.api.rows import as_lines, given
 from alpagasus_ray.errors import BudgetReached, SettingsChanged, UsageError
 from loopback import JudgeStarter
 
@@ -156,7 +156,7 @@ def test_knobs_that_need_a_run_are_refused_with_the_call_that_takes_them(tmp_pat
 def test_other_rows_in_the_same_run_are_refused_and_leave_the_first_as_they_were(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = ag.rate(ROWS, run=run, kind="rules")
-    with pytest.raises(SettingsChanged):
+    with pytest.raises(SettingsChanged, match=r"holds other examples than these rows.*\.score\(…\)\.rated"):
         ag.rate(ROWS[:3], run=run, kind="rules")
     assert ag.rate(ROWS, run=run, kind="rules").scores == first.scores
 
@@ -314,6 +314,21 @@ def test_rows_that_a_cluster_gives_in_another_order_are_the_same_rows() -> None:
     assert first.scores == again.scores[::-1] == ag.rate(rows, kind="rules").scores
 
 
+def test_objects_in_records_name_the_same_rows_each_time() -> None:
+    class Picture:
+        def __init__(self, pixels: bytes) -> None:
+            self.tobytes = lambda: pixels
+
+    class Opaque:
+        pass
+
+    def line(pixels: bytes) -> str:
+        return as_lines([{"instruction": "What is it?", "picture": Picture(pixels), "other": Opaque()}])
+
+    assert line(b"cat") == line(b"cat")
+    assert line(b"cat") != line(b"dog")
+
+
 def test_columns_that_the_records_have_themselves_are_kept() -> None:
     rows = [{**row, "score": "mine", "id": 7} for row in ROWS[:3]]
     rated = ag.rate(rows, kind="rules")
@@ -337,6 +352,12 @@ def test_columns_that_the_records_have_themselves_are_kept() -> None:
 def test_rows_that_no_example_can_be_made_of_are_told_with_the_fix(rows: Any, columns: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ag.rate(rows, kind="rules", columns=columns)
+
+
+def test_none_for_a_knob_that_has_no_such_value_is_as_if_it_were_not_given() -> None:
+    asked = settings("toy", {}, {"base_url": None, "max_attempts": None, "temperature": None}).score.judge
+    assert asked.base_url == settings("toy", {}, {}).score.judge.base_url
+    assert asked.temperature is None, "which leaves it out of requests"
 
 
 def test_a_file_whose_columns_are_unknown_is_told_with_the_fix_in_python(tmp_path: Path) -> None:

@@ -250,3 +250,11 @@ def test_json_lines_named_json_are_records_and_ingest_says_which_columns_to_name
     with pytest.raises(InputError, match=r"record at 1: .* subject, input, output; .*ingest\.columns=") as refusal:
         ingest(Ingest(source=str(path)), Run.open(str(tmp_path / "run")))
     assert str(path) in str(refusal.value)
+
+
+def test_a_mistyped_file_is_told_with_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"nothing found at .*mien\.json.*Did you mean mine\.json"):
+        readers.expand(str(tmp_path / "mien.json"), "ingest.source")
+    with pytest.raises(UsageError, match=r"with files$"):
+        readers.expand(str(tmp_path / "other" / "*.csv"), "ingest.source")

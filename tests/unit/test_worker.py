@@ -930,6 +930,16 @@ def test_a_prompt_that_the_server_cut_is_told_to_the_driver(large: Stage) -> Non
     assert note.startswith("the server cuts prompts: it counts 20 of them at exactly 10 tokens")
 
 
+def test_a_worker_that_is_closed_leaves_no_task_behind(stage: Stage) -> None:
+    async def for_ever() -> None:
+        await asyncio.Event().wait()
+
+    worker = stage.worker(_asking())
+    waiting = asyncio.run_coroutine_threadsafe(for_ever(), worker._loop)
+    worker.close()
+    assert waiting.cancelled()
+
+
 @pytest.mark.parametrize("count", [1, 2, 64, 1000, 1001, 52002])
 def test_an_order_that_spreads_rows_holds_each_once(count: int) -> None:
     order = scattered(count)

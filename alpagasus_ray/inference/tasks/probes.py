@@ -34,6 +34,8 @@ POOL = 2_000
 """Rows, at most, that defects are planted into, and that an answer may be taken from."""
 SHORTEST_REPLY = 2
 """Tokens of a reply that is a score and nothing else."""
+FIRST_SCORE = "first_score"
+"""Column of stored probes: what the judge said of the row when it rated the run."""
 CHINESE = r"[一-鿿]"
 
 
@@ -46,7 +48,8 @@ class ProbeTask(RatingTask):
 
     def request(self, row: Mapping[str, Any]) -> Request:
         made = super().request(row)
-        return made._replace(key=f"card:{made.key}")
+        # rows may be asked once more (`repeat`) and stored besides: without keys of their own, one reply would serve both
+        return made._replace(key=f"card:{STORED}:{made.key}" if FIRST_SCORE in row else f"card:{made.key}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def _changed(card: Card, kind: str, rows: Sequence[dict[str, Any]], scored: Mapp
         rows = [_with(by_id[one.row.example_id], one.kind, one.output) for one in planted]
     table = pa.Table.from_pylist(list(rows), schema=EXAMPLES)
     if kind == STORED:
-        table = table.append_column("first_score", pa.array([scored.get(row["example_id"]) for row in rows], pa.float64()))
+        table = table.append_column(FIRST_SCORE, pa.array([scored.get(row["example_id"]) for row in rows], pa.float64()))
     return table
 
 
