@@ -25,6 +25,8 @@ from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Score
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.evaluation.race import smallest_gain
+from alpagasus_ray.reporting.charts import Estimate, estimates_file
+from alpagasus_ray.reporting.race_data import intervals
 from alpagasus_ray.reporting.terminal_race import difference
 from alpagasus_ray.stages.combine import combine_ratings
 from alpagasus_ray.stages.ingest import ingest
@@ -59,7 +61,9 @@ def bench_race(run: Run, work: Path) -> Table:
     gain = smallest_gain(ASSUMED, config.seeds, rows, len(wanted) - 1)
     print(f"planned to show a difference of losses of {gain or 0:.4f} to random in 8 races of 10, by the assumed {ASSUMED}")
     race(config, training, mine, wanted, on_ray if torch.cuda.is_available() else in_this_process)
-    return _table(json.loads(mine.race().storage.read("table.json")), gain)
+    found = json.loads(mine.race().storage.read("table.json"))
+    (folder / "race.svg").write_text(_picture(found))
+    return _table(found, gain)
 
 
 def _given(name: str, usual: int) -> int:
@@ -78,6 +82,12 @@ def _training(model: str) -> Finetune:
         ]
         shared |= {"template": "chat", "lora": {"rank": 16, "alpha": 32, "dropout": 0, "targets": targets}}
     return Finetune.model_validate(shared)
+
+
+def _picture(found: Mapping[str, Any]) -> str:
+    values = [Estimate(**one) for one in intervals(found)]
+    title = f"{Path(found['model']).name}, {found['seeds']} seeds, {found['sets'][0]['rows']} rows of {found['decides']}"
+    return estimates_file(values, 0.0, title, "held-out loss minus that of random, with its 95% interval: left is better")
 
 
 def _table(found: Mapping[str, Any], gain: float | None) -> Table:

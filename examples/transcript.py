@@ -28,8 +28,8 @@ The same machine gives the same figures at every run; another may round otherwis
 
 The demo takes 543 seconds of CPU time with all that it starts, the download included. That was measured on two cores that other
 work shared, where the clock said 20 minutes; in a quieter hour it was 57 seconds to what was dropped. Two quiet cores were not
-measured. The race stands in `make study` for that reason: on two cores eight minutes are 960 seconds of CPU time, and what three
-seeds of two arms add to the 543 has not been measured yet.
+measured. The race stands in `make study` for that reason: eight minutes of two cores are 960 seconds of CPU time, and what
+three seeds of two arms add to the 543 has not been measured yet.
 """
 
 
