@@ -59,6 +59,8 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
         arms = list(_arms(recipe, run, scratch, gpu))
         answers = NO_ANSWERS if recipe.ends_with_report else _answers(recipe.generate, recipe.compare)
+        raced = _race(recipe, run, scratch, gpu)
+        plans |= {"race": raced} if raced else {}
         return {
             "plan_of_all": True,
             "stage": "experiment",
@@ -68,6 +70,7 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "score": judged,
             **({"distill": labels} if labels else {}),
             "card": trusted,
+            "race": raced,
             "arms": arms,
             **answers,
             "total_dollars": _total(recipe, plans, arms, answers["evaluation_dollars"]),
@@ -106,6 +109,8 @@ def _total(
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given
     unknown = [name for name, part in parts.items() if part["low"] is None]
     asked = [f"generate {model.name} (its answers)" for model in recipe.generate.models if model.is_model]
+    if plans.get("race") and recipe.race.judge is not None and recipe.race.judge.is_remote:
+        asked.append("race (its judge)")
     highs = [part["high"] for name, part in parts.items() if name not in unknown]
     return {
         "low": round(sum(part["low"] or 0.0 for part in parts.values()), 6),
@@ -132,6 +137,44 @@ def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[d
         yield {"arm": arm.name, "size": size, "workers": told["workers"], "worker_hours": hours, "dollars_range": None, **kept}
 
 
+def _race(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> dict[str, Any] | None:
+    """What a race trains, and its dollars by the size in its model's name; None where there is none to do. Arms that are left
+    behind are no longer trained, so it may be less."""
+    if "race" not in recipe.model_fields_set or run.race().manifest() is not None:
+        return None
+    names = recipe.race.arms or tuple(arm.name for arm in recipe.pick.arms)
+    leader = next((arm for arm in recipe.pick.arms if arm.traits.leads), None)
+    config, held, size = recipe.race.training(recipe.finetune), [], []
+    for arm in (arm for arm in recipe.pick.arms if arm.name in names):
+        if run.subset(arm.name).manifest() is None and scratch.subset(arm.name).manifest() is None:
+            _stand_in(arm, leader, scratch)
+        source = run if run.subset(arm.name).manifest() is not None else scratch
+        rows, tokens = gpu_estimates.tokens(_texts(source, arm.name), config.max_length)
+        held.append(tokens)
+        size.append(tokens / rows)
+    usual = config.global_batch * sum(size) / len(size)
+    each = recipe.race.tokens or round((recipe.race.steps or 0) * usual) or min(held)
+    once = [each] * len(held) if recipe.race.epochs is None else [round(recipe.race.epochs * tokens) for tokens in held]
+    found = gpu_estimates.estimate(config, recipe.race.seeds * sum(once), 1, gpu)
+    dollars = (
+        dict.fromkeys(("low", "high")) if found.dollars is None else dict(zip(("low", "high"), found.dollars, strict=True))
+    )
+    return {
+        "model": config.model,
+        "trainings": recipe.race.seeds * len(held),
+        "tokens": recipe.race.seeds * sum(once),
+        "minutes": found.minutes,
+        "dollars": dollars,
+        "predicted_by": found.by,
+    }
+
+
+def _texts(source: Run, arm: str) -> Iterator[dict[str, Any]]:
+    stage = source.subset(arm)
+    for table in stage.tables(stage.finished(), ["instruction", "input", "output"]):
+        yield from table.to_pylist()
+
+
 def _at_hand(config: Finetune) -> bool:
     """Whether configuration and tokenizer of the model lie on this machine, so that no hub is needed."""
     if config.model is None or os.path.isdir(config.model):
@@ -144,10 +187,7 @@ def _at_hand(config: Finetune) -> bool:
 
 def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | None) -> dict[str, Any]:
     """The training of an arm without its model: tokens by bytes, time by the GPU."""
-    stage = source.subset(arm)
-    fields = ["instruction", "input", "output"]
-    tables = stage.tables(stage.finished(), fields)
-    rows, held = gpu_estimates.tokens((row for table in tables for row in table.to_pylist()), config.max_length)
+    rows, held = gpu_estimates.tokens(_texts(source, arm), config.max_length)
     order = Order.of(rows, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
     seen = round(held * order.seen / rows)
     workers = config.workers if isinstance(config.workers, int) else (config.workers or (1, 1))[1]

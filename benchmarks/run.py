@@ -179,6 +179,10 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
 }
 
 
+WITHOUT_RAY = {"race"}
+"""Those that start Ray themselves, where they need it."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHES), help="comma-separated names")
@@ -204,7 +208,8 @@ def _measure(names: Sequence[str]) -> list[Table]:
         work = Path(folder)
         run = Run.open(str(work / "alpaca"))
         ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca"), run)
-        connect.connect()
+        if set(names) - WITHOUT_RAY:
+            connect.connect()
         return [BENCHES[name](run, work) for name in names]
 
 

@@ -204,12 +204,23 @@ def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     yield Chart(charts.curves(with_curve, "epoch"), caption, "Loss by epoch")
 
 
+def _race(panels: Sequence[Panel]) -> Iterable[Chart]:
+    for panel in panels:
+        if panel.id == "race" and panel.intervals:
+            values = [Estimate(one.label, one.value, one.low, one.high) for one in panel.intervals]
+            caption = (
+                "Held-out loss of each arm minus that of random, with its 95% interval: left of the dotted line is better."
+            )
+            yield Chart(charts.estimates(values, 0.0, "difference of held-out loss to random", 3), caption)
+
+
 CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
     "answer": [lambda data: _answer(data.first)],
     "verdicts": [lambda data: _outcomes([pair for pair in data.verdicts if pair.groups.pooled[0].judged])],
     "ranking": [lambda data: map(_ranking, data.ranking)],
     "radars": [lambda data: (_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts))],
     "more_radars": [lambda data: (_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts))],
+    "race": [lambda data: _race(data.panels)],
     "selection": [lambda data: _selection(data.selection, data.ratings)],
     "lengths": [lambda data: _lengths(data.lengths, data.selection)],
     "categories": [lambda data: _categories(data.selection)],

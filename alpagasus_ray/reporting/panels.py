@@ -26,6 +26,16 @@ class PanelTable(Entry):
 
 
 @dataclass(frozen=True)
+class PanelInterval(Entry):
+    """A value with its 95% interval, for the section's chart; either end is null where there is none."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Panel(Entry):
     """A section of the page."""
 
@@ -38,6 +48,8 @@ class Panel(Entry):
     """What it says, a sentence each."""
     tables: Sequence[PanelTable]
     maps: Sequence[ClusterMap] = ()
+    intervals: Sequence[PanelInterval] = ()
+    """Differences around 0 that are drawn as a chart, where there are some."""
 
 
 def panels(stages: FinishedStages) -> list[Panel]:
@@ -82,7 +94,11 @@ def _race(stages: FinishedStages) -> Panel | None:
         return None
     table = read_json(stages.stage(race_data.STAGE), manifest, race_data.TABLE)
     rows = PanelTable("The arms, each against the controls", race_data.COLUMNS, list(race_data.rows(table)))
-    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), [rows])
+    tables = [rows]
+    if lost := race_data.lost_rows(table):
+        tables.append(PanelTable("Rows that are like what an arm loses on", race_data.LOST_COLUMNS, lost))
+    drawn = [PanelInterval(**one) for one in race_data.intervals(table)]
+    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables, drawn)
 
 
 def _benchmarks(stages: FinishedStages) -> Panel | None:

@@ -29,6 +29,7 @@ from alpagasus_ray.reporting import (
     joined_rows,
     judge_material,
     lengths_data,
+    like_rows,
     provenance,
     questions,
     selection_data,
@@ -49,7 +50,7 @@ from alpagasus_ray.reporting.provenance import KindCost, PackageVersion, StageCo
 from alpagasus_ray.reporting.questions import Sides
 from alpagasus_ray.reporting.run_reader import FinishedStages, answer_rows, curve_of, dropped_tables, read_json
 from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selection
-from alpagasus_ray.reporting.side_by_side import side_by_side
+from alpagasus_ray.reporting.side_by_side import Explained, side_by_side
 from alpagasus_ray.reporting.training_data import Training
 from alpagasus_ray.reporting.trust_data import Trust
 from alpagasus_ray.selection.existing_arms import stale_controls
@@ -174,8 +175,9 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
     table_arm = _table_arm(about, selection, parts.ratings)
     joined = joined_rows.joined_rows(stages, table_arm)
     table, packed_table = _table(stages, table_arm, joined, config) if joined else (None, None)
+    lost = Explained(mine, like_rows.of_lost(stages, joined, from_its_side, config.rule, mine))
     sides, packed_sides = packed_within(
-        lambda limit: side_by_side(from_its_side, config.rule, limit, parts.answers), config.table_mib << 18, SIDES_BYTES
+        lambda limit: side_by_side(from_its_side, config.rule, limit, parts.answers, lost), config.table_mib << 18, SIDES_BYTES
     )
     costs = provenance.costs(stages.manifests)
     given = _votes(config, stages)

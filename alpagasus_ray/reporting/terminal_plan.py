@@ -18,6 +18,8 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"    {note}" for note in report["score"]["notes"][:2] if "cascade" in report["score"])
     if report["card"]["requests"]:
         yield f"  card: {_card(report['card'])}"
+    if raced := report["race"]:
+        yield f"  race: {_race(raced)}"
     yield from [f"  {left_out_line()}"] if "left_out" in report else _after_pick(report)
     yield from _total(report["total_dollars"])
 
@@ -69,6 +71,15 @@ def card_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  card.max_cost_usd={report['max_cost_usd']:g} holds for all of it"
     for note in report["notes"]:
         yield f"  {note}"
+
+
+def _race(raced: Mapping[str, Any]) -> str:
+    what = f"{raced['trainings']:,} trainings of {spelled(raced['model'])}, about {raced['tokens']:,} tokens in all"
+    if raced["minutes"] is None:
+        return f"{what}, minutes unknown: {spelled(raced['predicted_by'])}"
+    low, high = raced["minutes"]
+    dollars = "" if raced["dollars"]["low"] is None else f", {_dollars(raced['dollars']['low'], raced['dollars']['high'])}"
+    return f"{what}, {low:,.1f} to {high:,.1f} minutes of a GPU{dollars}"
 
 
 def _arm(arm: Mapping[str, Any]) -> str:

@@ -21,8 +21,27 @@ def race_lines(report: Summary) -> Iterator[str]:
     width = max(len(entry["arm"]) for entry in table["arms"])
     for entry in table["arms"]:
         yield f"  {entry['arm']:<{width}}  {entry['loss']:.4f}  {_places(entry)}{_against(entry, table['controls'])}"
+    yield from (f"  {_judged(one)}" for one in report.get("judged", []))
+    yield from (f"  {line}" for line in agreement_lines(table))
     yield f"  {cost_line(table)}"
     yield f"  {report['location']}"
+
+
+def agreement_lines(table: Summary) -> Iterator[str]:
+    """How alike this model and others rank the arms, where others were raced in this run."""
+    for other in table.get("other_models", []):  # races of earlier versions have none
+        if other["tau"] is None:
+            yield f"{other['model']} has raced {other['arms']} of these arms: of fewer than 3 no agreement can be told"
+        else:
+            yield (
+                f"{table['model']} and {other['model']} rank {other['arms']} arms with an agreement of "
+                f"{other['tau']:.2f} (Kendall's tau, from -1 to 1; p = {other['p']:.2g}); of other models that says nothing"
+            )
+
+
+def _judged(found: Summary) -> str:
+    counts = ", ".join(f"{found[outcome]} {outcome}" for outcome in ("win", "tie", "lose", "no_verdict"))
+    return f"answers of {found['arm']} against {found['control']}, first seed, by {found['judge']}: {counts.replace('_', ' ')}"
 
 
 def _places(entry: Summary) -> str:

@@ -61,7 +61,7 @@ def _check(
 ) -> None:
     most = CLOSE[config.precision]
     packed = _packed_losses(logits, ids, device) if config.packing else None
-    with _own_attention(loaded):
+    with own_attention(loaded):
         alone = [_losses(logits(_plain(each, device)), each) for each in ids]
         ahead = _sees_ahead(logits, ids[0], device, alone[0], most)
     if ahead:
@@ -117,7 +117,7 @@ def _sees_ahead(
 
 
 @contextmanager
-def _own_attention(loaded: Loaded) -> Iterator[None]:
+def own_attention(loaded: Loaded) -> Iterator[None]:
     """Let a model compute with its own attention in place of that of packs, which only knows packs."""
     if loaded.kind == loaded.own:
         yield

@@ -44,11 +44,12 @@ HEAVY_AT_THE_TOP = {
     "failures",
     "finished_model",
     "head",
+    "frozen",
     "loop",
     "measure",
     "model",
     "windows",
-} | {"proxies"}
+} | {"proxies", "proxy_answers"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
 HEAVY_IN_FUNCTIONS = {
     "benchmarking",
