@@ -26,7 +26,6 @@ from measure import ROOT, Table, copy_examples, server
 LATENCY_S = 0.2
 OURS, PLAIN, SDK = "alpagasus-ray, one actor", "a plain loop of aiohttp and orjson", "the bare `openai` client"
 ENGINE = "the engine alone, no Ray, limits or ledger"
-
 ALONE = ROOT / "benchmarks/client_alone.py"
 Stats = dict[str, float]
 
