@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from alpagasus_ray import extras
-from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
+from alpagasus_ray.config import AFTER_PICK, Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
 from alpagasus_ray.errors import UsageError
@@ -29,6 +29,15 @@ from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import gpu_estimates
 from alpagasus_ray.training.schedule import Order
 
+NO_ANSWERS: Mapping[str, Any] = {
+    "prompts": 0,
+    "models": [],
+    "games": 0,
+    "judge": None,
+    "tokens_a_game": {"low": 0, "high": 0},
+    "evaluation_dollars": {"low": 0.0, "high": 0.0},
+}
+"""What the plan of a recipe that ends with the report says of answers and games."""
 SHORTEST_REVIEW = 4
 """Tokens of a reply that is two scores and nothing else."""
 
@@ -48,15 +57,20 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         labels = _labels(recipe, run, judged)
         trusted = card_plan(recipe, held)
         plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
-        arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
+        arms = list(_arms(recipe, run, scratch, gpu))
+        answers = NO_ANSWERS if recipe.ends_with_report else _answers(recipe.generate, recipe.compare)
+        raced = _race(recipe, run, scratch, gpu)
+        plans |= {"race": raced} if raced else {}
         return {
             "plan_of_all": True,
             "stage": "experiment",
             "location": run.storage.root,
             "rows": judged["rows"],
+            **({"left_out": dict(AFTER_PICK)} if recipe.ends_with_report else {}),
             "score": judged,
             **({"distill": labels} if labels else {}),
             "card": trusted,
+            "race": raced,
             "arms": arms,
             **answers,
             "total_dollars": _total(recipe, plans, arms, answers["evaluation_dollars"]),
@@ -75,7 +89,7 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
     try:
         if not picked:
             ingest(recipe.ingest, scratch)
-        return list(on_examples(recipe, held, held.examples().finished("ingest")))
+        return list(on_examples(recipe, held, held.examples().finished()))
     except UsageError as error:
         return [str(error)]
 
@@ -95,6 +109,8 @@ def _total(
         parts[f"finetune {arm['arm']}"] = arm["dollars_range"] or given
     unknown = [name for name, part in parts.items() if part["low"] is None]
     asked = [f"generate {model.name} (its answers)" for model in recipe.generate.models if model.is_model]
+    if plans.get("race") and recipe.race.judge is not None and recipe.race.judge.is_remote:
+        asked.append("race (its judge)")
     highs = [part["high"] for name, part in parts.items() if name not in unknown]
     return {
         "low": round(sum(part["low"] or 0.0 for part in parts.values()), 6),
@@ -121,6 +137,44 @@ def _arms(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> Iterator[d
         yield {"arm": arm.name, "size": size, "workers": told["workers"], "worker_hours": hours, "dollars_range": None, **kept}
 
 
+def _race(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> dict[str, Any] | None:
+    """What a race trains, and its dollars by the size in its model's name; None where there is none to do. Arms that are left
+    behind are no longer trained, so it may be less."""
+    if "race" not in recipe.model_fields_set or run.race().manifest() is not None:
+        return None
+    names = recipe.race.arms or tuple(arm.name for arm in recipe.pick.arms)
+    leader = next((arm for arm in recipe.pick.arms if arm.traits.leads), None)
+    config, held, size = recipe.race.training(recipe.finetune), [], []
+    for arm in (arm for arm in recipe.pick.arms if arm.name in names):
+        if run.subset(arm.name).manifest() is None and scratch.subset(arm.name).manifest() is None:
+            _stand_in(arm, leader, scratch)
+        source = run if run.subset(arm.name).manifest() is not None else scratch
+        rows, tokens = gpu_estimates.tokens(_texts(source, arm.name), config.max_length)
+        held.append(tokens)
+        size.append(tokens / rows)
+    usual = config.global_batch * sum(size) / len(size)
+    each = recipe.race.tokens or round((recipe.race.steps or 0) * usual) or min(held)
+    once = [each] * len(held) if recipe.race.epochs is None else [round(recipe.race.epochs * tokens) for tokens in held]
+    found = gpu_estimates.estimate(config, recipe.race.seeds * sum(once), 1, gpu)
+    dollars = (
+        dict.fromkeys(("low", "high")) if found.dollars is None else dict(zip(("low", "high"), found.dollars, strict=True))
+    )
+    return {
+        "model": config.model,
+        "trainings": recipe.race.seeds * len(held),
+        "tokens": recipe.race.seeds * sum(once),
+        "minutes": found.minutes,
+        "dollars": dollars,
+        "predicted_by": found.by,
+    }
+
+
+def _texts(source: Run, arm: str) -> Iterator[dict[str, Any]]:
+    stage = source.subset(arm)
+    for table in stage.tables(stage.finished(), ["instruction", "input", "output"]):
+        yield from table.to_pylist()
+
+
 def _at_hand(config: Finetune) -> bool:
     """Whether configuration and tokenizer of the model lie on this machine, so that no hub is needed."""
     if config.model is None or os.path.isdir(config.model):
@@ -133,10 +187,7 @@ def _at_hand(config: Finetune) -> bool:
 
 def _estimated(config: Finetune, source: Run, arm: str, size: str, gpu: str | None) -> dict[str, Any]:
     """The training of an arm without its model: tokens by bytes, time by the GPU."""
-    stage = source.subset(arm)
-    fields = ["instruction", "input", "output"]
-    tables = stage.tables(stage.finished("pick_subset"), fields)
-    rows, held = gpu_estimates.tokens((row for table in tables for row in table.to_pylist()), config.max_length)
+    rows, held = gpu_estimates.tokens(_texts(source, arm), config.max_length)
     order = Order.of(rows, config.global_batch, config.seed, epochs=config.epochs, steps=config.steps)
     seen = round(held * order.seen / rows)
     workers = config.workers if isinstance(config.workers, int) else (config.workers or (1, 1))[1]
@@ -169,7 +220,7 @@ def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
 
 def _rows_of(arm: Arm, scratch: Run) -> int | None:
     """How many rows an arm of a stated size takes; of tokens, as many as their number holds of usual rows."""
-    examples = scratch.examples().finished("ingest")
+    examples = scratch.examples().finished()
     if arm.share is not None:
         return rows_of_share(arm.share, examples.rows)
     if arm.tokens is None:

@@ -62,7 +62,7 @@ def requests_of(run: Run, rows: int) -> list[Request]:
     work = RatingTask(Judge(kind="api", model="toy"), rubric.load("accuracy"))
     examples = run.examples()
     taken: list[Request] = []
-    for shard in examples.tables(examples.finished("ingest")):
+    for shard in examples.tables(examples.finished()):
         taken += [work.request(row) for row in shard.to_pylist()]
         if len(taken) >= rows:
             break

@@ -58,7 +58,7 @@ def bench_rules(run: Run, work: Path) -> Table:
     score(Score(judge=Judge(kind="rules")), copied)
     table.row("the same command again", f"{timed(started):.3f} s")
     stage = copied.ratings("judge")
-    mine = pa.concat_tables(stage.tables(stage.finished("score"), ["score"]))["score"].to_pylist()
+    mine = pa.concat_tables(stage.tables(stage.finished(), ["score"]))["score"].to_pylist()
     with RATINGS.open() as stream:
         theirs = list(csv.DictReader(stream))
     judges = [name for name in theirs[0] if name != "alpaca_index"]
@@ -100,7 +100,7 @@ def bench_scale(run: Run, work: Path) -> Table:
 def _many_rows(run: Run, target: Path, rows: int) -> None:
     examples = run.examples()
     fields = ["instruction", "input", "output"]
-    originals = [row for shard in examples.tables(examples.finished("ingest"), fields) for row in shard.to_pylist()]
+    originals = [row for shard in examples.tables(examples.finished(), fields) for row in shard.to_pylist()]
     with target.open("w") as stream:
         for number in range(rows):
             row = originals[number % len(originals)]
@@ -127,7 +127,7 @@ def bench_whole(run: Run, work: Path) -> Table:
         again = subprocess.run(command, capture_output=True, text=True, check=True)
         taken = Counter(line.split()[0] for line in log.read_text().splitlines())
     stage = target.ratings("judge")
-    ratings = pa.concat_tables(stage.tables(stage.finished("score"), ["example_id", "score"]))
+    ratings = pa.concat_tables(stage.tables(stage.finished(), ["example_id", "score"]))
     wanted = [float(scores[key]) for key in hashes]
     table.row("requests taken when the driver died", f"{len(before):,}")
     table.row("rows without a rating after the second call", ROWS - len(ratings))
@@ -145,7 +145,7 @@ def _recorded_replies(run: Run, target: Path) -> tuple[dict[str, int], list[str]
         recorded = [int(row["gpt-4o-mini"]) for row in csv.DictReader(stream)]
     asked = rubric.load("accuracy")
     examples = run.examples()
-    rows = (row for shard in examples.tables(examples.finished("ingest")) for row in shard.to_pylist())
+    rows = (row for shard in examples.tables(examples.finished()) for row in shard.to_pylist())
     hashes = [message_hash(asked.messages(row)[-1]["content"]) for row in rows]
     scores = dict(zip(hashes, recorded, strict=True))
     target.write_text(json.dumps(scores))
@@ -179,6 +179,10 @@ BENCHES: dict[str, Callable[[Run, Path], Table]] = {
 }
 
 
+WITHOUT_RAY = {"race"}
+"""Those that start Ray themselves, where they need it."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHES), help="comma-separated names")
@@ -204,7 +208,8 @@ def _measure(names: Sequence[str]) -> list[Table]:
         work = Path(folder)
         run = Run.open(str(work / "alpaca"))
         ingest(Ingest(source=f"{ALPACA}/*.json", name="alpaca"), run)
-        connect.connect()
+        if set(names) - WITHOUT_RAY:
+            connect.connect()
         return [BENCHES[name](run, work) for name in names]
 
 

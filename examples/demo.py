@@ -1,5 +1,6 @@
 """A whole experiment with a real small language model: what was dropped beside the defects planted in the data, what a model
-learned from the rest, from as many examples at random, and what that shows. `--study` trains on two more arms.
+learned from the rest, from as many examples at random, and what that shows. `--study` trains on two more arms, and races all
+four under several seeds: what the one training of the demo cannot tell from chance.
 
 make demo
 make study
@@ -21,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from alpagasus_ray.reporting.terminal_race import race_lines
 from alpagasus_ray.store.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,8 @@ MODEL = ".venv/models/SmolLM2-135M-Instruct"
 TRUTH = ROOT / "examples/sample/truth.csv"
 FURTHER = ("full", "longest")
 """Arms that `--study` trains on besides."""
+RACE = {"heldout": "examples/sample/heldout.jsonl", "seeds": 3, "tokens": 6_000, "points": 3}
+"""The race of `--study`: short trainings, so that three seeds of four arms take minutes."""
 SHOWN = ("heldout-037", "heldout-061", "heldout-085")
 """Prompts whose answers are shown."""
 ABOUT = {
@@ -38,6 +42,7 @@ ABOUT = {
     "exact": "Answers to the held-out prompts, beside the reference answers:",
     "answers": "Some of the answers:",
     "judge": "The rules on the answers, in both orders:",
+    "race": "The race, several seeds of each arm:",
     "shows": "What it shows:",
 }
 
@@ -54,7 +59,7 @@ def commands(*, study: bool, slow_bfloat16: bool) -> list[list[str]]:
 
 
 def study_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The demo's recipe with every arm trained on, and `selected` compared with each."""
+    """The demo's recipe with every arm raced and trained on, and `selected` compared with each."""
     pick, train, answer, compare = (recipe[section] for section in ("pick", "finetune", "generate", "compare"))
     like = answer["models"][0]
     return {
@@ -64,6 +69,7 @@ def study_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "generate": {**answer, "models": [*answer["models"], *({**like, "name": arm, "arm": arm} for arm in FURTHER)]},
         "compare": {**compare, "pairs": [*compare["pairs"], *(["selected", arm] for arm in FURTHER)]},
         "report": {**recipe["report"], "baseline": "full"},
+        "race": RACE,
     }
 
 
@@ -124,10 +130,10 @@ def computes_bfloat16() -> bool:
 def dropped(run: Run) -> Iterator[str]:
     """What was dropped and why, and what of the planted truth that is."""
     arm, ratings, examples = run.subset("selected"), run.ratings("judge"), run.examples()
-    names = [entry.name for entry in arm.finished("pick_subset").files if entry.name.startswith("dropped-")]
+    names = [entry.name for entry in arm.finished().files if entry.name.startswith("dropped-")]
     left_out = set(pa.concat_tables(arm.storage.read_table(name) for name in names)["example_id"].to_pylist())
-    rated = pa.concat_tables(ratings.tables(ratings.finished("score"))).to_pylist()
-    rows = pa.concat_tables(examples.tables(examples.finished("ingest"))).to_pylist()
+    rated = pa.concat_tables(ratings.tables(ratings.finished())).to_pylist()
+    rows = pa.concat_tables(examples.tables(examples.finished())).to_pylist()
     with TRUTH.open(newline="") as stream:
         defects = {int(line["index"]): line["defect"] for line in csv.DictReader(stream)}
 
@@ -161,7 +167,7 @@ def conclusion(run: Run) -> Iterator[str]:
     report = json.loads(run.report().storage.read("report.json"))
     yield from ("", ABOUT["loss"])
     for arm in (training["arm"] for training in report["trainings"]):
-        details = run.model(arm).finished("finetune").details
+        details = run.model(arm).finished().details
         before, after = details["heldout_curve"][0]["loss"], details["heldout"]["loss"]
         yield f"  {arm:10} {before:.3f} -> {after:.3f}"
     yield from ("", ABOUT["exact"])
@@ -174,6 +180,10 @@ def conclusion(run: Run) -> Iterator[str]:
     for found in report["verdicts"]:
         (pooled,) = found["groups"]["pooled"]
         yield f"  {found['a']} against {found['b']}: {pooled['win']} win, {pooled['tie']} tie, {pooled['lose']} lose"
+    if run.race().manifest() is not None:
+        yield from ("", ABOUT["race"])
+        table = json.loads(run.race().storage.read("table.json"))
+        yield from race_lines({"race": table, "location": run.race().storage.path("table.json")})
     yield from ("", ABOUT["shows"])
     yield from (f"  {line}" for line in shows(report["first"]))
     yield f"The page: {run.report().storage.path('index.html')}"
@@ -182,11 +192,11 @@ def conclusion(run: Run) -> Iterator[str]:
 def _answers(run: Run, arms: Sequence[str]) -> Iterator[str]:
     stages = {arm: run.answers(arm, "heldout") for arm in arms}
     said = {
-        arm: {row["prompt_id"]: row["reply"] for table in stage.tables(stage.finished("generate")) for row in table.to_pylist()}
+        arm: {row["prompt_id"]: row["reply"] for table in stage.tables(stage.finished()) for row in table.to_pylist()}
         for arm, stage in stages.items()
     }
     prompts = run.prompts("heldout")
-    rows = {row["prompt_id"]: row for table in prompts.tables(prompts.finished("generate")) for row in table.to_pylist()}
+    rows = {row["prompt_id"]: row for table in prompts.tables(prompts.finished()) for row in table.to_pylist()}
     for prompt in SHOWN:
         yield f"  {' '.join((rows[prompt]['instruction'] + ' ' + rows[prompt]['input']).split())}"
         yield from (f"    {arm:10} {' '.join((said[arm][prompt] or '(none)').split())}" for arm in arms)

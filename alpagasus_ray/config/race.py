@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Name, Section, Share, differ
+from alpagasus_ray.config.compare import PairJudge
 from alpagasus_ray.config.finetune import Finetune
 from alpagasus_ray.config.stages import TestSet
 
@@ -38,10 +39,18 @@ class Race(Section):
     """How often the loss is measured in each training, at equal distances."""
     drop: bool = True
     """From the third seed on, stop training arms that are surely worse than the best; never random or longest."""
+    judge: PairJudge | None = None
+    """Who compares the answers of the proxies with those of the random arm's, as `compare.judge`; nobody unless given. It is
+    asked about the first seed alone."""
+    judged: PositiveInt = 100
+    """With `judge`: how many prompts are answered, the first of what decides."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 256
+    """With `judge`: longest answer of a proxy, in tokens."""
     at_once: Annotated[PositiveInt | None, OPERATIONAL] = None
     """How many trainings run at the same time; one on each GPU unless given, or one alone without GPUs."""
     max_cost_usd: Annotated[float | None, Field(ge=0), OPERATIONAL] = None
-    """Stop before a training that could pass so many dollars, counted by `finetune.price_per_gpu_hour`."""
+    """Stop before a training that could pass so many dollars, counted by `finetune.price_per_gpu_hour`; what is left is for
+    the judge."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Race":
@@ -49,6 +58,8 @@ class Race(Section):
             raise ValueError(
                 "`epochs` trains larger arms for longer, `tokens` and `steps` train all alike: give one or the other"
             )
+        if self.judge is not None and self.judge.is_model and self.judge.model is None:
+            raise ValueError("`judge.model` is not given: name the model that compares, or set `judge.kind: rules`")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("an arm is named twice in `arms`")
         differ("test_sets", [one.name for one in self.test_sets])

@@ -13,7 +13,7 @@ from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, NO_RATE, Message, Rate, Reply, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, EMPTY, NO_RATE, Message, Rate, Reply, ReplyForm, Request, Wanted
 from alpagasus_ray.engines.http_post import Answer, PostClient
 from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.openai_reply import error_text, outcome_of, read_reply, short, storable
@@ -22,6 +22,8 @@ from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgai
 
 NO_KEY = "none"
 HIDDEN = "(the key)"
+MOST_STOPS = 4
+"""Texts to stop at that OpenAI takes; replies are cut at the others once they are here."""
 TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
 
@@ -31,8 +33,9 @@ class OpenAIEngine:
 
     def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._judge = judge
+        self._body = request_body(judge, form)
         # all of a body but its last value, so that only the messages are encoded for a request
-        self._head = orjson.dumps(request_body(judge, form))[:-1] + b',"messages":'
+        self._head = _head(self._body)
         self.stated = Rate()
         self._key, carried = read_key(judge), access(judge)
         self._secrets = carried.secrets
@@ -45,19 +48,33 @@ class OpenAIEngine:
         if not request.messages:
             raise RowRefused(EMPTY)
         try:
-            return storable(await self._complete(request))
+            reply = storable(await self._complete(request))
+            return reply if request.wanted is None else stopped(reply, request.wanted)
         except UNREADABLE as error:
             raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
 
     async def _complete(self, request: Request) -> Reply:
         messages = orjson.dumps(messages_of(self._judge, request))
-        answer = await self._client.post(b"%b%b}" % (self._head, messages))
+        head = self._head if request.wanted is None else _head({**self._body, **self._own(request.wanted)})
+        answer = await self._client.post(b"%b%b}" % (head, messages))
         if not 200 <= answer.status < 300:
             return self._in_place_of_a_reply(answer)
         stated = stated_rate(answer.headers)
         if stated != NO_RATE:
             self.stated = stated
         return read_reply(answer.content, self._safe)
+
+    def _own(self, wanted: Wanted) -> dict[str, Any]:
+        """What one request wants of its own, as a body has it."""
+        if wanted.continuations or wanted.rolling:
+            raise RowRefused("no probabilities", "an API does not tell how probable a given text is")
+        own: dict[str, Any] = {
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            self._judge.max_tokens_field: wanted.max_tokens,
+            "stop": list(wanted.stop[:MOST_STOPS]) or None,
+        }
+        return {key: value for key, value in own.items() if value is not None}
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -79,6 +96,16 @@ class OpenAIEngine:
         if isinstance(came, Reply):
             return came
         raise came
+
+
+def _head(body: dict[str, Any]) -> bytes:
+    return orjson.dumps(body)[:-1] + b',"messages":'
+
+
+def stopped(reply: Reply, wanted: Wanted) -> Reply:
+    """A reply up to the first of the texts that it was to stop at."""
+    ends = [place for text in wanted.stop if (place := reply.text.find(text)) >= 0]
+    return reply._replace(text=reply.text[: min(ends)]) if ends else reply
 
 
 def messages_of(judge: EngineConfig, request: Request) -> list[Message]:

@@ -104,6 +104,22 @@ def table(arms: Mapping[str, ArmResult], sets: Sequence[HeldSet], *, matched: bo
     }
 
 
+def agreement(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """How alike two races rank the arms that both raced, by the loss that decides: `race.rank_agreement` and the other's model.
+    An arm counts only where both raced the same rows of it; none does where something else decides."""
+    by_arm = [
+        {
+            entry["arm"]: entry["loss"]
+            for entry in one["arms"]
+            if table["subsets"][entry["arm"]] == other["subsets"].get(entry["arm"])
+        }
+        if table["decides"] == other["decides"]
+        else {}
+        for one in (table, other)
+    ]
+    return {"model": other["model"], **race.rank_agreement(*by_arm)}
+
+
 def _controls(arms: Mapping[str, ArmResult]) -> dict[str, str]:
     return controls({name: arm.policy for name, arm in arms.items()})
 
@@ -134,7 +150,8 @@ def _against(
 
 
 def _times(arm: ArmResult, control: ArmResult) -> float | None:
-    return race.matched_compute(control.tokens, arm.curve, control.curve)
+    """None where nothing was measured between begin and end: a curve of losses is no straight line."""
+    return race.matched_compute(control.tokens, arm.curve, control.curve) if len(control.tokens) > 2 else None
 
 
 def plain(found: Difference) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation.match_rules import decide
 from alpagasus_ray.reporting.answers_data import Answers
 from alpagasus_ray.reporting.comparisons_data import PairGames, voters
+from alpagasus_ray.reporting.like_rows import Key, LikeRows
 
 ABOUT = ("prompt_id", "test_set", "category", "skill", "instruction", "input", "reference")
 REVIEW = ("status", "winner", "score_a", "score_b", "reply", "error")
@@ -27,6 +28,8 @@ class PairRows:
     rows: Sequence[Sequence[Any]]
     """Each `[prompt, answer of a, answer of b, outcome, ab, ba]`: the first three are numbers in `SideBySide`'s lists; `ab` and
     `ba` are null or `[status, winner, score of a, score of b, reply, error]`."""
+    explains: bool
+    """Whether `a` is the model of the report's arm, so that `SideBySide.like` is about what it lost."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,22 @@ class SideBySide:
     comparisons: Sequence[PairRows]
     others: Mapping[str, Mapping[str, int]]
     """Of each model that no pair has: the number of its answer by the number of the prompt."""
+    like: Mapping[str, LikeRows]
+    """By the number of a prompt that the report's arm has lost: the rows of the dataset that are like it."""
     shown: int
     of: int
     """How many rows there are, shown or not."""
+
+
+class Explained(NamedTuple):
+    """What the report's arm has lost, and why that may be."""
+
+    models: AbstractSet[str]
+    """Those of the report's arm."""
+    like: Mapping[Key, LikeRows]
+
+
+NOTHING = Explained(frozenset(), {})
 
 
 class _Pool(NamedTuple):
@@ -62,7 +78,9 @@ class _Pools(NamedTuple):
     answers: _Pool
 
 
-def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int, answers: Sequence[Answers] = ()) -> SideBySide:
+def side_by_side(
+    pairs: Sequence[PairGames], rule: Rule, limit: int, answers: Sequence[Answers] = (), about: Explained = NOTHING
+) -> SideBySide:
     """The first so many rows of every pair that their texts fit into `limit` bytes; `answers` are those of all models."""
     pools, names = _Pools(_Pool([], {}), _Pool([], {})), voters(pairs)
     rows: list[list[list[Any]]] = [[] for _ in pairs]
@@ -79,8 +97,16 @@ def side_by_side(pairs: Sequence[PairGames], rule: Rule, limit: int, answers: Se
     return SideBySide(
         prompts=pools.prompts.items,
         answers=pools.answers.items,
-        comparisons=[PairRows(pair.a, pair.b, names[pair.who], members) for pair, members in zip(pairs, rows, strict=True)],
+        comparisons=[
+            PairRows(pair.a, pair.b, names[pair.who], members, pair.a in about.models)
+            for pair, members in zip(pairs, rows, strict=True)
+        ],
         others=others,
+        like={
+            str(number): about.like[key]
+            for number, prompt in enumerate(pools.prompts.items)
+            if (key := (prompt[1], prompt[0])) in about.like
+        },
         shown=sum(map(len, rows)),
         of=sum(len(pair.games) for pair in pairs),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alpagasus_ray.progress import clock
+from alpagasus_ray.reporting.number_text import money
 
 Summary = Mapping[str, Any]
 
@@ -20,8 +21,27 @@ def race_lines(report: Summary) -> Iterator[str]:
     width = max(len(entry["arm"]) for entry in table["arms"])
     for entry in table["arms"]:
         yield f"  {entry['arm']:<{width}}  {entry['loss']:.4f}  {_places(entry)}{_against(entry, table['controls'])}"
+    yield from (f"  {_judged(one)}" for one in report.get("judged", []))
+    yield from (f"  {line}" for line in agreement_lines(table))
     yield f"  {cost_line(table)}"
     yield f"  {report['location']}"
+
+
+def agreement_lines(table: Summary) -> Iterator[str]:
+    """How alike this model and others rank the arms, where others were raced in this run."""
+    for other in table.get("other_models", []):  # races of earlier versions have none
+        if other["tau"] is None:
+            yield f"{other['model']} has raced {other['arms']} of these arms: of fewer than 3 no agreement can be told"
+        else:
+            yield (
+                f"{table['model']} and {other['model']} rank {other['arms']} arms with an agreement of "
+                f"{other['tau']:.2f} (Kendall's tau, from -1 to 1; p = {other['p']:.2g}); of other models that says nothing"
+            )
+
+
+def _judged(found: Summary) -> str:
+    counts = ", ".join(f"{found[outcome]} {outcome}" for outcome in ("win", "tie", "lose", "no_verdict"))
+    return f"answers of {found['arm']} against {found['control']}, first seed, by {found['judge']}: {counts.replace('_', ' ')}"
 
 
 def _places(entry: Summary) -> str:
@@ -50,7 +70,7 @@ def cost_line(table: Summary) -> str:
     """What choosing has cost in all: ratings that several arms share are counted once."""
     by_ratings = {entry["ratings"]: entry for entry in table["arms"] if entry["ratings"]}
     asked = [entry["choosing_usd"] for entry in by_ratings.values()]
-    dollars = "unknown dollars" if None in asked else f"${sum(asked):,.2f}"
+    dollars = "unknown dollars" if None in asked else f"${money(sum(asked))}"
     seconds = sum(entry["choosing_seconds"] for entry in by_ratings.values())
     trained = f"trainings {clock(table['training_seconds'])} on {table['device']}"
     return f"cost of choosing: ratings {dollars} and {clock(seconds)}, {trained}"
@@ -72,7 +92,7 @@ def race_plan_lines(report: Summary) -> Iterator[str]:
     yield from (f"    {line}" for line in _gains(plan["smallest_gains"]))
     seconds, dollars = plan["seconds_left"], plan["dollars_left"]
     yield f"  time: {'unknown until one is trained' if seconds is None else f'about {clock(seconds)} on one device'}" + (
-        "" if dollars is None else f", ${dollars:,.2f}"
+        "" if dollars is None else f", ${money(dollars)}"
     )
 
 

@@ -69,9 +69,11 @@ def _grams(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     return hashes[order][first], owners[order][first]
 
 
-def in_words(found: Sequence[Near]) -> str:
-    """`2 like it were kept, 3 dropped with scores of 3.5 to 4` of one prompt."""
+def in_words(found: Sequence[Near], most: int) -> str:
+    """`rows like it: 2 kept, 3 dropped with scores of 3.5 to 4`; `most` is how many `nearest` gives of each at most."""
     dropped = [near.score for near in found if not near.kept]
-    known = [score for score in dropped if not np.isnan(score)]
-    ends = f" with scores of {min(known):g} to {max(known):g}" if known else ""
-    return f"{len(found) - len(dropped):,} like it were kept, {len(dropped):,} dropped{ends}"
+    known = sorted({score for score in dropped if not np.isnan(score)})
+    ends = f" with scores of {known[0]:g} to {known[-1]:g}" if len(known) > 1 else ""
+    ends = f" with a score of {known[0]:g}" if len(known) == 1 else ends
+    kept, left = (f"{count:,}" + (" or more" if count >= most else "") for count in (len(found) - len(dropped), len(dropped)))
+    return f"rows like it: {kept} kept, {left} dropped{ends}"

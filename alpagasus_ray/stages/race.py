@@ -7,29 +7,33 @@ The same command goes on where it was stopped, and an arm or a seed that is adde
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpagasus_ray.config import Finetune, identity
+from alpagasus_ray.config import Finetune, digest, identity
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.evaluation import race as statistics
 from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race import Components
 from alpagasus_ray.evaluation.race_table import ArmResult
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
-from alpagasus_ray.training import proxy_driver
+from alpagasus_ray.training import proxy_driver, race_lost
 from alpagasus_ray.training.arms import settings_of
 from alpagasus_ray.training.proxy import Proxy, Raced, Trains
-from alpagasus_ray.training.race_setup import Prepared, file_of, keep, prepare, stored
+from alpagasus_ray.training.race_setup import Prepared, answer_files, file_of, keep, prepare, stored
 
 ASSUMED = Components(seeds=0.01, rows=0.1, rest=0.05)
 """Spread of differences that a plan assumes until two seeds of two arms are trained."""
 TABLE, CURVES = "table.json", "curves.parquet"
+TABLES = "tables"
+"""Where the table of each raced model stays, so that those of two sizes can be held against each other."""
 TRAINING = ("torch", "deepspeed", "transformers", "peft")
 
 
@@ -55,9 +59,16 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     seconds = _rounds(ready, run, found, trains)
     results = {arm: _result(ready, arm, found, run) for arm in names}
     told = race_table.table(results, ready.held.sets, matched=config.epochs is None) | _told(ready, found)
+    told["lost"] = race_lost.explained(told, ready, run)
+    others = _others(run, told)
+    told["other_models"] = [race_table.agreement(told, other) for other in others.values()]
+    content = json.dumps(told, indent=2, ensure_ascii=False).encode()
     files = [
         *(_entry(run, file_of(raced.arm, raced.seed, raced.key)) for raced in found.values()),
-        _written(run, TABLE, json.dumps(told, indent=2, ensure_ascii=False).encode()),
+        *(_entry(run, name) for name in others),
+        *(_written(run, name, content) for name, content in answer_files(ready, found).items()),
+        _written(run, TABLE, content),
+        _written(run, f"{TABLES}/{digest([told['model']])}.json", content),
         _written(run, CURVES, _curves(ready, found)),
     ]
     begun = begun.after(max(seconds, time.monotonic() - started))
@@ -67,26 +78,33 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     usage = {} if (price := ready.training.price_per_gpu_hour) is None else {"cost_usd": price * seconds / 3600}
     counted = {"rows": len(ready.held.rows), "counts": {"trained": len(found)}, "usage": usage}
     home.finish(manifest.model_copy(update=counted))
-    return home.finished("race")
+    return home.finished()
+
+
+def _others(run: Run, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tables of earlier races of this run in which another model was trained, by the names of their files."""
+    storage = run.race().storage
+    names = [f"{TABLES}/{name}" for name in sorted(storage.at(TABLES).all_names())]
+    tables = {name: json.loads(storage.read(name)) for name in names}
+    return {name: table for name, table in tables.items() if table["model"] != told["model"]}
 
 
 def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trains: Trains) -> float:
     """Train what is missing: three seeds, then twice as many as before, each time without the arms that are left behind."""
     guard, racing, first = _Guard(ready, found), list(ready.arms.ids), 0
+    train = partial(trains, ready.training, ready.held.tokens, ready.config.points)
     while first < ready.config.seeds:
         last = min(max(statistics.FEWEST_TO_DROP, 2 * first), ready.config.seeds)
         wanted = [(arm, seed) for seed in range(first, last) for arm in racing if (arm, seed) not in found]
-        guard.check(len(wanted))
-        # without anything to train no process is started, and no cluster is needed
-        outcomes = (
-            trains(ready.training, ready.held.tokens, ready.config.points, ready.config.at_once, _proxies(ready, wanted))
-            if wanted
-            else ()
-        )
-        for raced in outcomes:
-            keep(ready, run, raced)
-            found[raced.arm, raced.seed] = raced
-            guard.check(sum(pair not in found for pair in wanted))
+        while wanted:  # without anything to train no process is started, and no cluster is needed
+            guard.check(len(wanted))
+            # under a cap the first is trained alone: what it takes says how many more may begin
+            some = wanted[:1] if guard.knows_nothing else wanted
+            for raced in train(ready.config.at_once, guard.begun(ready.proxy(*pair) for pair in some)):
+                keep(ready, run, raced)
+                found[raced.arm, raced.seed] = raced
+                guard.running -= 1
+            wanted = [pair for pair in wanted if pair not in found]
         if ready.config.drop:
             main = {arm: _final(ready, found, arm)[ready.held.sets[0].name] for arm in racing}
             behind = statistics.left_behind(main, race_table.protected(ready.arms.policies))
@@ -95,28 +113,43 @@ def _rounds(ready: Prepared, run: Run, found: dict[tuple[str, int], Raced], trai
     return sum(raced.seconds for raced in found.values())
 
 
-def _proxies(ready: Prepared, wanted: Sequence[tuple[str, int]]) -> list[Proxy]:
-    return [ready.proxy(arm, seed) for arm, seed in wanted]
-
-
 class _Guard:
-    """Ends a race before a training that could pass its dollars."""
+    """Lets no training begin that could pass the dollars of a race, counting those that run."""
 
     def __init__(self, ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> None:
         self._most, self._price, self._found = ready.config.max_cost_usd, ready.training.price_per_gpu_hour, found
+        self.running = 0
         if self._most is not None and self._price is None:
             raise UsageError("race.max_cost_usd needs finetune.price_per_gpu_hour: without a price nothing can be counted")
 
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether there is a cap, and nothing by which to say what a training costs."""
+        return self._most is not None and not self._found
+
+    def begun(self, proxies: Iterable[Proxy]) -> Iterator[Proxy]:
+        """Those that may begin, each when it does; all that run are taken to cost what the dearest so far has cost."""
+        for proxy in proxies:
+            if self._is_full():
+                return
+            self.running += 1
+            yield proxy
+
     def check(self, left: int) -> None:
-        """`BudgetReached` where there is another training, and the dearest so far would pass the cap."""
-        if self._most is None or not left:
-            return
-        each = [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
-        if sum(each) + max(each, default=0) > self._most:
+        """`BudgetReached` where none of those that are left may begin, though none runs."""
+        if self._is_full():
+            each = self._each()
             raise BudgetReached(
-                f"race: {len(each)} trainings have cost ${sum(each):.2f}, and {left} more would pass race.max_cost_usd = "
+                f"race: {len(each)} trainings have cost ${money(sum(each))}, and {left} more would pass race.max_cost_usd = "
                 f"{self._most:g}; what is trained is kept, and the same command goes on once it is raised"
             )
+
+    def _is_full(self) -> bool:
+        each = self._each()
+        return self._most is not None and sum(each) + (self.running + 1) * max(each, default=0) > self._most
+
+    def _each(self) -> list[float]:
+        return [(self._price or 0) * raced.seconds / 3600 for raced in self._found.values()]
 
 
 def _mine(found: Mapping[tuple[str, int], Raced], arm: str) -> list[Raced]:
@@ -158,11 +191,11 @@ def _result(ready: Prepared, arm: str, found: Mapping[tuple[str, int], Raced], r
 
 def _choosing(run: Run, arm: str) -> dict[str, Any]:
     """What it took to choose an arm: that of the ratings it goes by; nothing for one that goes by none."""
-    subset = run.subset(arm).finished("pick_subset")
+    subset = run.subset(arm).finished()
     ratings = [name.removeprefix("ratings/") for name in subset.inputs if name.startswith("ratings/")]
     if not ratings or subset.settings["arm"]["policy"] in ("random", "longest", "full"):
         return {"choosing_usd": 0.0, "choosing_seconds": 0.0, "ratings": None}
-    made = run.ratings(ratings[0]).finished("score")
+    made = run.ratings(ratings[0]).finished()
     usd = made.usage.get("cost_usd")
     return {
         "choosing_usd": None if usd is None else round(usd, 6),
@@ -185,6 +218,7 @@ def _told(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> dict[str, 
             )
     return {
         "model": ready.training.model,
+        "subsets": {name.removeprefix("subsets/"): key for name, key in ready.inputs.items() if name.startswith("subsets/")},
         "seeds": ready.config.seeds,
         "equal": "epochs" if ready.config.epochs is not None else "tokens and updates",
         "smallest_gain": gains,

@@ -43,7 +43,7 @@ class _Bare:
 def check(config: Finetune, loaded: Loaded, forward: Any, ids: Sequence[Ids], device: torch.device) -> None:
     """Refuse a model that is not what a training takes it for. `forward` is what computes, the model or DeepSpeed's engine
     around it; `ids` are some examples, of which the first of at least two tokens are taken, as they are or repeated."""
-    some = [each[: min(MOST, config.pack_tokens // LOOKED_AT)] for each in ids if len(each) > 1][:LOOKED_AT]
+    some = [each[: min(MOST, config.least_pack // LOOKED_AT)] for each in ids if len(each) > 1][:LOOKED_AT]
     if not some:
         return
     some = (some * LOOKED_AT)[:LOOKED_AT]
@@ -61,7 +61,7 @@ def _check(
 ) -> None:
     most = CLOSE[config.precision]
     packed = _packed_losses(logits, ids, device) if config.packing else None
-    with _own_attention(loaded):
+    with own_attention(loaded):
         alone = [_losses(logits(_plain(each, device)), each) for each in ids]
         ahead = _sees_ahead(logits, ids[0], device, alone[0], most)
     if ahead:
@@ -117,7 +117,7 @@ def _sees_ahead(
 
 
 @contextmanager
-def _own_attention(loaded: Loaded) -> Iterator[None]:
+def own_attention(loaded: Loaded) -> Iterator[None]:
     """Let a model compute with its own attention in place of that of packs, which only knows packs."""
     if loaded.kind == loaded.own:
         yield

@@ -23,12 +23,13 @@ from alpagasus_ray.errors import StageFailed
 from alpagasus_ray.store.manifest import FileEntry
 from alpagasus_ray.store.run import Manifest, StageDir
 from alpagasus_ray.store.storage import Storage
-from alpagasus_ray.training import behaviour, devices, measure, model, native_ops, setup, shapes
+from alpagasus_ray.training import behaviour, devices, frozen, measure, model, native_ops, setup, shapes
 from alpagasus_ray.training.checkpoints import Checkpoints
 from alpagasus_ray.training.curve import Watcher
 from alpagasus_ray.training.devices import Place
 from alpagasus_ray.training.loop import Loop, Spent
 from alpagasus_ray.training.proxy import Proxy, Raced
+from alpagasus_ray.training.proxy_answers import Answering, answers
 from alpagasus_ray.training.setup import Ready
 from alpagasus_ray.training.spec import Stopped, Training
 from alpagasus_ray.training.status import TrainingStatus
@@ -43,6 +44,9 @@ class Trainer:
     def __init__(self, config: Finetune, heldout: pa.RecordBatch, points: int) -> None:
         """`heldout` is of schema TOKENS; its rows' losses are measured before each training and `points` times in it."""
         self._config, self._heldout, self._points = config, heldout, points
+        self._shape: Any = None
+        self._known: model.Census | None = None
+        self.kept, self._before = frozen.Kept(), None if config.from_scratch else _Before()
         self._place = Place(0, 1, 1, torch.device("cuda", 0) if config.gpu else torch.device("cpu"))
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         devices.take_cores(config.cpus)
@@ -62,7 +66,8 @@ class Trainer:
             config = self._config.model_copy(update={"seed": proxy.seed})
             training = _training(config, proxy, StageDir("race", Storage.open(folder)))
             ready = self._prepared(config, proxy, training)
-            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points))
+            before = self._before or _Before()
+            loop = _ProxyLoop(training, self._place, ready, (self._heldout, self._points, before), proxy.answers)
             try:
                 stopped = loop.run()
             finally:
@@ -74,18 +79,30 @@ class Trainer:
         return loop.raced(proxy, time.monotonic() - started)
 
     def _prepared(self, config: Finetune, proxy: Proxy, training: Training) -> Ready:
-        hf_config = model.shape(config)
-        known = model.census(config, hf_config)
+        is_first = self._shape is None
+        if is_first:  # the model is the same in all trainings
+            self._shape = model.shape(config)
+            self._known = model.census(config, self._shape)
+        known = self._known
         if known is not None:
             devices.check(config, known.parameters, known.trained, self._place)
-        loaded, engine = setup.engine_of(config, hf_config, self._place, known.has if known else model.NOTHING, universal=False)
+        has = known.has if known else model.NOTHING
+        loaded, engine = setup.engine_of(config, self._shape, self._place, has, universal=False)
         tokens = Tokens([proxy.tokens])
-        some = [tokens.ids(index) for index in proxy.order.batch(0)[: setup.LOOKED_AT].tolist()]
-        behaviour.check(config, loaded, engine, some, self._place.device)
+        if is_first:
+            some = [tokens.ids(index) for index in proxy.order.batch(0)[: setup.LOOKED_AT].tolist()]
+            behaviour.check(config, loaded, engine, some, self._place.device)
+        frozen.recall(config, loaded.model, self.kept)
         parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
         states = Checkpoints(training.states, 0, 1, keeps_frozen=False, is_spread=False)
-        flops = shapes.flops(hf_config, parameters, trained, routed)
+        flops = shapes.flops(self._shape, parameters, trained, routed)
         return Ready(tokens, proxy.order, loaded, engine, states, None, None, parameters, flops)
+
+
+class _Before:
+    """Losses before the first update: of weights that are the same for all trainings, unless they are drawn by the seed."""
+
+    losses: Floats | None = None
 
 
 class _Quiet(TrainingStatus):
@@ -111,9 +128,18 @@ class _Point(NamedTuple):
 class _ProxyLoop(Loop):
     """The updates of a proxy: measured on rows, and neither saved nor kept."""
 
-    def __init__(self, training: Training, place: Place, ready: Ready, measured: tuple[pa.RecordBatch, int]) -> None:
+    def __init__(
+        self,
+        training: Training,
+        place: Place,
+        ready: Ready,
+        measured: tuple[pa.RecordBatch, int, _Before],
+        answering: tuple[int, int] | None,
+    ) -> None:
         super().__init__(training, place, ready, Spent())
-        self._rows, points = measured
+        self._answering = answering
+        self._answers: tuple[str, ...] = ()
+        self._rows, points, self._before = measured
         steps = ready.order.steps
         self._when = {round(steps * point / points) for point in range(points + 1)}
         self._points: list[_Point] = []
@@ -136,6 +162,7 @@ class _ProxyLoop(Loop):
             losses=np.array([point.losses for point in self._points]),
             seconds=seconds,
             device=devices.name_of(self._place.device),
+            answers=self._answers,
         )
 
     def _is_time(self, step: int) -> bool:  # noqa: ARG002 - no state is saved: the whole is short
@@ -148,11 +175,18 @@ class _ProxyLoop(Loop):
         if done not in self._when:
             return None
         ready = self._ready
-        found = measure.row_losses(self._config, self._place, ready.loaded, ready.engine, self._rows)
+        found = self._before.losses if done == 0 else None
+        if found is None:
+            found = measure.row_losses(self._config, self._place, ready.loaded, ready.engine, self._rows)
         if not math.isfinite(float(found.sum())):
             return "the loss over what is held out is no number"
+        if done == 0:
+            self._before.losses = found
         self._points.append(_Point(done, found))
         return None
 
     def _finish(self) -> None:
         self._curve.close()
+        if self._answering is not None:
+            loaded, device = self._ready.loaded, self._place.device
+            self._answers = answers(loaded, self._rows, Answering(*self._answering), self._ends(), device)

@@ -1,6 +1,6 @@
 """A training of a race as it is sent to a process, and what comes back. Knows nothing of torch, so the driver loads it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ class Proxy(NamedTuple):
     tokens: pa.RecordBatch
     """What it is trained on, of schema TOKENS."""
     order: TokenOrder
+    answers: tuple[int, int] | None = None
+    """How many held-out prompts it answers at its end, the first ones, and the tokens of the longest answer."""
 
 
 class Raced(NamedTuple):
@@ -39,7 +41,10 @@ class Raced(NamedTuple):
     """(points, rows) mean loss over the label tokens of each held-out row."""
     seconds: float
     device: str
+    answers: Sequence[str] = ()
+    """To the first held-out prompts, where they were asked for."""
 
 
-Trains = Callable[[Finetune, pa.RecordBatch, int, int | None, Sequence[Proxy]], Iterator[Raced]]
-"""From settings, held-out rows, points, how many at once and the trainings to their outcomes, in the order they are ready."""
+Trains = Callable[[Finetune, pa.RecordBatch, int, int | None, Iterable[Proxy]], Iterator[Raced]]
+"""From settings, held-out rows, points, how many at once and the trainings to their outcomes, in the order they are ready. A
+training is taken when it can begin, and whoever asks for outcomes has those before it by then."""

@@ -1,6 +1,6 @@
 """Where the trainings of a race are done: in this process, or in processes of a Ray cluster that stay loaded between them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from alpagasus_ray.training.proxy import Proxy, Raced
 
 
 def in_this_process(
-    config: Finetune, heldout: pa.RecordBatch, points: int, _at_once: int | None, proxies: Sequence[Proxy]
+    config: Finetune, heldout: pa.RecordBatch, points: int, _at_once: int | None, proxies: Iterable[Proxy]
 ) -> Iterator[Raced]:
     """Train one after the other, without Ray."""
     from alpagasus_ray.training.proxies import Trainer
@@ -34,12 +34,11 @@ class _Process:
 
 
 def on_ray(
-    config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Sequence[Proxy]
+    config: Finetune, heldout: pa.RecordBatch, points: int, at_once: int | None, proxies: Iterable[Proxy]
 ) -> Iterator[Raced]:
     """Train on the cluster, in as many processes as there are GPUs, or in one without GPUs; each keeps what it has loaded."""
     import ray
     import ray.exceptions
-    from ray.util import ActorPool
 
     from alpagasus_ray.raycluster import connect, placement
     from alpagasus_ray.training import driver
@@ -51,10 +50,23 @@ def on_ray(
     trainer: Any = ray.remote(
         num_cpus=group.each.cpus, num_gpus=int(group.on_gpu), label_selector=dict(group.each.labels), max_restarts=0
     )(_Process)
-    processes = [trainer.remote(config, heldout, points) for _ in range(max(1, min(at_once or usual, len(proxies))))]
+    processes: list[Any] = []
+    running: dict[Any, Any] = {}
+    waiting = iter(proxies)
     try:
-        pool: Any = ActorPool(processes)
-        yield from pool.map_unordered(lambda process, proxy: process.train.remote(proxy), proxies)
+        while True:
+            # one more at a time, as what comes first decides how many may follow
+            while len(running) < max(1, at_once or usual) and (proxy := next(waiting, None)) is not None:
+                free = [process for process in processes if process not in running.values()]
+                if not free:
+                    free = [trainer.remote(config, heldout, points)]
+                    processes += free
+                running[free[0].train.remote(proxy)] = free[0]
+            if not running:
+                return
+            (done, *_), _ = ray.wait(list(running))
+            del running[done]
+            yield ray.get(done)
     except ray.exceptions.RayTaskError as failed:
         if isinstance(failed.cause, AlpagasusError):
             raise failed.cause from None

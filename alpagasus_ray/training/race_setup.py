@@ -6,7 +6,7 @@ Knows files, manifests and tokens; nothing of torch or Ray.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,8 @@ from alpagasus_ray.training.race_rows import Arms, Held
 from alpagasus_ray.training.schedule import Integers
 from alpagasus_ray.training.token_order import TokenOrder
 
-LOSSES = "losses"
+LOSSES, ANSWERS = "losses", "answers"
+PROMPTS = "prompts.jsonl"
 ROWS = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),  # updates that were through
@@ -61,14 +62,22 @@ class Prepared(NamedTuple):
         settings = settings_of(self.training.model_copy(update={"seed": seed}))
         budget = [self.budget.tokens[arm], self.budget.steps[arm], self.config.points]
         model = checkpoint_print("model", self.training.model)
-        return digest([settings, model, self.inputs["examples"], digest(self.arms.ids[arm][seed]), budget, self.held.hash])
+        asked = self.answering(seed)
+        parts = [settings, model, self.inputs["examples"], digest(self.arms.ids[arm][seed]), budget, self.held.hash]
+        return digest(parts if asked is None else [*parts, list(asked)])
+
+    def answering(self, seed: int) -> tuple[int, int] | None:
+        """How many prompts a proxy of this seed answers, and in how many tokens at most; None where nobody compares them."""
+        if self.config.judge is None or seed != 0:
+            return None
+        return min(self.config.judged, self.held.sets[0].rows), self.config.max_new_tokens
 
     def proxy(self, arm: str, seed: int) -> Proxy:
         """One training, as it is sent away."""
         batch = self.arms.batch(arm, seed)
         lengths = np.diff(batch.column("input_ids").offsets.to_numpy()).astype(np.int64)
         order = TokenOrder(lengths, self.budget.tokens[arm], self.budget.steps[arm], seed)
-        return Proxy(arm, seed, self.key(arm, seed), batch, order)
+        return Proxy(arm, seed, self.key(arm, seed), batch, order, self.answering(seed))
 
 
 def prepare(config: Race, finetune: Finetune, run: Run, names: Sequence[str]) -> Prepared:
@@ -87,7 +96,7 @@ def prepare(config: Race, finetune: Finetune, run: Run, names: Sequence[str]) ->
     pool = race_rows.examples(run)
     held = race_rows.held_rows(config, training, pool)
     arms = race_rows.arms(config, training, run, subsets, (pool, held))
-    inputs = {"examples": run.examples().finished("ingest").content_hash()}
+    inputs = {"examples": run.examples().finished().content_hash()}
     inputs |= {f"subsets/{arm}": subset.content_hash() for arm, subset in subsets.items()}
     return Prepared(config, training, held, arms, _budget(config, training, arms), inputs | {"held out": held.hash})
 
@@ -131,6 +140,23 @@ def file_of(arm: str, seed: int, key: str) -> str:
     return f"{LOSSES}/{arm}-{seed}-{key}.parquet"
 
 
+def answer_files(ready: Prepared, found: Mapping[tuple[str, int], Raced]) -> dict[str, bytes]:
+    """The prompts that proxies have answered, as a test set, and each arm's answers; nothing where nobody compares them."""
+    asked = ready.answering(0)
+    if asked is None:
+        return {}
+    prompts = [
+        {"id": f"held-{number}", **{key: row[key] for key in ("instruction", "input")}, "reference": row["output"]}
+        for number, row in enumerate(ready.held.rows[: asked[0]])
+    ]
+    answers = {
+        arm: [{"id": prompt["id"], "output": text} for prompt, text in zip(prompts, found[arm, 0].answers, strict=True)]
+        for arm in ready.arms.ids
+    }
+    files = {PROMPTS: prompts} | {f"{ANSWERS}/{arm}.jsonl": rows for arm, rows in answers.items()}
+    return {name: "".join(json.dumps(row) + "\n" for row in rows).encode() for name, rows in files.items()}
+
+
 def keep(ready: Prepared, run: Run, raced: Raced) -> None:
     """Write what came of a training."""
     points, rows = raced.losses.shape
@@ -145,7 +171,7 @@ def keep(ready: Prepared, run: Run, raced: Raced) -> None:
         schema=ROWS,
     )
     facts = {key: getattr(raced, key) for key in ("label_tokens", "epochs", "seconds", "device")}
-    facts |= {"points": points}
+    facts |= {"points": points} | ({"answers": list(raced.answers)} if raced.answers else {})
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts).encode()}), sink, compression="zstd")
     run.race().storage.write(file_of(raced.arm, raced.seed, raced.key), sink.getvalue())

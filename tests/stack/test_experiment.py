@@ -93,12 +93,18 @@ def test_an_experiment_in_small_ends_in_a_report_and_a_second_call_asks_nothing(
         "models": [{"name": arm, "arm": arm, "prompt": "alpaca", "vllm": {**ENGINE, **LONG}} for arm in ("top", "random-1")],
     }
     settings["compare"]["pairs"] = [["top", "random-1"]]
+    compares = {"judge": settings["compare"]["judge"], "judged": 4, "max_new_tokens": 8}
+    settings["race"] = {"heldout": 20, "seeds": 2, "steps": 3, "points": 1, **compares}
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(settings))
     steps = summary(job("run_all", run, "--recipe", str(file), "--json"))["steps"]
     assert [steps["ingest"]["rows"], steps["score"]["rows"], steps["generate"]["rows"]] == [SMALL, SMALL, 2 * PROMPTS]
     assert [(arm["name"], arm["rows"]) for arm in steps["pick_subset"]["arms"]] == [("top", 100), ("random-1", 100)]
     assert [model["steps"] for model in steps["finetune"]["models"]] == [3, 3]
+    assert list(steps)[2:5] == ["pick_subset", "race", "finetune"]
+    assert [len(entry["by_seed"]) for entry in steps["race"]["race"]["arms"]] == [2, 2]
+    (judged,) = steps["race"]["judged"]
+    assert (judged["arm"], judged["control"], judged["games"]) == ("top", "random-1", 8)
     games = run_games(Run.open(str(run)))
     assert len(games) == 2 * PROMPTS
     assert all(row["reply"] and row["tokens_out"] for row in games), "every game has its raw reply"
@@ -117,10 +123,10 @@ def test_an_experiment_in_small_ends_in_a_report_and_a_second_call_asks_nothing(
 
 def run_games(run: Run) -> list[dict[str, Any]]:
     """All games of the comparisons of a run."""
-    stages = [run.verdicts(None, one.pair, test_set) for one in comparisons(run) for test_set in one.test_sets]
-    games: list[dict[str, Any]] = pa.concat_tables(
-        table for s in stages for table in s.tables(s.finished("compare"))
-    ).to_pylist()
+    stages = [
+        run.verdicts(None, one.pair, test_set) for one in comparisons(run) if one.judge is None for test_set in one.test_sets
+    ]
+    games: list[dict[str, Any]] = pa.concat_tables(table for s in stages for table in s.tables(s.finished())).to_pylist()
     return games
 
 
@@ -162,8 +168,10 @@ def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStar
 
 def _asked(run: Run) -> int:
     """Requests of all comparisons; where both answers are the same, one is enough for both orders."""
-    stages = [run.verdicts(None, one.pair, test_set) for one in comparisons(run) for test_set in one.test_sets]
-    asked = (pa.concat_tables(stage.tables(stage.finished("compare"), ["request_hash"])) for stage in stages)
+    stages = [
+        run.verdicts(None, one.pair, test_set) for one in comparisons(run) if one.judge is None for test_set in one.test_sets
+    ]
+    asked = (pa.concat_tables(stage.tables(stage.finished(), ["request_hash"])) for stage in stages)
     return sum(len(hashes["request_hash"].unique()) for hashes in asked)
 
 

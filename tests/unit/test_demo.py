@@ -28,6 +28,8 @@ def test_its_recipe_holds_together(study: bool, tmp_path: Path, monkeypatch: pyt
     assert len(loaded.finetune.arms) == len(loaded.generate.models) == (4 if study else 2)
     assert loaded.finetune.steps, "every arm has as many updates"
     assert loaded.finetune.model == demo.MODEL
+    assert ("race" in loaded.model_fields_set) == study
+    assert loaded.race.seeds >= 3, "fewer tell nothing"
 
 
 def test_a_model_with_another_hash_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

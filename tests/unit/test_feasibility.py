@@ -10,6 +10,7 @@ from test_whole_experiment import toy
 
 from alpagasus_ray.cli import Call
 from alpagasus_ray.config import Recipe
+from alpagasus_ray.config.race import Race
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.feasibility import before, of_score, refuse
 from alpagasus_ray.recipe import load
@@ -174,7 +175,7 @@ def test_a_plan_needs_neither_hub_nor_gpu_nor_key_and_ends_with_one_total(tmp_pa
     assert 0 < total["low"] < total["high"]
     assert all("an estimate: 7e+09 parameters" in arm["predicted_by"] for arm in told["arms"])
     lines = list(whole_plan_lines(told))
-    assert lines[-1].startswith("  total: $")
+    assert lines[-1].startswith("  total of the rest: $")
     assert "generate" in lines[-2]
 
 
@@ -182,6 +183,23 @@ def test_what_a_plan_cannot_tell_is_named_and_not_taken_for_nothing(tmp_path: Pa
     told = planned(without_hub(tmp_path), tmp_path, None)
     assert all("name the GPU by --gpu" in arm["predicted_by"] for arm in told["arms"])
     assert {"finetune best", "finetune all"} <= set(told["total_dollars"]["not_counted"])
+
+
+def test_a_race_is_planned_with_its_trainings_and_dollars_and_only_where_there_is_one(tmp_path: Path) -> None:
+    plain = without_hub(tmp_path)
+    assert planned(plain, tmp_path, "h100")["race"] is None
+    raced = Race(model="nobody/proxy-135m", heldout=2, seeds=3)
+    told = planned(plain.model_copy(update={"race": raced}), tmp_path, "h100")
+    race, total = told["race"], told["total_dollars"]
+    assert race["trainings"] == 3 * len(plain.pick.arms)
+    assert 0 < race["dollars"]["low"] < race["dollars"]["high"]
+    without = planned(plain, tmp_path, "h100")["total_dollars"]
+    assert total["low"] - without["low"] == pytest.approx(race["dollars"]["low"], abs=1e-5)
+    assert any(
+        line.startswith(f"  race: {race['trainings']} trainings of nobody/proxy-135m") for line in whole_plan_lines(told)
+    )
+    unknown = planned(plain.model_copy(update={"race": raced}), tmp_path, None)
+    assert "race" in unknown["total_dollars"]["not_counted"]
 
 
 def test_a_quicker_gpu_takes_less_time_and_a_stated_price_is_the_price(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def test_rows_that_share_rare_words_and_pairs_come_first_kept_and_dropped_alike(
     assert {near.row for near in found} >= {1, 4}
     assert [near.cosine for near in found] == sorted((near.cosine for near in found), reverse=True)
     assert sum(near.kept for near in found) <= 2 >= sum(not near.kept for near in found)
-    assert in_words(found).endswith("2 dropped with scores of 3.5 to 4")
+    assert in_words(found, 3).endswith("2 dropped with scores of 3.5 to 4")
+    assert in_words(found, 2).endswith("2 or more dropped with scores of 3.5 to 4")
 
 
 def test_what_shares_nothing_finds_nothing() -> None:

@@ -6,6 +6,7 @@ import pytest
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race_table import ArmResult, HeldSet
+from alpagasus_ray.reporting.terminal_race import agreement_lines
 from alpagasus_ray.selection.apart import Text, too_near
 from alpagasus_ray.training.token_order import TokenOrder
 
@@ -44,13 +45,13 @@ def test_rows_that_are_held_out_or_nearly_so_are_found_and_others_are_not() -> N
     assert too_near([], rows, 0.8) == []
 
 
-def _arm(policy: str, gain: float, seeds: int = 3) -> ArmResult:
+def _arm(policy: str, gain: float, seeds: int = 3, points: int = 3) -> ArmResult:
     generator = np.random.default_rng([seeds, *policy.encode()])
     base = np.random.default_rng(0).gamma(4, 0.5, 60)
     losses = base + generator.normal(0, 0.01, (seeds, 60)) - gain
-    curve = np.array([float(base.mean()) + 1, float(losses.mean())])
+    curve = np.linspace(float(base.mean()) + 1, float(losses.mean()), points)
     facts = {"dropped": False, "choosing_usd": 0.0, "choosing_seconds": 0.0, "ratings": None}
-    return ArmResult(policy, 100, 0, {"heldout": losses}, curve, np.array([0.0, 1000.0]), facts)
+    return ArmResult(policy, 100, 0, {"heldout": losses}, curve, np.linspace(0, 1000, points), facts)
 
 
 SETS = [HeldSet("heldout", 60, 0, ["a"] * 30 + ["b"] * 28 + ["c"] * 2)]
@@ -90,3 +91,23 @@ def test_random_and_longest_are_trained_to_the_end_whatever_comes_out() -> None:
     policies = {"best": "top", "random": "random", "again": "random", "long": "longest", "all": "full"}
     assert race_table.controls(policies) == {"random": "random", "longest": "long", "full": "all"}
     assert race_table.protected(policies) == ["random", "long"]
+
+
+def test_between_two_points_of_a_curve_nothing_is_told_of_tokens() -> None:
+    arms = {"best": _arm("top", 0.25, points=2), "random": _arm("random", 0, points=2)}
+    found = race_table.table(arms, SETS, matched=True)
+    assert found["arms"][0]["against"]["random"]["times_the_tokens"] is None
+    assert "times the tokens" not in found["answer"]
+
+
+def test_two_models_are_held_against_each_other_on_the_arms_whose_rows_both_raced() -> None:
+    arms = {"best": _arm("top", 0.25), "random": _arm("random", 0), "long": _arm("longest", 0.1), "low": _arm("lowest", -0.2)}
+    small = race_table.table(arms, SETS, matched=True) | {"model": "small", "subsets": dict.fromkeys(arms, "a")}
+    assert race_table.agreement(small, small | {"model": "large"})["tau"] == 1
+    again = small | {"model": "large", "subsets": {"best": "b", "random": "a", "long": "a"}}
+    assert race_table.agreement(small, again) == {"model": "large", "arms": 2, "tau": None, "p": None}
+    assert race_table.agreement(small, small | {"decides": "another set"})["arms"] == 0
+    told = small | {"other_models": [race_table.agreement(small, small | {"model": "large"})]}
+    (line,) = agreement_lines(told)
+    assert line.startswith("small and large rank 4 arms with an agreement")
+    assert list(agreement_lines(small)) == []

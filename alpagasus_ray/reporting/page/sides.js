@@ -36,7 +36,7 @@ function sideList(data) {
   };
 }
 
-function fullPrompt(data, [number, prompt, a, b, , ab, ba], query) {
+function fullPrompt(data, [number, prompt, a, b, outcome, ab, ba], query) {
   const pair = data.comparisons[number];
   const [id, testSet, category, skill, instruction, input] = data.prompts[prompt];
   const shown = answersTo(data, prompt, [[pair.a, data.answers[a]], [pair.b, data.answers[b]]]);
@@ -47,8 +47,17 @@ function fullPrompt(data, [number, prompt, a, b, , ab, ba], query) {
     ...(shown.length > 1 ? [differences(shown, [pair.a, pair.b])] : []),
     el("div", { class: "pair" }, column(`Review, ${pair.a} first: ${result(ab, pair)}`, ab && (ab[4] || ab[5])),
       column(`Review, ${pair.b} first: ${result(ba, pair)}`, ba && (ba[4] || ba[5]))),
+    ...(outcome === "lose" && pair.explains && data.like[prompt] ? [likeRows(data.like[prompt])] : []),
     el("p", { class: "about" }, [id, testSet, category, skill].filter(Boolean).join(" · ")),
   ];
+}
+
+// the rows of the dataset that are like a prompt on which the arm lost
+function likeRows({ words, rows }) {
+  const line = ([id, text, score, kept]) => el("li", {}, el("b", {}, kept ? "kept" : "dropped"), score === null ? ", no score: " : `, score ${score}: `,
+    el("span", { class: "clamp" }, text), el("small", {}, id));
+  return el("div", { class: "like" }, el("h4", {}, "In the dataset"), el("p", {}, `By the words that they share, ${words}.`),
+    ...(rows.length ? [el("ul", {}, ...rows.map(line))] : []));
 }
 
 // the answers of this pair, then the reference, then those of all other models
