@@ -94,7 +94,7 @@ def _trainer(training: Training, found: WorkerGroup) -> Any:
     each: dict[str, float] = {"CPU": found.each.cpus, **({"GPU": 1} if found.on_gpu else {})}
     # Ray Train's TorchTrainer is this one with its own way to join a group, which loads torch into this process and another
     return DataParallelTrainer(
-        _work,  # type: ignore[arg-type]
+        _work,
         train_loop_config={"training": training},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=number,

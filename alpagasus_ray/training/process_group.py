@@ -66,11 +66,11 @@ def _join(told: dict[str, str], rank: int, number: int, how: tuple[str, int]) ->
 
     os.environ |= told
     backend, timeout_s = how
-    config._set_torch_distributed_env_vars()  # noqa: SLF001 - tests/unit/test_ray_internals.py sees that they are there
+    config._set_torch_distributed_env_vars()  # type: ignore[no-untyped-call]  # noqa: SLF001 - tests/unit/test_ray_internals.py sees that they are there
     config._setup_torch_process_group(backend, rank, number, "env://", timeout_s)  # noqa: SLF001
 
 
 def _leave(*, several: bool) -> None:
     from ray.train.torch import config
 
-    config._shutdown_torch(destroy_process_group=several)  # noqa: SLF001
+    config._shutdown_torch(destroy_process_group=several)  # type: ignore[no-untyped-call]  # noqa: SLF001
