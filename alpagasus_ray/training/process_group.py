@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+
+from alpagasus_ray.raycluster.ray_internals import free_address, join_group, leave_group
 
 LEAVE_S = 30.0
 """Seconds that workers have to leave the group, as Ray Train gives them."""
@@ -40,7 +41,7 @@ class _Joining(Backend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Let all workers join."""
-        address, port = worker_group.execute_single(0, get_address_and_port)
+        address, port = worker_group.execute_single(0, free_address)
         told = {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         number = len(worker_group)
         joining = [
@@ -55,22 +56,13 @@ class _Joining(Backend):
         """Let all workers leave; those that are gone or hang are left to Ray Train."""
         del backend_config
         try:
-            ray.get(worker_group.execute_async(_leave, several=len(worker_group) > 1), timeout=LEAVE_S)
+            ray.get(worker_group.execute_async(leave_group, several=len(worker_group) > 1), timeout=LEAVE_S)
         except ray.exceptions.GetTimeoutError:
             return
 
 
 def _join(told: dict[str, str], rank: int, number: int, how: tuple[str, int]) -> None:
-    """In a worker: by Ray Train's own functions."""
-    from ray.train.torch import config
-
+    """In a worker."""
     os.environ |= told
     backend, timeout_s = how
-    config._set_torch_distributed_env_vars()  # noqa: SLF001 - tests/unit/test_ray_internals.py sees that they are there
-    config._setup_torch_process_group(backend, rank, number, "env://", timeout_s)  # noqa: SLF001
-
-
-def _leave(*, several: bool) -> None:
-    from ray.train.torch import config
-
-    config._shutdown_torch(destroy_process_group=several)  # noqa: SLF001
+    join_group(backend, rank, number, timeout_s)
