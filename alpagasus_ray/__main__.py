@@ -5,6 +5,7 @@ short. Nothing that takes long to import is loaded before a verb is known.
 """
 
 import argparse
+import difflib
 import importlib
 import shutil
 import sys
@@ -12,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from alpagasus_ray.terminal import say
 from alpagasus_ray.version import __version__
 
 
@@ -39,6 +41,7 @@ VERBS = {
     "train": Verb("train a model on every arm", COMMANDS, "FINETUNE"),
     "answer": Verb("let the models answer test sets", COMMANDS, "GENERATE"),
     "compare": Verb("let a judge compare their answers, in both orders", COMMANDS, "COMPARE"),
+    "bench": Verb("benchmarks of the models: MMLU, BBH, DROP, HumanEval, …", COMMANDS, "BENCH"),
     "card": Verb("how far each judge can be trusted", COMMANDS, "CARD"),
     "people": Verb("a ballot for people, and their votes: make, import, status", COMMANDS, "PEOPLE"),
     "report": Verb("write the page, report.json and a dataset card", COMMANDS, "REPORT"),
@@ -52,7 +55,8 @@ USUAL = (
     "score.judge.kind score.judge.model score.judge.base_url score.judge.rubric score.concurrency score.requests_per_minute "
     "score.max_cost_usd pick.arms race.model race.heldout "
     "finetune.model finetune.epochs finetune.steps finetune.learning_rate finetune.global_batch "
-    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs card.repeat card.probes "
+    "finetune.lora generate.test_sets compare.judge.model compare.max_cost_usd compare.pairs bench.models bench.tasks "
+    "bench.data card.repeat card.probes "
     "card.gold card.max_cost_usd people.form people.pair people.voters report.arm"
 ).split()
 """The knobs that most people set; `--help` shows these, `--help-all` every one."""
@@ -71,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb == COMPLETION:
         return _complete(given[1:])
     if verb not in VERBS:
+        if near := _near(verb):
+            say(f"alpagasus: error: there is no verb {verb!r}; did you mean `alpagasus {near}`?")
+            return 2
         _overview().parse_args([verb])  # ends the process: with help, the version, or what is wrong
     from alpagasus_ray.cli import carry_out
 
@@ -79,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in VERBS[verb].fixed.items():
         setattr(parsed, name, value)
     return carry_out(spec, parsed)
+
+
+def _near(word: str) -> str | None:
+    """The verb that a mistyped word, or the name of a job, most likely means."""
+    known = {**{verb.job.lower(): name for name, verb in VERBS.items()}, **{name: name for name in _verbs()}}
+    return next((known[near] for near in difflib.get_close_matches(word, known, n=1)), None)
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -143,7 +156,7 @@ def _of_verb(verb: str, spec: Any) -> argparse.ArgumentParser:
         epilog="\n".join(_table(spec.section, USUAL)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP, nargs="?" if spec.instead_of_a_run else None)
     flags = {flag: text for flag, text in spec.flags.items() if flag not in VERBS[verb].fixed}
     add_arguments(parser, spec._replace(flags=flags))
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="all knobs, not only the usual ones", section=spec.section)
@@ -185,7 +198,8 @@ def _table(section: str, wanted: Sequence[str] | None) -> Iterator[str]:
 def _line(knob: Any, *, whole: bool) -> Iterator[str]:
     head = f"  {knob.key}: {knob.kind}" + (f" = {knob.default}" if knob.default else "")
     said = knob.doc if whole else knob.doc.partition(". ")[0].partition("; ")[0]
-    yield head if whole or len(head) <= _width() else head[: _width() - 2] + " …"
+    # a default that does not fit on the line is for --help-all
+    yield head if whole or len(head) <= _width() else f"  {knob.key}: {knob.kind}"
     yield textwrap.fill(said, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

@@ -1,10 +1,12 @@
 """The command line that all jobs share: recipe and overrides to a checked configuration, then the stage, then its summary.
 
-Messages go to stderr; with `--json` the last line of stdout is the summary as one JSON object. Exit codes: 0 done, 1 failed
-or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only place where every exception is caught.
+Messages go to stderr, and what only reads prints its result to stdout; with `--json` the last line of stdout is the summary as
+one JSON object. Exit codes: 0 done, 1 failed or incomplete, 2 wrong usage, recipe or input, 3 stopped at the budget. The only
+place where every exception is caught.
 """
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -30,7 +32,13 @@ ALL_STATUSES = "all"
 FLAG_VALUES: Mapping[str, dict[str, Any]] = {
     "limit": {"type": int, "metavar": "N"},
     "gpu": {"metavar": "NAME"},
+    "fetch": {"metavar": "DIR"},
     "data": {"metavar": "SOURCE"},
+    "top": {"type": int, "metavar": "N"},
+    "threshold": {"type": float, "metavar": "X"},
+    "share": {"type": float, "metavar": "S"},
+    "per": {"choices": ("category", "source")},
+    "jsonl": {"metavar": "FILE"},
     "retry-failed": {"nargs": "?", "const": ALL_STATUSES, "metavar": "STATUS,…"},
 }
 """What the switches take that take something."""
@@ -66,6 +74,10 @@ class JobSpec(NamedTuple):
     """What the job can be told to do, one of which has to be said, with their help; `reading` can name some of them."""
     needs_run: Callable[[Recipe], bool] = lambda recipe: False
     """Whether, by this recipe, the run must be there already: a mistyped one would be an empty one."""
+    in_full: Callable[[recipes.Loaded, argparse.Namespace], recipes.Loaded] = lambda loaded, flags: loaded
+    """The recipe with the knobs that switches stand for."""
+    instead_of_a_run: str = ""
+    """A switch with a directory, under which the job needs no run."""
 
 
 def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -76,12 +88,17 @@ def main(spec: JobSpec, arguments: Sequence[str] | None = None) -> NoReturn:
 def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
     """Do what was asked for, tell what became of it, and return the exit code."""
     interrupts.install()
+    if parsed.run is None and not (spec.instead_of_a_run and getattr(parsed, spec.instead_of_a_run)):
+        _complain(
+            f"{spec.name}: give the run's directory" + (f", or --{spec.instead_of_a_run} DIR" if spec.instead_of_a_run else "")
+        )
+        return UsageError.exit_code
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Spelling())
     try:
         code = _run(spec, parsed)
     except AlpagasusError as error:
-        _complain(str(error))
+        _complain("\n".join((str(error), *getattr(error, "__notes__", ()))))
         if parsed.json and isinstance(error, BudgetReached):
             say_json(error.report)
         code = error.exit_code
@@ -109,29 +126,54 @@ def carry_out(spec: JobSpec, parsed: argparse.Namespace) -> int:
 
 
 def _run(spec: JobSpec, parsed: argparse.Namespace) -> int:
-    report = perform(spec, recipes.load(parsed.recipe, parsed.set), Run.open(parsed.run), parsed)
-    terminal.show(report, sys.stderr)
+    loaded, run = recipes.load(parsed.recipe, parsed.set), _opened(spec, parsed)
+    try:
+        report = perform(spec, loaded, run, parsed)
+    except UsageError as error:
+        if parsed.recipe is None and parsed.run is not None and not spec.only_reads and (kept := _recipe_of(run, parsed.run)):
+            error.add_note(f"No recipe was given: did you forget -r {kept}?")
+        raise
+    # a plan, a preview or a status is what the command was called for; other summaries tell what was done
+    is_result = _only_reads(spec, parsed) and not parsed.json
+    terminal.show(report, sys.stdout if is_result else sys.stderr)
     if parsed.json:
         say_json(report)
     return 0 if report.get("ok", True) else 1
 
 
+def _recipe_of(run: Run, location: str) -> str | None:
+    """The recipe that lies beside a run, as `init` writes it, or that it was last made with."""
+    beside = f"{location.rstrip('/')}.yaml"
+    if run.storage.is_local and os.path.exists(os.path.expanduser(beside)):
+        return beside
+    with suppress(OSError):  # of storage that cannot be read the error tells
+        return f"{location.rstrip('/')}/{RECIPE}" if run.storage.exists(RECIPE) else None
+    return None
+
+
+def _opened(spec: JobSpec, parsed: argparse.Namespace) -> Run:
+    """The run, or the directory that stands in its place."""
+    return Run.open(parsed.run if parsed.run is not None else getattr(parsed, spec.instead_of_a_run))
+
+
 def perform(spec: JobSpec, loaded: recipes.Loaded, run: Run, flags: argparse.Namespace) -> dict[str, Any]:
     """Do a job and return its summary; `flags` has a value for each switch of the job."""
-    if spec.needs_run(loaded.recipe):
+    loaded = spec.in_full(loaded, flags)
+    if spec.needs_run(loaded.recipe) and not (spec.instead_of_a_run and getattr(flags, spec.instead_of_a_run)):
         check_exists(run)
     call = Call(loaded.recipe, run, flags)
-    if not (spec.only_reads or _is_reading(spec, flags)):
+    if not _only_reads(spec, flags):
         return _write(spec, loaded, call)
     with suppress(OSError):  # the job tells better what of the storage cannot be used
         _check_earlier(loaded, run, spec.section)
     return spec.work(call)
 
 
-def _is_reading(spec: JobSpec, flags: argparse.Namespace) -> bool:
-    """Whether a switch is on, or an action said, under which the job only reads."""
+def _only_reads(spec: JobSpec, flags: argparse.Namespace) -> bool:
+    """Whether the job only reads: always, or under a switch that is on, or by the action that was said."""
     switches = (flag.replace("-", "_") for flag in spec.reading if flag in spec.flags)
-    return any(getattr(flags, switch) for switch in switches) or getattr(flags, "action", None) in spec.reading
+    is_switched = any(getattr(flags, switch) for switch in switches)
+    return spec.only_reads or is_switched or getattr(flags, "action", None) in spec.reading
 
 
 def _write(spec: JobSpec, loaded: recipes.Loaded, call: Call) -> dict[str, Any]:
@@ -155,11 +197,15 @@ def _complain(message: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that spells out what it repeats of the command."""
+    """One that spells out what it repeats of the command, and names the switches that were meant."""
 
     def error(self, message: str) -> NoReturn:
         """Tell a wrong use and end with code 2."""
-        say(f"{self.format_usage()}{self.prog}: error: {message}")
+        known = [option for action in self._actions for option in action.option_strings]
+        given = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = [switch for word in given if word not in known for switch in difflib.get_close_matches(word, known, n=1)]
+        meant = f"; did you mean {' and '.join(near)}?" if near else ""
+        say(f"{self.format_usage()}{self.prog}: error: {message}{meant}")
         sys.exit(2)
 
 
@@ -170,7 +216,7 @@ def _parser(spec: JobSpec) -> argparse.ArgumentParser:
         epilog=_knob_table(spec.section),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help=RUN_HELP)
+    parser.add_argument("--run", required=not spec.instead_of_a_run, metavar="DIR", help=RUN_HELP)
     add_arguments(parser, spec)
     return parser
 
@@ -228,7 +274,7 @@ def _check_earlier(loaded: recipes.Loaded, run: Run, section: str) -> None:
         if changed:
             raise SettingsChanged(
                 f"the recipe differs from what {stage.name}/ was made with:\n  " + "\n  ".join(changed) + "\n"
-                "Take that back, or start a new --run."
+                "Take that back, or start a new run."
             )
 
 

@@ -11,6 +11,7 @@ from alpagasus_ray.errors import UsageError
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "deepspeed", "peft", "tensorboardX"),
     "vllm": ("vllm", "transformers"),
+    "bench": ("lm_eval",),
 }
 """The modules that each extra brings and its work imports; versions are in pyproject.toml."""
 

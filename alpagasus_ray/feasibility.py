@@ -118,11 +118,12 @@ def _later_names(recipe: Recipe) -> Iterator[str]:
     for name in recipe.compare.test_sets or ():
         if name not in answered:
             yield f"compare.test_sets has {name!r}, and generate.test_sets has not"
-    models = {model.name for model in recipe.generate.models}
+    where, there = ("pick.arms", recipe.pick.arms) if recipe.ends_with_report else ("generate.models", recipe.generate.models)
+    names = {one.name for one in there}
     for knob in ("arm", "baseline"):
         named = getattr(recipe.report, knob, None)
-        if named is not None and named not in models and knob in recipe.report.model_fields_set:
-            yield f"report.{knob} is {named!r}, and generate.models has not"
+        if named is not None and named not in names and knob in recipe.report.model_fields_set:
+            yield f"report.{knob} is {named!r}, and {where} has not"
 
 
 def _trained(recipe: Recipe, run: Run) -> bool:

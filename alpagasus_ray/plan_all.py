@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from alpagasus_ray import extras
-from alpagasus_ray.config import Arm, Compare, Finetune, Generate, Pick, Recipe
+from alpagasus_ray.config import AFTER_PICK, Arm, Compare, Finetune, Generate, Pick, Recipe
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
 from alpagasus_ray.errors import UsageError
@@ -29,6 +29,15 @@ from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.training import gpu_estimates
 from alpagasus_ray.training.schedule import Order
 
+NO_ANSWERS: Mapping[str, Any] = {
+    "prompts": 0,
+    "models": [],
+    "games": 0,
+    "judge": None,
+    "tokens_a_game": {"low": 0, "high": 0},
+    "evaluation_dollars": {"low": 0.0, "high": 0.0},
+}
+"""What the plan of a recipe that ends with the report says of answers and games."""
 SHORTEST_REVIEW = 4
 """Tokens of a reply that is two scores and nothing else."""
 
@@ -48,7 +57,8 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         labels = _labels(recipe, run, judged)
         trusted = card_plan(recipe, held)
         plans = {"score": judged, "card": trusted, **({"distill": labels} if labels else {})}
-        arms, answers = list(_arms(recipe, run, scratch, gpu)), _answers(recipe.generate, recipe.compare)
+        arms = list(_arms(recipe, run, scratch, gpu))
+        answers = NO_ANSWERS if recipe.ends_with_report else _answers(recipe.generate, recipe.compare)
         raced = _race(recipe, run, scratch, gpu)
         plans |= {"race": raced} if raced else {}
         return {
@@ -56,6 +66,7 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "stage": "experiment",
             "location": run.storage.root,
             "rows": judged["rows"],
+            **({"left_out": dict(AFTER_PICK)} if recipe.ends_with_report else {}),
             "score": judged,
             **({"distill": labels} if labels else {}),
             "card": trusted,
@@ -78,7 +89,7 @@ def _on_examples(recipe: Recipe, held: Run, scratch: Run, picked: bool) -> list[
     try:
         if not picked:
             ingest(recipe.ingest, scratch)
-        return list(on_examples(recipe, held, held.examples().finished("ingest")))
+        return list(on_examples(recipe, held, held.examples().finished()))
     except UsageError as error:
         return [str(error)]
 
@@ -160,7 +171,7 @@ def _race(recipe: Recipe, run: Run, scratch: Run, gpu: str | None) -> dict[str, 
 
 def _texts(source: Run, arm: str) -> Iterator[dict[str, Any]]:
     stage = source.subset(arm)
-    for table in stage.tables(stage.finished("pick_subset"), ["instruction", "input", "output"]):
+    for table in stage.tables(stage.finished(), ["instruction", "input", "output"]):
         yield from table.to_pylist()
 
 
@@ -209,7 +220,7 @@ def _stand_in(arm: Arm, leader: Arm | None, scratch: Run) -> str:
 
 def _rows_of(arm: Arm, scratch: Run) -> int | None:
     """How many rows an arm of a stated size takes; of tokens, as many as their number holds of usual rows."""
-    examples = scratch.examples().finished("ingest")
+    examples = scratch.examples().finished()
     if arm.share is not None:
         return rows_of_share(arm.share, examples.rows)
     if arm.tokens is None:

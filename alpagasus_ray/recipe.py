@@ -3,8 +3,12 @@
 Knows YAML and pydantic's error list; knows nothing of what the knobs mean.
 """
 
+import ast
 import difflib
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +74,7 @@ def _read_yaml(path: str) -> tuple[dict[str, Any], Lines]:
     except UsageError as error:
         raise UsageError(f"recipe {shown}: {_without_login(str(error))}") from None
     except OSError as error:
-        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_shipped(path)}") from None
+        raise UsageError(f"recipe {shown}: {error.strerror or _without_login(str(error))}{_meant(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {shown} is not valid YAML: {_without_login(str(error))}") from None
     if content is None:
@@ -107,9 +111,17 @@ RECIPES = Path(__file__).parent / "recipes"
 """Those that ship with the package, each `NAME.yaml`."""
 
 
-def _shipped(path: str) -> str:
-    """What to say beside a name that is neither a file nor the name of a recipe that ships."""
-    return "" if "/" in path or "." in path else f"; recipes that ship with the package: {', '.join(shipped())}"
+def _meant(path: str) -> str:
+    """What to say beside a name that is neither a file nor the name of a recipe that ships: those of near names."""
+    if "://" in path:
+        return ""
+    folder = Path(path).parent
+    ours = shipped() if "/" not in path else []
+    known = {**{name: name for name in ours}, **{file.name: str(file) for file in folder.glob("*.y*ml")}}
+    near = [known[name] for name in difflib.get_close_matches(Path(path).name, known, n=2)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; recipes that ship with the package: {', '.join(ours)}" if ours and "." not in path else ""
 
 
 def shipped() -> list[str]:
@@ -178,7 +190,8 @@ def _explain(problem: Any) -> str:
         known = sorted(_fields_at(where[:-1]))
         near = difflib.get_close_matches(where[-1], known, n=2, cutoff=0.7)
         meant = " or ".join(f"`{'.'.join([*where[:-1], key])}`" for key in near)
-        hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(known)}"
+        instead = _section_at(where[:-1]).elsewhere.get(where[-1])
+        hint = instead or f"did you mean {meant}?" if near or instead else f"known keys: {', '.join(known)}"
         return f"unknown key `{key}` = {_shown(where[-1], problem['input'])}{f' in `{parent}`' if parent else ''}; {hint}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if problem["type"] == "value_error":
@@ -215,15 +228,21 @@ def _default_list(path: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _fields_at(path: Sequence[str]) -> set[str]:
+    return set(_fields(_section_at(path)))
+
+
+def _section_at(path: Sequence[str]) -> type[Section]:
+    """The section at a path; one without fields where the path leads to none."""
     annotation: Any = Recipe
     for part in path:
         if part.isdigit():
             continue
         field = _fields(annotation).get(part)
         if field is None:
-            return set()
+            return Section
         annotation = _inner_section(field.annotation)
-    return set(_fields(annotation))
+    found: type[Section] = annotation if _is_section(annotation) else Section
+    return found
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:
@@ -256,10 +275,11 @@ class Knob(NamedTuple):
 
 def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
     """All knobs of a section and of the sections inside it, in the order of their definition."""
+    docs = _docs(section)
     for name, field in _fields(section).items():
         key = f"{prefix}.{name}"
         inner = _inner_section(field.annotation)
-        doc = " ".join((field.description or "").split())
+        doc = docs.get(name, "")
         if _is_section(field.annotation):
             yield from knobs(typing.cast("type[Section]", field.annotation), key)
         elif _is_section(inner):
@@ -275,6 +295,20 @@ def knobs(section: type[Section], prefix: str) -> Iterator[Knob]:
                 "" if field.is_required() else _default_text(field.get_default(call_default_factory=True)),
                 doc,
             )
+
+
+def _docs(section: type[Section]) -> dict[str, str]:
+    """What stands under the fields of a section in its source, in one line each; a field without a text is left out."""
+    # pydantic would read the sources of all sections whenever the package is imported, which is half of that import's time
+    docs: dict[str, str] = {}
+    for kind in (one for one in reversed(section.__mro__) if issubclass(one, Section)):
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef), "the source of a class"
+        for line, below in itertools.pairwise(tree.body):
+            match line, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    return {field.alias or name: docs[name] for name, field in section.model_fields.items() if name in docs}
 
 
 def _default_text(default: Any) -> str:

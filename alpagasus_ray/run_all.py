@@ -16,19 +16,23 @@ from rich.table import Table
 from rich.text import Text
 
 from alpagasus_ray import commands, feasibility, interrupts
-from alpagasus_ray.cli import Call, JobSpec
-from alpagasus_ray.config import Answerer, Arm, Recipe
+from alpagasus_ray.cli import FLAG_VALUES, Call, JobSpec
+from alpagasus_ray.config import AFTER_PICK, Answerer, Arm, Recipe
 from alpagasus_ray.errors import AlpagasusError, StageFailed, UsageError
 from alpagasus_ray.progress import clock, stage
 from alpagasus_ray.reporting import terminal
+from alpagasus_ray.reporting.terminal_plan import left_out_line
 from alpagasus_ray.store.run import Run
-from alpagasus_ray.terminal import spelled
+from alpagasus_ray.terminal import say, spelled
 
 
 def steps(recipe: Recipe) -> tuple[JobSpec, ...]:
-    """The jobs of a recipe, in order. Arms are raced only where the recipe has a section for it, and a judge is distilled only
-    there too: before all rows are rated if that asks for labels of its own, and after that if it learns from these ratings."""
-    jobs = tuple(step for step in STEPS if step is not commands.RACE or "race" in recipe.model_fields_set)
+    """The jobs of a recipe, in order. Arms are raced and benchmarks asked only where the recipe has a section for it, and a
+    judge is distilled only there too: before all rows are rated if that asks for labels of its own, and after that if it
+    learns from these ratings."""
+    left_out = {step.section for step in IF_ASKED} - recipe.model_fields_set
+    left_out |= set(AFTER_PICK) if recipe.ends_with_report else set()
+    jobs = tuple(step for step in STEPS if step.section not in left_out)
     if "distill" not in recipe.model_fields_set:
         return jobs
     place = jobs.index(commands.SCORE) + (recipe.distill.labels is None)
@@ -43,9 +47,14 @@ STEPS: tuple[JobSpec, ...] = (
     commands.FINETUNE,
     commands.GENERATE,
     commands.COMPARE,
+    commands.BENCH,
     commands.CARD,
     commands.REPORT,
 )
+
+
+IF_ASKED = (commands.RACE, commands.BENCH)
+"""Jobs for which a recipe has to have a section."""
 
 
 def run_all(call: Call) -> dict[str, Any]:
@@ -55,6 +64,7 @@ def run_all(call: Call) -> dict[str, Any]:
         *problems(recipe),
         *feasibility.before(recipe, call.run, sends=not call.flags.plan),
         *feasibility.check_cap(recipe),
+        *([] if call.flags.plan else _benchmarks(recipe)),
     ]
     if call.flags.plan:
         from alpagasus_ray.plan_all import plan
@@ -64,6 +74,8 @@ def run_all(call: Call) -> dict[str, Any]:
         raise UsageError("--gpu is for --plan: it says what the hours are estimated for")
     feasibility.refuse([*found, *_on_examples(recipe, call.run, found)])
     started, console = time.monotonic(), Console(stderr=True)
+    if recipe.ends_with_report:
+        say(left_out_line())
     reports: dict[str, dict[str, Any]] = {}
     lines: dict[str, tuple[str, float]] = {}
     jobs = steps(recipe)
@@ -73,7 +85,7 @@ def run_all(call: Call) -> dict[str, Any]:
         with stage(number, len(jobs)):
             reports[step.name] = step.work(Call(recipe, call.run, _no_flags(step), servers_answer=True))
         if step is commands.INGEST:  # before anything is paid for
-            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished("ingest")))
+            feasibility.refuse(feasibility.on_examples(recipe, call.run, call.run.examples().finished()))
         terminal.show(reports[step.name], sys.stderr)
         if waiting := [one["arm"] for one in reports[step.name].get("trainers", ())]:
             raise StageFailed(
@@ -88,6 +100,7 @@ def run_all(call: Call) -> dict[str, Any]:
         "stage": "experiment",
         "location": call.run.storage.root,
         "rows": reports["ingest"]["rows"],
+        **({"left_out": dict(AFTER_PICK)} if recipe.ends_with_report else {}),
         "steps": reports,
         "seconds": round(time.monotonic() - started, 2),
         "answer": reports["report"]["answer"],
@@ -114,7 +127,7 @@ def _on_examples(recipe: Recipe, run: Run, found: Sequence[str]) -> list[str]:
 
 
 def _no_flags(step: JobSpec) -> argparse.Namespace:
-    return argparse.Namespace(**{flag.replace("-", "_"): None if flag == "limit" else False for flag in step.flags})
+    return argparse.Namespace(**{flag.replace("-", "_"): None if flag in FLAG_VALUES else False for flag in step.flags})
 
 
 def _overview(lines: dict[str, tuple[str, float]]) -> Table:
@@ -129,7 +142,9 @@ def _overview(lines: dict[str, tuple[str, float]]) -> Table:
 
 def completed(recipe: Recipe) -> Recipe:
     """The recipe with what follows from its arms: every arm is trained on, answers under its own name, and the report's arm is
-    compared with each of the others."""
+    compared with each of the others. One that ends with the report is left as it is."""
+    if recipe.ends_with_report:
+        return recipe
     arms = recipe.finetune.arms or tuple(arm.name for arm in recipe.pick.arms)
     models = recipe.generate.models or tuple(_answerer(recipe, arm) for arm in arms)
     names = [model.name for model in models]
@@ -160,6 +175,15 @@ def problems(recipe: Recipe) -> list[str]:
     return [*_unknown_arms(recipe.pick.arms, recipe), *_unknown_models(recipe), *_not_given(recipe)]
 
 
+def _benchmarks(recipe: Recipe) -> list[str]:
+    """What of the benchmarks cannot be done on this machine."""
+    if "bench" not in recipe.model_fields_set:
+        return []
+    from alpagasus_ray.stages.bench import problems as of_bench
+
+    return of_bench(recipe.bench)
+
+
 def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:
     known = {arm.name for arm in picked}
     wrong = [f"finetune.arms has {arm!r}, and pick.arms has not" for arm in recipe.finetune.arms if arm not in known]
@@ -181,19 +205,25 @@ def _not_given(recipe: Recipe) -> list[str]:
     given = {
         "ingest.source: what to read": recipe.ingest.source,
         "score.judge.model: who rates": recipe.score.judge.model or not recipe.score.judge.is_model,
+    }
+    later = {
         "finetune.model: what is trained": recipe.finetune.model,
         "generate.test_sets: what is answered": recipe.generate.test_sets,
         "compare.pairs: what is compared (there is one model alone)": recipe.compare.pairs,
         "compare.judge.model: who compares": recipe.compare.judge.model or not recipe.compare.judge.is_model,
     }
-    return [f"nothing is given for {what}" for what, value in given.items() if not value]
+    missing = [f"nothing is given for {what}" for what, value in given.items() if not value]
+    if recipe.ends_with_report:
+        return missing
+    half = [f"nothing is given for {what}" for what, value in later.items() if not value]
+    without = " and ".join((", ".join(list(AFTER_PICK)[:-1]), list(AFTER_PICK)[-1]))
+    return missing + half + ([f"a recipe without {without} ends with the report"] if half else [])
 
 
 RUN_ALL = JobSpec(
     "run_all",
     "",
-    "The whole experiment of a recipe: ingest, score, pick, finetune, generate, compare, card, report. What is done is "
-    "skipped, and a call that was stopped goes on where it was.",
+    "All that a recipe asks for, from ingest to report. What is done is skipped; a call that was stopped goes on where it was.",
     run_all,
     {
         "plan": "print what the experiment would ask, train and cost, in dollars from least to most; sends and writes nothing, "

@@ -121,7 +121,7 @@ def _entry(number: int) -> FileEntry:
 
 
 def _read(run: Run) -> list[Task]:
-    names = [entry.name for entry in run.examples().finished("ingest").parts()]
+    names = [entry.name for entry in run.examples().finished().parts()]
     done = {name.removesuffix(".json") for name in run.ratings("judge").storage.at(DONE).names()}
     return [Task(name) for name in names if name not in done]
 

@@ -65,7 +65,7 @@ def _id(record: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _outputs(run: Run) -> list[str]:
     stage = run.examples()
-    table = next(stage.tables(stage.finished("ingest"), ["output"]))
+    table = next(stage.tables(stage.finished(), ["output"]))
     return [text for text in table["output"].to_pylist() if text]
 
 

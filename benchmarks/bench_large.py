@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ def make(folder: str, rows: int, alpaca: str) -> None:
     """A run of so many examples, with the judge that was distilled on Alpaca."""
     real, run = Run.open(alpaca), Run.open(folder)
     stage = real.examples()
-    table = pa.concat_tables(stage.tables(stage.finished("ingest"))).combine_chunks()
+    table = pa.concat_tables(stage.tables(stage.finished())).combine_chunks()
     home, dice = run.examples(), np.random.default_rng(0)
     begun, files = Begun(settings={"rows": rows}, inputs={}), []
     for number, start in enumerate(range(0, rows, SHARD)):
@@ -97,24 +98,41 @@ STEPS: dict[str, Callable[[str], None]] = {
 }
 
 
-def _measured(name: str, folder: str, told: "multiprocessing.Queue[tuple[float, float, float]]") -> None:
-    started = time.monotonic()
-    STEPS[name](folder)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    # not ru_maxrss, which begins with what the process that started this one held
-    [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    told.put((time.monotonic() - started, used.ru_utime + used.ru_stime, int(peak) / 2**20))
+class Measured(NamedTuple):
+    """Seconds by the clock and of CPU, and the peak of resident memory, of one process."""
+
+    wall: float
+    cpu: float
+    gib: float
 
 
-def _row(table: Table, rows: int, name: str, folder: str) -> None:
+def in_own_process(work: Callable[[str], None], folder: str) -> Measured:
+    """What a fresh process takes for some work."""
     fresh = multiprocessing.get_context("spawn")
-    told = fresh.Queue()
-    process = fresh.Process(target=_measured, args=(name, folder, told))
+    told: multiprocessing.Queue[Measured] = fresh.Queue()
+    process = fresh.Process(target=_measured, args=(work, folder, told))
     process.start()
     process.join()
     if process.exitcode:
-        sys.exit(f"{name} ended with {process.exitcode}")
-    wall, seconds, gib = told.get()
+        sys.exit(f"a process ended with {process.exitcode}")
+    return told.get()
+
+
+def _step(name: str, folder: str) -> None:
+    STEPS[name](folder)
+
+
+def _measured(work: Callable[[str], None], folder: str, told: "multiprocessing.Queue[Measured]") -> None:
+    started = time.monotonic()
+    work(folder)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    # not ru_maxrss, which begins with what the process that started this one held
+    [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    told.put(Measured(time.monotonic() - started, used.ru_utime + used.ru_stime, int(peak) / 2**20))
+
+
+def _row(table: Table, rows: int, name: str, folder: str) -> None:
+    wall, seconds, gib = in_own_process(partial(_step, name), folder)
     table.row(name, f"{rows:,}", f"{wall:,.0f} s", f"{seconds:,.0f} s", f"{rows / seconds:,.0f}", f"{gib:.2f} GiB")
 
 

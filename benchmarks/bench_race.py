@@ -121,7 +121,7 @@ def _pool(run: Run, folder: Path, most: int, held_out: int) -> tuple[Run, list[d
     """A run with the rows that arms choose from, rated, and the test sets: nothing of these is among the rows. The first test
     set decides: that which neither the judges nor the arms come from."""
     examples = run.examples()
-    rows = [row for table in examples.tables(examples.finished("ingest")) for row in table.to_pylist()]
+    rows = [row for table in examples.tables(examples.finished()) for row in table.to_pylist()]
     short = np.array([_size(row) <= most for row in rows])
     scores = _scores()
     generator = np.random.default_rng(0)

@@ -7,10 +7,14 @@ On a machine with a GPU `python benchmarks/run.py --only gpu` measures the last,
 import json
 import subprocess
 import sys
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import psutil
 from training_sample import ARM, EXAMPLES, THREADS, TRAINER, VOCABULARY, OutOfMemory, Sample, drawn, process, write_shape
 
 from alpagasus_ray.config import Arm, Finetune, Pick
@@ -82,10 +86,12 @@ def bench_trainer(run: Run, work: Path) -> Table:
     for turn in (1, 2):
         theirs = process(TRAINER, _asked(sample, plain), work / "trainer/trainer.json", nice=NICE)
         cpu.append(theirs["cpu"])
-        ours, losses, tokens = _under_ray(sample, plain, f"turn-{turn}")
+        with CpuOfOthers() as others:
+            ours, losses, tokens = _under_ray(sample, plain, f"turn-{turn}")
         for name, seconds in (("`transformers.Trainer`", theirs["seconds"]), ("the loop under Ray Train", ours)):
             table.row(f"turn {turn}: {name}", f"{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
         table.row(f"turn {turn}: Trainer's time / the loop's", f"{theirs['seconds'] / ours:.3f}")
+        table.row(f"turn {turn}: of the CPU beside the worker, while it made updates", others.told(ours))
         gap = max(abs(a - b) for a, b in zip(losses, theirs["losses"], strict=True))
         table.row(f"turn {turn}: largest difference between the losses of an update", f"{gap:.1e}")
     alone = sample.alone({"padded": plain, "packed": sample.config(steps=steps)}, steps)["rows"]
@@ -96,10 +102,50 @@ def bench_trainer(run: Run, work: Path) -> Table:
     return table
 
 
+class CpuOfOthers:
+    """What this process and Ray's use of the CPU beside the training worker, sampled twice a second."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, dict[str, float], float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.5):
+            used, worker = defaultdict[str, float](float), 0.0
+            for each in [me, *me.children(recursive=True)]:
+                try:
+                    times, name = each.cpu_times(), each.name()
+                except psutil.Error:
+                    continue
+                if "RayTrainWorker" in name:
+                    worker += times.user + times.system
+                else:
+                    used["this driver" if each.pid == me.pid else name] += times.user + times.system
+            self._samples.append((time.monotonic(), dict(used), worker))
+
+    def told(self, seconds: float) -> str:
+        """The most of the last `seconds` of work by the worker, which end when it does."""
+        last = max(at for at, _, worker in self._samples if worker)
+        inside = [used for at, used, worker in self._samples if worker and last - seconds <= at <= last]
+        shares = {name: (inside[-1][name] - inside[0].get(name, 0.0)) / seconds for name in inside[-1]}
+        most = sorted(shares.items(), key=lambda each: -each[1])[:5]
+        return f"{sum(shares.values()):.1%} of a core: " + ", ".join(f"{name} {share:.1%}" for name, share in most)
+
+
 def _asked(sample: Sample, config: Finetune) -> dict[str, Any]:
     """The same for the Trainer: our examples in our order."""
     assert config.steps is not None
-    tokens, order = sample.tokens, order_of(config, sample.run.tokens(ARM).finished("finetune"))
+    tokens, order = sample.tokens, order_of(config, sample.run.tokens(ARM).finished())
     examples = [int(index) for step in range(config.steps) for index in order.batch(step)]
     return {
         "model": sample.model,

@@ -129,7 +129,7 @@ def watched() -> Iterator[Clock]:
 def _short_run(run: Run, folder: Path, rows: int) -> Run:
     examples = run.examples()
     fields = ["instruction", "input", "output"]
-    every = (row for table in examples.tables(examples.finished("ingest"), fields) for row in table.to_pylist())
+    every = (row for table in examples.tables(examples.finished(), fields) for row in table.to_pylist())
     short = [row for row in every if sum(len(text.encode()) for text in row.values()) <= LONGEST][:rows]
     folder.mkdir()
     (folder / "short.json").write_text(json.dumps(short))
@@ -142,7 +142,7 @@ def _short_run(run: Run, folder: Path, rows: int) -> Run:
 
 def _prompts(run: Run) -> list[list[dict[str, str]]]:
     asked, examples = rubric.load("accuracy"), run.examples()
-    return [asked.messages(row) for table in examples.tables(examples.finished("ingest")) for row in table.to_pylist()]
+    return [asked.messages(row) for table in examples.tables(examples.finished()) for row in table.to_pylist()]
 
 
 def _judge(local: Local, **changes: Any) -> Judge:
@@ -250,7 +250,7 @@ def bench_answers(run: Run, work: Path) -> Table:
         with watched() as clock:
             generate(Generate(models=(model,), test_sets=sets, max_new_tokens=longest), made)
         stages = [made.answers("model", name) for name in SETS]
-        rows = [row for stage in stages for part in stage.tables(stage.finished("generate")) for row in part.to_pylist()]
+        rows = [row for stage in stages for part in stage.tables(stage.finished()) for row in part.to_pylist()]
         ours = clock.rate()
         fast = ours * sum(row["tokens_out"] for row in rows) / len(rows)
         sample = [row for row in rows[:: len(rows) // 20] if row["tokens_in"] < 1000]

@@ -66,7 +66,7 @@ def _loop(asked: Mapping[str, Any], name: str, watch: Watch, place: Place) -> Lo
     run = Run.open(asked["run"])
     tokens = run.tokens(asked["arm"])
     config = Finetune.model_validate(asked["configs"][name])
-    told = Training(config, name, run.model(name), tokens, tokens.finished("finetune"), name, time.time(), Silent())
+    told = Training(config, name, run.model(name), tokens, tokens.finished(), name, time.time(), Silent())
     ready = prepare(told, place)
     # on CPUs both do their work before they return
     ready.engine.backward = watch.on("backward", ready.engine.backward)

@@ -6,7 +6,6 @@ The judge is a real HTTP server on loopback in a process of its own, which share
 """
 
 import argparse
-import asyncio
 import csv
 import json
 import os
@@ -17,11 +16,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
@@ -33,16 +30,12 @@ from bench_report import bench_report
 from bench_training import bench_arms, bench_gpu, bench_packing, bench_trainer
 
 from alpagasus_ray.config import Ingest, Judge, Score
-from alpagasus_ray.engines.base import Request
-from alpagasus_ray.engines.openai_api import OpenAIEngine
-from alpagasus_ray.inference.spec import Job
-from alpagasus_ray.inference.stage import InferenceStage, Target
-from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
+from bench_client import LATENCY_S, bench_api, bench_client, bench_ledger
 from bench_cluster import bench_coordinator, bench_nodes, bench_planner
 from bench_compare import bench_compare
 from bench_limits import bench_adaptive, bench_limiter, bench_rate
@@ -50,124 +43,7 @@ from bench_vllm import bench_answers, bench_processor, bench_replies, bench_vllm
 from judge_server import message_hash
 from measure import ALPACA, GIB, RATINGS, ROOT, PeakMemory, Table, copy_examples, machine, server, timed
 
-LATENCY_S = 0.2
-IDEAL = 64 / LATENCY_S
 ROWS = 52_002
-
-Stats = dict[str, float]
-
-
-def _api(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bool = True) -> Stats:
-    """Rate `rows` rows through Ray, by one actor; what the server saw."""
-    with server("--latency", str(LATENCY_S)) as judge:
-        asked = Judge(kind="api", model="toy", base_url=judge.base_url)
-        config = Score(judge=asked, concurrency=concurrency, actors=1, limit=rows)
-        make = InferenceStage.job  # the ledger cannot be switched off otherwise, and should not be
-
-        def job(stage: InferenceStage, target: Target) -> Job:
-            made = make(stage, target)
-            return replace(made, spec=replace(made.spec, paid=with_ledger))
-
-        with mock.patch.object(InferenceStage, "job", job):
-            score(config, copy_examples(run, folder))
-        return judge.stats()
-
-
-def bench_api(run: Run, work: Path) -> Table:
-    columns = ("client", "in flight", "rows", "rows/s from first to last", "rows/s sustained", "of ideal")
-    table = Table(f"API judge, {LATENCY_S * 1000:.0f} ms latency; the ideal is in flight / latency", *columns)
-    for name, in_flight, rows in (("alpagasus-ray", 64, 19_200), ("alpagasus-ray, one actor", 512, 30_000)):
-        _row(table, name, rows, in_flight, _api(run, work / f"api-{in_flight}", in_flight, rows))
-    _row(table, "the bare `openai` client, no Ray, no ledger", 9_600, 64, _bare_client(run, 9_600))
-    _row(table, "batches of 5, each waited for (the original's way)", 400, 64, _batches_of_five(run, 400))
-    _row(table, "Ray's HTTP processor, batch 64, concurrency 1", 128, 64, _ray_http_processor(run, 128))
-    return table
-
-
-def _row(table: Table, name: str, rows: int, wanted: int, stats: Stats) -> None:
-    ideal = wanted / LATENCY_S
-    whole = stats["taken"] / stats["seconds"]
-    table.row(
-        name,
-        f"{stats['peak']:.0f}",
-        f"{rows:,}",
-        f"{whole:.1f}",
-        f"{stats['sustained']:.1f}",
-        f"{stats['sustained'] / ideal:.1%}",
-    )
-
-
-def _requests(run: Run, rows: int) -> list[Request]:
-    work = RatingTask(Judge(kind="api", model="toy"), rubric.load("accuracy"))
-    examples = run.examples()
-    taken: list[Request] = []
-    for shard in examples.tables(examples.finished("ingest")):
-        taken += [work.request(row) for row in shard.to_pylist()]
-        if len(taken) >= rows:
-            break
-    return taken[:rows]
-
-
-def _bare_client(run: Run, rows: int) -> Stats:
-    requests = _requests(run, rows)
-
-    async def all_at_once(engine: OpenAIEngine) -> None:
-        gate = asyncio.Semaphore(64)
-
-        async def one(request: Request) -> None:
-            async with gate:
-                await engine.complete(request)
-
-        await asyncio.gather(*(one(request) for request in requests))
-
-    return _with_engine(all_at_once)
-
-
-def _batches_of_five(run: Run, rows: int) -> Stats:
-    requests = _requests(run, rows)
-
-    async def in_batches(engine: OpenAIEngine) -> None:
-        for start in range(0, rows, 5):
-            await asyncio.gather(*(engine.complete(request) for request in requests[start : start + 5]))
-
-    return _with_engine(in_batches)
-
-
-def _with_engine(work: Callable[[OpenAIEngine], Awaitable[None]]) -> Stats:
-    async def opened(base_url: str) -> None:
-        engine = OpenAIEngine(Judge(kind="api", model="toy", base_url=base_url))
-        await work(engine)
-        await engine.close()
-
-    with server("--latency", str(LATENCY_S)) as judge:
-        asyncio.run(opened(judge.base_url))
-        return judge.stats()
-
-
-def _ray_http_processor(run: Run, rows: int) -> Stats:
-    from ray.data.llm import HttpRequestProcessorConfig, build_processor
-
-    messages = [{"messages": json.dumps(request.messages)} for request in _requests(run, rows)]
-    with server("--latency", str(LATENCY_S)) as judge:
-        config = HttpRequestProcessorConfig(url=f"{judge.base_url}/chat/completions", concurrency=1, batch_size=64)
-        processor = build_processor(
-            config,
-            preprocess=lambda row: {"payload": {"model": "toy", "messages": json.loads(row["messages"])}},
-            postprocess=lambda row: {"reply": row["http_response"]["choices"][0]["message"]["content"]},
-        )
-        assert processor(ray.data.from_items(messages)).count() == rows
-        return judge.stats()
-
-
-def bench_ledger(run: Run, work: Path) -> Table:
-    table = Table(
-        "The ledger's cost, one actor, 512 in flight, 20,000 rows, in turns", "turn", "off, rows/s", "on, rows/s", "on / off"
-    )
-    for turn in (1, 2, 3):
-        off = _api(run, work / f"off-{turn}", 512, 20_000, with_ledger=False)["sustained"]
-        on = _api(run, work / f"on-{turn}", 512, 20_000)["sustained"]
-        table.row(turn, f"{off:.0f}", f"{on:.0f}", f"{on / off:.3f}")
-    return table
 
 
 def bench_rules(run: Run, work: Path) -> Table:
@@ -182,7 +58,7 @@ def bench_rules(run: Run, work: Path) -> Table:
     score(Score(judge=Judge(kind="rules")), copied)
     table.row("the same command again", f"{timed(started):.3f} s")
     stage = copied.ratings("judge")
-    mine = pa.concat_tables(stage.tables(stage.finished("score"), ["score"]))["score"].to_pylist()
+    mine = pa.concat_tables(stage.tables(stage.finished(), ["score"]))["score"].to_pylist()
     with RATINGS.open() as stream:
         theirs = list(csv.DictReader(stream))
     judges = [name for name in theirs[0] if name != "alpaca_index"]
@@ -224,7 +100,7 @@ def bench_scale(run: Run, work: Path) -> Table:
 def _many_rows(run: Run, target: Path, rows: int) -> None:
     examples = run.examples()
     fields = ["instruction", "input", "output"]
-    originals = [row for shard in examples.tables(examples.finished("ingest"), fields) for row in shard.to_pylist()]
+    originals = [row for shard in examples.tables(examples.finished(), fields) for row in shard.to_pylist()]
     with target.open("w") as stream:
         for number in range(rows):
             row = originals[number % len(originals)]
@@ -251,7 +127,7 @@ def bench_whole(run: Run, work: Path) -> Table:
         again = subprocess.run(command, capture_output=True, text=True, check=True)
         taken = Counter(line.split()[0] for line in log.read_text().splitlines())
     stage = target.ratings("judge")
-    ratings = pa.concat_tables(stage.tables(stage.finished("score"), ["example_id", "score"]))
+    ratings = pa.concat_tables(stage.tables(stage.finished(), ["example_id", "score"]))
     wanted = [float(scores[key]) for key in hashes]
     table.row("requests taken when the driver died", f"{len(before):,}")
     table.row("rows without a rating after the second call", ROWS - len(ratings))
@@ -269,7 +145,7 @@ def _recorded_replies(run: Run, target: Path) -> tuple[dict[str, int], list[str]
         recorded = [int(row["gpt-4o-mini"]) for row in csv.DictReader(stream)]
     asked = rubric.load("accuracy")
     examples = run.examples()
-    rows = (row for shard in examples.tables(examples.finished("ingest")) for row in shard.to_pylist())
+    rows = (row for shard in examples.tables(examples.finished()) for row in shard.to_pylist())
     hashes = [message_hash(asked.messages(row)[-1]["content"]) for row in rows]
     scores = dict(zip(hashes, recorded, strict=True))
     target.write_text(json.dumps(scores))
@@ -278,6 +154,7 @@ def _recorded_replies(run: Run, target: Path) -> tuple[dict[str, int], list[str]
 
 BENCHES: dict[str, Callable[[Run, Path], Table]] = {
     "api": bench_api,
+    "client": bench_client,
     "ledger": bench_ledger,
     "rules": bench_rules,
     "whole": bench_whole,

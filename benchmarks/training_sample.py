@@ -99,7 +99,7 @@ def _tokenizer(run: Run) -> Any:
 
 def _texts(run: Run) -> Iterator[str]:
     examples, fields = run.examples(), ["instruction", "input", "output"]
-    for shard in examples.tables(examples.finished("ingest"), fields):
+    for shard in examples.tables(examples.finished(), fields):
         for row in shard.to_pylist():
             yield "\n".join(row.values())
 

@@ -129,10 +129,10 @@ def computes_bfloat16() -> bool:
 def dropped(run: Run) -> Iterator[str]:
     """What was dropped and why, and what of the planted truth that is."""
     arm, ratings, examples = run.subset("selected"), run.ratings("judge"), run.examples()
-    names = [entry.name for entry in arm.finished("pick_subset").files if entry.name.startswith("dropped-")]
+    names = [entry.name for entry in arm.finished().files if entry.name.startswith("dropped-")]
     left_out = set(pa.concat_tables(arm.storage.read_table(name) for name in names)["example_id"].to_pylist())
-    rated = pa.concat_tables(ratings.tables(ratings.finished("score"))).to_pylist()
-    rows = pa.concat_tables(examples.tables(examples.finished("ingest"))).to_pylist()
+    rated = pa.concat_tables(ratings.tables(ratings.finished())).to_pylist()
+    rows = pa.concat_tables(examples.tables(examples.finished())).to_pylist()
     with TRUTH.open(newline="") as stream:
         defects = {int(line["index"]): line["defect"] for line in csv.DictReader(stream)}
 
@@ -166,7 +166,7 @@ def conclusion(run: Run) -> Iterator[str]:
     report = json.loads(run.report().storage.read("report.json"))
     yield from ("", ABOUT["loss"])
     for arm in (training["arm"] for training in report["trainings"]):
-        details = run.model(arm).finished("finetune").details
+        details = run.model(arm).finished().details
         before, after = details["heldout_curve"][0]["loss"], details["heldout"]["loss"]
         yield f"  {arm:10} {before:.3f} -> {after:.3f}"
     yield from ("", ABOUT["exact"])
@@ -191,11 +191,11 @@ def conclusion(run: Run) -> Iterator[str]:
 def _answers(run: Run, arms: Sequence[str]) -> Iterator[str]:
     stages = {arm: run.answers(arm, "heldout") for arm in arms}
     said = {
-        arm: {row["prompt_id"]: row["reply"] for table in stage.tables(stage.finished("generate")) for row in table.to_pylist()}
+        arm: {row["prompt_id"]: row["reply"] for table in stage.tables(stage.finished()) for row in table.to_pylist()}
         for arm, stage in stages.items()
     }
     prompts = run.prompts("heldout")
-    rows = {row["prompt_id"]: row for table in prompts.tables(prompts.finished("generate")) for row in table.to_pylist()}
+    rows = {row["prompt_id"]: row for table in prompts.tables(prompts.finished()) for row in table.to_pylist()}
     for prompt in SHOWN:
         yield f"  {' '.join((rows[prompt]['instruction'] + ' ' + rows[prompt]['input']).split())}"
         yield from (f"    {arm:10} {' '.join((said[arm][prompt] or '(none)').split())}" for arm in arms)

@@ -25,7 +25,9 @@ TOO_MUCH = 1.5
 STACK, RAY = "tests/stack/test_", "tests/ray/test_"
 GROUPS = {
     # the longest first; everything with a vLLM engine in one group, which looks for engines among all processes
-    "vllm": [f"{STACK}{name}.py" for name in ("vllm_answers", "vllm_judge", "vllm_server", "experiment", "monitoring")],
+    "vllm": [
+        f"{STACK}{name}.py" for name in ("vllm_answers", "vllm_bench", "vllm_judge", "vllm_server", "experiment", "monitoring")
+    ],
     "training": [f"{STACK}training{name}.py" for name in ("", "_goes_on", "_heldout", "_is_the_same", "_places", "_refusals")]
     + [f"{STACK}ctrl_c.py"],
     "clusters": [

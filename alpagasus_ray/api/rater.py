@@ -51,6 +51,10 @@ class Rater:
         self._folder = str(folder) if folder is not None else cache()
         self.__name__ = type(self).__name__  # Ray Data names the step by it
 
+    def __repr__(self) -> str:
+        judge = self._asked.score.judge
+        return f"Rater({judge.model or judge.kind!r}, folder={self._folder!r})"
+
     def __call__(self, batch: Any) -> Any:
         """Rate a batch: columns as arrays, a pandas table or an Arrow table; the same comes back, with two more columns."""
         records = _records(batch)

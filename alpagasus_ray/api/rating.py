@@ -14,8 +14,10 @@ from alpagasus_ray.api.rows import Given, as_lines, given
 from alpagasus_ray.config import Ingest, Judge, Recipe, Score, digest
 from alpagasus_ray.data.readers import HUGGING_FACE
 from alpagasus_ray.engines.identity import with_template
+from alpagasus_ray.engines.prices import tariff
 from alpagasus_ray.errors import InputError, SettingsChanged, UsageError
 from alpagasus_ray.inference.addresses import routes_of
+from alpagasus_ray.inference.backlog import Backlog
 from alpagasus_ray.inference.shared_replies import SharedReplies
 from alpagasus_ray.inference.tasks.rating import RatingTask
 from alpagasus_ray.judging import rubric
@@ -23,7 +25,7 @@ from alpagasus_ray.judging.reply_format import reply_form
 from alpagasus_ray.stages.ingest import fingerprints, ingest
 from alpagasus_ray.stages.score import score
 from alpagasus_ray.store import lock
-from alpagasus_ray.store.run import Run
+from alpagasus_ray.store.run import Manifest, Run, StageDir
 from alpagasus_ray.store.storage import Storage, resolve
 
 CACHE = "ALPAGASUS_CACHE"
@@ -154,9 +156,31 @@ def carry_out(rows: Given, asked: Recipe, place: Place, *, spread: bool) -> Rate
         except InputError as error:
             raise UsageError(f"{error}. From Python: columns={{'instruction': …, 'output': …}}") from None
         config = asked.score.model_copy(update={"name": place.name})
+        before = spent_usd(held.ratings(place.name), asked.score.judge)
         manifest = score(config, held, in_process=not spread, shared=place.shared)
     rated = rated_of(place.run, place.name, manifest, rows.records if rows.source is None else None)
+    cost = rated.cost_usd
+    spent = 0.0 if before.made == manifest else None if cost is None else max(0.0, round(cost - before.usd, 10))
+    rated = replace(rated, index=rows.frame_index, spent_usd=spent)
     return _as_handed_in(rated, rows.order) if rows.order else rated
+
+
+class Spent(NamedTuple):
+    """What ratings have cost before a call."""
+
+    made: Manifest | None
+    """None where they are not finished."""
+    usd: float
+
+
+def spent_usd(stage: StageDir, judge: Judge) -> Spent:
+    """What earlier calls have spent on these ratings."""
+    made = stage.manifest()
+    if made is not None:
+        return Spent(made, made.usage.get("cost_usd", 0.0))
+    backlog = Backlog(stage)
+    shards = backlog.begun(f"{stage.name}/{name}" for name in stage.storage.all_names())
+    return Spent(None, backlog.spent_usd(tariff(judge), backlog.stored_replies(sorted(shards)).values()))
 
 
 def _as_handed_in(rated: Rated, order: Sequence[int]) -> Rated:

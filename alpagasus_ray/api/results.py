@@ -74,18 +74,19 @@ class Scored(Ingested):
 
     @property
     def cost_usd(self) -> float | None:
-        """What the replies have cost, over all calls; None where no price is known."""
+        """What the replies of these ratings have cost in all, whichever call bought them; None where no price is known."""
         return self.summary["usage"].get("cost_usd")  # type: ignore[no-any-return]
 
     def histogram(self) -> Histogram:
         """How many examples have each score."""
-        return Histogram({float(score): count for score, count in self.summary["histogram"].items()})
+        counts = {float(score): count for score, count in self.summary["histogram"].items()}
+        return Histogram(counts, self.summary.get("scale"))
 
     @cached_property
     def rated(self) -> Rated:
         """Every record with its score, read into memory."""
         name = self.summary["stage"].partition("/")[2]
-        return rated_of(self.run, name, self.run.ratings(name).finished("score"))
+        return rated_of(self.run, name, self.run.ratings(name).finished())
 
     def _repr_html_(self) -> str:
         return self.histogram()._repr_html_() + super()._repr_html_()
@@ -100,8 +101,8 @@ class Picked(Result):
 
     def __getitem__(self, arm: str) -> Selection:
         """The records of an arm as they came, with their scores."""
-        ids = {row["example_id"]: row["score"] for row in table_of(self.run.subset(arm), "pick_subset")}
-        chosen = [row for row in table_of(self.run.examples(), "ingest") if row["example_id"] in ids]
+        ids = {row["example_id"]: row["score"] for row in table_of(self.run.subset(arm))}
+        chosen = [row for row in table_of(self.run.examples()) if row["example_id"] in ids]
         scores = [ids[row["example_id"]] for row in chosen]
         return Selection([record_of(row) for row in chosen], scores)
 
@@ -129,6 +130,23 @@ class Compared(Result):
         """A pair on a test set a row: `a`, `b`, `test_set`, and prompts by outcome: `win` and `lose` are those of `a`."""
         keys = ("a", "b", "test_set", "win", "tie", "lose", "no_verdict")
         return [{key: found[key] for key in keys} for found in self.summary["comparisons"]]
+
+
+class Benchmarked(Result):
+    """Scores of benchmarks, and the differences between models."""
+
+    @property
+    def benchmarks(self) -> Sequence[Row]:
+        """One for each model and benchmark: its score with the interval, its shots, its cost."""
+        return list(self.summary.get("benchmarks", ()))
+
+    @property
+    def differences(self) -> Sequence[Row]:
+        """The first model against each other one: difference, interval, p, and the smallest that can be shown."""
+        return list(self.summary.get("differences", ()))
+
+    def table(self) -> Sequence[Row]:
+        return self.benchmarks
 
 
 class Cards(Result):

@@ -16,6 +16,24 @@ Record = dict[str, Any]
 KINDS = "a list of dictionaries, a pandas or Arrow table, a Hugging Face or Ray dataset, or a path"
 
 
+class FrameIndex(NamedTuple):
+    """The index of a pandas table, which its results have as well: a column that is assigned from one to the other fits."""
+
+    labels: Any
+    """The pandas index."""
+    columns: tuple[Any, ...]
+    """Its names, where it has some that no column of the table has: they are columns of the records."""
+
+    @classmethod
+    def of(cls, frame: Any) -> "FrameIndex":
+        names = dict.fromkeys(name for name in frame.index.names if name is not None and name not in frame.columns)
+        return cls(frame.index, tuple(names))
+
+    def take(self, rows: Sequence[int]) -> "FrameIndex":
+        """That of some rows, by their places."""
+        return FrameIndex(self.labels.take(list(rows)), self.columns)
+
+
 class Given(NamedTuple):
     """Rows as they were handed in."""
 
@@ -26,6 +44,8 @@ class Given(NamedTuple):
     """Whether they came from a cluster, on which they are rated."""
     order: Sequence[int] = ()
     """Of records that lie sorted, the number that each had when it was handed in; empty where they lie as they came."""
+    frame_index: FrameIndex | None = None
+    """Of a pandas table."""
 
 
 def given(rows: Any, columns: Mapping[str, str]) -> Given:
@@ -37,7 +57,7 @@ def given(rows: Any, columns: Mapping[str, str]) -> Given:
         raise UsageError(f"rows: the {type(rows).__name__} holds no rows; give at least one")
     _check_columns(listed(records[0]), columns)
     if not _is_of(rows, "ray"):
-        return Given(None, records, is_distributed=False)
+        return Given(None, records, is_distributed=False, frame_index=FrameIndex.of(rows) if _is_of(rows, "pandas") else None)
     # Ray Data promises no order: the same rows have to be the same content each time
     lines = [as_lines([record]) for record in records]
     order = sorted(range(len(records)), key=lines.__getitem__)
@@ -50,7 +70,7 @@ def records_of(rows: Any) -> list[Record]:
         parts = ", ".join(map(str, list(rows)[:5]))
         raise UsageError(f"rows: a {type(rows).__name__} of {parts} is no list of rows; give one of its parts, or {KINDS}")
     if _is_of(rows, "pandas"):
-        plain = rows.astype(object)  # where nothing is there, None and not NaN
+        plain = _with_index(rows).astype(object)  # where nothing is there, None and not NaN
         return [listed(record) for record in plain.where(plain.notna(), None).to_dict(orient="records")]
     if _is_of(rows, "pyarrow"):
         return list(rows.to_pylist())
@@ -59,6 +79,15 @@ def records_of(rows: Any) -> list[Record]:
     if _is_of(rows, "ray"):
         return [listed(row) for row in rows.iter_rows()]
     return [_record(number, row) for number, row in enumerate(rows)]
+
+
+def _with_index(frame: Any) -> Any:
+    """A pandas table with the named parts of its index as its first columns: an index that has a name holds data."""
+    names = FrameIndex.of(frame).columns
+    whole = frame.copy(deep=False)
+    for place, name in enumerate(names):
+        whole.insert(place, name, frame.index.get_level_values(list(frame.index.names).index(name)))
+    return whole
 
 
 def listed(value: Any) -> Any:

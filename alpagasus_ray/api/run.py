@@ -107,6 +107,11 @@ class Run:
         self._set("compare", _with_judge(judge, knobs, annotation))
         return self._carry_out(results.Compared, commands.COMPARE, rescore=rescore, retry_failed=retry_failed)
 
+    def bench(self, *, retry_failed: bool | str = False, unsafe_code: bool = False, **knobs: Any) -> results.Benchmarked:
+        """Ask the models benchmarks; `models`, `tasks` and `data` are those of `bench` in a recipe."""
+        self._set("bench", knobs)
+        return self._carry_out(results.Benchmarked, commands.BENCH, retry_failed=retry_failed, unsafe_code=unsafe_code)
+
     def card(self, *, plan: bool = False, again: bool = False, **knobs: Any) -> results.Cards:
         """How far each judge can be trusted; asks nothing unless `repeat` or `probes` is true."""
         self._set("card", knobs)
@@ -149,7 +154,7 @@ class Run:
         check_exists(self._dir)
         if self._dir.ratings(scorer.column).manifest() is not None:
             return scorer.column
-        examples = table_of(self._dir.examples(), "ingest")
+        examples = table_of(self._dir.examples())
         numbers = scorer.of(record_of(row) for row in examples)
         known = [number for number in numbers if number is not None]
         if not known:

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from alpagasus_ray.errors import UsageError
@@ -18,7 +18,7 @@ class Scorer:
 
     name: str
     version: int
-    function: Function
+    function: Function = field(repr=False)
 
     def __call__(self, record: Mapping[str, Any]) -> float | None:
         return self.function(record)

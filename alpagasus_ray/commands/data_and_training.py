@@ -1,12 +1,15 @@
 """The jobs that read, rate, choose, train and report, as the command line runs them."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from alpagasus_ray import recipe as recipes
 from alpagasus_ray.cli import Call, JobSpec, no_flag_with
 from alpagasus_ray.commands.summaries import again, always, mode_of, stage_summary
 from alpagasus_ray.config import Recipe
+from alpagasus_ray.config.pick import CHOSEN, CONTROL
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.store.run import Manifest
 
@@ -58,6 +61,7 @@ def _score(call: Call) -> dict[str, Any]:
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}
+    report["scale"] = manifest.settings.get("rubric", {}).get("scale")
     return report
 
 
@@ -106,10 +110,34 @@ def _distill(call: Call) -> dict[str, Any]:
     return summary(call.run.judge(config.name), manifest)
 
 
+def _short_arms(loaded: recipes.Loaded, flags: Namespace) -> recipes.Loaded:
+    """`--top`, `--threshold` and `--share`: the arm `selected`, and as many drawn at random."""
+    sizes = {
+        "top": {"policy": "top", "k": flags.top},
+        "threshold": {"policy": "threshold", "threshold": flags.threshold},
+        "share": {"policy": "top", "share": flags.share},
+    }
+    given = [name for name in sizes if getattr(flags, name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} exclude each other")
+    if flags.per and given not in (["top"], ["share"]):
+        raise UsageError(f"--per {flags.per} is for --top and --share: so many of each {flags.per}")
+    if not given:
+        return loaded
+    switch, pick = f"--{given[0]} {getattr(flags, given[0]):g}", loaded.written.get("pick") or {}
+    if "arms" in pick:
+        raise UsageError(f"{switch} and pick.arms both say what is chosen: leave out the switch, or pick.arms and its recipe")
+    arm = {"name": CHOSEN, **sizes[given[0]], **({"per": flags.per} if flags.per else {})}
+    try:
+        return recipes.checked({**loaded.written, "pick": {**pick, "arms": [arm, CONTROL]}})
+    except UsageError as error:
+        raise UsageError(f"{switch}: {error}") from None
+
+
 def _pick(call: Call) -> dict[str, Any]:
     from alpagasus_ray.reporting.stage_notes import picked_notes
-    from alpagasus_ray.selection.existing_arms import notes
-    from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset
+    from alpagasus_ray.selection.existing_arms import notes, of_run, stale_controls
+    from alpagasus_ray.stages.pick_subset import SUBSET_JSON, pick_subset, write_lines
 
     manifests = pick_subset(call.recipe.pick, call.run, call.recipe.generate.test_sets)
     arms = [
@@ -123,11 +151,18 @@ def _pick(call: Call) -> dict[str, Any]:
         }
         for arm, manifest in zip(call.recipe.pick.arms, manifests, strict=True)
     ]
+    if call.flags.jsonl:
+        records = write_lines(call.run, arms[0]["name"], call.flags.jsonl)
+        arms[0]["notes"].append(f"{records:,} records as they came, with their scores, as JSON Lines: {call.flags.jsonl}")
     return {
         "stage": "subsets",
         "location": call.run.storage.path("subsets"),
         "rows": sum(arm["rows"] for arm in arms),
         "arms": arms,
+        "notes": [
+            f"{name} {told}; it is left as it is. Name it in pick.arms beside the others to make it anew"
+            for name, told in stale_controls(of_run(call.run)).items()
+        ],
     }
 
 
@@ -167,8 +202,10 @@ def _only(recipe: Recipe, arms: Sequence[str]) -> Recipe:
 
 
 def _report(call: Call) -> dict[str, Any]:
+    from alpagasus_ray.stages.card import unasked
     from alpagasus_ray.stages.report import report
 
+    unasked(call.recipe, call.run)
     return report(call.recipe.report, call.run, [arm.name for arm in call.recipe.pick.arms])
 
 
@@ -211,7 +248,22 @@ DISTILL = JobSpec(
     _distill,
     needs_run=always,
 )
-PICK = JobSpec("pick_subset", "pick", "Choose the arms of the experiment by their ratings.", _pick, needs_run=always)
+PICK = JobSpec(
+    "pick_subset",
+    "pick",
+    "Choose the arms of the experiment by their ratings: those of pick.arms, or by --top, --threshold or --share the arm "
+    "`selected` and as many drawn at random.",
+    _pick,
+    {
+        "top": "choose the N best",
+        "threshold": "choose all with a score of X or more",
+        "share": "choose the best, this part of all, e.g. 0.1",
+        "per": "with --top or --share: so many of each category, or of each file that the examples came from",
+        "jsonl": "write the records of the first arm there too, as JSON Lines, with all their fields and their score",
+    },
+    needs_run=always,
+    in_full=_short_arms,
+)
 FINETUNE = JobSpec(
     "finetune",
     "finetune",

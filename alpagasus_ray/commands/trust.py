@@ -22,7 +22,7 @@ def _people(call: Call) -> dict[str, Any]:
         raise UsageError(f"people {action} takes no files ({files[0]}); people import does")
     if action == "make":
         return people.make(call.recipe, call.run)
-    return people.take_in(call.run, files) if action == "import" else people.status(call.run)
+    return people.take_in(call.recipe, call.run, files) if action == "import" else people.status(call.run)
 
 
 CARD = JobSpec(

@@ -9,6 +9,7 @@ knobs. Nothing of files, of Ray or of how a recipe is read (`recipe.py` of the p
 """
 
 from alpagasus_ray.config.base import DEBUG, OPERATIONAL, Name, Section, deciding, digest, identity
+from alpagasus_ray.config.bench import Bench, BenchModel, BenchTask
 from alpagasus_ray.config.cascade import Cascade
 from alpagasus_ray.config.compare import Compare, Import, PairJudge, Report, Rule
 from alpagasus_ray.config.distill import Distill
@@ -28,11 +29,12 @@ from alpagasus_ray.config.engines import (
 )
 from alpagasus_ray.config.finetune import Checkpoints, Finetune, Lora
 from alpagasus_ray.config.pick import Arm, Clean, Pick
-from alpagasus_ray.config.recipe import Recipe
+from alpagasus_ray.config.recipe import AFTER_PICK, Recipe
 from alpagasus_ray.config.stages import Answerer, Generate, Ingest, Judge, Score, TestSet
 from alpagasus_ray.config.trust import Card, Combine, People
 
 __all__ = [
+    "AFTER_PICK",
     "BASE_URL",
     "DEBUG",
     "OPENAI",
@@ -43,6 +45,9 @@ __all__ = [
     "Arm",
     "Asking",
     "Batch",
+    "Bench",
+    "BenchModel",
+    "BenchTask",
     "Card",
     "Cascade",
     "Checkpoints",

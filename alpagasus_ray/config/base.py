@@ -52,10 +52,10 @@ def ordered(range_of: tuple[int, int]) -> tuple[int, int]:
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys, fields documented by their docstrings."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Names that are looked for in this section and are no knobs of it, and what to write instead."""
     stated: ClassVar[frozenset[str]] = frozenset()
     """Fields that `identity` names even at their default: those that the first manifests held, whose hashes stay as they are.
     A field that is added later is not listed here, so that runs made before it are the same with it."""

@@ -13,8 +13,8 @@ class Cascade(Section):
     """`score.cascade`: ask the judge about the rows where a cheaper one points, and about a random part of all others."""
 
     first: Name | None = None
-    """Who points: ratings of this run (a `score.name`, whatever engine made them), or a judge that `jobs/distill.py` has fitted
-    (its `distill.name`). By default a small model that is fitted on what the judge says here."""
+    """Who points: ratings of this run (a `score.name`, whatever engine made them), or a judge that `alpagasus distill` has
+    fitted (its `distill.name`). By default a small model that is fitted on what the judge says here."""
     calls: Part | None = None
     """Look for the rows that the judge keeps: ask about the best first, until so large a share of all rows is asked about,
     the random ones included; 0.4 unless given."""

@@ -18,9 +18,9 @@ class Distill(Section):
     name: Name = "student"
     """Directory under `judges/`, and the name by which `score.judge.model` and `score.cascade.first` find it."""
     labels: PositiveInt | None = None
-    """Ask the judge of `score.judge` first about so many rows, drawn from the whole dataset, under the limits and the cap of
-    `score`: `score.max_cost_usd` holds for these labels alone, and again for the ratings of `score`. 1,000 are of use, 5,000
-    better; `fit.json` tells what more would bring."""
+    """Ask the judge of `score.judge` first about so many rows, drawn from the whole dataset, under the limits and the cap
+    of `score`: `score.max_cost_usd` holds for these labels and for what the same judge rates afterwards together. 1,000 are of
+    use, 5,000 better; `fit.json` tells what more would bring."""
     seed: int = 0
     """Of the draw of rows."""
     cut: Annotated[float | None, OPERATIONAL] = None

@@ -297,7 +297,8 @@ class Asking(Section):
         None
     )
     """Processes that ask; by default one for `api`, one per CPU for the offline judges, one per GPU (or `tensor_parallel`
-    GPUs) for `vllm`. Two numbers, `[1, 8]`: as many as there is work for."""
+    GPUs) for `vllm`. All are asked for at once, work begins with the first, and one that has nothing left to do goes. Of two
+    numbers, `[1, 8]`, the second counts."""
     labels: Annotated[Labels | None, OPERATIONAL] = None
     """Labels of the nodes that they run on, e.g. `{zone: a}`; where the cluster has pools (`cluster/`), besides that of the
     stage's pool, unless `ray-subcluster` names another."""

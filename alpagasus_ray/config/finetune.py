@@ -6,15 +6,21 @@ number of workers, is the same model up to the order of float additions (`docs/f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from alpagasus_ray.config.base import OPERATIONAL, Labels, Name, Section, Share, ordered
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
 LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
 """The paper's, and the one that adapters usually need (ten times as much, as they begin at nothing)."""
+Recomputed = Literal["auto", "none", "attention", "full"]
 Trainer = Literal["axolotl", "llama-factory", "trl"]
 Workers = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(ordered)]
+
+
+def _recomputed(given: Any) -> Any:
+    """As it was said before there were more than two kinds."""
+    return {True: "full", False: "none"}.get(given, given) if isinstance(given, bool) else given
 
 
 class Lora(Section):
@@ -109,8 +115,8 @@ class Finetune(Section):
     """Decides the order of the examples, dropout and random weights."""
     packing: Annotated[bool, OPERATIONAL] = True
     """Put several examples into one row, each seeing itself alone; no time is spent on padding."""
-    pack_tokens: Annotated[PositiveInt, OPERATIONAL] = 2048
-    """With packing: most tokens in one forward pass of a worker."""
+    pack_tokens: Annotated[PositiveInt | Literal["auto"], OPERATIONAL] = 2048
+    """With packing: most tokens in one forward pass of a worker; `auto`: as many as the GPU's memory has room for."""
     micro_batch: Annotated[PositiveInt, OPERATIONAL] = 4
     """Without packing: examples in one forward pass of a worker, padded to the longest."""
     pad_to_max: Annotated[bool, OPERATIONAL] = False
@@ -118,8 +124,12 @@ class Finetune(Section):
     attention: Annotated[Attention, OPERATIONAL] = "auto"
     """`auto`: the flash-attn package where it is installed and can run, else PyTorch's own attention, and without packing the
     model's own code (`eager`) where its class has no other."""
-    gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
-    """Compute activations again in the backward pass: less memory for about a third more time."""
+    logits: Annotated[Literal["auto", "whole", "pieces", "liger"], OPERATIONAL] = "auto"
+    """The loss by whole logits or piece by piece. `auto`: in pieces where whole ones would take more than 256 MiB and the
+    output layer is known to be a plain one, by the package liger-kernel where that and a GPU are there."""
+    gradient_checkpointing: Annotated[Recomputed, BeforeValidator(_recomputed), OPERATIONAL] = "auto"
+    """What is computed again in the backward pass to save memory: `none`; `attention` alone; `full`, every layer, for about a
+    third more time. `auto`: the first of these for which the GPU has room, and `none` on a CPU. (Earlier: `true`, `false`.)"""
     offload: Annotated[Literal["none", "optimizer", "all"], OPERATIONAL] = "none"
     """Keep the optimizer's states (ZeRO 2, 3), or weights too (ZeRO 3), in the memory of the host."""
     workers: Annotated[Workers | None, OPERATIONAL] = None
@@ -151,11 +161,16 @@ class Finetune(Section):
             return self.learning_rate
         return LEARNING_RATE if self.lora is None else LORA_LEARNING_RATE
 
+    @property
+    def least_pack(self) -> int:
+        """Most tokens of a pack; of `auto` what is taken where nobody knows of memory."""
+        return max(2048, self.max_length) if self.pack_tokens == "auto" else self.pack_tokens
+
     @model_validator(mode="after")
     def _fits(self) -> "Finetune":
         if self.epochs is not None and self.steps is not None:
             raise ValueError("`epochs` and `steps` exclude each other: give one")
-        if self.packing and self.pack_tokens < self.max_length:
+        if self.packing and self.pack_tokens != "auto" and self.pack_tokens < self.max_length:
             raise ValueError(f"`pack_tokens` = {self.pack_tokens} cannot hold an example of `max_length` = {self.max_length}")
         if self.pad_to_max and self.packing:
             raise ValueError("`pad_to_max` pads rows, and `packing` leaves nothing to pad; set `packing: false`")

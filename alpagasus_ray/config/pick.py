@@ -1,6 +1,7 @@
 """The knobs of `jobs/pick_subset.py`: the sets of examples that are trained on, and which policies there are."""
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -80,6 +81,8 @@ class Arm(Section):
     """What part of `k`, `share` or `tokens` goes to a category, e.g. `{coding: 0.3}`; the rest goes to all others."""
     shares_of: Literal["category", "source"] = "category"
     """Whether `shares` names categories, or files that the examples came from (their names without folders)."""
+    per: Literal["category", "source"] | None = None
+    """For `top`: `k` or `share` is how many to keep of each category, or of each file that the examples came from."""
     thresholds: dict[str, float] = {}
     """For `threshold`: a cut of its own for a category, e.g. `{math: 4}`."""
     spread: Literal["clusters", "apart"] | None = None
@@ -105,7 +108,7 @@ class Arm(Section):
     @property
     def is_budgeted(self) -> bool:
         """Whether its size is more than a number of rows, or it is to be spread: `selection/budgeted.py` chooses."""
-        return bool(self.share or self.tokens or self.shares or self.thresholds or self.spread)
+        return bool(self.share or self.tokens or self.shares or self.per or self.thresholds or self.spread)
 
     def _check_size(self) -> None:
         """Knobs of size and spread that do not go together."""
@@ -115,6 +118,8 @@ class Arm(Section):
             raise ValueError(f"policy `{self.policy}` takes no `thresholds`; only `threshold` does")
         if self.spread and self.policy != "top":
             raise ValueError(f"policy `{self.policy}` takes no `spread`; only `top` does")
+        if self.per and (self.policy != "top" or self.tokens or self.shares or self.spread):
+            raise ValueError("`per` goes with policy `top` and `k` or `share` alone")
         if self.spread and self.shares:
             raise ValueError("`spread` and `shares` both divide what is kept; give one of them")
         if self.is_budgeted and (self.floors or self.by == "expected"):
@@ -153,15 +158,29 @@ class Clean(Section):
     they have in common); not from `full`."""
 
 
+CHOSEN = "selected"
+"""The arm that a recipe has by default, and that the short switches make."""
+CONTROL = {"name": "random", "policy": "random"}
+"""As many as that, drawn at random."""
+
+
 class Pick(Section):
     """`jobs/pick_subset.py`: choose the arms of the experiment."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "top": "`alpagasus pick RUN --top 1000`, or an arm of pick.arms: {name: selected, policy: top, k: 1000}",
+        "k": "`alpagasus pick RUN --top 1000`, or an arm of pick.arms: {name: selected, policy: top, k: 1000}",
+        "share": "`alpagasus pick RUN --share 0.1`, or an arm of pick.arms: {name: selected, policy: top, share: 0.1}",
+        "threshold": "`alpagasus pick RUN --threshold 4.5`, or an arm of pick.arms: {name: selected, policy: threshold}",
+    }
 
     ratings: Name = "judge"
     """Which ratings to choose by: the `score.name` they were made under."""
     max_unscored: Annotated[Share, OPERATIONAL] = 0.01
     """Refuse when a larger share of the rows has no score."""
-    arms: tuple[Arm, ...] = (Arm(name="selected", policy="threshold", threshold=4.5), Arm(name="random", policy="random"))
-    """The sets to write."""
+    arms: tuple[Arm, ...] = (Arm(name=CHOSEN, policy="threshold", threshold=4.5), Arm.model_validate(CONTROL))
+    """Sets to write, by policy: threshold, top, random, longest, lowest, full; by default `selected`, with 4.5 or more, and
+    `random`, as many."""
     tokenizer: str | None = None
     """Hugging Face tokenizer (id or directory) to count tokens and measure lengths with; without one the report estimates
     tokens, and lengths are measured in characters."""
@@ -171,8 +190,9 @@ class Pick(Section):
 
     clean: Clean | None = None
     """Take out examples that hold what the models will be tested on, and near repeats; `{}` looks for the test sets alone."""
-    vectors: Annotated[Literal["words", "none"], OPERATIONAL] = "words"
-    """What `spread` and the figures of an arm's breadth go by: `words`, the examples' own; `none` leaves the figures out."""
+    vectors: Annotated[str, OPERATIONAL] = "words"
+    """What `spread` and the figures of an arm's breadth go by: `words`, the examples' own; `none` leaves the figures out; or a
+    file of vectors that you have made: Parquet with `example_id` and `vector`, or .npz with `ids` and `vectors`."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Pick":

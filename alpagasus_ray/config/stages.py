@@ -84,7 +84,7 @@ class Judge(EngineConfig):
 
     kind: Kind = "api"
     """`api`: an OpenAI-compatible server; `vllm`: a model in the job; `rules`: the offline baseline, no LLM; `recorded`:
-    ratings you already have; `distilled`: a small model of a judge that `jobs/distill.py` has fitted, named by `model`."""
+    ratings you already have; `distilled`: a small model of a judge that `alpagasus distill` has fitted, named by `model`."""
     rubric: str = "accuracy"
     """What is asked: `accuracy`, `helpfulness`, the same in whole points (`accuracy-integer`, `helpfulness-integer`), `paper`
     (the paper's question, shorter), or the path of your own rubric file."""

@@ -46,7 +46,8 @@ class Card(Asking):
     """Ask it about rows with filler around the answer, about rows with planted defects, and about stored probes again."""
     gold: tuple[str, ...] = ()
     """Files of marks that are taken to be right (CSV, JSON, JSON lines or Parquet): `example_id` and `score`, what the example
-    deserves; the report's page exports such a file of ratings that a reader marked as wrong."""
+    deserves; the report's page exports such a file of ratings that a reader marked as wrong. `out_of` says where a mark's scale
+    ends, where the run has ratings on several; marks on another scale than a judge's are left out of its card and counted."""
     rows: PositiveInt = 200
     """Rows that are asked about again, and as many with filler."""
     per_kind: PositiveInt = 20
@@ -70,14 +71,14 @@ class People(Section):
     """`jobs/people.py`: a ballot for people, and their votes."""
 
     form: Literal["vote", "rate"] = "vote"
-    """`vote`: which of two models' answers is better; `rate`: how good an example is, from 0 to 5."""
+    """`vote`: which of two models' answers is better; `rate`: how good an example is."""
     pair: tuple[Name, Name] | None = None
     """`vote`: the two models, by their names under `answers/`; by default the first of `compare.pairs`, or the run's only
     two."""
     test_sets: tuple[Name, ...] = ()
     """`vote`: by default all that both have answered."""
     ratings: Name = "judge"
-    """`rate`: the ratings by which rows near the cut are known."""
+    """`rate`: the ratings on whose scale people rate, and by which rows near the cut are known."""
     voters: tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] = ("voter 1", "voter 2", "voter 3")
     """Who votes; each has an order of her own."""
     per_test_set: PositiveInt = 40
@@ -87,9 +88,11 @@ class People(Section):
     checks: NonNegativeInt = 4
     """Items with a garbled answer, which whoever reads will see."""
     near: NonNegativeInt = 50
-    """`rate`: examples whose score is nearest to `cut`."""
+    """`rate`: examples whose score is nearest to `cut`, besides those drawn at random. They are told apart in the card, and its
+    verdict does not rest on them."""
     at_random: NonNegativeInt = 50
-    """`rate`: examples drawn at random."""
+    """`rate`: examples drawn at random from all that have a score; what the card says of the judge beside people rests on these
+    alone, and is graded from 30 on."""
     cut: float = 4.5
     """`rate`: the score from which on a row counts as chosen."""
     language: Literal["en", "zh", "es", "de"] = "en"

@@ -96,7 +96,7 @@ def load(name: str, path: str, form: str = "auto", columns: Mapping[str, str] | 
     found: dict[str, Prompt] = {}
     known: dict[str, Layout] = {}
     for file, record in _records(name, path):
-        place = f"record at {record.position}"
+        place = record.place
         try:
             fields = _flat(record)
             layout = known.get(file.path) or known.setdefault(file.path, _layout(fields, form, columns))

@@ -12,6 +12,10 @@ CHECKSUM_LIMIT = 256 * 2**20
 """Of larger files size and time of change are compared, not the content; in bytes."""
 
 
+LINES = (".jsonl", ".ndjson", ".csv", ".tsv")
+"""Ends of the names of files whose records are counted by the line that they start on."""
+
+
 class Record(NamedTuple):
     """One record of a source; `data` is None where `problem` says why it could not be read."""
 
@@ -24,6 +28,11 @@ class Record(NamedTuple):
     """What could not be read."""
     text: str = ""
     """What it was written as, where that is JSON; of a tree that was put together, the texts of its messages."""
+
+    @property
+    def place(self) -> str:
+        """Where in its file it is, for messages: `record 3`, or `line 3` of a file of lines."""
+        return f"{'line' if self.file.removesuffix('.gz').endswith(LINES) else 'record'} {self.position}"
 
 
 class Form(NamedTuple):

@@ -130,6 +130,47 @@ VERDICTS = pa.schema(  # one row a game
     ]
 )
 
+QUESTIONS = pa.schema(  # one row a request of a benchmark
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("document_id", pa.string(), nullable=False),  # several questions may be about one document
+        pa.field("kind", pa.string(), nullable=False),  # generate, score, rolling
+        pa.field("context", pa.string(), nullable=False),  # a text; for chat models messages as JSON
+        pa.field("continuations", pa.list_(pa.string()), nullable=False),  # of `score`: texts whose probability is asked for
+        pa.field("options", pa.string(), nullable=False),  # of `generate`: max_tokens, stop, …, as JSON
+    ]
+)
+
+BENCHMARK_REPLIES = pa.schema(  # one row a request
+    [
+        *(QUESTIONS.field(name) for name in ("question_id", "document_id")),
+        pa.field("request_hash", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # answered, empty, truncated, refused, failed
+        pa.field("reply", pa.string()),  # of `score` pairs of log probability and whether it is the likeliest, as JSON
+        pa.field("raw", pa.string()),  # as it came, where that differs
+        *USED,
+        *SERVED,
+        *COUNTED,
+        pa.field("error", pa.string()),  # why there is no reply
+        *ADDED,
+    ]
+)
+
+BENCHMARKS = pa.schema(  # one row a document
+    [
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("subset", pa.string(), nullable=False),  # MMLU's subject; empty where there are none
+        pa.field("cluster", pa.string()),  # documents with the same one depend on each other; null: they do not
+        pa.field("status", pa.string(), nullable=False),  # the least good of its replies: answered, …, failed
+        pa.field("score", pa.float64()),  # null where the measure has no figure for one document
+        pa.field("measures", pa.string(), nullable=False),  # all of them, as JSON
+        pa.field("prediction", pa.string()),  # as it was read off the reply
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),  # as it came, as JSON
+        pa.field("error", pa.string()),  # what went wrong with its replies, or with its program
+    ]
+)
+
 DROPPED = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),

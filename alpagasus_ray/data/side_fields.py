@@ -97,7 +97,8 @@ class Tally:
         """All of it in words, a line each."""
         lines = []
         if self.not_used:
-            lines.append("not used: " + ", ".join(f"{field} ({count:,})" for field, count in self.not_used.most_common()))
+            fields = ", ".join(f"{field} ({count:,})" for field, count in self.not_used.most_common())
+            lines.append(f"kept with the records, not shown to the judge: {fields}")
         if self.left_out:
             lines.append(f"{self.left_out:,} of {self.exchanges:,} exchanges left out by ingest.turns=first")
         nan = {field: count for field, count in self.nan.items() if count}

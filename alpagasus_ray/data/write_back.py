@@ -32,6 +32,7 @@ CHOSEN = "chosen"
 ADDED = (*SCORES, CHOSEN)
 OTHER_NAME = "alpagasus_"
 ROWS = 1000
+LINES = "jsonl"
 
 
 class Origin(NamedTuple):
@@ -106,6 +107,18 @@ def write(
     return {name: (file.stream.written(), file.rows) for name, file in files.items()}
 
 
+def write_lines(
+    stream: IO[bytes], details: Mapping[str, Any], examples: Iterable[Example], scores: Sequence[str], *, several: bool
+) -> int:
+    """Write the records of the chosen examples as JSON lines, whatever kind of file they came from, and return their number.
+    What is given is as for `write`."""
+    names = {name: _free(name, details.get(TAKEN, ())) for name in ADDED}
+    file = _Lines(_Summed(stream), (), ())
+    for record in _chosen(examples):
+        file.add(_text(record[0], LINES), _beside(record, names, scores, several=several))
+    return file.rows
+
+
 def _writable(origins: list[Origin]) -> list[Origin]:
     """Tables of one layout whose columns do not fit into one file are written as JSON lines."""
 
@@ -117,7 +130,7 @@ def _writable(origins: list[Origin]) -> list[Origin]:
         return True
 
     misfits = {layout for layout in {origin.layout for origin in origins if origin.form.schema} if not fit(layout)}
-    lines = Form("jsonl")
+    lines = Form(LINES)
     return [o._replace(form=lines) if o.form.schema and o.layout in misfits else o for o in origins]
 
 

@@ -24,7 +24,7 @@ def of_run(run: Run, name: str) -> Saved:
     home = run.judge(name)
     manifest = home.manifest()
     if manifest is None:
-        raise UsageError(f"score.judge.model: this run has no distilled judge {name!r}; fit it by jobs/distill.py first")
+        raise UsageError(f"score.judge.model: this run has no distilled judge {name!r}; make it by `alpagasus distill RUN`")
     home.verify(manifest)
     content = home.storage.read(MODEL)
     return Saved(student.load(io.BytesIO(content), home.storage.path(MODEL)), {home.name: manifest.content_hash()})

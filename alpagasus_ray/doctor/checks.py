@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alpagasus_ray.config import EngineConfig, Judge, Score
 from alpagasus_ray.doctor import storage_probe, upload
-from alpagasus_ray.engines.model_list import Listing, ask_models
+from alpagasus_ray.engines.model_list import Listing, ask_models, is_open
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.engines.prices import price_list, tariff
 from alpagasus_ray.errors import UsageError
@@ -30,6 +30,7 @@ LARGE_BYTES = 50 * MIB
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the driver of a submitted job."""
 ENTRY = Path("jobs", "score.py")
+TRIAL = "a trial shows it: alpagasus score RUN --limit 1"
 SHORTEST_KEY = 16
 """What stands in for a key where a server needs none (`EMPTY`) is a word that files may well hold."""
 
@@ -91,17 +92,18 @@ def _key(judge: EngineConfig, listing: Listing, name: str) -> Check:
         fix = f"give {judge.api_key_env} a key that is valid there"
         return Check(name, "problem", f"{place}: {refused} (http {status})", fix)
     if status == 404:
-        fix = "a trial shows it: jobs/score.py --limit 1"
-        return Check(name, "warning", f"{place} has no list of models, so whether it takes the key is not known", fix)
+        return Check(name, "warning", f"{place} has no list of models, so whether it takes the key is not known", TRIAL)
     if status != 200:
         return Check(name, "warning", f"{place} answers http {status} when asked for its models", "try again later")
+    if given and is_open(judge):
+        detail = f"not tested: {place} lists its models without a key too, so whether it takes the one in {_key_source(judge)} "
+        return Check(name, "warning", f"{detail}is not known", TRIAL)
     return Check(name, "ok", f"{place} takes the key in {_key_source(judge)}" if given else f"{place} needs no key")
 
 
 def _model(model: str, listing: Listing, name: str) -> Check:
     if listing.models is None:
-        fix = "a trial shows it: jobs/score.py --limit 1"
-        return Check(name, "warning", f"whether {listing.address} has {model!r} is not known: it lists no models", fix)
+        return Check(name, "warning", f"whether {listing.address} has {model!r} is not known: it lists no models", TRIAL)
     if model in listing.models:
         return Check(name, "ok", f"{listing.address} has {model!r}")
     near = difflib.get_close_matches(model, listing.models, n=3) or listing.models[:3]

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2 as httpx
+from multidict import CIMultiDict
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.errors import UsageError
 
+ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+"""Header -> the variable of the environment that holds it."""
 CREDENTIALS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key")
 """Headers that hold a key; beside one of these no other is sent."""
 
@@ -39,9 +42,12 @@ class Access(NamedTuple):
             # the `openai` package puts it into every request, with a made-up key where there is none
             request.headers.pop("authorization", None)
 
-    async def cleared_later(self, request: httpx.Request) -> None:
-        """The same as the hook of an asynchronous client."""
-        self.cleared(request)
+    def sent_with(self, key: str) -> CIMultiDict[str]:
+        """The headers of a request with this key; one of the recipe comes in place of another of its name."""
+        sent = CIMultiDict({} if self.has_key else {"Authorization": f"Bearer {key}"})
+        sent.update(_of_the_environment())
+        sent.update(self.headers)
+        return sent
 
 
 def access(engine: EngineConfig) -> Access:
@@ -53,6 +59,13 @@ def access(engine: EngineConfig) -> Access:
     }
     secret = [*headers.values(), *(query[name] for name, value in engine.query.items() if value.startswith("$"))]
     return Access(headers, query, tuple(value for value in secret if value))
+
+
+def _of_the_environment() -> dict[str, str]:
+    """What the `openai` package, and so a batch, takes from the environment; of the last variable a line is a header."""
+    account = {name: os.environ[variable] for name, variable in ACCOUNT.items() if os.environ.get(variable)}
+    lines = (line.partition(":") for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n"))
+    return account | {name.strip(): value.strip() for name, colon, value in lines if colon}
 
 
 def _value(variable: str, knob: str) -> str:

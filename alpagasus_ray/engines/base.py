@@ -15,6 +15,27 @@ EMPTY = "empty prompt"
 """The failure of a request that has no messages."""
 
 
+class Wanted(NamedTuple):
+    """What one request asks for, where the requests of a stage differ in it: a benchmark says it for each question."""
+
+    plain: bool = False
+    """The messages' texts as they are, without a chat template, with what the tokenizer adds by itself. Nothing in them is
+    broken up: they are a benchmark's own words."""
+    max_tokens: int | None = None
+    """Longest reply; None: that of the stage."""
+    stop: tuple[str, ...] = ()
+    """Texts at which a reply ends; it does not hold them."""
+    temperature: float | None = None
+    top_p: float | None = None
+    continuations: tuple[str, ...] = ()
+    """Nothing is made: the reply tells, as JSON, a pair for each of these texts: its log probability behind the prompt, and
+    whether each of its tokens is the likeliest."""
+    rolling: bool = False
+    """Nothing is made: the reply is the log probability of the prompt itself, in windows of the model's context."""
+    cut: bool = False
+    """A prompt that is too long loses its beginning; otherwise it is refused."""
+
+
 class Request(NamedTuple):
     """One question to an engine."""
 
@@ -24,6 +45,8 @@ class Request(NamedTuple):
     messages: list[Message]
     row: Mapping[str, Any]
     """The row the question is about, for engines that need no prompt."""
+    wanted: Wanted | None = None
+    """What it asks for, where that is not the same for the whole stage."""
 
 
 class ReplyForm(NamedTuple):
@@ -57,6 +80,9 @@ class Rate(NamedTuple):
         """The stricter of both, limit by limit."""
         pairs = zip(self, other, strict=True)
         return Rate(*(min((limit for limit in pair if limit is not None), default=None) for pair in pairs))
+
+
+NO_RATE = Rate()
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ class ImportedEngine:
         for name, location in files_of(path, test_sets).items():
             for file in found_files(location):
                 for record in readers.records(file):
-                    place = f"record at {record.position}"
+                    place = record.place
                     if record.data is None:
                         raise InputError(file.path, place, record.problem)
                     answer = _answer(file.path, place, record.data)

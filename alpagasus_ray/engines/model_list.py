@@ -1,16 +1,16 @@
 """The list of models that an OpenAI-compatible server offers: the one question that costs nothing and shows whether it
-takes a key. Sends nothing else; what it reports never holds the key.
+takes a key, unless it is open to anybody. Sends nothing else; what it reports never holds the key.
 """
 
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import httpx2 as httpx
-import openai
 import orjson
 
 from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engines.access import access
-from alpagasus_ray.engines.openai_api import read_key, shown_address
+from alpagasus_ray.engines.access import Access, access
+from alpagasus_ray.engines.openai_api import NO_KEY, read_key, shown_address
 
 TIMEOUT_S = 20.0
 
@@ -26,11 +26,19 @@ class Listing(NamedTuple):
     detail: str = ""
 
 
-def ask_models(judge: EngineConfig) -> Listing:
+def is_open(judge: EngineConfig) -> bool:
+    """Whether the judge's server lists its models to anybody: then its list says nothing of the key."""
+    return ask_models(judge, without_key=True).status == HTTPStatus.OK
+
+
+def ask_models(judge: EngineConfig, *, without_key: bool = False) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
-    carried = access(judge)
+    import openai
+
+    plain = {name: value for name, value in judge.query.items() if not value.startswith("$")}
+    carried = Access({}, plain, ()) if without_key else access(judge)
     client = openai.OpenAI(
-        api_key=read_key(judge),
+        api_key=NO_KEY if without_key else read_key(judge),
         base_url=judge.base_url,
         max_retries=0,
         timeout=min(judge.timeout_s, TIMEOUT_S),

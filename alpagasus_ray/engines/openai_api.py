@@ -1,24 +1,20 @@
 """Any OpenAI-compatible chat API as an engine: one client per process, one attempt per call, typed failures.
 
-Retries are not made here, so that each one can be counted and limited (`inference/retry.py`). The client's own are off.
+Retries are not made here, so that each one can be counted and limited (`inference/retry.py`).
 """
 
-import asyncio
 import socket
 from typing import Any
 
-import aiohttp
 import httpx2 as httpx
-import openai
-from aiohttp.http_exceptions import HttpProcessingError
-from openai import AsyncOpenAI, DefaultAioHttpClient
+import orjson
 
 from alpagasus_ray.config import OPENAI, EngineConfig
 from alpagasus_ray.config.extra_fields import collision
-from alpagasus_ray.engines import bounded_read
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
-from alpagasus_ray.engines.base import ANY_FORM, EMPTY, Message, Rate, Reply, ReplyForm, Request
+from alpagasus_ray.engines.base import ANY_FORM, EMPTY, NO_RATE, Message, Rate, Reply, ReplyForm, Request, Wanted
+from alpagasus_ray.engines.http_post import Answer, PostClient
 from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.openai_reply import error_text, outcome_of, read_reply, short, storable
 from alpagasus_ray.engines.rate_headers import retry_after, stated_rate
@@ -26,11 +22,10 @@ from alpagasus_ray.errors import UNREADABLE, EngineUnusable, RowRefused, TryAgai
 
 NO_KEY = "none"
 HIDDEN = "(the key)"
-LATE = "no reply in time"
+MOST_STOPS = 4
+"""Texts to stop at that OpenAI takes; replies are cut at the others once they are here."""
 TOP_LOGPROBS = 20
 """The most that OpenAI gives."""
-CONNECTIONS = 4096
-"""Above any sensible number in flight: the runner bounds that, and the client's own limit must never queue behind it."""
 
 
 class OpenAIEngine:
@@ -39,90 +34,78 @@ class OpenAIEngine:
     def __init__(self, judge: EngineConfig, form: ReplyForm = ANY_FORM) -> None:
         self._judge = judge
         self._body = request_body(judge, form)
+        # all of a body but its last value, so that only the messages are encoded for a request
+        self._head = _head(self._body)
         self.stated = Rate()
-        self._access = access(judge)
-        self._client = AsyncOpenAI(
-            api_key=read_key(judge),
-            base_url=judge.base_url,
-            **self._access.arguments,
-            max_retries=0,
-            timeout=timeouts(judge),
-            http_client=DefaultAioHttpClient(
-                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-                headers={"Accept-Encoding": bounded_read.ACCEPTED},
-                event_hooks={"request": [self._access.cleared_later], "response": [bounded_read.bound]},
-            ),
-        )
-        self.address = shown_address(self._client.base_url)
+        self._key, carried = read_key(judge), access(judge)
+        self._secrets = carried.secrets
+        base = httpx.URL(judge.base_url.rstrip("/"))
+        url = httpx.URL(f"{base}/chat/completions", params=carried.query)
+        self._client = PostClient(str(url), carried.sent_with(self._key), timeouts(judge), self._safe)
+        self.address = shown_address(base)
 
     async def complete(self, request: Request) -> Reply:
         if not request.messages:
             raise RowRefused(EMPTY)
         try:
-            return storable(await self._complete(request))
-        except (*UNREADABLE, openai.OpenAIError) as error:
+            reply = storable(await self._complete(request))
+            return reply if request.wanted is None else stopped(reply, request.wanted)
+        except UNREADABLE as error:
             raise TryAgain("malformed reply", self._safe(f"{type(error).__name__}: {error}")) from None
 
     async def _complete(self, request: Request) -> Reply:
-        try:
-            # the client's own timeout begins anew with every byte
-            async with asyncio.timeout(self._judge.timeout_s):
-                # the untyped call skips building and checking models for every message: a third of the client's time
-                response = await self._client.post(
-                    "/chat/completions",
-                    cast_to=httpx.Response,
-                    body={**self._body, "messages": messages_of(self._judge, request)},
-                )
-        except openai.APIStatusError as error:
-            return self._answer_of(error.response)
-        except openai.APIConnectionError as error:
-            raise self._connection_error(error) from None
-        except (aiohttp.ClientError, HttpProcessingError) as error:  # what is no HTTP at all comes through as it is
-            raise TryAgain("connection", self._safe(str(error))) from None
-        except TimeoutError:
-            raise TryAgain("timeout", LATE) from None
-        stated = stated_rate(response.headers)
-        if stated != Rate():
+        messages = orjson.dumps(messages_of(self._judge, request))
+        head = self._head if request.wanted is None else _head({**self._body, **self._own(request.wanted)})
+        answer = await self._client.post(b"%b%b}" % (head, messages))
+        if not 200 <= answer.status < 300:
+            return self._in_place_of_a_reply(answer)
+        stated = stated_rate(answer.headers)
+        if stated != NO_RATE:
             self.stated = stated
-        return read_reply(response.content, self._safe)
+        return read_reply(answer.content, self._safe)
+
+    def _own(self, wanted: Wanted) -> dict[str, Any]:
+        """What one request wants of its own, as a body has it."""
+        if wanted.continuations or wanted.rolling:
+            raise RowRefused("no probabilities", "an API does not tell how probable a given text is")
+        own: dict[str, Any] = {
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            self._judge.max_tokens_field: wanted.max_tokens,
+            "stop": list(wanted.stop[:MOST_STOPS]) or None,
+        }
+        return {key: value for key, value in own.items() if value is not None}
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.close()
 
     def _safe(self, text: str) -> str:
-        for secret in self._access.secrets:
+        for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
-        return safe(text, self._client.api_key)
+        return safe(text, self._key)
 
-    def _connection_error(self, error: openai.APIConnectionError) -> TryAgain:
-        """What became of a request whose connection failed. The transport calls nearly all of that a timeout, a server that
-        hangs up on a request it has read as well, so the first cause decides: only a connection that was never made has
-        certainly cost nothing."""
-        cause: BaseException = error
-        # down the chain to what the transport itself raised; its wrappers call nearly everything a timeout
-        while cause.__cause__ is not None and not isinstance(cause, aiohttp.ClientError | TryAgain):
-            cause = cause.__cause__
-        if isinstance(cause, TryAgain):  # the body that is read cannot be taken
-            return cause
-        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            return TryAgain("connection", self._safe(str(cause)), "unreached")
-        broken = isinstance(cause, aiohttp.ClientError) and not isinstance(cause, aiohttp.ServerTimeoutError)
-        if isinstance(error, openai.APITimeoutError) and not broken:
-            return TryAgain("timeout", LATE)
-        return TryAgain("connection", self._safe(str(cause)))
-
-    def _answer_of(self, response: httpx.Response) -> Reply:
+    def _in_place_of_a_reply(self, answer: Answer) -> Reply:
         """What an error status comes to: an error that is raised, or the answer of a content filter."""
-        detail = self._safe(error_text(response.content))
-        if response.status_code == 401 and self._client.api_key == NO_KEY:
+        detail = self._safe(error_text(answer.content))
+        if answer.status == 401 and self._key == NO_KEY:
             raise key_wanted(self._judge, detail)
-        text = response.content.decode("utf-8", "replace")
+        text = answer.content.decode("utf-8", "replace")
         # a prompt that a content filter turned away has an error's status, and is answered
-        came = outcome_of(response.status_code, detail, text, retry_after(response.headers))
+        came = outcome_of(answer.status, detail, text, retry_after(answer.headers))
         if isinstance(came, Reply):
             return came
         raise came
+
+
+def _head(body: dict[str, Any]) -> bytes:
+    return orjson.dumps(body)[:-1] + b',"messages":'
+
+
+def stopped(reply: Reply, wanted: Wanted) -> Reply:
+    """A reply up to the first of the texts that it was to stop at."""
+    ends = [place for text in wanted.stop if (place := reply.text.find(text)) >= 0]
+    return reply._replace(text=reply.text[: min(ends)]) if ends else reply
 
 
 def messages_of(judge: EngineConfig, request: Request) -> list[Message]:

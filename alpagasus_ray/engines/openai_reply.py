@@ -3,6 +3,7 @@
 A field that is not known is never read as a good answer: a finish reason that nobody has heard of, an error inside of a 200.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -163,7 +164,13 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
 
 def _name(said: Any) -> str | None:
     """A name that a server gives: of its model, of what it runs."""
-    return short(said)[:NAME_LIMIT] if isinstance(said, str) and said else None
+    return _short_name(said) if isinstance(said, str) and said else None
+
+
+@functools.lru_cache(maxsize=64)
+def _short_name(said: str) -> str:
+    # a server gives the same few with every reply
+    return short(said)[:NAME_LIMIT]
 
 
 def _at_numbers(choice: Mapping[str, Any]) -> Tree | None:

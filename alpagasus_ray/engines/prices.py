@@ -46,7 +46,8 @@ class Tariff(NamedTuple):
 
     def need(self, messages: Sequence[Message]) -> Need:
         """Tokens that a request may use and dollars that it may cost at most, by its messages' bytes and the longest reply."""
-        size = sum(len(message["content"].encode()) for message in messages)
+        texts = [message["content"] for message in messages]
+        size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
         # for limits a minute an estimate is enough, as the reply's own usage settles it; dollars below go by the most
         tokens = size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + (self.max_tokens or 0)
         if self.price is None or self.max_tokens is None:

@@ -39,12 +39,10 @@ class RecordedEngine:
                 by = by or _key_kind(file.path, record, columns)
                 key, reply = _entry(file.path, record, by, columns)
                 if (score := _number(record, reply, by, columns)) is not None:
-                    scores.setdefault(score, f"{file.path}, record at {record.position}")
+                    scores.setdefault(score, f"{file.path}, {record.place}")
                 # the same example twice in a release may have two reviews; the same row or id may not have two ratings
                 if replies.setdefault(key, reply) != reply and by != "triplet":
-                    raise InputError(
-                        file.path, f"record at {record.position}", f"a second, different rating for {by} {key[:60]!r}"
-                    )
+                    raise InputError(file.path, record.place, f"a second, different rating for {by} {key[:60]!r}")
         return cls(by, replies, scores)
 
     def check(self, least: float, most: float) -> None:
@@ -78,13 +76,13 @@ def _key_kind(path: str, record: Record, columns: Mapping[Any, str]) -> str:
             return by
     needs = f"`{score}`, and `{columns.get('example_id', 'example_id')}` or `{columns.get('index', 'index')}`"
     fix = "name them by score.judge.columns, e.g. '{index: alpaca_index, score: gpt-4o-mini}'"
-    raise InputError(path, f"record at {record.position}", f"ratings need {needs}; the fields are {', '.join(fields)}; {fix}")
+    raise InputError(path, record.place, f"ratings need {needs}; the fields are {', '.join(fields)}; {fix}")
 
 
 def _entry(path: str, record: Record, by: str, columns: Mapping[Any, str]) -> tuple[str, str]:
     """Join key and reply text of one record."""
     fields = record.data
-    place = f"record at {record.position}"
+    place = record.place
     if fields is None:
         raise InputError(path, place, record.problem)
     try:

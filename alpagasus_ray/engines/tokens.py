@@ -70,6 +70,20 @@ def load_tokenizer(name: str, key: str, **options: Any) -> Any:
         raise UsageError(f"{key} {name!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
 
+def context_of(name: str, asked: int | None) -> int | None:
+    """Tokens of the context of a Hugging Face model, by id or directory: those that were asked for, or its own; None where it
+    does not say."""
+    if asked is not None:
+        return asked
+    from transformers import AutoConfig
+
+    try:
+        found = getattr(AutoConfig.from_pretrained(name), "max_position_embeddings", None)
+    except (OSError, ValueError):
+        return None  # whoever starts the model tells better what is wrong with it
+    return int(found) if found else None
+
+
 def control_marks(tokenizer: Any) -> re.Pattern[str] | None:
     """Whatever in a text a Hugging Face tokenizer would make a control token of."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)

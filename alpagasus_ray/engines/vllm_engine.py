@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import score_grammar as scores_of
-from alpagasus_ray.engines.base import Message, Rate, Reply, ReplyForm, Request, Tree
+from alpagasus_ray.engines.base import Message, Rate, Reply, ReplyForm, Request, Tree, Wanted
 from alpagasus_ray.engines.finish_reasons import ERROR, finish_reason
+from alpagasus_ray.engines.vllm_benchmarks import fitting, probabilities
 from alpagasus_ray.engines.vllm_model import Prompts, start_failure, vllm_config
 from alpagasus_ray.errors import EngineDied, RowRefused, TryAgain, UsageError
 
@@ -51,6 +52,7 @@ class VllmEngine:
     def __init__(self, engine: "AsyncLLM", prompts: Prompts, config: EngineConfig, form: ReplyForm) -> None:
         self._engine, self._prompts, self._form = engine, prompts, form
         self._sampling = _sampling(config, form)
+        self._config, self._of_wanted = config, dict[Wanted, "SamplingParams"]()
         self._longest = config.max_tokens
         self._lora = _lora(config)
         self._numbers = itertools.count()
@@ -81,20 +83,28 @@ class VllmEngine:
         return started
 
     async def complete(self, request: Request) -> Reply:
+        if request.wanted is not None:
+            return await self._wanted(request, request.wanted)
         ids = self._prompts.ids(request.messages)
         output = await self._run(ids, self._parameters(len(ids)))
         made = output.outputs[0]
-        ended = finish_reason(made.finish_reason)
-        if ended == ERROR:
-            raise TryAgain("engine error", "vLLM ended the request with an error; Ray's logs of the worker say why", "refused")
-        return Reply(
-            text=made.text,
-            finish_reason=ended,
-            tokens_in=len(ids),
-            tokens_out=len(made.token_ids),
-            tokens_cached=output.num_cached_tokens or 0,
-            logprobs=await self._tree(ids, made.text, list(made.token_ids)) if self._next else None,
-        )
+        tree = await self._tree(ids, made.text, list(made.token_ids)) if self._next else None
+        return _reply(ids, output)._replace(logprobs=tree)
+
+    async def _wanted(self, request: Request, wanted: Wanted) -> Reply:
+        if wanted.continuations or wanted.rolling:
+            return await probabilities(self._run, self._prompts, request, wanted)
+        ids = fitting(self._prompts, request, wanted, self._longest)
+        return _reply(ids, await self._run(ids, self._own_parameters(wanted, len(ids))))
+
+    def _own_parameters(self, wanted: Wanted, prompt: int) -> "SamplingParams":
+        """The stage's sampling with what one request wants of its own; most requests of a benchmark want the same."""
+        if wanted not in self._of_wanted:
+            own = {key: value for key in ("temperature", "top_p") if (value := getattr(wanted, key)) is not None}
+            self._of_wanted[wanted] = _sampling(self._config.model_copy(update=own), self._form, wanted.stop)
+        parameters = self._of_wanted[wanted].clone()
+        parameters.max_tokens = min(wanted.max_tokens or self._longest or self._prompts.context, self._prompts.context - prompt)
+        return parameters
 
     def _parameters(self, prompt: int) -> "SamplingParams":
         room = self._prompts.context - prompt
@@ -212,15 +222,15 @@ def _line_tokens(tokenizer: Any, scores: Sequence[str], ends: set[int]) -> dict[
     return found | dict.fromkeys(ends, scores_of.END)
 
 
-def _sampling(config: EngineConfig, form: ReplyForm) -> "SamplingParams":
+def _sampling(config: EngineConfig, form: ReplyForm, stop: Sequence[str] = ()) -> "SamplingParams":
     from vllm import SamplingParams
     from vllm.exceptions import VLLMError
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     given = {"temperature": config.temperature, "top_p": config.top_p, "seed": config.seed}
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if form.score_only:
-        asked["stop"] = [scores_of.END]
+    if stop or form.score_only:
+        asked["stop"] = list(stop) or [scores_of.END]
     if form.constrained == "regex":
         asked["structured_outputs"] = StructuredOutputsParams(regex=scores_of.pattern(form.scores))
     try:
@@ -264,6 +274,21 @@ def _stat_loggers() -> list[Any]:
 
     # its module needs Ray Serve's packages, and stands without them where they are not installed
     return [ray_wrappers.RayPrometheusStatLogger] if getattr(ray_wrappers, "ray_metrics", None) else []
+
+
+def _reply(ids: list[int], output: "RequestOutput") -> Reply:
+    """What vLLM has made behind a prompt. `TryAgain` where it says that it went wrong."""
+    made = output.outputs[0]
+    ended = finish_reason(made.finish_reason)
+    if ended == ERROR:
+        raise TryAgain("engine error", "vLLM ended the request with an error; Ray's logs of the worker say why", "refused")
+    return Reply(
+        text=made.text,
+        finish_reason=ended,
+        tokens_in=len(ids),
+        tokens_out=len(made.token_ids),
+        tokens_cached=output.num_cached_tokens or 0,
+    )
 
 
 # the engine's process

@@ -150,10 +150,25 @@ class Prompts:
             raise RowRefused("too long", f"the prompt has {len(ids):,} tokens, and the context {self.context:,}")
         return ids
 
+    def plain_ids(self, text: str) -> list[int]:
+        """The token ids of a text as it stands, with what the tokenizer adds by itself; not twice, where the text begins so."""
+        begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        return list(self.tokenizer(text, add_special_tokens=not begins, verbose=False)["input_ids"])
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """A prompt as the chat template writes it; `RowRefused` where it refuses the messages."""
+        try:
+            return self._text(messages)
+        except jinja2.TemplateError as error:
+            raise RowRefused("chat template", f"it refuses the prompt: {error}") from None
+
+    def templated_ids(self, text: str) -> list[int]:
+        """The token ids of what the chat template has written, and of more behind it."""
+        return list(self.tokenizer(text, add_special_tokens=self._template == PLAIN, verbose=False)["input_ids"])
+
     def _encoded(self, messages: Sequence[Message]) -> list[int]:
         # a template writes the special tokens itself; a text without one gets what the tokenizer adds by itself
-        found = self.tokenizer(self._text(messages), add_special_tokens=self._template == PLAIN, verbose=False)["input_ids"]
-        return list(found)
+        return self.templated_ids(self._text(messages))
 
     def _text(self, messages: Sequence[Message]) -> str:
         # a text under judgement may spell the token that ends a turn, and speak as somebody else behind it

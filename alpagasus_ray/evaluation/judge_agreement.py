@@ -90,15 +90,30 @@ def raters(judge: Marks, people: Mapping[str, Marks], cut: float, words: Marks, 
 
     The people's mark of a row is their median. `people_alpha` is how far they agree with each other: more cannot be wanted.
     """
-    rows = sorted(set(judge) & {row for marks in people.values() for row in marks}, key=str)
-    table = np.array([[float(marks.get(row, np.nan)) for marks in people.values()] for row in rows]).reshape(len(rows), -1)
-    medians = np.nanmedian(table, axis=1) if rows else np.empty(0)
+    rows, table, medians = _rated(judge, people)
     return {
         **gold(np.array([float(judge[row]) for row in rows]), medians, cut, np.array([float(words[row]) for row in rows])),
         "people": len(people),
         "people_alpha": alpha(table),
         "alternative_annotator": alternative_annotator(people, judge, fit="near", epsilon=epsilon),
     }
+
+
+def near_cut(judge: Marks, people: Mapping[str, Marks], cut: float) -> dict[str, Any]:
+    """A judge beside people on rows that were chosen for being near the cut: figures of these rows alone, where a judge is most
+    often wrong, and not of all that it rates."""
+    rows, _, medians = _rated(judge, people)
+    scores = np.array([float(judge[row]) for row in rows])
+    kept, should = (scores >= cut).astype(np.float64), (medians >= cut).astype(np.float64)
+    agreeing = proportion(int((kept == should).sum()), len(rows))
+    return {"rows": len(rows), "agreement": agreeing, "kappa": kappa(kept, should), "mean_difference": mean(scores - medians)}
+
+
+def _rated(judge: Marks, people: Mapping[str, Marks]) -> tuple[list[Any], Floats, Floats]:
+    """The rows that the judge and people have rated, people's ratings of them (rows, people), and their medians."""
+    rows = sorted(set(judge) & {row for marks in people.values() for row in marks}, key=str)
+    table = np.array([[float(marks.get(row, np.nan)) for marks in people.values()] for row in rows]).reshape(len(rows), -1)
+    return rows, table, np.nanmedian(table, axis=1) if rows else np.empty(0)
 
 
 def voters(judge: Mapping[str, Winner], votes: Sequence[Vote], epsilon: float = EXPERTS) -> dict[str, Any]:

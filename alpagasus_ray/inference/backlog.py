@@ -14,11 +14,13 @@ from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.inference.budget import at_most_spent
 from alpagasus_ray.inference.ledger import Outcome, StoredReplies, ledger_of, stored_in_output
 from alpagasus_ray.store.lease import Lease, latest_parts, shard_of
-from alpagasus_ray.store.run import DONE, LEDGER, FileEntry, StageDir
+from alpagasus_ray.store.run import DONE, LEDGER, FileEntry, StageDir, totals
 
 READERS = 16
 """Threads that read small files side by side: on an object store each takes a round trip."""
 NOTHING_KNOWN = StoredReplies({}, {})
+ROUNDS = "rounds"
+"""Within the ratings of a cascade that is not finished: `00/rows/`, `00/ratings/`, `01/rows/`, …."""
 
 
 class Left(NamedTuple):
@@ -136,6 +138,57 @@ class Backlog:
         """The bound that the last call with a cap has left; 0 where there was none. More than what is known to be spent where
         a call was killed."""
         return at_most_spent(self.home.storage)
+
+
+class Held(NamedTuple):
+    """What an unfinished directory holds, with the rounds of a cascade in it."""
+
+    counts: Counter[str]
+    """Rows that are done, by status."""
+    reasons: Counter[str]
+    replies: int
+    """Received, in shards that are not done."""
+    usd: float | None
+    """What all of it has cost, as the replies say; None where none of them does."""
+    rounds: int
+    """Of a cascade; the last one may be under way."""
+
+
+def held(home: StageDir, names: Collection[str]) -> Held:
+    """What lies in a directory that is not finished. `names`: of all files of the run."""
+    rounds = rounds_of(home, names)
+    parts = [_held(part, names) for part in (home, *rounds)]
+    counts, reasons = (sum((getattr(part, name) for part in parts), Counter[str]()) for name in ("counts", "reasons"))
+    costs = [part.usd for part in parts if part.usd is not None]
+    return Held(counts, reasons, sum(part.replies for part in parts), sum(costs) if costs else None, len(rounds))
+
+
+def rounds_of(home: StageDir, names: Iterable[str]) -> list[StageDir]:
+    """The ratings of a cascade's rounds, the first one first."""
+    prefix = f"{home.name}/{ROUNDS}/"
+    numbers = sorted({name.removeprefix(prefix).split("/")[0] for name in names if name.startswith(prefix)})
+    return [round_part(home, number, "ratings") for number in numbers]
+
+
+def round_part(home: StageDir, number: str, part: str) -> StageDir:
+    """The directory of a round's rows, or of what the judge said of them."""
+    return StageDir(f"{home.name}/{ROUNDS}/{number}/{part}", home.storage.at(ROUNDS, number, part))
+
+
+def _held(home: StageDir, names: Collection[str]) -> Held:
+    manifest = home.manifest()
+    if manifest is not None:  # a finished round
+        return Held(
+            Counter(manifest.counts), Counter(manifest.details.get("reasons", {})), 0, manifest.usage.get("cost_usd"), 0
+        )
+    backlog = Backlog(home)
+    entries = backlog.done()
+    waiting = backlog.begun(names) - {entry.shard for entry in entries}
+    received = [outcome.reply for shard in sorted(waiting) for outcome in backlog.known(shard).replies.values()]
+    done = totals(entries)
+    costs = [done.usage.get("cost_usd"), *(reply.cost_usd for reply in received if reply is not None)]
+    known = [cost for cost in costs if cost is not None]
+    return Held(done.counts, done.reasons, len(received), sum(known) if known else None, 0)
 
 
 def measure(outcomes: Iterable[Outcome], fields: Sequence[str]) -> Counter[str]:

@@ -19,16 +19,17 @@ from alpagasus_ray.distill import cascade, student
 from alpagasus_ray.distill.cascade import Pool, Round, Settings, State
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import row_sets
+from alpagasus_ray.inference.backlog import ROUNDS, round_part
 from alpagasus_ray.inference.cascade_end import Ended, finish
 from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.shared_replies import lend_finished
 from alpagasus_ray.inference.stage import InferenceStage, StageTask, Target, begin
 from alpagasus_ray.judging.rubric import Scale
-from alpagasus_ray.store.run import Manifest, StageDir
+from alpagasus_ray.store.run import Manifest
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.terminal import say
 
-ROUNDS, ROUNDS_JSON, STATE_FILE = "rounds", "rounds.json", "state.npz"
+ROUNDS_JSON, STATE_FILE = "rounds.json", "state.npz"
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -144,10 +145,7 @@ class Rounds:
     def _target(self, number: int, numbers: Indices) -> Target:
         """What the judge is asked in a round."""
         home = self.target.home
-        rows, ratings = (
-            StageDir(f"{home.name}/{ROUNDS}/{number:02d}/{part}", _of_round(home.storage, number).at(part))
-            for part in ("rows", "ratings")
-        )
+        rows, ratings = (round_part(home, f"{number:02d}", part) for part in ("rows", "ratings"))
         chosen = np.zeros(self.target.listed.rows, dtype=bool)
         chosen[numbers] = True
         settings = {"cascade": identity(self.config), "round": number}

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Self
 
+from alpagasus_ray.reporting.number_text import money
+
 
 class Metric(NamedTuple):
     """A counter as Prometheus knows it. Every sample carries the stage, and the tag where there is one."""
@@ -135,7 +137,7 @@ def in_words(counts: Counts) -> list[str]:
     """What a line of progress says besides rows and rate."""
     parts = []
     if counts.usd_billed:
-        parts.append(f"${counts.usd_billed:,.2f}")
+        parts.append(f"${money(counts.usd_billed)}")
     if counts.other_model:
         parts.append(f"{counts.other_model:,} answered by another model than the one asked for")
     if counts.endpoints_down:

@@ -25,8 +25,10 @@ class CutPrompts:
 
     def saw(self, messages: Sequence[Mapping[str, str]], tokens_in: int | None) -> str | None:
         """Take a prompt and its count; the answer is what to tell, once."""
-        estimate = sum(len(message["content"].encode("utf-8", "replace")) for message in messages) // BYTES_A_TOKEN
-        if self._told or not tokens_in or tokens_in >= FAR_BELOW * estimate:
+        if self._told or not tokens_in:
+            return None
+        estimate = sum(_bytes(message["content"]) for message in messages) // BYTES_A_TOKEN
+        if tokens_in >= FAR_BELOW * estimate:
             return None
         self._counted[tokens_in] += 1
         self._longest = max(self._longest, estimate)
@@ -39,3 +41,7 @@ class CutPrompts:
             f"{self._longest:,}. What the model did not see it cannot judge: give the server a longer context "
             "(Ollama: num_ctx), and ask again under another name"
         )
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

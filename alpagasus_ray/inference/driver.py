@@ -107,10 +107,6 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
     # the driver shows rows, not blocks; what Ray Data has to tell stands in its own log files
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.enable_progress_bars = False
-    # a worker is busy with as many shards as overlap, so a pool that may grow grows when all are: by default Ray Data waits for
-    # more calls than a worker takes. One that was just added, and has none yet, is not to be taken away for that.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.4
     # a shard may rightly take hours under a low rate limit or in an outage; progress is watched per row, not per block
     context.execution_no_progress_timeout_s = -1
     # by its own label of pools, Ray Data asks the autoscaler for nodes of that pool alone
@@ -124,8 +120,10 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(pool.least, len(calls)),
-            max_size=min(pool.most, len(calls)),
+            # all at once, so that the autoscaler hears of all: a pool that may grow gets none beyond what present nodes hold,
+            # and Ray Data asks for more nodes only once calls have ended, which take hours. Work begins with the first worker;
+            # those without a node wait, and one that has nothing left to do goes.
+            size=min(pool.most, len(calls)),
             max_tasks_in_flight_per_actor=OVERLAP,
             max_concurrent_calls_per_actor=OVERLAP,
             enable_true_multi_threading=True,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from alpagasus_ray.engines.base import Engine, Rate, Reply
+from alpagasus_ray.engines.base import NO_RATE, Engine, Rate, Reply
 from alpagasus_ray.engines.prices import Need
 from alpagasus_ray.errors import EngineUnusable
 from alpagasus_ray.inference.limits import CircuitBreaker, ConcurrencyWindow, TokenBucket
@@ -127,7 +127,8 @@ class Endpoint:
     @property
     def rate(self) -> Rate:
         """The limits of the recipe, or what the server states where that is less."""
-        return self.given.lower(self.engine.stated)
+        stated = self.engine.stated
+        return self.given if stated == NO_RATE else self.given.lower(stated)
 
     def rely_on_itself(self, now: float) -> None:
         """The coordinator is away: from now on, and not from the start, this worker's share comes in."""

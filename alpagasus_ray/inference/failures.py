@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.advice import advice
-from alpagasus_ray.engines.model_list import ask_models
 from alpagasus_ray.engines.openai_reply import HOPELESS
 from alpagasus_ray.errors import AlpagasusError, BudgetReached, StageFailed, UsageError
 from alpagasus_ray.inference.counts import Counts, StopRule
@@ -121,6 +120,8 @@ def _other_models(error: str, engine: EngineConfig) -> str | None:
     """The models that a server lists where it says that it has not the one asked for; None where it does not say."""
     if not engine.is_remote or NO_SUCH_MODEL not in error:
         return None
+    from alpagasus_ray.engines.model_list import ask_models  # with a client that jobs without a server need not wait for
+
     listing = ask_models(engine)
     if not listing.models or engine.model in listing.models:
         return None

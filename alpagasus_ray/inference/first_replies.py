@@ -33,16 +33,19 @@ class FirstLook:
     def __init__(self, usable: Usable) -> None:
         self._usable = usable
         self._seen: Counter[str] = Counter()
+        self._rows = self._useless_rows = 0
         self._sample: str | None = None
 
     def saw(self, result: Mapping[str, Any]) -> str | None:
         """Take a row's result; the answer is why to stop, or None."""
         status = str(result["status"])
         self._seen[status] += 1
-        if status not in self._usable.statuses and self._sample is None:
+        self._rows += 1
+        if status not in self._usable.statuses:
+            self._useless_rows += 1
             # one reply as it came says more of what is wrong than any count: prose, a refusal, another language
-            self._sample = result.get("reply")
-        rows, useless = self._seen.total(), self._useless().total()
+            self._sample = result.get("reply") if self._sample is None else self._sample
+        rows, useless = self._rows, self._useless_rows
         # of fewer rows a share says little: the first ten of a file may all be blank
         if rows < FIRST or useless <= self._usable.share * rows:
             return None
@@ -59,7 +62,7 @@ class FirstLook:
     @property
     def is_over(self) -> bool:
         """Whether enough was seen to send as much as goes."""
-        return self._seen.total() >= FIRST
+        return self._rows >= FIRST
 
 
 def _shown(reply: str) -> str:

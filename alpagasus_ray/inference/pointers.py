@@ -46,7 +46,7 @@ class Pointer:
     def of(cls, config: Cascade, run: Run, scale: Scale, *, in_process: bool = False) -> "Pointer":
         """The one that a recipe names. `UsageError` where the run has none of that name, or one whose scores cannot stand
         beside the dear judge's, which are on `scale`."""
-        listed = run.examples().finished("ingest")
+        listed = run.examples().finished()
         refits = config.first is None or config.refit is not None
         if config.first is None:
             return cls(run, listed, {}, in_process=in_process)
@@ -60,7 +60,8 @@ class Pointer:
         if run.judge(config.first).manifest() is None:
             raise UsageError(
                 f"score.cascade.first: this run has neither ratings nor a distilled judge of the name {config.first!r}; make "
-                "ratings by jobs/score.py with that score.name, or a judge by jobs/distill.py with that distill.name"
+                "ratings by `alpagasus score RUN` with that score.name, or a judge by `alpagasus distill RUN` with that "
+                "distill.name"
             )
         own = saved.of_run(run, config.first)
         _check_scale(config.first, own.student.scale.model_dump(), scale)

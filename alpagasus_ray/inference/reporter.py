@@ -5,12 +5,16 @@ shard all that was counted since its begin, which replaces what was said of it b
 """
 
 import asyncio
+import sys
+from typing import TYPE_CHECKING
 
 from alpagasus_ray.inference.coordinator import CoordinatorClient, Directive
 from alpagasus_ray.inference.counts import Counts
 from alpagasus_ray.inference.dispatcher import Dispatcher
-from alpagasus_ray.inference.metrics import Metrics
 from alpagasus_ray.inference.shard_run import ShardRun
+
+if TYPE_CHECKING:
+    from alpagasus_ray.inference.metrics import Metrics
 
 
 class Reporter:
@@ -18,7 +22,7 @@ class Reporter:
 
     def __init__(self, worker: str, coordinator: CoordinatorClient, dispatcher: Dispatcher, stage: str) -> None:
         self._worker, self._coordinator, self._dispatcher = worker, coordinator, dispatcher
-        self._metrics = Metrics(stage)
+        self._metrics = _metrics(stage)
         self._shards: list[ShardRun] = []
         """Those whose last counts the coordinator does not have."""
         self._earlier = Counts()
@@ -46,7 +50,8 @@ class Reporter:
         self._dispatcher.counts.endpoints_down = endpoints.down
         # a copy, for requests end while the report is on its way, and belong to the next one
         now = self._dispatcher.counts.copy()
-        self._metrics.publish(self._totals(now), endpoints.in_flight, endpoints.room)
+        if self._metrics is not None:
+            self._metrics.publish(self._totals(now), endpoints.in_flight, endpoints.room)
         directive: Directive | None = await self._coordinator.call(
             "report", self._worker, now.since(self._reported), by_shard, pauses
         )
@@ -67,3 +72,12 @@ class Reporter:
         for shard in self._shards:
             totals.add(shard.counts)
         return totals
+
+
+def _metrics(stage: str) -> "Metrics | None":
+    """None in a process without Ray, whose metrics nobody could read: there a few rows do not wait for Ray to be loaded."""
+    if "ray" not in sys.modules:
+        return None
+    from alpagasus_ray.inference.metrics import Metrics
+
+    return Metrics(stage)

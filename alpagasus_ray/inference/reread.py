@@ -17,15 +17,12 @@ HOW_IT_IS_READ = (("rubric", "scale"), ("rubric", "reply"), ("judge", "max_outsi
 """Settings that only say how replies are read: they may be others than when the replies were asked for."""
 
 
-def read_again(task: StageTask, target: Target, job: str) -> Manifest:
-    """Read all stored replies again, in place: while it lasts there is no manifest, and `stage.json` says why. `job` is what
-    makes the stage, for messages."""
+def read_again(task: StageTask, target: Target) -> Manifest:
+    """Read all stored replies again, in place: while it lasts there is no manifest, and `stage.json` says why."""
     stage, done = target.home, target.home.manifest()
     begun = stage.begun() if done is None else Begun.of(done)
     if begun is None or (done is None and not begun.rescoring):
-        raise UsageError(
-            f"{stage.name}/ is not finished in this run, so there is nothing to read again; run jobs/{job}.py first"
-        )
+        raise UsageError(f"{stage.name}/ is not finished in this run, so there is nothing to read again; {stage.how_to_make()}")
     stage.same_or_refuse(begun, _read_as(begun.settings, task.settings), target.inputs)
     if done is not None:
         # all of them before the first is written anew: from then on there is no manifest

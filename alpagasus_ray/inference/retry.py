@@ -5,7 +5,9 @@ the rule for rows are two simpler ones: for calls of a batch API (`retry_call`),
 """
 
 import asyncio
+import itertools
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ WHILE_DOWN = {"unknown": 0.25, "refused": 0.05, "unreached": 0.0}
 takes must not look like an outage for ever."""
 MANY = 25
 """So many rows that failed before, and fail again with nothing answered in between, are hardly all at fault themselves."""
+DOUBLINGS = 30
+"""Beyond these the pause is the longest one anyway."""
 PROVEN = 2
 """So often answers to others must have come between a row's failures until these say nothing of the server any more."""
 PATIENT = 10
@@ -37,8 +41,6 @@ FLUSH_ATTEMPTS = 5
 """Attempts of a write to storage, `FLUSH_S` seconds apart."""
 
 T = TypeVar("T")
-_backoff = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
-"""Doubling with full jitter: workers that were turned away together must not come back together."""
 
 
 @dataclass
@@ -99,20 +101,19 @@ async def complete_with_retries(
     attempts that may have been billed. `has_failed`: an earlier call has given the row up. Raises `EngineUnusable`, and
     `Stopping` when the stage stops."""
     attempts = Attempts(has_failed=has_failed)
-    retrying = tenacity.AsyncRetrying(
-        # ten light ones in floating point are a hair less than one
-        stop=lambda _: attempts.counted > max_attempts - LIGHT / 2,
-        wait=_pause,
-        retry=tenacity.retry_if_exception_type(TryAgain),
-        before_sleep=lambda state: _count_retry(dispatcher, state),
-        sleep=dispatcher.sleep,
-        reraise=True,
-    )
     try:
-        async for attempt in retrying:
-            with attempt:
+        for number in itertools.count(1):
+            try:
                 reply = await _attempt(dispatcher, request, tariff, attempts, log)
+            except TryAgain as error:
+                # ten light ones in floating point are a hair less than one
+                if attempts.counted > max_attempts - LIGHT / 2:
+                    raise
+                dispatcher.counts.retries[error.category] += 1
+                pause_s = _pause(error, number)
+            else:
                 return Outcome(reply, None, attempts.sent, attempts.latency_s, attempts.maybe_billed_twice)
+            await dispatcher.sleep(pause_s)
     except (RowRefused, TryAgain) as error:
         outcome = attempts.without_reply(error)
         # what may have been billed was written down when it happened
@@ -185,27 +186,17 @@ def _weight(error: TryAgain, is_down: bool) -> float:
     return 1.0 if error.cause == "unknown" else LIGHT
 
 
-def _count_retry(dispatcher: Dispatcher, state: tenacity.RetryCallState) -> None:
-    error = _error_of(state)
-    if error is not None:
-        dispatcher.counts.retries[error.category] += 1
+def _pause(error: TryAgain, number: int) -> float:
+    """Seconds after the attempt of this number, from 1. Where the server named a time its endpoint keeps to it, and the row may
+    go to another; else, or where that time is so short that a row would be through with its attempts in no time, the usual
+    pause."""
+    return 0.0 if (error.retry_after_s or 0.0) >= FIRST_PAUSE_S and number <= PATIENT else _backoff_s(number)
 
 
-def _pause(state: tenacity.RetryCallState) -> float:
-    """Where the server named a time its endpoint keeps to it, and the row may go to another; else, or where that time is so
-    short that a row would be through with its attempts in no time, the usual pause."""
-    return 0.0 if _wish(state) >= FIRST_PAUSE_S and state.attempt_number <= PATIENT else _backoff(state)
-
-
-def _error_of(state: tenacity.RetryCallState) -> TryAgain | None:
-    error = state.outcome.exception() if state.outcome else None
-    return error if isinstance(error, TryAgain) else None
-
-
-def _wish(state: tenacity.RetryCallState) -> float:
-    """Seconds for which the server wishes to be left alone."""
-    error = _error_of(state)
-    return (error.retry_after_s if error else None) or 0.0
+def _backoff_s(number: int) -> float:
+    """Doubling with full jitter: workers that were turned away together must not come back together."""
+    longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(number - 1, DOUBLINGS))
+    return random.uniform(0.0, longest_s)  # noqa: S311 - not for secrets
 
 
 # other calls
@@ -227,10 +218,14 @@ def retry_call(call: Callable[[], T], patience_s: Callable[[], float]) -> T | Un
     def gives_up(state: tenacity.RetryCallState) -> bool:
         return tenacity.stop_before_delay(patience_s())(state)
 
+    def wish_s(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return (error.retry_after_s if isinstance(error, TryAgain) else None) or 0.0
+
     started = time.monotonic()
     retrying = tenacity.Retrying(
         stop=gives_up,
-        wait=lambda state: max(_backoff(state), _wish(state)),
+        wait=lambda state: max(_backoff_s(state.attempt_number), wish_s(state)),
         retry=tenacity.retry_if_exception_type(TryAgain),
         reraise=True,
     )

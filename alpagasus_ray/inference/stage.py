@@ -96,6 +96,8 @@ class InferenceStage:
     ahead: Ahead | None = None
     in_process: bool = False
     """Whether one worker in this process does the work, and no Ray is started: for inputs that are soon through."""
+    besides_usd: float = 0.0
+    """What the run has spent elsewhere under the same cap."""
 
     def fill(self, targets: Sequence[Target]) -> list[Manifest]:
         """Fill what is not filled yet; rows that have a status of `spec.again` are asked anew. One manifest for each target, in
@@ -103,7 +105,7 @@ class InferenceStage:
         the next call goes on from there."""
         made = [self._finished(target) for target in targets]
         left = [target for target, manifest in zip(targets, made, strict=True) if manifest is None]
-        spent_usd = sum(manifest.usage.get("cost_usd", 0.0) for manifest in made if manifest)
+        spent_usd = self.besides_usd + sum(manifest.usage.get("cost_usd", 0.0) for manifest in made if manifest)
         # all that is left in one go: engines start once, and the cap holds for all of them together
         now = iter(self._ask(left, spent_usd) if left else ())
         return [manifest or next(now) for manifest in made]
@@ -161,10 +163,10 @@ class InferenceStage:
     # ask
 
     def _ask(self, targets: Sequence[Target], spent_usd: float) -> list[Manifest]:
-        # imported here: to look at what is finished no Ray is needed
-        from alpagasus_ray.raycluster import connect
-
         if not self.in_process:
+            # imported here: to look at what is finished, and to work in this process, no Ray is needed
+            from alpagasus_ray.raycluster import connect
+
             connect.address_given()
         self._check_engine()
         self.spec.check_cap()
@@ -247,7 +249,7 @@ class InferenceStage:
         sums = {entry.name: entry.sha256 for entry in target.listed.parts()}
         tasks = [Task(name, rows, sha256=sums[name]) for name, rows in drawn(target.listed, target.limit).items()]
         job = replace(self.job(target), output=target.home.storage.at(TRIAL))
-        self._drive(Bill(self.home, [Part(job, target.listed)]), tasks, clock := _Clock())
+        self._drive(Bill(self.home, [Part(job, target.listed)], self.besides_usd), tasks, clock := _Clock())
         files = [describe(task.shard, Written(0, ""), job.output.read_table(task.shard).to_pylist()) for task in tasks]
         trial = replace(target, home=StageDir(f"{target.home.name}/{TRIAL}", job.output))
         return self.task.manifest(trial, files, begun.model_copy(update={"seconds": clock.seconds}))

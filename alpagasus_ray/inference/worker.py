@@ -27,7 +27,7 @@ from alpagasus_ray.inference.reporter import Reporter
 from alpagasus_ray.inference.retry import FLUSH_ATTEMPTS
 from alpagasus_ray.inference.shard_run import ShardRun
 from alpagasus_ray.inference.spec import Job, Task
-from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster import worker_process
 
 REPORT_S, CROWD = 0.5, 250
 """Seconds between two reports of a worker; more where more workers than so many share the coordinator."""
@@ -98,7 +98,7 @@ class Worker:
 
     async def _start(self) -> None:
         try:
-            preflight.take_part(self._job.source, self._job.version)
+            worker_process.take_part(self._job.source, self._job.version)
             engines = await self._open_engines()
         except AlpagasusError as error:  # a node without the key, or without the files of a model
             self.stopped = f"{platform.node()}: {error}"

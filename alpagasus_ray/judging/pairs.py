@@ -43,7 +43,7 @@ def bouts(config: Compare, run: Run) -> Iterable[Bout]:
             if missing or not names:
                 what = f"no answers to {', '.join(missing)}" if names else "no finished answers"
                 raise UsageError(
-                    f"compare.pairs: {model!r} has {what} in this run; let it answer by jobs/generate.py"
+                    f"compare.pairs: {model!r} has {what} in this run; let it answer by `alpagasus answer RUN`"
                     + (", or choose others by `compare.test_sets`" if names else "")
                 )
         yield from (Bout(a, b, name) for name in wanted)
@@ -58,7 +58,7 @@ def _answered(run: Run, model: str) -> list[str]:
 def pair_up(run: Run, bout: Bout) -> Manifest:
     """Make `pairs/<a>-vs-<b>/<test set>/`, the answers as every judge sees them."""
     made = [run.answers(model, bout.test_set) for model in (bout.a, bout.b)]
-    listed = [stage.finished("generate") for stage in made]
+    listed = [stage.finished() for stage in made]
     inputs = {stage.name: manifest.content_hash() for stage, manifest in zip(made, listed, strict=True)}
     stage, settings = run.pairs(*bout), {"pair": [bout.a, bout.b]}
     done = stage.made(settings, inputs)
@@ -127,7 +127,7 @@ def lay_out(run: Run, bout: Bout, begun: Begun, games: Sequence[Mapping[str, Any
 def _other_answers(stage: StageDir, prompt_id: str, what: str) -> UsageError:
     return UsageError(
         f"compare.import.files: of the prompt {prompt_id!r} {stage.name}/ {what}; the reviews are of other answers than "
-        "those this run compares. Import them into another --run"
+        "those this run compares. Import them into another run"
     )
 
 

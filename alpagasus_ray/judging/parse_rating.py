@@ -17,6 +17,7 @@ not on the scale is `unparsed`. Of a reply cut by the token limit the last line 
 is left. A rubric with a `reply` pattern of its own is read by that alone.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ _TAIL = r"(?P<tail>(?:\s+[-–—]{1,2}\s+|\s*—\s*|[.,;:]\s+|\s*\()(?![+-]?\.?
 _SIGN = rf"(?:\s*(?:[:=]|[-=]>|→|[-–](?![0-9])|—|\b(?:{score_labels.IS})\b|[是为為は])\s*)"
 _RANGE = r"(?:\s*[(\[]\s*(?:out\s+of\s+)?[0-9.]+(?:\s*(?:-|–|to)\s*[0-9.]+)?\s*[)\]])?"
 _LEAD = r"(?:(?:so|thus|therefore|hence|in conclusion|in summary|to sum up)\b,?\s*)?"
+DIGIT = re.compile("[0-9]")  # what has none holds no score, and need not be looked at
 VALUE = re.compile(rf"{_VALUE}\s*\.?", re.IGNORECASE)
 VALUE_AND_TEXT = re.compile(rf"{_VALUE}\s*\.?{_TAIL}", re.IGNORECASE)
 ITEM = re.compile(r"[0-9]+[.)]\s+\S")
@@ -54,7 +56,7 @@ NUMBERED = re.compile(r"\A[0-9]{1,2}[.)]\s+(?=[^\W\d])")
 FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
 EMPHASIS = re.compile(r"\*+|`+|(?<!\w)_+|_+(?!\w)")
 MADE_PLAIN = re.compile(r"\\boxed\{\s*([^{}\n]{1,20}?)\s*\}|\[\[\s*([^\[\]\n]{1,20}?)\s*\]\]|\$([^$\n]{1,20})\$")
-WRAPPED = (("[", "]"), ("(", ")"), ('"', '"'), ("'", "'"), ("«", "»"), ("{", "}"))
+WRAPPED = {"[": "]", "(": ")", '"': '"', "'": "'", "«": "»", "{": "}"}
 RESULT = re.compile(rf"\[RESULT\]\s*:?\s*(?:{_VALUE})\s*\.?", re.IGNORECASE)
 ANNOUNCED = re.compile(
     r"(?:(?:sure|okay|ok|certainly|of course)[,.!]?\s*)?(?:here(?:'s| is| are)\s+)?(?:(?:my|the|your|an?|overall|final)\s+)*"
@@ -155,6 +157,7 @@ def _by_pattern(text: str, pattern: str) -> Iterator[Said]:
             yield _said(value)
 
 
+@functools.cache
 def _asked(dimension: str) -> _Asked:
     label = score_labels.label_of(dimension)
     patterns = (
@@ -198,9 +201,9 @@ def _unadorned(line: str) -> str:
 def _unwrapped(text: str) -> str:
     """Without quotes and brackets around the whole of it."""
     text = text.strip()
-    while len(text) > 2:
+    while len(text) > 2 and text[0] in WRAPPED:
         bare = text.removesuffix(".")
-        if not any(bare.startswith(left) and bare.endswith(right) for left, right in WRAPPED):
+        if not bare.endswith(WRAPPED[bare[0]]):
             break
         text = bare[1:-1].strip()
     return text
@@ -214,7 +217,7 @@ def _in_lines(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
             follows = _value(lines[place + 1]) if place < last else None
             if follows and (place == 0 or place + 1 == last or score_labels.has_last_word(label["label"])):
                 yield follows
-        elif labelled := _labelled(line, asked):
+        elif labelled := DIGIT.search(line) and _labelled(line, asked):
             if outer or score_labels.has_last_word(labelled[0]):
                 yield labelled[1]
         elif place == 0 and (said := _first(lines)):
@@ -261,9 +264,9 @@ def _tagged(line: str, asked: _Asked, *, is_first: bool, is_last: bool) -> Itera
 
 def _in_words(lines: Sequence[str], asked: _Asked) -> Iterator[Said]:
     """What the judge says inside of its sentences, as far as it holds what it says."""
-    for line in lines:
+    for line in filter(DIGIT.search, lines):
         for sentence in re.split(r"(?<=[.!?;])\s+", line):
-            if UNREAL.search(sentence):
+            if not DIGIT.search(sentence) or UNREAL.search(sentence):
                 continue
             yield from (Said(_number(found["score"])) for found in SAID.finditer(sentence))
             inline = (found for found in asked.inline.finditer(sentence) if score_labels.has_last_word(found["label"]))

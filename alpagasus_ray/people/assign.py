@@ -21,6 +21,8 @@ REPEATS, CHECKS = 10, 4
 NEAR_CUT, AT_RANDOM = 50, 50
 
 Kind = Literal["main", "repeat", "check"]
+AT_RANDOM_ROW, NEAR_ROW = "random", "near the cut"
+"""How an example came to be rated by people."""
 
 
 class Pair(NamedTuple):
@@ -40,6 +42,17 @@ class Single(NamedTuple):
     example_id: str
     prompt: str
     answer: str
+    drawn: str = AT_RANDOM_ROW
+    """How it came to be asked about."""
+
+
+class Drawn(NamedTuple):
+    """Numbers of the rows that people rate, each in one of the two."""
+
+    at_random: list[int]
+    """A sample of all rows with a score: what is measured on these holds for all of them."""
+    near: list[int]
+    """The nearest to the cut of those that were not drawn at random."""
 
 
 class Item(NamedTuple):
@@ -55,6 +68,8 @@ class Item(NamedTuple):
     texts: tuple[str, ...]
     a_is: int
     is_check: bool = False
+    drawn: str = ""
+    """Of an example, how it came to be asked about."""
 
 
 class Slot(NamedTuple):
@@ -96,15 +111,17 @@ def _stratified(pairs: Sequence[Pair], size: int, random: np.random.Generator) -
     return [members[i] for skill, members in by_skill.items() for i in sorted(random.permutation(len(members))[: taken[skill]])]
 
 
-def rows_for_ratings(scores: ArrayLike, cut: float, secret: str, near: int = NEAR_CUT, at_random: int = AT_RANDOM) -> list[int]:
-    """Row numbers for people to rate: those whose score is nearest to the cut, ties by chance, and others at random."""
+def rows_for_ratings(scores: ArrayLike, cut: float, secret: str, near: int = NEAR_CUT, at_random: int = AT_RANDOM) -> Drawn:
+    """Rows for people to rate: some of all at random, and of the others those whose score is nearest to the cut, or by chance.
+
+    The random ones are drawn first: drawn from what is left beside those near the cut, they would lack the rows on which a
+    judge is most often wrong.
+    """
     known = np.asarray(scores, dtype=np.float64)
-    rated = np.flatnonzero(~np.isnan(known))
-    random = _random(secret, "rows")
-    shuffled = random.permutation(rated)
-    nearest = shuffled[np.argsort(np.abs(known[shuffled] - cut), kind="stable")][:near]
-    rest = np.setdiff1d(rated, nearest)
-    return [int(row) for row in (*nearest, *random.permutation(rest)[:at_random])]
+    shuffled = _random(secret, "rows").permutation(np.flatnonzero(~np.isnan(known)))
+    drawn, rest = shuffled[:at_random], shuffled[at_random:]
+    nearest = rest[np.argsort(np.abs(known[rest] - cut), kind="stable")][:near]
+    return Drawn(drawn.tolist(), nearest.tolist())
 
 
 def vote_study(
@@ -127,9 +144,9 @@ def vote_study(
 def rating_study(
     rows: Sequence[Single], voters: Sequence[str], secret: str, repeats: int = REPEATS, checks: int = CHECKS
 ) -> Study:
-    """The study of single examples, rated from 0 to 5; a check is an answer with its words in no order."""
+    """The study of single examples that are rated; a check is an answer with its words in no order."""
     random = _random(secret, "items")
-    items = [Item(row.example_id, "", "", row.prompt, (row.answer,), 0) for row in rows]
+    items = [Item(row.example_id, "", "", row.prompt, (row.answer,), 0, drawn=row.drawn) for row in rows]
     longest = sorted(rows, key=lambda one: (-len(one.answer), one.example_id))[:checks]
     items += [
         Item(f"check-{one.example_id}", "", "", one.prompt, (garbled(one.answer, random),), 0, is_check=True) for one in longest

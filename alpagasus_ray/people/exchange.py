@@ -11,11 +11,14 @@ import numpy as np
 
 from alpagasus_ray.errors import InputError
 from alpagasus_ray.people.assign import Study
-from alpagasus_ray.people.ballot import CHOICES
+from alpagasus_ray.people.ballot import choices_of, keys_of
 from alpagasus_ray.people.votes import Cast, cast
 
 QUESTION = "choice"
-ASKED = {"vote": "Which answer is significantly better?", "rate": "How helpful and accurate is the answer, from 0 to 5?"}
+ASKED = {
+    "vote": "Which answer is significantly better?",
+    "rate": "How helpful and accurate is the answer, from {least} to {most}?",
+}
 SUBMITTED = ("submitted", "")
 
 
@@ -24,13 +27,15 @@ def label_studio_tasks(study: Study, key: Mapping[str, Any], layout: str) -> lis
     return [{"data": record} for record in _shown(study, key, layout)]
 
 
-def label_studio_config(form: str) -> str:
+def label_studio_config(key: Mapping[str, Any]) -> str:
     """The labelling interface. Its own Pairwise tag knows no tie: the three answers are choices."""
+    form, choices_there = key["form"], choices_of(key)
     texts = ("first", "second") if form == "vote" else ("first",)
     shown = "".join(f'\n  <Header value="{name}"/>\n  <Text name="{name}" value="${name}"/>' for name in texts)
-    choices = "".join(f'\n    <Choice value="{choice}" hotkey="{key}"/>' for key, choice in _hotkeys(form))
+    hotkeys = zip(keys_of(form, choices_there), choices_there, strict=True)
+    choices = "".join(f'\n    <Choice value="{choice}" hotkey="{pressed}"/>' for pressed, choice in hotkeys)
     return (
-        f'<View>\n  <Text name="prompt" value="$prompt"/>{shown}\n  <Header value="{ASKED[form]}"/>\n'
+        f'<View>\n  <Text name="prompt" value="$prompt"/>{shown}\n  <Header value="{_question(key)}"/>\n'
         f'  <Choices name="{QUESTION}" toName="prompt" choice="single" required="true">{choices}\n  </Choices>\n</View>\n'
     )
 
@@ -68,12 +73,13 @@ def argilla_records(study: Study, key: Mapping[str, Any], layout: str) -> list[d
     return records
 
 
-def argilla_settings(form: str) -> dict[str, Any]:
+def argilla_settings(key: Mapping[str, Any]) -> dict[str, Any]:
     """What the dataset needs, as plain values: its fields and its one question."""
-    fields = ("prompt", "first", "second") if form == "vote" else ("prompt", "first")
+    fields = ("prompt", "first", "second") if key["form"] == "vote" else ("prompt", "first")
+    question = {"name": QUESTION, "type": "label_selection", "title": _question(key), "labels": list(choices_of(key))}
     return {
         "fields": [{"name": name, "type": "text", "use_markdown": False} for name in fields],
-        "questions": [{"name": QUESTION, "type": "label_selection", "title": ASKED[form], "labels": list(CHOICES[form])}],
+        "questions": [question],
         "metadata": [{"name": name, "type": "terms"} for name in ("ballot", "layout", "slot")],
     }
 
@@ -108,8 +114,9 @@ def _shown(study: Study, key: Mapping[str, Any], layout: str) -> Iterator[dict[s
         yield {"ballot": key["ballot"], "layout": layout, "slot": slot.slot, "prompt": item.prompt, **names}
 
 
-def _hotkeys(form: str) -> list[tuple[int, str]]:
-    return list(enumerate(CHOICES[form], start=1 if form == "vote" else 0))
+def _question(key: Mapping[str, Any]) -> str:
+    choices = choices_of(key)
+    return ASKED[key["form"]].format(least=choices[0], most=choices[-1])
 
 
 def _who(voter: Any) -> str:

@@ -21,12 +21,12 @@ from alpagasus_ray.evaluation.estimates import Estimate, Floats, Integers, alpha
 from alpagasus_ray.evaluation.intervals import Counts, scores, sign_test
 from alpagasus_ray.evaluation.judge_agreement import majority, voters
 from alpagasus_ray.evaluation.match_rules import Winner
-from alpagasus_ray.people.assign import Kind
-from alpagasus_ray.people.ballot import CHOICES
+from alpagasus_ray.people.assign import NEAR_ROW, Kind
+from alpagasus_ray.people.ballot import choices_of
 
 CHAINED = re.compile(r'^(?P<body>\{.*),"chain":"(?P<chain>[0-9a-f]{64})"\}$')
-MOST_OF_A_GARBLED = 2.0
-"""The score up to which a garbled answer counts as seen for what it is, where examples are rated."""
+MOST_OF_A_GARBLED = 0.4
+"""How far up the scale a score may lie that counts as having seen a garbled answer for what it is, where examples are rated."""
 SIDES: Mapping[int, Winner] = {0: "a", 1: "b"}
 RESAMPLES = 10_000
 
@@ -81,8 +81,8 @@ def cast(vote: Mapping[str, Any], key: Mapping[str, Any], file: str, place: str,
     slot = next((one for one in slots if one["slot"] == vote["slot"]), None)
     if slot is None:
         raise InputError(file, place, f"the ballot shows {voter!r} no slot {vote['slot']!r}")
-    if choice not in CHOICES[key["form"]]:
-        raise InputError(file, place, f"the choice is {choice!r}; it can be {', '.join(CHOICES[key['form']])}")
+    if choice not in choices_of(key):
+        raise InputError(file, place, f"the choice is {choice!r}; it can be {', '.join(choices_of(key))}")
     item = key["items"][slot["item"]]
     a_first = slot["first"] == item["a_is"]
     said: Any = float(choice) if key["form"] == "rate" else _side(choice, a_first=a_first)
@@ -112,7 +112,17 @@ def rows(votes: Iterable[Cast], key: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The votes on real items, once each, in the columns that `report.votes` reads; of ratings, those of a gold file."""
     main = [(vote, key["items"][vote.item]) for vote in votes if vote.kind == "main"]
     if key["form"] == "rate":
-        return [{"example_id": item["item_id"], "voter": vote.voter, "score": vote.said} for vote, item in main]
+        most = float(choices_of(key)[-1])
+        return [
+            {
+                "example_id": item["item_id"],
+                "voter": vote.voter,
+                "score": vote.said,
+                "out_of": most,
+                "drawn": item.get("drawn", NEAR_ROW),  # ballots of earlier versions do not say it: no sample, then
+            }
+            for vote, item in main
+        ]
     return [
         {
             "prompt_id": item["item_id"],
@@ -147,14 +157,17 @@ def _report(voter: str, votes: Sequence[Cast], key: Mapping[str, Any]) -> dict[s
         "votes": len(votes),
         "missing": len(shown) - len(votes),
         "self_consistency": proportion(sum(one == other for one, other in repeats), len(repeats)),
-        "checks_passed": proportion(sum(_saw(vote) for vote in checks), len(checks)),
+        "checks_passed": proportion(sum(_saw(vote, choices_of(key)) for vote in checks), len(checks)),
         "first_side": proportion(took_first, len(sided)),
         "seconds_per_item": mean([np.nan if vote.seconds is None else vote.seconds for vote in votes]),
     }
 
 
-def _saw(check: Cast) -> bool:
-    return bool(check.said == "a" if isinstance(check.said, str) else check.said <= MOST_OF_A_GARBLED)
+def _saw(check: Cast, choices: Sequence[str]) -> bool:
+    if isinstance(check.said, str):
+        return check.said == "a"
+    least, most = float(choices[0]), float(choices[-1])
+    return bool(check.said <= least + MOST_OF_A_GARBLED * (most - least))
 
 
 def tally(votes: Iterable[Vote]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def kept_tables(run: Run, loaded: Loaded, choice: Choice) -> Iterator[pa.Table]:
     """The kept examples with their scores, a table for each shard of examples."""
     examples = run.examples()
     start = 0
-    for table in examples.tables(examples.finished("ingest")):
+    for table in examples.tables(examples.finished()):
         here, scored = slice(start, start + len(table)), conformed(table, EXAMPLES)
         for field, values in (("score", loaded.columns.score), ("expected_score", loaded.columns.expected)):
             scored = scored.append_column(field, pa.array(values[here], from_pandas=True))
@@ -48,7 +48,7 @@ def dropped_tables(run: Run, loaded: Loaded, choice: Choice, cleaned: Cleaned | 
     by scores, so that a row without one is left out for that."""
     reasons = _Reasons(run, loaded, choice, cleaned, by_score=by_score)
     stage, start = run.examples(), 0
-    for table in stage.tables(stage.finished("ingest"), ["example_id", "duplicate_of"]):
+    for table in stage.tables(stage.finished(), ["example_id", "duplicate_of"]):
         rows = np.flatnonzero(~choice.kept[start : start + len(table)])
         dropped = table.take(pa.array(rows)).to_pydict()
         rows += start
@@ -84,7 +84,7 @@ class _Reasons:
 def ids_of(run: Run, numbers: Iterable[int]) -> dict[int, str]:
     """The ids of some rows, by their numbers."""
     wanted, stage, start, ids = np.unique(np.fromiter(numbers, dtype=np.int64)), run.examples(), 0, dict[int, str]()
-    for table in stage.tables(stage.finished("ingest"), ["example_id"]):
+    for table in stage.tables(stage.finished(), ["example_id"]):
         first, last = np.searchsorted(wanted, [start, start + len(table)])
         own = wanted[first:last]
         ids |= zip(own.tolist(), table["example_id"].take(pa.array(own - start)).to_pylist(), strict=True)

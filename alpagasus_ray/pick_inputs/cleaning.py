@@ -1,8 +1,10 @@
 """Examples that no arm may hold, or that repeat another: found shard by shard, with the reason of each.
 
-Test sets are looked for by an index that every shard is compared with. Near repeats are found by signatures, which are written
-beside the examples (`examples/near/`), for 100 million of them would not fit into memory: bands are compared one after the
-other, 8 bytes a row, and of the signatures those of candidates are read again.
+Test sets are looked for by an index that every shard is compared with, in all that an example holds: earlier turns of its
+conversation and its system text too, each by itself, so that no sequence of words reaches from one into the other. Near
+repeats are found by signatures of all of that, which are written beside the examples (`examples/near/`), for 100 million of
+them would not fit into memory: bands are compared one after the other, 8 bytes a row, and of the signatures those of
+candidates are read again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +17,15 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.config import Clean, TestSet, digest
 from alpagasus_ray.data import prompt_sets, readers
-from alpagasus_ray.raycluster.by_shard import map_shards
+from alpagasus_ray.raycluster.by_shard import map_items, map_shards
 from alpagasus_ray.selection import clean, near_duplicates
 from alpagasus_ray.selection.clean import Hit, Index, PromptText
 from alpagasus_ray.selection.policies import Flags
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
 TEXTS = ["instruction", "input", "output"]
+BEFORE = ["system", "history"]
+"""What conversations have besides."""
 Indices = NDArray[np.int64]
 
 
@@ -52,6 +56,7 @@ class Cleaned(NamedTuple):
             "tests": self.summary,
             "contaminated": int(self.contaminated.sum()),
             "texts_too_short": self.unchecked,
+            "turns": "all",
             "near": self.near,
             "near_repeats": len(self.repeated),
         }
@@ -73,7 +78,7 @@ def find(config: Clean, test_sets: Sequence[TestSet], run: Run, examples: Manife
     are `dropped` in any case, or hold a test set's text, repeat none and are repeated by none."""
     index = clean.index_of(_texts_of(test_sets))
     source, flags, hits, start = run.examples(), np.zeros(examples.rows, dtype=bool), list[Hit](), 0
-    entries = zip(examples.parts(), map_shards(partial(_hits, index), source, examples), strict=True)
+    entries = zip(examples.parts(), map_shards(partial(hits_in, index), source, examples), strict=True)
     for entry, own in entries if index.texts else ():
         hits += [hit._replace(row=hit.row + start) for hit in own]
         start += entry.rows
@@ -90,11 +95,27 @@ def _texts_of(test_sets: Sequence[TestSet]) -> Iterator[PromptText]:
                 yield PromptText(one.name, prompt.prompt_id, "reference", prompt.reference)
 
 
-def _hits(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
-    table = source.table(entry.name, entry.sha256, TEXTS)
-    first, second, output = (table[name].to_pylist() for name in TEXTS)
+def hits_in(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
+    """The examples of a shard that hold a text of the index; rows are numbers in the shard."""
+    table = source.table(entry.name, entry.sha256, [*TEXTS, *BEFORE])
+    first, second, outputs = (table[name].to_pylist() for name in TEXTS)
     prompts = [f"{instruction}\n{more}" for instruction, more in zip(first, second, strict=True)]
-    return clean.contaminated(index, prompts, output)
+    earlier = list(_earlier(table))
+    found = clean.contaminated(index, prompts + [turn[1] for turn in earlier], outputs + [turn[2] for turn in earlier])
+    most: dict[tuple[int, str, str, str], Hit] = {}
+    for hit in found:  # of a text that several turns hold, where most of it stands
+        own = hit if hit.row < len(table) else hit._replace(row=earlier[hit.row - len(table)][0])
+        known = most.setdefault(own[:4], own)
+        most[own[:4]] = max(known, own, key=lambda one: one.share)
+    return sorted(most.values())
+
+
+def _earlier(table: pa.Table) -> Iterator[tuple[int, str, str]]:
+    """Row, request and reply of each earlier turn; a system text counts as a request."""
+    for name in (name for name in BEFORE if table[name].null_count < len(table)):
+        for row, value in enumerate(table[name].to_pylist()):
+            turns = [{"instruction": value, "output": ""}] if isinstance(value, str) else value or ()
+            yield from ((row, turn["instruction"] or "", turn["output"] or "") for turn in turns)
 
 
 # near repeats
@@ -103,22 +124,42 @@ def _hits(index: Index, source: StageDir, entry: FileEntry) -> list[Hit]:
 def _near(near: float, run: Run, examples: Manifest, order: Indices, dropped: Flags) -> dict[int, int]:
     home, listed = _signed(near, run, examples)
     pairs: set[tuple[int, int]] = set()
-    for band in range(near_duplicates.bands(near)[0]):
-        column, start = np.empty(listed.rows, dtype=np.uint64), 0
-        for table in home.tables(listed, [f"band_{band:03d}"]):
-            column[start : start + len(table)] = table.column(0).to_numpy()
-            start += len(table)
-        column[dropped] = 0  # a row with this key is compared with none
-        pairs.update(near_duplicates.candidates(column[:, None], order))
-    alike = _similar(home, listed, sorted(pairs), near)
+    alike_in = partial(_candidates, home, listed, order, dropped)
+    for found in map_items(alike_in, range(near_duplicates.bands(near)[0]), rows=listed.rows):
+        pairs.update(found)
+    alike = _of_two_records(run, examples, _similar(home, listed, sorted(pairs), near))
     wanted = np.unique(np.array(alike, dtype=np.int64).ravel())
     return near_duplicates.repeats(alike, order[np.isin(order, wanted)])
+
+
+def _candidates(home: StageDir, listed: Manifest, order: Indices, dropped: Flags, band: int) -> list[tuple[int, int]]:
+    """The pairs of rows that share the key of a band."""
+    column, start = np.empty(listed.rows, dtype=np.uint64), 0
+    for table in home.tables(listed, [f"band_{band:03d}"]):
+        column[start : start + len(table)] = table.column(0).to_numpy()
+        start += len(table)
+    column[dropped] = 0  # a row with this key is compared with none
+    return near_duplicates.candidates(column[:, None], order)
+
+
+def _of_two_records(run: Run, examples: Manifest, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs that are not two turns of one conversation: each holds the ones before it, and repeats none of them."""
+    if examples.settings.get("turns") != "all" or not pairs:
+        return pairs
+    numbers, source, start = np.unique(np.array(pairs, dtype=np.int64).ravel()), run.examples(), 0
+    record: dict[int, int] = {}
+    for table in source.tables(examples, ["row"]):
+        first, last = np.searchsorted(numbers, [start, start + len(table)])
+        own = numbers[first:last]
+        record |= zip(own.tolist(), table["row"].take(pa.array(own - start)).to_pylist(), strict=True)
+        start += len(table)
+    return [(first, second) for first, second in pairs if record[first] != record[second]]
 
 
 def _signed(near: float, run: Run, examples: Manifest) -> tuple[StageDir, Manifest]:
     """Signatures and the keys of their bands, made once."""
     source = run.examples()
-    settings = {"near": near, "permutations": near_duplicates.PERMUTATIONS, "shingle": near_duplicates.SHINGLE, "version": 1}
+    settings = {"near": near, "permutations": near_duplicates.PERMUTATIONS, "shingle": near_duplicates.SHINGLE, "version": 2}
     inputs = {source.name: examples.content_hash()}
     key = f"minhash-{digest([settings, inputs])[:8]}"
     home = StageDir(f"{source.name}/near/{key}", source.storage.at("near", key))
@@ -133,8 +174,10 @@ def _signed(near: float, run: Run, examples: Manifest) -> tuple[StageDir, Manife
 
 
 def _signatures(near: float, home: StageDir, source: StageDir, entry: FileEntry) -> FileEntry:
-    table = source.table(entry.name, entry.sha256, TEXTS)
+    table = source.table(entry.name, entry.sha256, [*TEXTS, *BEFORE])
     texts = ["\n".join(parts) for parts in zip(*(table[name].to_pylist() for name in TEXTS), strict=True)]
+    for row, request, reply in _earlier(table):
+        texts[row] += f"\n{request}\n{reply}"
     signed = near_duplicates.signatures(texts)
     keys = near_duplicates.band_keys(signed, near)
     columns = {f"band_{band:03d}": pa.array(keys[:, band]) for band in range(keys.shape[1])}

@@ -5,7 +5,7 @@ they do not, all ids are held while they are joined.
 """
 
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,8 @@ class Loaded(NamedTuple):
     """Of ratings by a cascade: whose score counts, as a number of `WHOSE`."""
     source: NDArray[np.object_] | None
     """The file that each row came from, where an arm asks for it."""
+    scale: Mapping[str, float | None] | None = None
+    """Of the ratings, where they say it."""
 
     @property
     def unscored(self) -> Flags:
@@ -73,7 +75,10 @@ WHOSE = (JUDGE, FIRST, ABOVE)
 
 def load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -> Loaded:
     """Read all of it."""
-    stage, by_source = run.examples(), any(arm.shares and arm.shares_of == "source" for arm in config.arms)
+    stage, by_source = (
+        run.examples(),
+        any((arm.shares and arm.shares_of == "source") or arm.per == "source" for arm in config.arms),
+    )
     count, measure = _token_counter(config.tokenizer), _length_measure(config.tokenizer)
     rows = examples.rows
     tokens, length, repeats = np.empty(rows, np.int32), np.empty(rows, np.int32), np.zeros(rows, dtype=bool)
@@ -96,7 +101,8 @@ def load(run: Run, config: Pick, examples: Manifest, ratings: Manifest | None) -
     )
     scores = () if ratings is None else ("score",) if np.isnan(rated.expected).all() else write_back.SCORES
     own = source.column() if by_source else None
-    return Loaded(columns, rated.status, rated.statuses, tokens, how, repeats, scores, rated.chosen_by, own)
+    scale = ratings.settings.get("rubric", {}).get("scale") if ratings else None
+    return Loaded(columns, rated.status, rated.statuses, tokens, how, repeats, scores, rated.chosen_by, own, scale)
 
 
 class _Names:

@@ -1,7 +1,9 @@
-"""The same small work on every shard of a stage: in this process, or as Ray tasks where there are many rows."""
+"""The same work on each shard of a stage, or on each part of some other whole: in this process, or as Ray tasks where there are
+many rows."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from alpagasus_ray.store.run import FileEntry, Manifest, StageDir
@@ -10,36 +12,41 @@ IN_PROCESS = 1_000_000
 """Up to so many rows the start of Ray and the way to its workers cost more than they bring."""
 AHEAD = 2
 """Tasks for each CPU that are handed out at a time: their results wait for their turn in memory."""
+Item = TypeVar("Item")
 T = TypeVar("T")
 Work = Callable[[StageDir, FileEntry], T]
 
 
 def map_shards(work: Work[T], stage: StageDir, listed: Manifest, *, in_process: bool = False) -> Iterator[T]:
     """What `work` makes of each of the stage's parts, in order. `in_process` starts no Ray, however many rows there are."""
-    entries = listed.parts()
-    if in_process or listed.rows <= IN_PROCESS:
-        yield from (work(stage, entry) for entry in entries)
+    return map_items(partial(work, stage), listed.parts(), rows=listed.rows, in_process=in_process)
+
+
+def map_items(work: Callable[[Item], T], items: Sequence[Item], *, rows: int, in_process: bool = False) -> Iterator[T]:
+    """What `work` makes of each item, in order. What `work` holds is sent once and shared: arrays are not copied for each task.
+    `rows`: of the whole, by which it is decided where the work is done."""
+    if in_process or rows <= IN_PROCESS:
+        yield from map(work, items)
     else:
-        yield from _by_ray(work, stage, entries)
+        yield from _by_ray(work, items)
 
 
-def _by_ray(work: Work[T], stage: StageDir, entries: list[FileEntry]) -> Iterator[T]:
+def _by_ray(work: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
     import ray
 
     from alpagasus_ray.raycluster import connect
 
     connect.connect()
-    task, reader = ray.remote(_work).options(num_cpus=1), ray.put((work, stage))
+    task, sent = ray.remote(_work).options(num_cpus=1), ray.put(work)
     most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     waiting: deque[Any] = deque()
-    for entry in entries:
-        waiting.append(task.remote(reader, entry))
+    for item in items:
+        waiting.append(task.remote(sent, item))
         if len(waiting) >= most:
             yield ray.get(waiting.popleft())
     while waiting:
         yield ray.get(waiting.popleft())
 
 
-def _work(both: tuple[Work[Any], StageDir], entry: FileEntry) -> Any:
-    work, stage = both
-    return work(stage, entry)
+def _work(work: Callable[[Any], Any], item: Any) -> Any:
+    return work(item)

@@ -35,8 +35,7 @@ def demand(request: PoolRequest, resources: Mapping[str, float]) -> Pool:
         each = Pool(cpus=engine.vllm.cpus, gpus=engine.vllm.tensor_parallel if on_gpus else 0)
         usual = max(1, nodes.fitting(resources, each)) if on_gpus else 1
     number = request.actors or usual
-    least, most = (number, number) if isinstance(number, int) else number
-    return each._replace(least=least, most=most)
+    return each._replace(most=number if isinstance(number, int) else number[1])
 
 
 def pool(request: PoolRequest) -> Pool:

@@ -15,7 +15,6 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alpagasus_ray.config import EngineConfig
-from alpagasus_ray.engines.openai_api import NO_KEY, read_key
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster.pool import Pool
 from alpagasus_ray.raycluster.ray_internals import reported_limits
@@ -141,6 +140,8 @@ def _facts(
 
 
 def _keyless(places: Sequence[EngineConfig]) -> tuple[str, ...]:
+    from alpagasus_ray.engines.openai_api import NO_KEY, read_key
+
     reasons = []
     for place in places:
         name = place.api_key_env

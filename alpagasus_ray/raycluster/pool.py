@@ -9,7 +9,6 @@ from alpagasus_ray.config import Asking, EngineConfig
 class Pool(NamedTuple):
     """The processes that do the work, and what each takes of a node."""
 
-    least: int = 1
     most: int = 1
     cpus: int = 1
     gpus: int = 0
@@ -27,7 +26,7 @@ class PoolRequest(NamedTuple):
     """The stage's section in the recipe, for messages."""
     engine: EngineConfig
     actors: int | tuple[int, int] | None = None
-    """How many processes, or their least and most; None leaves it to the cluster's size."""
+    """How many processes at most; of two numbers the second counts. None leaves it to the cluster's size."""
     labels: Mapping[str, str] | None = None
     """Labels that their nodes have to have."""
 

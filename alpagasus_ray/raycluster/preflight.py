@@ -1,24 +1,20 @@
 """Whether the nodes of a cluster can work on a run together: they have this package, see the run's storage, and are alike.
 
-Nodes that are there are asked before a stage starts; those that the autoscaler adds later look for themselves (`take_part`).
+Nodes that are there are asked before a stage starts; those that the autoscaler adds later look for themselves
+(`worker_process.py`).
 """
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
-
-import tenacity
 
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.raycluster import nodes
 from alpagasus_ray.raycluster.nodes import Facts, Silent
+from alpagasus_ray.raycluster.worker_process import ALIKE, SHARE
 from alpagasus_ray.store.run import MANIFEST, StageDir, versions
 from alpagasus_ray.store.storage import Storage
 from alpagasus_ray.version import PACKAGE, __version__
 
-SHARE = "the run must be on storage that all nodes share: s3://…, gs://…, or a directory that is mounted on each"
-WAITS = tenacity.wait_exponential(multiplier=0.5, max=4)
-ALIKE = "install the same packages on all nodes (requirements.lock)"
 STRICT = ("python", "ray", "alpagasus-ray")
 """What has to be the same on all nodes; other packages may differ, and a warning says so."""
 
@@ -45,31 +41,6 @@ def check(source: StageDir, labels: Mapping[str, str]) -> None:
     problems = [f"{each.name}: {each.detail}; {each.fix}" for each in checks if each.status == "problem"]
     if problems:
         raise UsageError("the nodes of the cluster cannot do this together:\n  " + "\n  ".join(problems))
-
-
-def take_part(source: StageDir, version: str) -> None:
-    """Refuse, in a process that is about to work for a driver, where it cannot (`unfit`): a `UsageError`."""
-    reason = unfit(source, version)
-    if reason is not None:
-        raise UsageError(reason)
-
-
-def unfit(source: StageDir, version: str) -> str | None:
-    """Why the process that asks cannot work on what a finished stage has left, for a driver of this version of the package."""
-    if version != __version__:
-        return f"{platform.node()}: alpagasus-ray is {__version__}, and the driver's is {version}; {ALIKE}"
-    try:
-        if not _sees(source):
-            return f"{platform.node()} does not see {source.storage.root}; {SHARE}"
-    except OSError as error:
-        return f"{platform.node()} cannot read {source.storage.root}: {error.strerror or error}; {SHARE}"
-    return None
-
-
-@tenacity.retry(retry=tenacity.retry_if_exception_type(OSError), stop=tenacity.stop_after_attempt(4), wait=WAITS, reraise=True)
-def _sees(source: StageDir) -> bool:
-    """Tried again, for an object store may be away for a moment."""
-    return source.storage.exists(MANIFEST)
 
 
 def answers(found: Sequence[Facts | Silent]) -> Check:

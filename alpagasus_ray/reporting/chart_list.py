@@ -1,11 +1,13 @@
 """Which charts a report has, each with a caption that says it in words. A new chart is drawn in `charts.py` and listed here."""
 
+import bisect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from alpagasus_ray.reporting import charts, length_charts
+from alpagasus_ray.reporting import charts, cluster_map, length_charts
 from alpagasus_ray.reporting.charts import Bar, Estimate
 from alpagasus_ray.reporting.comparisons_data import PairEntry, Radar, RadarGroup, Ranking
 from alpagasus_ray.reporting.headline import Headline
@@ -13,13 +15,14 @@ from alpagasus_ray.reporting.lengths_data import Lengths
 from alpagasus_ray.reporting.measures import Group, Interval
 from alpagasus_ray.reporting.panels import Panel
 from alpagasus_ray.reporting.report_data import ReportData
-from alpagasus_ray.reporting.selection_data import Cut, Selection
+from alpagasus_ray.reporting.score_steps import score_steps
+from alpagasus_ray.reporting.selection_data import Cut, RatingsEntry, Selection
 from alpagasus_ray.reporting.training_data import Training
 
 MOST_ROWS = 24
 """Bars beyond which a chart is too tall; the table has all."""
-MOST_POINTS = 200
-"""Points of a curve, and steps of the slider of cuts."""
+MOST_POINTS, MOST_DRAWN = 200, 1000
+"""Steps of the slider of cuts, and points of the curve: between two of them it says what only the higher one keeps."""
 
 
 class Chart(NamedTuple):
@@ -109,21 +112,39 @@ def _counted(group: RadarGroup) -> str:
     return f"{charts.shortened(group.group, 40)} ({group.judged:,})"
 
 
-def _selection(selection: Selection | None) -> Iterable[Chart]:
+def _selection(selection: Selection | None, ratings: Sequence[RatingsEntry]) -> Iterable[Chart]:
     if not selection or not selection.histogram:
         return
+    scale = scale_of(ratings)
     rows = selection.rows
     kept = f"{rows.kept:,} of {rows.all:,} examples are in {selection.arm}"
     caption = f"Examples by score; {kept}. A column leads to its examples."
-    yield Chart(charts.histogram(selection.histogram), caption, "Examples by score", has_links=True)
+    drawn = charts.histogram(selection.histogram, scale, selection.threshold_curve)
+    yield Chart(drawn, caption, "Examples by score", has_links=True)
+    if not selection.threshold_curve:
+        return
     cut = "" if selection.cut is None else f" The line is the cut of {selection.arm}, {selection.cut:g}."
     caption = f"How many examples each cut would keep.{cut}"
-    yield Chart(charts.threshold_curve(thinned(selection.threshold_curve), selection.cut), caption, "What each cut would keep")
+    curve = thinned(selection.threshold_curve, MOST_DRAWN)
+    yield Chart(charts.threshold_curve(curve, selection.cut, scale), caption, "What each cut would keep")
 
 
-def thinned(curve: Sequence[Cut]) -> list[Cut]:
+def scale_of(ratings: Sequence[RatingsEntry]) -> charts.Scale | None:
+    """The scale of the ratings that the arm was chosen by, where they say it."""
+    return next((entry.scale for entry in ratings if entry.main), None)
+
+
+def slider_cuts(curve: Sequence[Cut], scale: charts.Scale | None) -> list[Cut]:
+    """The cuts that the page's slider stands on: every step of the scale up to the highest score, or where the scores stand on
+    no step, some of those that occur."""
+    steps = score_steps((point.threshold for point in curve), scale)
+    at = {step: bisect.bisect_left(curve, step - 1e-9, key=lambda point: point.threshold) for step in steps}
+    return [replace(curve[n], threshold=step) for step, n in at.items() if n < len(curve)] or thinned(curve, MOST_POINTS)
+
+
+def thinned(curve: Sequence[Cut], most: int) -> list[Cut]:
     """At most so many points of a curve, the first and the last among them."""
-    step = max(1, -(-len(curve) // MOST_POINTS))
+    step = max(1, -(-len(curve) // most))
     return list(curve) if step == 1 else [*curve[: len(curve) - 1 : step], curve[-1]]
 
 
@@ -163,6 +184,16 @@ def _categories(selection: Selection | None) -> Iterable[Chart]:
         yield Chart(charts.shares(shown, selection.rows.share), caption, "Share kept of each category", has_links=True)
 
 
+def _clusters(panels: Sequence[Panel]) -> Iterable[Chart]:
+    for shown in (one for panel in panels for one in panel.maps if one.clusters):
+        more = f" {shown.left_out:,} smaller clusters are left out." if shown.left_out else ""
+        caption = (
+            f"Clusters of the dataset, as large as they have examples, and near one another where their words are alike. The "
+            f"colour says whether {shown.arm} holds a larger or a smaller share of a cluster than the dataset.{more}"
+        )
+        yield Chart(cluster_map.drawn(shown), caption, f"What {shown.arm} is about")
+
+
 def _trainings(trainings: Sequence[Training]) -> Iterable[Chart]:
     with_curve = [training for training in trainings if training.curve]
     if not with_curve:
@@ -190,9 +221,10 @@ CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
     "radars": [lambda data: (_radar(entry) for entry in data.radars if _is_main(entry, data.verdicts))],
     "more_radars": [lambda data: (_radar(entry) for entry in data.radars if not _is_main(entry, data.verdicts))],
     "race": [lambda data: _race(data.panels)],
-    "selection": [lambda data: _selection(data.selection)],
+    "selection": [lambda data: _selection(data.selection, data.ratings)],
     "lengths": [lambda data: _lengths(data.lengths, data.selection)],
     "categories": [lambda data: _categories(data.selection)],
+    "clusters": [lambda data: _clusters(data.panels)],
     "trainings": [lambda data: _trainings(data.trainings)],
 }
 """What draws the charts of each section of the page; without data it draws none."""

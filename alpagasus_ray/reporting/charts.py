@@ -14,6 +14,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from alpagasus_ray.reporting import svg
+from alpagasus_ray.reporting.score_steps import score_steps
 from alpagasus_ray.reporting.selection_data import CategoryShare, Cut, ScoreBin
 from alpagasus_ray.reporting.svg import Axis, Key, Row, bar, element, joined, line, percent, rows
 from alpagasus_ray.reporting.training_data import Training
@@ -26,6 +27,11 @@ MOST_BINS = 40
 """Columns of a histogram; of more scores several share one."""
 MOST_COUNTED = 12
 """Columns that have room for their counts."""
+NOTEBOOK = "alpagasus-picture"
+"""The class of a picture in a notebook, where other pages' names may mean other things."""
+NARROW = "\n@media (max-width: 44rem) { .alpagasus-picture .plot text.count { display: none; } }"
+Scale = Mapping[str, float | None]
+"""Of ratings: `min`, `max` and `step`."""
 PARITY = "parity"
 OUTCOMES = ("win", "tie", "lose")
 PERCENTS = {0.0: "0%", 0.25: "25%", 0.5: "50%", 0.75: "75%", 1.0: "100%"}
@@ -50,16 +56,26 @@ class Estimate(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the histogram: rows with a score from `low` up to `high`, which is None for one score alone."""
+    """A column of the histogram: rows with a score from `low` to below `high` (the last column to `high` itself); `high` is
+    None for one score alone."""
 
     low: float
     high: float | None
     rows: int
     kept: int
+    pool: int = 0
+    """Rows that some cut would keep: not those that are left out whatever their score."""
+    is_last: bool = False
 
     @property
     def name(self) -> str:
+        """As the page's links have it."""
         return f"{self.low:g}" if self.high is None else f"{self.low:g}..{self.high:g}"
+
+    @property
+    def words(self) -> str:
+        between = "to" if self.is_last else "to under"
+        return f"{self.low:g}" if self.high is None else f"{self.low:g} {between} {self.high:g}"
 
 
 def outcome_bars(bars: Sequence[Bar]) -> Markup:
@@ -142,29 +158,72 @@ def shortened(label: str, most: int = 26) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
-def columns(bins: Sequence[ScoreBin]) -> list[Column]:
-    """The columns of a histogram: one for each score, or of very many scores so many of equal width."""
-    if len(bins) <= MOST_BINS:
-        return [Column(entry.score, None, entry.rows, entry.kept) for entry in bins]
+def columns(bins: Sequence[ScoreBin], scale: Scale | None = None, curve: Sequence[Cut] = ()) -> list[Column]:
+    """The columns of a histogram, side by side as the scores are apart: one for each step of the scale, also where nobody has
+    that score; of scores on no step, `MOST_BINS` of equal width. `curve` tells how many rows each cut would keep."""
+    scores = [entry.score for entry in bins]
+    if steps := score_steps(scores, scale) or scores * (len(bins) == 1):
+        by_score = {round(entry.score, 6): entry for entry in bins}
+        rows_at = [(step, by_score.get(round(step, 6), ScoreBin(step, 0, 0))) for step in steps]
+        return _with_pool([Column(step, None, entry.rows, entry.kept) for step, entry in rows_at], curve)
+    if not bins:
+        return []
     low, high = bins[0].score, bins[-1].score
     edges = [round(low + (high - low) * number / MOST_BINS, 6) for number in range(MOST_BINS + 1)]
     made = [Column(low, high, 0, 0) for low, high in itertools.pairwise(edges)]
     for entry in bins:
         place = min(max(bisect.bisect_right(edges, entry.score) - 1, 0), MOST_BINS - 1)
         made[place] = made[place]._replace(rows=made[place].rows + entry.rows, kept=made[place].kept + entry.kept)
-    return made
+    made[-1] = made[-1]._replace(is_last=True)
+    return _with_pool(made, curve)
 
 
-def histogram(bins: Sequence[ScoreBin]) -> Markup:
+def _with_pool(shown: Sequence[Column], curve: Sequence[Cut]) -> list[Column]:
+    """Columns with what cuts would keep of each; without a curve, all rows."""
+    if not curve:
+        return [column._replace(pool=column.rows) for column in shown]
+    above = [curve[0].rows, *(rows_kept(curve, column.low) for column in shown[1:]), 0]
+    return [column._replace(pool=above[number] - above[number + 1]) for number, column in enumerate(shown)]
+
+
+def rows_kept(curve: Sequence[Cut], cut: float) -> int:
+    """How many rows a cut keeps that need not be one of the curve: as many as the next higher score does, above the highest
+    none."""
+    place = bisect.bisect_left(curve, cut - 1e-9, key=lambda point: point.threshold)
+    return curve[place].rows if place < len(curve) else 0
+
+
+def histogram(bins: Sequence[ScoreBin], scale: Scale | None = None, curve: Sequence[Cut] = ()) -> Markup:
     """Rows by score, the kept ones in another colour; a column leads to its rows."""
-    return svg.plot(_histogram(columns(bins), links=True), HEIGHT, [Key("kept", "kept"), Key("left-out", "left out")])
+    keys = [Key("kept", "kept"), Key("left-out", "left out")]
+    return svg.plot(_histogram(columns(bins, scale, curve), links=True), HEIGHT, keys)
 
 
-def histogram_file(counts: Mapping[str, int], kept: Mapping[str, int], title: str) -> str:
+def histogram_html(counts: Mapping[float, int], title: str, scale: Scale | None = None) -> str:
+    """Rows by score for a notebook: as wide as there is room, its text always of one size."""
+    bins = [ScoreBin(score, counts[score], counts[score]) for score in sorted(counts)]
+    drawn = svg.plot(_histogram(columns(bins, scale), links=False), HEIGHT)
+    style = element("style", Markup(_only_within(STYLE.read_text(encoding="utf-8") + NARROW, f".{NOTEBOOK}")))  # noqa: S704
+    head = element("p", title, style="font: 600 15px system-ui, sans-serif; margin: 0 0 8px; color: #1c2430")
+    look = "max-width: 700px; padding: 12px; background: #ffffff; overflow: hidden"
+    return str(element("div", joined([style, head, drawn]), class_=NOTEBOOK, style=look))
+
+
+def _only_within(style: str, place: str) -> str:
+    """Rules of a style, a line each, for what is inside one element: the rest of a notebook is not theirs."""
+
+    def scoped(rule: str) -> str:
+        selectors, brace, rest = rule.partition(" {")
+        return ", ".join(f"{place} {one.strip()}" for one in selectors.split(",")) + brace + rest if brace else rule
+
+    return "\n".join(rule if rule.startswith("@") else scoped(rule) for rule in style.splitlines())
+
+
+def histogram_file(counts: Mapping[str, int], kept: Mapping[str, int], title: str, scale: Scale | None = None) -> str:
     """The same as the text of an SVG file; `counts` and `kept` go from score to rows."""
     bins = [ScoreBin(float(score), counts[score], kept.get(score, 0)) for score in sorted(counts, key=float)]
     drawn = element(
-        "svg", joined(_histogram(columns(bins), links=False)), x=70, y=60, width=610, height=HEIGHT, overflow="visible"
+        "svg", joined(_histogram(columns(bins, scale), links=False)), x=70, y=60, width=610, height=HEIGHT, overflow="visible"
     )
     style = element("style", Markup(STYLE.read_text(encoding="utf-8")))  # noqa: S704 - the package's own
     paper = element("rect", width="100%", height="100%", fill="#ffffff")
@@ -185,9 +244,9 @@ def _histogram(shown: Sequence[Column], *, links: bool) -> list[Markup]:
     for number, column in enumerate(shown):
         drawn = _column(column, number * width, width, up, counted=len(shown) <= MOST_COUNTED)
         link = f"#examples?score={quote(column.name)}" if links else None
-        about = f"score {column.name}: {column.rows:,} examples, {column.kept:,} kept"
+        about = f"score {column.words}: {column.rows:,} examples, {column.kept:,} kept"
         named = element("title", about) + drawn
-        data = {"data_low": f"{column.low:.12g}", "data_rows": column.rows, "data_kept": column.kept}
+        data = {"data_low": f"{column.low:.12g}", "data_rows": column.rows, "data_kept": column.kept, "data_pool": column.pool}
         parts.append(
             element("a", named, href=link, class_="column", aria_label=f"{about}; show them", **data)
             if link
@@ -208,14 +267,26 @@ def _column(column: Column, start: float, width: float, up: Axis, *, counted: bo
     return joined(parts)
 
 
-def threshold_curve(points: Sequence[Cut], cut: float | None) -> Markup:
-    """Examples kept at each possible cut."""
-    across = Axis(points[0].threshold, points[-1].threshold)
+def cut_axis(points: Sequence[Cut], scale: Scale | None = None) -> Axis:
+    """The cuts that a curve is drawn over: those of the whole scale where it is known."""
+    known = (end for key in ("min", "max") if (end := (scale or {}).get(key)) is not None)
+    ends = [points[0].threshold, points[-1].threshold, *known]
+    return Axis(min(ends), max(ends))
+
+
+def cut_stairs(points: Sequence[Cut], across: Axis) -> list[tuple[float, int]]:
+    """Corners of the line of rows kept over cuts: a cut between two scores keeps what the higher one keeps, and one above the
+    highest keeps nothing."""
+    starts = [across.low, *(point.threshold for point in points)]
+    stairs = [(x, point.rows) for start, point in zip(starts, points, strict=False) for x in (start, point.threshold)]
+    return [*stairs, (points[-1].threshold, 0), (across.high, 0)]
+
+
+def threshold_curve(points: Sequence[Cut], cut: float | None, scale: Scale | None = None) -> Markup:
+    """Examples kept at each possible cut. The page's script moves the mark of the cut that is tried by `data-` attributes."""
+    across = cut_axis(points, scale)
     up = Axis(0, max(point.rows for point in points) * 1.05)
-    # between two scores a cut keeps what the higher one keeps
-    stairs = [(across.at(point.threshold), up.at(point.rows)) for point in points]
-    drawn = [(x, after) for (x, _), (_, after) in zip(stairs, [stairs[0], *stairs], strict=False)]
-    turned = [place for (x, y), (_, before) in zip(stairs, drawn, strict=True) for place in ((x, before), (x, y))]
+    turned = [(across.at(threshold), up.at(rows)) for threshold, rows in cut_stairs(points, across)]
     parts = [
         svg.axes(
             [(across.across(tick), f"{tick:g}") for tick in across.ticks()],
@@ -225,10 +296,16 @@ def threshold_curve(points: Sequence[Cut], cut: float | None) -> Markup:
         ),
         svg.path(turned, HEIGHT, "line series-0"),
     ]
+    if len(points) <= MOST_BINS:  # a dot says which end of a step holds at the score itself
+        at = ((across.across(point.threshold), round(HEIGHT * (1 - up.at(point.rows)), 2)) for point in points)
+        parts += [element("circle", cx=x, cy=y, r=4, class_="dot") for x, y in at]
     if cut is not None:
         place = across.across(cut)
         anchor = "end" if across.at(cut) > 0.5 else "start"
         parts += [line((place, 0), (place, HEIGHT), "cut"), svg.label(f"cut at {cut:g}", place, -10, anchor, "cut-label")]
+    tried = joined([line(("0", 0), ("0", HEIGHT), "cut tried"), svg.label("", "0", 14, kind="cut-label")])
+    ends = {"data_low": f"{across.low:.12g}", "data_high": f"{across.high:.12g}"}
+    parts.append(element("g", tried, id="cut-tried", display="none", **ends))
     return svg.plot(parts, HEIGHT)
 
 

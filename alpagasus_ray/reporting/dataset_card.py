@@ -50,7 +50,7 @@ def _header(title: str, arm: ArmEntry | None) -> str:
 
 def _without_arm(data: ReportData) -> Iterator[str]:
     count = data.examples.rows if data.examples else 0
-    yield f"No examples have been chosen yet; the run holds {count:,}. `jobs/pick_subset.py` chooses them."
+    yield f"No examples have been chosen yet; the run holds {count:,}. `alpagasus pick` chooses them."
 
 
 def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _body(data: ReportData, selection: Selection, arm: ArmEntry) -> Iterator[str
     yield from _trust(data, arm)
     yield from _columns(arm)
     yield from _answers(data)
-    yield from _race(data)
+    yield from _measured(data)
     yield from _limits(selection)
     yield from _provenance(data, arm)
 
@@ -118,7 +118,8 @@ def _columns(arm: ArmEntry) -> Iterator[str]:
 
 def _answers(data: ReportData) -> Iterator[str]:
     first = data.first
-    yield "\n## What training on it gave\n"
+    if first.questions:
+        yield "\n## What training on it gave\n"
     for question in first.questions:
         parts = (f"{question.question} {question.word}.", question.sentence, question.behind)
         yield f"- {_plain(' '.join(part for part in parts if part))}"
@@ -131,11 +132,12 @@ def _answers(data: ReportData) -> Iterator[str]:
             yield f"\n> {_plain(note)}"
 
 
-def _race(data: ReportData) -> Iterator[str]:
-    """Nothing where the arms were not raced."""
+def _measured(data: ReportData) -> Iterator[str]:
+    """What the arms gave in a race and in benchmarks, where there was one."""
     for panel in data.panels:
-        if panel.id == "race":
-            yield "\n## What a race of the arms gave\n"
+        heading = {"race": "What a race of the arms gave", "benchmarks": "Benchmarks of the models"}.get(panel.id)
+        if heading and panel.points:
+            yield f"\n## {heading}\n"
             yield from (f"- {_plain(point)}" for point in panel.points)
 
 

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.reporting import questions
+from alpagasus_ray.reporting import chosen, questions
 from alpagasus_ray.reporting.answers_data import Answers, ExactComparison, exact_comparison
 from alpagasus_ray.reporting.comparisons_data import PairEntry
 from alpagasus_ray.reporting.measures import Entry, Group, Interval, PairStatistics
 from alpagasus_ray.reporting.number_text import ratio_text
 from alpagasus_ray.reporting.questions import FULL, Arms, Compared, ControlComparison, Controls, Question, Sides
-from alpagasus_ray.reporting.selection_data import RatingsEntry
+from alpagasus_ray.reporting.selection_data import RatingsEntry, Selection
 from alpagasus_ray.reporting.training_data import Training
 
+TRAINING, SELECTION = "training", "selection"
+"""What a first screen is about."""
 RATIOS = {
     "examples": "training examples",
     "steps": "updates",
@@ -37,6 +39,8 @@ class Names(NamedTuple):
     models: Sequence[str]
     pairs: Sequence[tuple[str, str]]
     """Models that were compared, by arm where they have one."""
+    controls: frozenset[str] = frozenset()
+    """Arms that are there to be measured against: `full`, and those that take the size of another."""
 
 
 class Parts(NamedTuple):
@@ -114,14 +118,17 @@ class HeldoutComparison(Entry):
 class Headline(Entry):
     """The first screen."""
 
+    about: str
+    """`training`: the answers to `questions`; `selection`: what was chosen and why, as nothing is trained or compared."""
     question: str
-    verdict: str
-    """The weakest of the answers to `questions`: `shown`, `reversed`, `not shown`, `no data`."""
-    word: str
+    """The heading: the question, or what was chosen."""
+    verdict: str | None
+    """The weakest of the answers to `questions`: `shown`, `reversed`, `not shown`, `no data`; null where none is asked."""
+    word: str | None
     """The same as a reader's answer: Yes, …"""
     questions: Sequence[Question]
     sentence: str
-    """What the answer against the baseline stands on."""
+    """What the answer against the baseline stands on, or how the examples were chosen and why others are left out."""
     cheaper: str | None
     """For how much less."""
     arm: Side
@@ -140,8 +147,9 @@ class Headline(Entry):
 
 
 def sides(arm: str | None, baseline: str | None, names: Names) -> Sides:
-    """The arm and the baseline: as the recipe says, else the first arm against `full` or the largest, compared ones first.
-    Raises `UsageError` for a name that the run does not have."""
+    """The arm and the baseline: as the recipe says, else the first arm against what it was compared with; or once models are
+    trained, against `full` or the largest of the controls and of the other trained arms. Raises `UsageError` for a name that
+    the run does not have."""
     every = list(dict.fromkeys([*names.sizes, *names.models, *(name for pair in names.pairs for name in pair)]))
     for key, value in (("arm", arm), ("baseline", baseline)):
         if value is not None and value not in every:
@@ -160,29 +168,34 @@ def _first(names: Names) -> str | None:
 
 def _opponent(arm: str | None, names: Names, every: Iterable[str]) -> str | None:
     met = [name for pair in names.pairs if arm in pair for name in pair if name != arm]
-    for others in (met, [name for name in names.sizes if name != arm]):
+    if not met and not names.models:
+        return arm if (arm, arm) in names.pairs else None
+    trained = {*names.controls, *names.models}
+    for others in (met, [name for name in names.sizes if name != arm and name in trained]):
         if others:
             return FULL if FULL in others else max(others, key=lambda name: names.sizes.get(name, 0))
-    return next((name for name in every if name != arm), arm if (arm, arm) in names.pairs else None)
+    rest = (name for name in every if name != arm and name not in names.sizes)
+    return next(rest, arm if (arm, arm) in names.pairs else None)
 
 
-def headline(about: Sides, parts: Parts, claim: str | None) -> Headline:
-    """The first screen of a report about these two."""
+def headline(about: Sides, parts: Parts, claim: str | None, selection: Selection | None = None) -> Headline:
+    """The first screen of a report about these two; where nothing is trained or compared, about what was chosen."""
+    asks = bool(parts.pairs or parts.trainings or parts.answers)
     main = _main_pair(about, parts)
     by_arm = {entry.arm: entry for entry in parts.trainings}
     mine, other = by_arm.get(about.arm or ""), by_arm.get(about.baseline or "")
     pooled = main.groups.pooled[0] if main else None
     sizes = (parts.sizes.get(about.arm or ""), parts.sizes.get(about.baseline or ""))
-    ratios = _ratios(mine, other, sizes)
-    question_list = _questions(about, parts)
-    badge = questions.weakest(one.verdict for one in question_list)
-    rating = next((entry for entry in parts.ratings if entry.main), None)
+    ratios = _ratios(mine, other, sizes) if asks else []
+    question_list = _questions(about, parts) if asks else []
+    badge = questions.weakest(one.verdict for one in question_list) if asks else None
     return Headline(
-        question=questions.badge_question(question_list),
+        about=TRAINING if asks else SELECTION,
+        question=questions.badge_question(question_list) if asks else chosen.heading(selection),
         verdict=badge,
-        word=questions.WORDS[badge],
+        word=questions.WORDS[badge] if badge else None,
         questions=question_list,
-        sentence=questions.sentence(about, pooled, parts.sizes),
+        sentence=questions.sentence(about, pooled, parts.sizes) if asks else chosen.sentence(selection, parts.ratings),
         cheaper=_cheaper(about, ratios),
         arm=Side(about.arm, sizes[0]),
         baseline=Side(about.baseline, sizes[1]),
@@ -191,12 +204,17 @@ def headline(about: Sides, parts: Parts, claim: str | None) -> Headline:
         test_sets=main.groups.test_sets if main else [],
         others=_others(parts.pairs, main, parts.control_comparisons),
         ratios=ratios,
-        rating_cost=RatingCost(rating.name, rating.seconds, rating.dollars) if rating else None,
+        rating_cost=_rating_cost(parts.ratings),
         heldout=_heldout(mine, other),
         exact=exact_comparison(about.arm, about.baseline, parts.answers),
         claim=claim,
         notes=[*_notes(main, parts.pairs, parts.stale), *_heldout_notes(mine, other)],
     )
+
+
+def _rating_cost(ratings: Iterable[RatingsEntry]) -> RatingCost | None:
+    rating = next((entry for entry in ratings if entry.main), None)
+    return RatingCost(rating.name, rating.seconds, rating.dollars) if rating else None
 
 
 def _questions(about: Sides, parts: Parts) -> list[Question]:
@@ -306,7 +324,7 @@ def _notes(main: PairEntry | None, pairs: Iterable[PairEntry], stale: Sequence[s
         notes.append(f"{missing:,} prompts have no verdict in both orders and count for nobody.")
     if stale:
         more = f", and {len(stale) - 1:,} more of the kind" if len(stale) > 1 else ""
-        notes.append(f"{stale[0]}{more}: what is told here is not all of what the run now holds.")
+        notes.append(f"{stale[0]}{more}: some of what is told here is of an earlier state of the run.")
     return notes
 
 

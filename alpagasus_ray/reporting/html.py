@@ -9,6 +9,7 @@ import bisect
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -17,12 +18,14 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from alpagasus_ray.reporting import number_text
-from alpagasus_ray.reporting.chart_list import chart_list, thinned
+from alpagasus_ray.reporting.chart_list import chart_list, scale_of, slider_cuts
 from alpagasus_ray.reporting.report_data import ReportContents, ReportData
 
 PAGE = files("alpagasus_ray.reporting") / "page"
 SCRIPTS = ("browse.js", "marks.js", "page.js", "examples.js", "sides.js", "cut.js")
 STYLES = ("page.css", "charts.css", "parts.css", "print.css")
+MOST_MARKS = 12
+"""Numbers below the slider."""
 FILTERS = ("count", "number", "percent", "dollars", "duration", "p_value", "between", "times")
 """Functions of `number_text` that the template uses."""
 SECTIONS = {
@@ -40,17 +43,18 @@ SECTIONS = {
 """The parts of the page in their order: the template `page/<name>.html.j2`, and its link's text. The panels of `panels.py`
 follow `judges`."""
 PANELS_AFTER = "judges"
-TEMPLATES = ("page.html.j2", "macros.html.j2", "panel.html.j2", *(f"{name}.html.j2" for name in SECTIONS))
+PARTS = ("page", "macros", "panel", "chosen", "cutter")
+TEMPLATES = tuple(f"{name}.html.j2" for name in (*PARTS, *SECTIONS))
 HINTS = {
-    "verdicts": "jobs/compare.py lets a judge compare the models' answers",
-    "radars": "test sets with a skill or category, compared by jobs/compare.py, have some",
-    "ratings": "jobs/score.py rates the examples",
-    "judges": "jobs/card.py tells how far each judge can be trusted; to look at what a run holds costs nothing",
-    "selection": "jobs/pick_subset.py chooses the arms",
-    "table": "jobs/ingest.py reads the examples",
-    "trainings": "jobs/finetune.py trains a model on every arm",
-    "sides": "jobs/generate.py lets models answer, jobs/compare.py compares their answers",
-    "costs": "no stage of this run is finished; jobs/ingest.py is the first",
+    "verdicts": "alpagasus compare lets a judge compare the models' answers",
+    "radars": "test sets with a skill or category, compared by alpagasus compare, have some",
+    "ratings": "alpagasus score rates the examples",
+    "judges": "alpagasus card tells how far each judge can be trusted; to look at what a run holds costs nothing",
+    "selection": "alpagasus pick chooses the arms",
+    "table": "alpagasus ingest reads the examples",
+    "trainings": "alpagasus train trains a model on every arm",
+    "sides": "alpagasus answer lets models answer, alpagasus compare compares their answers",
+    "costs": "no stage of this run is finished; alpagasus ingest is the first",
 }
 
 
@@ -87,12 +91,20 @@ def _cuts(data: ReportData) -> dict[str, Any] | None:
     knobs = "" if main in (None, "judge") else f" -s pick.ratings={main}"
     scores = [entry.score for entry in selection.histogram]
     below = [0, *itertools.accumulate(entry.kept for entry in selection.histogram)]
-    points = [
-        {**asdict(point), "kept": below[-1] - below[bisect.bisect_left(scores, point.threshold)]}
-        for point in thinned(selection.threshold_curve)
-    ]
-    about = {"cut": selection.cut, "arm": selection.arm, "kept": selection.rows.kept, "knobs": knobs}
+    points = []
+    for point in slider_cuts(selection.threshold_curve, scale_of(data.ratings)):
+        # `full` holds duplicates, which no cut would keep
+        above = below[-1] - below[bisect.bisect_left(scores, point.threshold)]
+        points.append({**asdict(point), "kept": min(above, point.rows)})
+    about = {"cut": selection.cut, "arm": selection.arm, "kept": selection.rows.kept, "knobs": knobs, "marks": _marked(points)}
     return {"curve": points, **about}
+
+
+def _marked(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Which cuts of the slider have their number below it, from 0 to 100 across."""
+    every = max(1, -(-len(points) // MOST_MARKS))
+    last = max(1, len(points) - 1)
+    return [(round(100 * n / last, 3), f"{point['threshold']:g}") for n, point in enumerate(points) if n % every == 0]
 
 
 def _marks(data: ReportData) -> dict[str, Any]:

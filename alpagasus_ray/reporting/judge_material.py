@@ -18,7 +18,7 @@ from alpagasus_ray.data.schema import RATINGS, conformed
 from alpagasus_ray.errors import InputError, StageFailed, reason_of
 from alpagasus_ray.evaluation.estimates import Floats
 from alpagasus_ray.evaluation.judge_sections import Asked
-from alpagasus_ray.judging.gold_marks import gold_marks
+from alpagasus_ray.judging.gold_marks import DRAWN, NEAR, RANDOM, GoldMark, gold_marks
 from alpagasus_ray.judging.parse_rating import NOT_ASKED
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting.selection_data import judge_of
@@ -127,7 +127,7 @@ def lengths(run: Run, wanted: Collection[str]) -> Lengths:
     """The lengths of the answers of some examples."""
     stage, ids, rows = run.examples(), [], pa.array(sorted(wanted), pa.string())
     words, characters = [], []
-    for whole in stage.tables(stage.finished("ingest"), ["example_id", "output"]):
+    for whole in stage.tables(stage.finished(), ["example_id", "output"]):
         table = whole.filter(pc.is_in(whole["example_id"], rows))
         ids += table["example_id"].to_pylist()
         texts = pc.utf8_trim_whitespace(table["output"])
@@ -161,14 +161,39 @@ def votes(run: Run, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def marks_of_raters(run: Run) -> dict[str, dict[str, float]]:
-    """People's ratings of examples: by person, then by example id."""
-    people: dict[str, dict[str, float]] = {}
+def scale_of(manifest: Manifest) -> Scale:
+    """The scale that ratings are on; their own, where they are none of this version's."""
+    return Scale.model_validate(manifest.settings.get("rubric", {}).get("scale") or {})
+
+
+ByPerson = Mapping[str, Mapping[str, float]]
+"""Scores by person, then by example id."""
+
+
+class RatedByPeople(NamedTuple):
+    """People's ratings of examples that stand beside a judge's."""
+
+    at_random: ByPerson
+    """Of examples drawn at random from all rated ones: what is measured on these holds for all."""
+    near: ByPerson
+    """Of examples that were chosen for being near the cut."""
+    other_scale: int
+    """Ratings that are left out, because they are on another scale than the judge's."""
+
+
+def rated_by_people(run: Run, scale: Scale) -> RatedByPeople:
+    """People's ratings of examples, beside a judge that rates on this scale."""
+    drawn: dict[str, defaultdict[str, dict[str, float]]] = {how: defaultdict(dict) for how in DRAWN}
+    other_scale = 0
     for name, manifest in people_stages(run).items():
-        if manifest.settings.get("form") == "rate":
-            for row in votes(run, name):
-                people.setdefault(row["voter"], {})[row["example_id"]] = float(row["score"])
-    return people
+        rows = votes(run, name) if manifest.settings.get("form") == "rate" else []
+        if manifest.details.get("scale", [0.0, 5.0]) != [scale.min, scale.max]:
+            other_scale += len(rows)
+            continue
+        for row in rows:
+            # studies of earlier versions do not say how an example was drawn
+            drawn[row.get("drawn", NEAR)][row["voter"]][row["example_id"]] = float(row["score"])
+    return RatedByPeople(drawn[RANDOM], drawn[NEAR], other_scale)
 
 
 class Marks(NamedTuple):
@@ -178,20 +203,34 @@ class Marks(NamedTuple):
     """Those that may be held against the judge's scores."""
     wrong: dict[str, float]
     """Those of examples that were marked because their rating is wrong: agreement on these says nothing of the others."""
+    near: int
+    """Marks of examples that were chosen for being near the cut, which are left out for the same reason."""
+    other_scale: int
+    """Marks that are left out because they are on another scale than the judge's."""
 
 
-def marks_given(paths: Sequence[str], scale: Scale) -> Marks:
-    """The marks of these files. `InputError` tells of a record that is no mark (`judging/gold_marks.py`)."""
-    marks: tuple[defaultdict[str, list[float]], ...] = (defaultdict(list), defaultdict(list))
-    for file in readers.expand(paths, "card.gold") if paths else ():
-        for mark in gold_marks(_records(file), file.path, scale):
-            marks[mark.chosen][mark.example_id].append(mark.score)
-    return Marks(*({row: float(np.median(scores)) for row, scores in some.items()} for some in marks))
+def marks_given(paths: Sequence[str], scales: Mapping[str, Scale]) -> dict[str, Marks]:
+    """The marks of these files beside each of the ratings, by their names. `InputError` tells of a record that is no mark
+    (`judging/gold_marks.py`)."""
+    files = readers.expand(paths, "card.gold") if paths else ()
+    without_steps = [scale.model_copy(update={"step": None}) for scale in scales.values()]  # the judge's steps bind nobody else
+    marks = [mark for file in files for mark in gold_marks(_records(file), file.path, without_steps)]
+    return {name: _marks_on(marks, scale) for name, scale in scales.items()}
+
+
+def _marks_on(marks: Sequence[GoldMark], scale: Scale) -> Marks:
+    own = [mark for mark in marks if mark.out_of == scale.max]
+    scores: tuple[defaultdict[str, list[float]], ...] = (defaultdict(list), defaultdict(list))
+    for mark in own:
+        if not mark.near:
+            scores[mark.chosen][mark.example_id].append(mark.score)
+    given, wrong = ({row: float(np.median(of)) for row, of in some.items()} for some in scores)
+    return Marks(given, wrong, sum(mark.near for mark in own), len(marks) - len(own))
 
 
 def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for record in readers.records(file):
-        place = f"record at {record.position}"
+        place = record.place
         if record.data is None:
             raise InputError(file.path, place, record.problem)
         yield place, record.data

@@ -46,7 +46,7 @@ def _without_purpose(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def cost(stage: StageDir) -> dict[str, Any]:
     """Rows that were asked about, and dollars; None where nobody knows a price."""
-    manifest = stage.finished("card")
+    manifest = stage.finished()
     return {"rows": manifest.rows, "cost_usd": manifest.usage.get("cost_usd")}
 
 
@@ -73,7 +73,7 @@ def sections(run: Run, one: Ratings, lengths: Lengths, cut: float) -> dict[str, 
 
 
 def _table(stage: StageDir) -> pa.Table:
-    return pa.concat_tables(stage.tables(stage.finished("card")))
+    return pa.concat_tables(stage.tables(stage.finished()))
 
 
 def _numbers(column: pa.ChunkedArray) -> list[float]:
@@ -104,14 +104,14 @@ def _planted(
 
 def _round(stage: StageDir) -> tuple[ProbeRound, list[str]]:
     """The stored probes as they were answered at one time, with their ids."""
-    table, details = _table(stage), stage.finished("card").details
+    table, details = _table(stage), stage.finished().details
     asked = ProbeRound(details["asked_at"], *answered_by(table), _numbers(table["score"]))
     return asked, table["example_id"].to_pylist()
 
 
 def _first_round(stage: StageDir) -> tuple[ProbeRound, list[str]]:
     """The stored probes as the judge rated them among all rows, before there was a card."""
-    table, details = _table(stage), stage.finished("card").details
+    table, details = _table(stage), stage.finished().details
     asked = ProbeRound("the ratings", details["model"], details["fingerprint"], _numbers(table["first_score"]))
     return asked, table["example_id"].to_pylist()
 

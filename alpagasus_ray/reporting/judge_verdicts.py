@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from alpagasus_ray.config import Recipe, Rule
 from alpagasus_ray.data.schema import VERDICTS, conformed
 from alpagasus_ray.errors import reason_of
 from alpagasus_ray.evaluation import judge_agreement, judge_sections
@@ -22,7 +23,6 @@ from alpagasus_ray.reporting.judge_material import people_stages, votes
 from alpagasus_ray.reporting.verdicts import Comparison
 from alpagasus_ray.store.run import Run
 
-RULE = "alpagasus"
 WINNERS: Mapping[str, Winner] = {"win": "a", "tie": "tie", "lose": "b"}
 
 
@@ -33,6 +33,8 @@ class Judged(NamedTuple):
     matches: Sequence[Match]
     votes: Sequence[Vote]
     asked: Sequence[Asked]
+    rule: Rule
+    """How two games become one outcome."""
 
     @property
     def label(self) -> str:
@@ -50,7 +52,7 @@ class Judged(NamedTuple):
 
     def winners_seen_from(self, a: str, b: str) -> dict[str, Winner]:
         """The same where the two models are told in this order."""
-        decided = {match: decide(RULE, match) for match in self.matches}
+        decided = {match: decide(self.rule, match) for match in self.matches}
         said = {match: WINNERS[outcome] for match, outcome in decided.items() if outcome is not None}
         return {
             Answers(match.prompt_id, match.test_set, a, b).item: one if a == self.about.a else TURNED[one]
@@ -63,21 +65,26 @@ def is_any(run: Run) -> bool:
     return bool(verdicts.comparisons(run))
 
 
-def judged(run: Run) -> list[Judged]:
+def rule_of(recipe: Recipe) -> Rule:
+    """The rule of a recipe's report, or of its comparisons where the report names none."""
+    return recipe.report.rule if "rule" in recipe.report.model_fields_set else recipe.compare.rule
+
+
+def judged(run: Run, rule: Rule) -> list[Judged]:
     """All comparisons of a run, each with the votes on its pair."""
     rows = [row for name, one in people_stages(run).items() if one.settings.get("form") == "vote" for row in votes(run, name)]
     made = []
     for about in verdicts.comparisons(run):
         matches = verdicts.matches(run, about)
-        made.append(Judged(about, matches, _votes(rows, about, matches), _asked(run, about)))
+        made.append(Judged(about, matches, _votes(rows, about, matches), _asked(run, about), rule))
     return made
 
 
-def of_pair(run: Run, a: str, b: str) -> Judged | None:
+def of_pair(run: Run, a: str, b: str, rule: Rule) -> Judged | None:
     """What the first judge said of a pair, whichever model it was told first; None where nobody has compared the two."""
     for about in verdicts.comparisons(run):
         if {about.a, about.b} == {a, b}:
-            return Judged(about, verdicts.matches(run, about), (), ())
+            return Judged(about, verdicts.matches(run, about), (), (), rule)
     return None
 
 
@@ -90,7 +97,7 @@ def _votes(rows: Sequence[Mapping[str, Any]], about: Comparison, matches: Sequen
 
 def _asked(run: Run, about: Comparison) -> list[Asked]:
     stages = [run.verdicts(about.judge, about.pair, test_set) for test_set in about.test_sets]
-    tables = [conformed(table, VERDICTS) for stage in stages for table in stage.tables(stage.finished("compare"))]
+    tables = [conformed(table, VERDICTS) for stage in stages for table in stage.tables(stage.finished())]
     table = pa.concat_tables(tables).select(["status", "error", "cost_usd", "latency_s"])
     return [
         Asked(row["status"], reason_of(row["error"]) if row["error"] else "", row["cost_usd"], row["latency_s"])

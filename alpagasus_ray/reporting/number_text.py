@@ -1,8 +1,12 @@
 """How numbers are written for people, on the page, the card and the terminal; what nobody knows is `no data`."""
 
+import math
+
 from alpagasus_ray.reporting.measures import Interval
 
 NO_DATA = "no data"
+FOUR_DECIMALS = 0.001
+"""The least that four decimals of a dollar show two digits of."""
 
 
 def count(value: float | None) -> str:
@@ -18,8 +22,11 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """Two decimals, or four of what is less than a dollar."""
-    return "unknown" if dollars is None else f"{dollars:,.{2 if dollars >= 1 or not dollars else 4}f}"
+    """Two decimals, four of what is less than a dollar, and two digits of what is less than a tenth of a cent."""
+    if dollars is None:
+        return "unknown"
+    digits = 2 if dollars >= 1 or not dollars else 4 if dollars >= FOUR_DECIMALS else 1 - math.floor(math.log10(dollars))
+    return f"{dollars:,.{digits}f}"
 
 
 def dollars(value: float | None) -> str:

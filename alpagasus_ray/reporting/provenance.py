@@ -115,7 +115,7 @@ def stale(stages: Sequence[StageOrigin]) -> list[str]:
 
 def costs(manifests: Mapping[str, Manifest]) -> list[StageCost]:
     """What each stage took, but for the minor ones."""
-    return [_cost(name, manifest) for name, manifest in manifests.items() if not kind_of(name).is_minor]
+    return [_cost(name, manifest) for name, manifest in manifests.items() if is_stage(name) and not kind_of(name).is_minor]
 
 
 def _cost(name: str, manifest: Manifest) -> StageCost:

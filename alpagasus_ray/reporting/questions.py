@@ -202,12 +202,12 @@ def question_text(sides: Sides, sizes: Mapping[str, int]) -> str:
 def sentence(sides: Sides, statistics: PairStatistics | None, sizes: Mapping[str, int]) -> str:
     """The numbers that the answer stands on, and what they allow to say."""
     if sides.arm is None or sides.baseline is None:
-        return "There is nothing to compare yet; jobs/run_all.py makes all of an experiment."
+        return "There is nothing to compare yet; alpagasus run makes all of an experiment."
     if statistics is None:
-        return f"No verdicts compare {sides.arm} with {sides.baseline}; jobs/compare.py makes them."
+        return f"No verdicts compare {sides.arm} with {sides.baseline}; alpagasus compare makes them."
     if not statistics.judged:
         prompts = f"Of {statistics.prompts:,} prompts"
-        return f"{prompts} none has a verdict in both orders; jobs/compare.py --retry-failed asks again."
+        return f"{prompts} none has a verdict in both orders; alpagasus compare --retry-failed asks again."
     mine, other = (f"the model trained on {name}" if name in sizes else str(name) for name in sides)
     wins = f"{mine[0].upper()}{mine[1:]} wins {statistics.win:,} of {statistics.judged:,} prompts against {other}"
     counts = f"{wins}, ties {statistics.tie:,} and loses {statistics.lose:,}"

@@ -53,6 +53,7 @@ from alpagasus_ray.reporting.selection_data import ArmEntry, RatingsEntry, Selec
 from alpagasus_ray.reporting.side_by_side import Explained, side_by_side
 from alpagasus_ray.reporting.training_data import Training
 from alpagasus_ray.reporting.trust_data import Trust
+from alpagasus_ray.selection.existing_arms import stale_controls
 from alpagasus_ray.store.run import Manifest
 
 SCHEMA = files("alpagasus_ray.reporting") / "report.schema.json"
@@ -183,15 +184,15 @@ def report_contents(config: Report, stages: FinishedStages, order: Sequence[str]
     data = ReportData(
         title=config.title or _title(about),
         settings=settings,
-        first=headline.headline(about, parts, config.claim),
+        first=headline.headline(about, parts, config.claim, selection),
         verdicts=parts.pairs,
-        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given),
+        trust=trust_data.trust(stages, from_its_side, comparisons_data.voters(from_its_side), given, config.rule),
         radars=comparisons_data.radars(parts.pairs),
         ranking=comparisons_data.ranking(from_its_side, settings),
         agreement=comparisons_data.agreement(pairs, settings, given),
         objective=answers_data.exact_matches(parts.answers),
         ratings=parts.ratings,
-        arms=[selection_data.arm_entry(name, manifest) for name, manifest in subsets.items()],
+        arms=selection_data.arm_entries(subsets),
         selection=selection,
         examples=_examples(stages.manifests.get("examples")),
         lengths=_lengths(joined) if joined else None,
@@ -251,7 +252,10 @@ def _parts(
         ],
         arm_of=arm_of,
         sizes=sizes,
-        stale=provenance.stale(provenance.origins(stages.manifests)),
+        stale=[
+            *provenance.stale(provenance.origins(stages.manifests)),
+            *(f"subsets/{name} {told}" for name, told in stale_controls(subsets).items()),
+        ],
         controls=controls,
         control_comparisons=questions.control_comparisons(about.arm, controls, pairs, arm_of, settings),
     )
@@ -281,7 +285,8 @@ def _names(
 ) -> Names:
     sizes = {arm: manifest.rows for arm, manifest in subsets.items()}
     models = [*stages.named("models"), *(model for model, _ in stages.answers())]
-    return Names(sizes, models, [(arm_of.get(pair.a, pair.a), arm_of.get(pair.b, pair.b)) for pair in pairs])
+    controls = frozenset(name for name, manifest in subsets.items() if selection_data.is_control(manifest.settings["arm"]))
+    return Names(sizes, models, [(arm_of.get(pair.a, pair.a), arm_of.get(pair.b, pair.b)) for pair in pairs], controls)
 
 
 def _table_arm(about: Sides, selection: Selection | None, ratings: Sequence[RatingsEntry]) -> TableArm:
@@ -305,7 +310,7 @@ def _votes(config: Report, stages: FinishedStages) -> list[tuple[str, list[dict[
         rows = []
         for record in readers.records(file):
             if record.data is None:
-                raise InputError(file.path, f"record at {record.position}", record.problem)
+                raise InputError(file.path, record.place, record.problem)
             rows.append(record.data)
         by_file.append((file.path, rows))
     return by_file
@@ -320,7 +325,7 @@ def _selection(stages: FinishedStages, arm: str | None, ratings: Sequence[Rating
     reasons: Counter[str] = Counter()
     for table in dropped_tables(stage, manifest, [DROPPED.field("reason").name]):
         for entry in pc.value_counts(table["reason"]).to_pylist():
-            reasons[entry["values"]] += entry["counts"]
+            reasons[selection_data.kind_of_reason(entry["values"])] += entry["counts"]
     main = next((entry for entry in ratings if entry.main), None)
     by_rules = main is not None and traits_of(main.kind).is_baseline
     judge_reasons = examples_table.judge_reasons(stages, arm, main.name) if main and by_rules else {}

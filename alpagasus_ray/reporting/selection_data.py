@@ -8,10 +8,13 @@ from typing import Any
 
 from alpagasus_ray.config.pick import POLICIES, PolicyKnobs
 from alpagasus_ray.reporting.measures import Entry, read
+from alpagasus_ray.selection.existing_arms import stale_controls
 from alpagasus_ray.store.run import Manifest
 
 RATINGS = "ratings/"
 MOST_REASONS = 12
+ANOTHER = "another example"
+COPY, NEAR_COPY = f"an exact duplicate of {ANOTHER}", f"nearly repeats {ANOTHER}"
 NUMBER = re.compile(r"\d+([.,]\d+)*")
 NOTE_BEGINS = ". ("
 """What follows this in a reply of the offline judge says only that it was one."""
@@ -206,15 +209,20 @@ def judge_doubts(
         yield f"expected scores are doubtful: {how}"
 
 
-def arm_entry(name: str, manifest: Manifest) -> ArmEntry:
-    """An arm, from its manifest."""
+def arm_entries(arms: Mapping[str, Manifest]) -> list[ArmEntry]:
+    """All arms; the rule of a control says where it no longer holds."""
+    old = stale_controls(arms)
+    return [_arm_entry(name, manifest, f"; it {old[name]}" if name in old else "") for name, manifest in arms.items()]
+
+
+def _arm_entry(name: str, manifest: Manifest, but: str) -> ArmEntry:
     details, dropped = manifest.details, manifest.counts.get("dropped", 0)
     tokens, length = details.get("tokens", {}), mean_length(details)
     whole = manifest.rows + dropped
     return ArmEntry(
         arm=name,
         policy=manifest.settings["arm"]["policy"],
-        rule=rule(manifest.settings["arm"]),
+        rule=rule(manifest.settings["arm"]) + but,
         rows=manifest.rows,
         dropped=dropped,
         share=round(manifest.rows / whole, 6) if whole else None,
@@ -248,6 +256,16 @@ def ordered(manifests: Mapping[str, Manifest], order: Sequence[str]) -> dict[str
 def knobs(arm: Mapping[str, Any]) -> PolicyKnobs:
     """What is known of an arm's policy; of one of another version nothing is taken for granted."""
     return POLICIES.get(arm.get("policy", ""), PolicyKnobs())
+
+
+def is_control(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm is there for others to be measured against: all examples, or as many as another has."""
+    return arm.get("policy") == "full" or knobs(arm).copies_size
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason of a row that was left out without the id of another row, so that equal reasons are counted together."""
+    return next((kind for kind in (COPY, NEAR_COPY) if reason.startswith(kind.removesuffix(ANOTHER))), reason)
 
 
 def rule(arm: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpagasus_ray.config import Judge
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.store.manifest import Manifest
 
 
@@ -19,7 +20,7 @@ def score_notes(manifest: Manifest, judge: Judge) -> list[str]:
     if "cascade" in manifest.details:
         notes.append(manifest.details["cascade"]["in_words"])
         saved = manifest.details["cascade"]["saved_usd"]
-        notes += [f"what was not asked would have cost about ${saved:,.2f}"] if saved else []
+        notes += [f"what was not asked would have cost about ${money(saved)}"] if saved else []
     without = manifest.rows - manifest.counts.get("scored", 0) - manifest.counts.get("not_asked", 0)
     if without and not judge.traits.is_recorded:
         failed = {status: count for status, count in manifest.counts.items() if status not in ("scored", "not_asked")}

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from alpagasus_ray.progress import clock
 from alpagasus_ray.reporting.number_text import money
+from alpagasus_ray.reporting.score_steps import score_steps
+from alpagasus_ray.reporting.terminal_bench import bench_lines, fetched_lines
 from alpagasus_ray.reporting.terminal_plan import card_plan_lines, score_plan_lines, whole_plan_lines
 from alpagasus_ray.reporting.terminal_race import race_lines, race_plan_lines
 from alpagasus_ray.reporting.terminal_training import elsewhere_lines, show_preview, trained_lines
@@ -16,6 +18,8 @@ from alpagasus_ray.terminal import say, spelled
 
 BAR = 40
 TWICE = "maybe_billed_twice"
+PARTS = {"arms": "arms", "models": "models", "answers": "sets of answers", "comparisons": "comparisons"}
+"""What a stage of several parts has, by their key: rows of different parts are no sum that says anything."""
 WELL = ("examples", "scored", "not_asked", "labels", "kept", "dropped", "whole", "cut", "answered", "judged", "duplicates")
 """Outcomes that nobody has to be warned of."""
 
@@ -43,13 +47,14 @@ def lines(report: Summary) -> Iterator[str]:
 
 
 def _stage(report: Summary) -> Iterator[str]:
-    yield f"{report['stage']}: {report['rows']:,} rows in {report['location']}"
+    parts = next((f"{len(report[key]):,} {noun}" for key, noun in PARTS.items() if key in report), f"{report['rows']:,} rows")
+    yield f"{report['stage']}: {parts} in {report['location']}"
     counts = report.get("counts")
     if counts:
         yield "  " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
     for reason, count in report.get("reasons", {}).items():
         yield f"  {count:,} x {reason}"
-    yield from _bars(report.get("histogram", {}))
+    yield from _bars(report.get("histogram", {}), report.get("scale"))
     usual = {TWICE: 0, "attempts": report["rows"]}
     used = [_used(name, value) for name, value in (report.get("usage") or {}).items() if usual.get(name) != value]
     if used:
@@ -75,7 +80,7 @@ def _stage(report: Summary) -> Iterator[str]:
 
 
 def _used(name: str, value: float) -> str:
-    return f"${value:,.4f}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
+    return f"${money(value)}" if name == "cost_usd" else f"{value:,.0f} {name.replace('_', ' ')}"
 
 
 def _checks(report: Summary) -> Iterator[str]:
@@ -87,10 +92,14 @@ def _checks(report: Summary) -> Iterator[str]:
     yield "no problem found" if report["ok"] else "there are problems: score is not ready to run"
 
 
-def _bars(histogram: Mapping[str, int]) -> Iterator[str]:
-    most = max(histogram.values(), default=0)
-    for score, count in histogram.items():
-        yield f"  {float(score):>5g} {'█' * max(1, round(BAR * count / most)):<{BAR}} {count:,}"
+def _bars(histogram: Mapping[str, int], scale: Mapping[str, float | None] | None = None) -> Iterator[str]:
+    """A line for each score, also for steps of the scale that nobody was given."""
+    counts = {round(float(score), 6): count for score, count in histogram.items()}
+    most = max(counts.values(), default=0)
+    for score in (score_steps(counts, scale) or counts) if counts else ():
+        count = counts.get(round(score, 6), 0)
+        length = max(1, round(BAR * count / most)) if count else 0
+        yield f"  {score:>5g} {'█' * length:<{BAR}} {count:,}"
 
 
 def _arm(arm: Summary) -> Iterator[str]:
@@ -98,7 +107,7 @@ def _arm(arm: Summary) -> Iterator[str]:
     tokens = arm["tokens"]
     about = "about " if tokens["counted_by"].startswith("estimate") else ""
     kept = f"{arm['rows']:,} kept, {arm['dropped']:,} dropped"
-    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']} {length['unit']} an output"
+    yield f"  {arm['name']}: {kept}, {about}{tokens['kept']:,} tokens, {length['kept']:,.0f} {length['unit']} an output"
     yield from (f"    {note}" for note in arm.get("notes", ()))
     if arm.get("duplicates"):
         yield f"    {arm['duplicates']:,} exact duplicates dropped; pick.duplicates=keep keeps them"
@@ -194,6 +203,8 @@ OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
     "status": _status,
     "race": race_lines,
+    "benchmarks": bench_lines,
+    "fetched": fetched_lines,
     "race_plan": race_plan_lines,
     "plan_of_all": whole_plan_lines,
     "plan_of_card": card_plan_lines,

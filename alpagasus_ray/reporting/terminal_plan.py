@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alpagasus_ray.config import AFTER_PICK
 from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.terminal import spelled
 
@@ -19,6 +20,17 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  card: {_card(report['card'])}"
     if raced := report["race"]:
         yield f"  race: {_race(raced)}"
+    yield from [f"  {left_out_line()}"] if "left_out" in report else _after_pick(report)
+    yield from _total(report["total_dollars"])
+
+
+def left_out_line() -> str:
+    """What an experiment that ends with the report leaves out, and what asks for it."""
+    return f"left out, as the recipe does not ask for it: {', '.join(f'{name} ({key})' for name, key in AFTER_PICK.items())}"
+
+
+def _after_pick(report: Mapping[str, Any]) -> Iterator[str]:
+    """Trainings, answers and games."""
     for arm in report["arms"]:
         yield f"  finetune {arm['arm']}: {_arm(arm)}"
     yield f"  finetune in all: {_sums(report['arms'])}"
@@ -28,7 +40,6 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     tokens = report["tokens_a_game"]
     each = f"{tokens['low']:,} to {tokens['high']:,} tokens each, by the length of the answers"
     yield f"  compare: {report['games']:,} games judged by {spelled(report['judge'])}, {each}; {_dollars(low, high)}"
-    yield from _total(report["total_dollars"])
 
 
 def _total(total: Mapping[str, Any]) -> Iterator[str]:
@@ -37,7 +48,7 @@ def _total(total: Mapping[str, Any]) -> Iterator[str]:
     if total["not_counted"]:
         yield f"  not counted, as nobody can tell it yet: {', '.join(total['not_counted'])}"
     bound = f"at least ${money(low)}, and nothing bounds it" if high is None else f"${money(low)} to ${money(high)}"
-    yield f"  total: {bound}"
+    yield f"  total{' of the rest' if total['not_counted'] else ''}: {bound}"
 
 
 def _score(plan: Mapping[str, Any]) -> str:

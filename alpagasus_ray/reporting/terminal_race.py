@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alpagasus_ray.progress import clock
+from alpagasus_ray.reporting.number_text import money
 
 Summary = Mapping[str, Any]
 
@@ -69,7 +70,7 @@ def cost_line(table: Summary) -> str:
     """What choosing has cost in all: ratings that several arms share are counted once."""
     by_ratings = {entry["ratings"]: entry for entry in table["arms"] if entry["ratings"]}
     asked = [entry["choosing_usd"] for entry in by_ratings.values()]
-    dollars = "unknown dollars" if None in asked else f"${sum(asked):,.2f}"
+    dollars = "unknown dollars" if None in asked else f"${money(sum(asked))}"
     seconds = sum(entry["choosing_seconds"] for entry in by_ratings.values())
     trained = f"trainings {clock(table['training_seconds'])} on {table['device']}"
     return f"cost of choosing: ratings {dollars} and {clock(seconds)}, {trained}"
@@ -91,7 +92,7 @@ def race_plan_lines(report: Summary) -> Iterator[str]:
     yield from (f"    {line}" for line in _gains(plan["smallest_gains"]))
     seconds, dollars = plan["seconds_left"], plan["dollars_left"]
     yield f"  time: {'unknown until one is trained' if seconds is None else f'about {clock(seconds)} on one device'}" + (
-        "" if dollars is None else f", ${dollars:,.2f}"
+        "" if dollars is None else f", ${money(dollars)}"
     )
 
 

@@ -15,6 +15,7 @@ def card_lines(report: Summary) -> Iterator[str]:
     for card in report["cards"]:
         yield f"  {spelled(card['line'])}"
         yield from (f"    also: {spelled(also)}" for also in card["also"])
+        yield from (f"    note: {spelled(note)}" for note in card["notes"])
         for reason, sections in _by_reason(card["missing"]).items():
             yield f"    not known: {', '.join(sections)}: {spelled(reason)}"
         if card["cost_usd"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from alpagasus_ray.config import Rule
 from alpagasus_ray.evaluation import agreement
 from alpagasus_ray.evaluation.agreement import Comparison, Vote
 from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
@@ -44,6 +45,7 @@ FIGURES = (
     ("gold", "marked_wrong", "points above what ratings marked as wrong deserve"),
     ("raters", "exact_agreement", "equal to people's median"),
     ("raters", "at_cut.kappa", "kappa with people at the cut"),
+    ("raters", "near_cut.agreement", "on the same side of the cut as people, of examples near it"),
     ("raters", "people_alpha", "alpha of people with each other"),
     ("raters", "alternative_annotator.omega", "people it may stand in for"),
     ("raters", "alternative_annotator.rho", "items on which it keeps up"),
@@ -98,6 +100,8 @@ class JudgeEntry(Entry):
     verdict: str
     why: Sequence[str]
     also: Sequence[str]
+    notes: Sequence[str]
+    """What people and marks say that is left out, and why."""
     figures: Sequence[TrustFigure]
     beside: Sequence[Beside]
     seen: Mapping[str, Estimated]
@@ -161,10 +165,12 @@ def trust(
     pairs: Sequence[PairGames],
     voters: Mapping[tuple[str | None, str], str],
     given: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    rule: Rule,
 ) -> Trust:
-    """From the run's cards and games. `given`: the rows of each file of votes, with its name."""
+    """From the run's cards and games, whose two orders `rule` makes one outcome of. `given`: the rows of each file of votes,
+    with its name."""
     files = _cards(stages)
-    win_rates = [_win_rate(pair, voters[pair.who], list(_votes(pair, given))) for pair in pairs]
+    win_rates = [_win_rate(pair, voters[pair.who], list(_votes(pair, given)), rule) for pair in pairs]
     is_alone = bool(win_rates) and all(rate.people is None for rate in win_rates)
     return Trust(
         cards=[_card(card) for name, card in files.items() if name != TOGETHER],
@@ -192,6 +198,7 @@ def _card(card: Mapping[str, Any]) -> JudgeEntry:
         verdict=verdict["verdict"],
         why=verdict["why"],
         also=verdict["also"],
+        notes=card.get("notes", []),
         figures=list(_figures(card, grades)),
         beside=list(_beside(card)),
         seen={kind: _estimated(one["auc"]) for kind, one in defects["kinds"].items()},
@@ -278,9 +285,9 @@ def _is_of(row: Mapping[str, Any], pair: PairGames) -> bool:
     return not named or named == {pair.a, pair.b}
 
 
-def _win_rate(pair: PairGames, voter: str, given: Sequence[Vote]) -> WinRateEntry:
+def _win_rate(pair: PairGames, voter: str, given: Sequence[Vote], rule: Rule) -> WinRateEntry:
     about = verdicts.Comparison(pair.judge, pair.a, pair.b, pair.test_sets, pair.label)
-    [rates] = judge_verdicts.win_rates_of([Judged(about, pair.matches, given, ())])
+    [rates] = judge_verdicts.win_rates_of([Judged(about, pair.matches, given, (), rule)])
     corrected = rates["rogan_gladen"]
     return WinRateEntry(
         voter=voter,

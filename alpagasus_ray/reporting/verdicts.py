@@ -57,7 +57,7 @@ def matches_of(stage: StageDir, manifest: Manifest | None = None) -> list[Match]
 def _by_prompt(stage: StageDir, manifest: Manifest | None = None) -> dict[str, dict[str, dict[str, Any]]]:
     """The rows of a directory of games, by prompt and order."""
     prompts: dict[str, dict[str, dict[str, Any]]] = {}
-    for table in stage.tables(manifest or stage.finished("compare")):
+    for table in stage.tables(manifest or stage.finished()):
         for row in table.to_pylist():
             prompts.setdefault(row["prompt_id"], {})[row["order"]] = row
     return prompts

@@ -3,6 +3,7 @@
 Pure functions over columns. How an arm without any of these chooses is in `policies.py`.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,9 @@ def chosen(arm: Arm, columns: Columns, beside: Beside, same: Budget | None) -> C
         default = DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold
         kept = above_thresholds(columns.score, list(columns.category), arm.thresholds, default)
         return Choice(kept, "score below the threshold of its category")
+    if arm.per:
+        rows = best_of_each(ORDERS[arm.policy](columns, arm.seed), list(_groups(arm.per, columns, beside)), arm)
+        return Choice(_flags(rows, len(columns.ids)), f"not among the best of its {arm.per}")
     budget = _budget(arm, columns, same)
     if arm.spread == "clusters":
         assert beside.cluster is not None, "the caller has found clusters"
@@ -50,12 +54,37 @@ def chosen(arm: Arm, columns: Columns, beside: Beside, same: Budget | None) -> C
         return spread.apart(columns, beside.vectors, arm.apart, beside.tokens, budget)
     order = ORDERS[arm.policy](columns, arm.seed)
     if arm.shares:
-        group = columns.category if arm.shares_of == "category" else beside.source
-        assert group is not None, "the caller has read sources"
-        rows = by_shares(order, list(group), arm.shares, beside.tokens, budget)
+        rows = by_shares(order, list(_groups(arm.shares_of, columns, beside)), arm.shares, beside.tokens, budget)
     else:
         rows = within(order, beside.tokens, budget)
     return Choice(_flags(rows, len(columns.ids)), f"not among the {_WHICH[arm.policy]} within {budget}")
+
+
+def _groups(by: str, columns: Columns, beside: Beside) -> Iterable[Any]:
+    """Each row's category, or the file that it came from."""
+    if by == "category":
+        return columns.category
+    assert beside.source is not None, "the caller has read sources"
+    return beside.source
+
+
+def best_of_each(order: Indices, group: Sequence[str], arm: Arm) -> Indices:
+    """The first rows of each group in an order, best first: `arm.k` of them, or `arm.share` of all its rows. `UsageError`
+    where no row has a group, or one has too few rows."""
+    names = np.asarray(group, dtype=object)
+    if not any(group):
+        raise UsageError(f"pick.arms: arm {arm.name!r} goes by `per: {arm.per}`, which no example has")
+    kept = []
+    for name in sorted(set(group)):
+        own = order[names[order] == name]
+        size = rows_of_share(arm.share, int((names == name).sum())) if arm.share is not None else arm.k or 0
+        if size > len(own):
+            raise UsageError(
+                f"pick.arms: arm {arm.name!r} asks for {size:,} rows of each {arm.per}, and {name!r} has {len(own):,} to "
+                "choose from; take fewer, or a `share`"
+            )
+        kept.append(own[:size])
+    return np.concatenate(kept)
 
 
 _WHICH = {"top": "best", "random": "first drawn", "longest": "longest", "lowest": "lowest rated"}

@@ -1,8 +1,10 @@
 """Whether an arm's threshold can stand on the scale that the ratings were made on: pure functions of arm and scale."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from alpagasus_ray.config import Arm
+from alpagasus_ray.config.engines import traits_of
 from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.selection.policies import DEFAULT_THRESHOLD
 
@@ -18,7 +20,7 @@ def cut_problems(arms: Iterable[Arm], scale: Scale, *, steps: bool = True) -> li
         for arm in arms
         if arm.traits.threshold
         for who, tau in _cuts(arm).items()
-        if (problem := _problem(arm, tau, scale, steps=steps))
+        if (problem := cut_problem(arm, tau, scale, steps=steps))
     ]
 
 
@@ -28,7 +30,17 @@ def _cuts(arm: Arm) -> dict[str, float]:
     return {repr(arm.name): DEFAULT_THRESHOLD if arm.threshold is None else arm.threshold, **own}
 
 
-def _problem(arm: Arm, tau: float, scale: Scale, *, steps: bool) -> str | None:
+def scale_of(ratings: Mapping[str, Any]) -> tuple[Scale, bool] | None:
+    """The scale that ratings with these settings are on, and whether a cut has to stand on one of its steps; None where they
+    do not say it."""
+    scale = ratings.get("rubric", {}).get("scale")
+    if scale is None:
+        return None
+    return Scale.model_validate(scale), not traits_of(ratings.get("judge", {}).get("kind")).is_recorded
+
+
+def cut_problem(arm: Arm, tau: float, scale: Scale, *, steps: bool) -> str | None:
+    """Why a threshold means nothing on a scale, if that is so."""
     where = f"the ratings are on a scale of {scale}"
     if arm.out_of is not None and arm.out_of != scale.max:
         return f"cuts at {tau:g} out of {arm.out_of:g}, and {where}"

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from alpagasus_ray.selection.policies import Choice, Columns, Flags
+from alpagasus_ray.selection.policies import Choice, Columns, Flags, is_one_value
 
 
 def only(columns: Columns, flags: Flags) -> Columns:
     """The rows of columns that are flagged."""
 
     def flagged(column: Any) -> Any:
-        return column[flags] if isinstance(column, np.ndarray) else list(itertools.compress(column, flags))
+        if not isinstance(column, np.ndarray):
+            return list(itertools.compress(column, flags))
+        return np.broadcast_to(column[:1], (int(flags.sum()),)) if is_one_value(column) else column[flags]
 
     return columns if flags.all() else Columns(Some(columns.ids, flags), *map(flagged, columns[1:]))
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alpagasus_ray.errors import SettingsChanged
-from alpagasus_ray.store.run import STATE, Manifest, Run, differences
+from alpagasus_ray.store.run import MANIFEST, STATE, Manifest, Run, differences
 
+SIZE_OF = "size_of"
+"""Of a control's settings: the arm whose size it took."""
+SUBSETS = "subsets"
 VERSION, PRESENT = "version", 2
 """How this version draws, part of an arm's settings. 2: the key of each draw holds its purpose, and lengths are in tokens or
 characters. Arms without it (version 1) used one key for ties and draws, and measured in words; they stay as they are."""
@@ -64,6 +67,36 @@ def _refusal(arm: str, model: str, lines: list[str]) -> str:
         f"Keep both: give the new one a name of its own in pick.arms, e.g. `name: {arm}-2`, or go back to those settings. To "
         f"have it anew under its name, delete models/{arm} in this run first."
     )
+
+
+def of_run(run: Run) -> dict[str, Manifest]:
+    """The manifests of all arms of a run, by name."""
+    paths = [name.split("/") for name in run.storage.at(SUBSETS).all_names()]
+    arms = {path[0]: run.subset(path[0]).manifest() for path in sorted(paths) if path[1:] == [MANIFEST]}
+    return {name: manifest for name, manifest in arms.items() if manifest is not None}
+
+
+def stale_controls(arms: Mapping[str, Manifest]) -> dict[str, str]:
+    """Of the arms of a run, those that took the size of another one, which has been made anew since with another size: what is
+    to be told of each."""
+    told = {}
+    for name, control in arms.items():
+        wanted = control.settings.get(SIZE_OF)
+        if not isinstance(wanted, Mapping) or "name" not in wanted:
+            continue
+        leader = arms.get(wanted["name"])
+        if leader is None:
+            told[name] = f"has {control.rows:,} examples, as {wanted['name']} had, which is no longer in the run"
+        elif not _made_for(control, leader) and (wanted.get("tokens") or leader.rows != control.rows):
+            now = f"{wanted['name']} has {leader.rows:,} now"
+            told[name] = f"was made to be as large as {wanted['name']}, has {control.rows:,} examples, and {now}"
+    return told
+
+
+def _made_for(control: Manifest, leader: Manifest) -> bool:
+    """Whether an arm is still the one whose size a control took."""
+    same = all(control.settings.get(key) == leader.settings.get(key) for key in ("duplicates", "clean"))
+    return same and control.settings[SIZE_OF] == leader.settings["arm"] and control.inputs == leader.inputs
 
 
 def notes(manifest: Manifest) -> list[str]:

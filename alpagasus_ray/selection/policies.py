@@ -100,10 +100,17 @@ def top(columns: Columns, k: int, floors: Mapping[str, int], seed: int) -> Choic
 
 def best_first(columns: Columns, seed: int) -> Indices:
     """Indices of all rows with a score, best first, ties broken."""
-    order: Indices = np.lexsort(
-        (seeded_hashes(columns.ids, "ties", seed), -np.nan_to_num(columns.expected, nan=-np.inf), -columns.score)
-    )
-    return np.asarray(order[~np.isnan(columns.score[order])])
+    ties: list[Any] = [seeded_hashes(columns.ids, "ties", seed)]
+    if not is_one_value(columns.expected):  # as where no row has an expected score: 16 bytes a row, and equal for all
+        ties.append(-np.nan_to_num(columns.expected, nan=-np.inf))
+    order: Indices = np.lexsort((*ties, -columns.score))
+    # rows without a score are last
+    return order[: len(order) - int(np.isnan(columns.score).sum())]
+
+
+def is_one_value(column: NDArray[Any]) -> bool:
+    """Whether a column is one value for all rows, of which one is held."""
+    return column.strides == (0,)
 
 
 def _floor_rows(columns: Columns, floors: Mapping[str, int], seed: int) -> Indices:

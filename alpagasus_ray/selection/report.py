@@ -16,6 +16,8 @@ BYTES_PER_TOKEN = 4
 
 MOST_SCORES = 1000
 """Different scores that a curve or a histogram has an entry for."""
+BLOCK = 1 << 16
+"""Rows that are looked at at a time."""
 
 
 class CountedBy(NamedTuple):
@@ -27,11 +29,14 @@ class CountedBy(NamedTuple):
     """What lengths are measured in: `tokens`, or `characters` where no tokenizer is named."""
 
 
-def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64], counted_by: CountedBy) -> dict[str, Any]:
+def selection_report(
+    columns: Columns, choice: Choice, tokens: NDArray[np.int64], counted_by: CountedBy, pool: Flags | None = None
+) -> dict[str, Any]:
     """Rows, tokens, lengths, kept share of each category, threshold curve and histogram of one arm.
 
     `tokens` holds the tokens of each row (instruction, input and output); `counted_by` says who
-    counted them, and what the lengths of the outputs are measured in.
+    counted them, and what the lengths of the outputs are measured in. `pool` flags the rows that a cut may keep (by default
+    all): no cut keeps a dropped duplicate, whatever its score.
     """
     kept = choice.kept
     return {
@@ -45,14 +50,14 @@ def selection_report(columns: Columns, choice: Choice, tokens: NDArray[np.int64]
             "unit": counted_by.lengths,
         },
         "categories": _categories(columns.category, kept),
-        "threshold_curve": threshold_curve(columns, tokens),
+        "threshold_curve": threshold_curve(columns, tokens, pool),
         "histogram": histogram(columns, kept),
     }
 
 
-def threshold_curve(columns: Columns, tokens: NDArray[np.int64]) -> list[dict[str, float]]:
-    """What each possible cut would keep: one entry for each score that occurs, lowest first."""
-    by_score = _ByScore(columns.score)
+def threshold_curve(columns: Columns, tokens: NDArray[np.int64], pool: Flags | None = None) -> list[dict[str, float]]:
+    """What each possible cut would keep of the rows of `pool`: one entry for each of their scores, lowest first."""
+    by_score = _ByScore(columns.score if pool is None else np.where(pool, columns.score, np.nan))
     above, held = (column[::-1].cumsum()[::-1].tolist() for column in (by_score.rows, by_score.sums(tokens)))
     rows = len(columns.score)
     return [
@@ -69,23 +74,51 @@ def histogram(columns: Columns, kept: Flags) -> list[dict[str, float]]:
 
 
 class _ByScore:
-    """Rows by their score; of more than `MOST_SCORES` different ones, by those rounded down to so many steps."""
+    """Rows by their score; of more than `MOST_SCORES` different ones, by those rounded down to so many steps.
+
+    Of a long column a block after the other is looked at: nothing is held for each row.
+    """
 
     def __init__(self, score: Floats) -> None:
-        self._scored = ~np.isnan(score)
-        values, self._place, self.rows = np.unique(score[self._scored], return_inverse=True, return_counts=True)
-        if len(values) > MOST_SCORES:
-            width = (values[-1] - values[0]) / (MOST_SCORES - 1)
-            step = np.floor((values - values[0]) / width).astype(np.int64)
-            steps, number = np.unique(step, return_inverse=True)
-            self.rows = np.bincount(number, self.rows).astype(np.int64)
-            values, self._place = values[0] + steps * width, number[self._place]
-        self.values = [float(value) for value in values]
+        self._score = score
+        self._values, self._width = _different(score), 0.0
+        if len(self._values) > MOST_SCORES:
+            low, high = self._values[[0, -1]]
+            self._width = (high - low) / (MOST_SCORES - 1)
+            self._values = low + np.arange(MOST_SCORES) * self._width
+        every = self._sums(None)
+        self._there = np.flatnonzero(every)
+        self.rows = every[self._there]
+        self.values = [float(value) for value in self._values[self._there]]
 
     def sums(self, column: Any) -> NDArray[np.int64]:
         """The sum of a column for each score, lowest first."""
-        own = np.bincount(self._place, column[self._scored], minlength=len(self.values))  # exact up to 2^53
-        return own.astype(np.int64)
+        return self._sums(column)[self._there]
+
+    def _sums(self, column: Any) -> NDArray[np.int64]:
+        """For each value the sum of a column, or without one the number of rows."""
+        total = np.zeros(len(self._values))  # exact up to 2^53
+        for start in range(0, len(self._score), BLOCK):
+            here = slice(start, start + BLOCK)
+            scored = ~np.isnan(self._score[here])
+            own = self._score[here][scored]
+            if self._width:
+                place = np.floor((own - self._values[0]) / self._width).astype(np.int64)
+            else:
+                place = np.searchsorted(self._values, own)
+            total += np.bincount(place, None if column is None else column[here][scored], minlength=len(total))
+        return total.astype(np.int64)
+
+
+def _different(score: Floats) -> Floats:
+    """The different scores that occur, lowest first; of more than `MOST_SCORES` some, the lowest and the highest among them."""
+    known = np.empty(0)
+    for start in range(0, len(score), BLOCK):
+        block = score[start : start + BLOCK]
+        known = np.union1d(known, block[~np.isnan(block)])
+        if len(known) > MOST_SCORES + 1:
+            known = known[np.linspace(0, len(known) - 1, MOST_SCORES + 1).astype(np.int64)]
+    return known
 
 
 def _categories(category: Iterable[str], kept: Flags) -> list[dict[str, Any]]:

@@ -54,8 +54,34 @@ class Space(NamedTuple):
 def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
     """Vectors and clusters of a sample of texts, at most one cluster for two. Raises `UsageError` where no text has a word."""
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import CountVectorizer
     from threadpoolctl import threadpool_limits
+
+    weighted, terms, rarity = _counted(texts)
+    # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
+    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
+        svd = TruncatedSVD(min(DIMENSIONS, len(terms)), random_state=seed).fit(weighted)
+    axes = np.asarray(svd.components_.T, dtype=np.float64)
+    rows = unit(weighted @ axes).astype(np.float32)
+    centres = centres_of(rows, clusters, seed)
+    return Space(terms, rarity, axes, centres, _names(assigned(centres, rows), len(centres), weighted, terms, rarity))
+
+
+def fit_given(rows: Vectors, texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
+    """Clusters of a sample of vectors that somebody has made, named by the words of their texts. Other texts have no vectors in
+    such a space."""
+    centres = centres_of(rows, clusters, seed)
+    nothing: list[str] = []
+    blank = Space(nothing, np.empty(0), np.empty((0, rows.shape[1])), centres, [""] * len(centres))
+    try:
+        weighted, terms, rarity = _counted(texts)
+    except UsageError:  # no text has a word: the clusters have no names
+        return blank
+    return blank._replace(names=_names(assigned(centres, rows), len(centres), weighted, terms, rarity))
+
+
+def _counted(texts: Sequence[str]) -> tuple[Any, list[str], Floats]:
+    """TF-IDF of texts, the terms, and how rare each is. `UsageError` where no text has a word."""
+    from sklearn.feature_extraction.text import CountVectorizer
 
     rarest = 1 if len(texts) < 1000 else 2
     counter = CountVectorizer(preprocessor=folded, token_pattern=_TERM, min_df=rarest, max_features=TERMS)
@@ -67,16 +93,7 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
         ) from None
     present = np.bincount(counts.indices, minlength=counts.shape[1])
     rarity = np.log((1 + len(texts)) / (1 + present)) + 1
-    weighted = _weighted(counts, rarity)
-    # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
-    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
-        svd = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=seed).fit(weighted)
-    terms = [str(term) for term in counter.get_feature_names_out()]
-    axes = np.asarray(svd.components_.T, dtype=np.float64)
-    rows = _unit(weighted @ axes).astype(np.float32)
-    centres = centres_of(rows, clusters, seed)
-    member = _members(assigned(centres, rows), len(centres))
-    return Space(terms, rarity, axes, centres, _names(member @ weighted, weighted.mean(axis=0), terms, rarity))
+    return _weighted(counts, rarity), [str(term) for term in counter.get_feature_names_out()], rarity
 
 
 def centres_of(rows: Vectors, clusters: int = CLUSTERS, seed: int = 0) -> Floats:
@@ -96,7 +113,7 @@ def vectors(space: Space, texts: Sequence[str]) -> Vectors:
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(preprocessor=folded, token_pattern=_TERM, vocabulary=space.terms)
-    return _unit(_weighted(counter.transform(texts), space.rarity) @ space.axes).astype(np.float32)
+    return unit(_weighted(counter.transform(texts), space.rarity) @ space.axes).astype(np.float32)
 
 
 def assigned(centres: Floats, rows: Vectors) -> Indices:
@@ -116,7 +133,8 @@ def _weighted(counts: Any, rarity: Floats) -> Any:
     return normalize(matrix.multiply(rarity).tocsr())
 
 
-def _unit(rows: Floats) -> Floats:
+def unit(rows: Floats) -> Floats:
+    """Rows divided by their lengths; a row of length 0 stays."""
     length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     return np.asarray(rows / np.where(length > 1e-9, length, 1))
 
@@ -129,9 +147,10 @@ def _members(cluster: Indices, clusters: int) -> Any:
     return sparse.csr_matrix((1 / sizes[cluster], (cluster, np.arange(len(cluster)))), shape=(clusters, len(cluster)))
 
 
-def _names(means: Any, everywhere: Any, terms: list[str], rarity: Floats) -> list[str]:
+def _names(cluster: Indices, clusters: int, weighted: Any, terms: list[str], rarity: Floats) -> list[str]:
     """For each cluster the three terms that tell most of it: that weigh more in it than everywhere, and are rare."""
-    telling = (np.asarray(means.todense()) - np.asarray(everywhere)) * (rarity - 1)
+    means = _members(cluster, clusters) @ weighted
+    telling = (np.asarray(means.todense()) - np.asarray(weighted.mean(axis=0))) * (rarity - 1)
     return [", ".join(terms[place] for place in np.argsort(-row, kind="stable")[:3] if row[place] > 0) for row in telling]
 
 

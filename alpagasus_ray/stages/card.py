@@ -20,12 +20,13 @@ from alpagasus_ray.evaluation import judge_agreement, judge_sections
 from alpagasus_ray.evaluation.estimates import Estimate, both_present, mean
 from alpagasus_ray.evaluation.judge_card import judge_card, line, with_limits
 from alpagasus_ray.inference.tasks import probes as card_probes
-from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.reporting import judge_material, judge_probes, judge_verdicts
-from alpagasus_ray.reporting.judge_material import Lengths, Marks, Ratings
+from alpagasus_ray.reporting.judge_material import Lengths, Marks, RatedByPeople, Ratings
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versions
 
 CARD, TOGETHER = "card.json", "together.json"
+RULE = "alpagasus"
+"""The rule of comparisons that cards of earlier versions were made by; they name none."""
 
 
 class Material(NamedTuple):
@@ -35,8 +36,9 @@ class Material(NamedTuple):
     run: Run
     ratings: Mapping[str, Ratings]
     lengths: Lengths
-    people: Mapping[str, Mapping[str, float]]
-    marks: Marks
+    people: Mapping[str, RatedByPeople]
+    """By the name of the ratings that they stand beside, as `marks`."""
+    marks: Mapping[str, Marks]
     verdicts: Sequence[judge_verdicts.Judged]
     together: dict[str, Any] | None
     not_asked: Mapping[str, str]
@@ -53,10 +55,12 @@ def card(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
     if config.repeat or config.probes:
         _ask(recipe, run, [name for name, why in not_asked.items() if why is None], again=again)
     home, inputs = run.judges(), _inputs(config, run, made)
-    settings = {"card": identity(config), "version": versions()["alpagasus-ray"]}
+    rule = judge_verdicts.rule_of(recipe)
+    settings = {"card": identity(config), "version": versions()["alpagasus-ray"], **({} if rule == RULE else {"rule": rule})}
     done = home.manifest()
     if done is None or (done.settings, done.inputs) != (settings, inputs):
-        files = _files(_material(config, run, made, {name: why for name, why in not_asked.items() if why}))
+        verdicts = judge_verdicts.judged(run, rule)
+        files = _files(_material(config, run, made, verdicts, {name: why for name, why in not_asked.items() if why}))
         home.reopen()
         entries = [
             FileEntry(name=name, rows=0, **home.storage.write(name, orjson.dumps(value, option=orjson.OPT_INDENT_2))._asdict())
@@ -66,6 +70,13 @@ def card(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
         done = home.build(begun, entries)
         home.finish(done)
     return _summary(home, done)
+
+
+def unasked(recipe: Recipe, run: Run) -> None:
+    """Make the cards that cost nothing, where the run has judges and no card of any: so that no report is without one."""
+    if run.judges().manifest() is None and (_current(run) or judge_verdicts.is_any(run)):
+        free = recipe.card.model_copy(update={"repeat": False, "probes": False})
+        card(recipe.model_copy(update={"card": free}), run)
 
 
 def plan(recipe: Recipe, run: Run, *, again: bool = False) -> dict[str, Any]:
@@ -92,27 +103,36 @@ def _cannot(recipe: Recipe) -> str | None:
 
 def _rated(config: Card, run: Run) -> dict[str, Manifest]:
     """The ratings that get a card."""
-    rated = {stage.name.partition("/")[2]: stage.manifest() for stage in run.rated()}
-    made = {name: manifest for name, manifest in rated.items() if manifest is not None}
+    made = _finished(run)
     if unknown := [name for name in config.ratings if name not in made]:
         raise UsageError(f"card.ratings: {unknown[0]!r} is not finished in this run; there are {', '.join(made) or 'none'}")
-    examples = run.examples().manifest()
-    held = None if examples is None else examples.content_hash()
-    current = {name: manifest for name, manifest in made.items() if manifest.inputs.get("examples") == held}
+    current = _current(run)
     if old := [name for name in config.ratings if name not in current]:
         raise UsageError(f"card.ratings: ratings/{old[0]}/ rates other examples than this run now holds; rate them again")
     if not current and not judge_verdicts.is_any(run):
         raise UsageError(
-            "there is no judge to make a card of: the run has neither ratings nor verdicts; run jobs/score.py first"
+            "there is no judge to make a card of: the run has neither ratings nor verdicts; run `alpagasus score RUN` first"
         )
     return {name: manifest for name, manifest in current.items() if name in (config.ratings or current)}
+
+
+def _finished(run: Run) -> dict[str, Manifest]:
+    rated = {stage.name.partition("/")[2]: stage.manifest() for stage in run.rated()}
+    return {name: manifest for name, manifest in rated.items() if manifest is not None}
+
+
+def _current(run: Run) -> dict[str, Manifest]:
+    """The ratings of the examples that the run now holds."""
+    examples = run.examples().manifest()
+    held = None if examples is None else examples.content_hash()
+    return {name: manifest for name, manifest in _finished(run).items() if manifest.inputs.get("examples") == held}
 
 
 def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
     name = recipe.score.name
     if name not in can:
         return
-    rated = judge_material.ratings(run, name, run.ratings(name).finished("score"))
+    rated = judge_material.ratings(run, name, run.ratings(name).finished())
     probes = card_probes.lay_out(recipe.card, run, name, rated.of_row)
     model, fingerprint = rated.answered_by
     card_probes.write(probes, recipe.card, run, {"model": model, "fingerprint": fingerprint})
@@ -121,7 +141,7 @@ def _ask(recipe: Recipe, run: Run, can: Sequence[str], *, again: bool) -> None:
 
 def _all_ids(run: Run) -> Iterator[str]:
     stage = run.examples()
-    for table in stage.tables(stage.finished("ingest"), ["example_id"]):
+    for table in stage.tables(stage.finished(), ["example_id"]):
         yield from table["example_id"].to_pylist()
 
 
@@ -139,28 +159,39 @@ def _inputs(config: Card, run: Run, made: Mapping[str, Manifest]) -> dict[str, s
     return {name: manifest.content_hash() for name, manifest in stages.items()} | gold
 
 
-def _material(config: Card, run: Run, made: Mapping[str, Manifest], not_asked: Mapping[str, str]) -> Material:
-    people, marks = judge_material.marks_of_raters(run), judge_material.marks_given(config.gold, _scale(made))
-    marked = {*marks.given, *marks.wrong}
-    keep = {*marked, *(row for ratings in people.values() for row in ratings)}
+def _material(
+    config: Card,
+    run: Run,
+    made: Mapping[str, Manifest],
+    compared: Sequence[judge_verdicts.Judged],
+    not_asked: Mapping[str, str],
+) -> Material:
+    if config.gold and not made:
+        raise UsageError("card.gold: this run has no ratings that marks could stand beside; rate its examples, or leave it out")
+    scales = {name: judge_material.scale_of(manifest) for name, manifest in made.items()}
+    people = {name: judge_material.rated_by_people(run, scale) for name, scale in scales.items()}
+    marks = judge_material.marks_given(config.gold, scales)
+    marked = {row for one in marks.values() for row in (*one.given, *one.wrong)}
+    rated = {row for of in people.values() for some in (of.at_random, of.near) for ratings in some.values() for row in ratings}
+    keep = {*marked, *rated}
     ratings = {name: judge_material.ratings(run, name, manifest, keep) for name, manifest in made.items()}
     rows = {row for one in ratings.values() for row in one.ids}
     if strange := sorted(marked - rows):
         raise UsageError(f"card.gold: no judge of this run has rated {strange[0]!r}; give marks of examples that it holds")
     lengths = judge_material.lengths(run, rows) if ratings else Lengths({}, "words")
     several = _together(config, ratings, lengths)
-    return Material(config, run, ratings, lengths, people, marks, judge_verdicts.judged(run), several, not_asked)
-
-
-def _scale(made: Mapping[str, Manifest]) -> Scale:
-    """The scale that marks are on: that of the ratings, whose steps bind nobody."""
-    scales = (manifest.settings.get("rubric", {}).get("scale") for manifest in made.values())
-    return Scale.model_validate(next((scale for scale in scales if scale), {})).model_copy(update={"step": None})
+    return Material(config, run, ratings, lengths, people, marks, compared, several, not_asked)
 
 
 def _together(config: Card, ratings: Mapping[str, Ratings], lengths: Lengths) -> dict[str, Any] | None:
-    """What judges have in common; ratings that are made of others agree with these by construction, and are left out."""
-    own = {name: one for name, one in ratings.items() if "combine" not in one.manifest.settings}
+    """What judges have in common: those of the scale that most of them are on. Ratings that are made of others agree with these
+    by construction, and are left out."""
+    by_scale: dict[tuple[float, float], dict[str, Ratings]] = {}
+    for name, one in ratings.items():
+        if "combine" not in one.manifest.settings:
+            scale = judge_material.scale_of(one.manifest)
+            by_scale.setdefault((scale.min, scale.max), {})[name] = one
+    own = max(by_scale.values(), key=len, default={})
     if len(own) < 2:
         return None
     ids = next(iter(own.values())).ids
@@ -188,21 +219,27 @@ def _card(material: Material, one: Ratings) -> dict[str, Any]:
     """The card of a judge of examples."""
     config, cut = material.config, material.config.cut
     asked = judge_probes.answered(material.run, one)
-    people = material.people
+    left_out = _left_out(material, one)
     compared = judge_verdicts.of_model(material.verdicts, one.label)
     sections = {
         "scale_use": judge_sections.scale_use(one.scores, cut, one.outside),
         "failures": judge_sections.failures(one.asked),
         "several": _seen_together(material, one.name),
-        "gold": _gold(material, one) if material.marks.given else None,
-        "raters": judge_agreement.raters(one.of_row, people, cut, material.lengths.of_row, config.epsilon) if people else None,
+        "gold": _gold(material, one) if material.marks[one.name].given else None,
+        "raters": _raters(material, one),
         **judge_verdicts.sections(compared, config.epsilon),
         **judge_probes.sections(material.run, one, material.lengths, cut),
     }
     identity_of = {"name": one.name, **one.judge, "rubric": one.manifest.settings.get("rubric"), "unit": material.lengths.unit}
-    made = judge_card(identity_of, sections, with_limits(config.limits), _missing(material, one))
+    made = judge_card(identity_of, sections, with_limits(config.limits), _missing(material, one, left_out))
     costs = {kind: judge_probes.cost(stage) for kind, stage in asked.items()}
-    return {**made, "cut": cut, "costs": costs, "cost_usd": _sum(costs), "win_rates": judge_verdicts.win_rates_of(compared)}
+    told = {
+        "notes": [note for section, notes in left_out.items() if sections[section] is not None for note in notes],
+        "cut": cut,
+        "costs": costs,
+        "cost_usd": _sum(costs),
+    }
+    return {**made, **told, "win_rates": judge_verdicts.win_rates_of(compared)}
 
 
 def _card_of_comparing(material: Material, judged: judge_verdicts.Judged) -> dict[str, Any]:
@@ -211,7 +248,8 @@ def _card_of_comparing(material: Material, judged: judge_verdicts.Judged) -> dic
     sections = {"failures": judge_verdicts.failures(compared), **judge_verdicts.sections(compared, material.config.epsilon)}
     about = {"name": judged.name, "model": judged.label}
     made = judge_card(about, sections, with_limits(material.config.limits), {"repeat": "a judge of pairs is not asked again"})
-    return {**made, "cut": None, "costs": {}, "cost_usd": 0.0, "win_rates": judge_verdicts.win_rates_of(compared)}
+    told: dict[str, Any] = {"notes": [], "cut": None, "costs": {}, "cost_usd": 0.0}
+    return {**made, **told, "win_rates": judge_verdicts.win_rates_of(compared)}
 
 
 def _seen_together(material: Material, name: str) -> dict[str, Any] | None:
@@ -221,32 +259,64 @@ def _seen_together(material: Material, name: str) -> dict[str, Any] | None:
 
 def _gold(material: Material, one: Ratings) -> dict[str, Any]:
     """The judge beside the marks; of ratings that were marked as wrong only how far off they are."""
-    marks = _in_place(material.marks.given, one)
+    given = material.marks[one.name]
+    marks = _in_place(given.given, one)
     figures = judge_agreement.gold(one.scores, marks, material.config.cut, material.lengths.of(one.ids))
-    return figures | ({"marked_wrong": _off(material, one)} if material.marks.wrong else {})
+    return figures | ({"marked_wrong": _off(material, one)} if given.wrong else {})
+
+
+def _raters(material: Material, one: Ratings) -> dict[str, Any] | None:
+    """The judge beside people on examples drawn at random, and apart from these on those near the cut."""
+    people, config = material.people[one.name], material.config
+    if not people.at_random:
+        return None
+    section = judge_agreement.raters(one.of_row, people.at_random, config.cut, material.lengths.of_row, config.epsilon)
+    return {**section, "near_cut": judge_agreement.near_cut(one.of_row, people.near, config.cut) if people.near else None}
+
+
+def _left_out(material: Material, one: Ratings) -> dict[str, list[str]]:
+    """What people and marks say that does not stand beside the judge's scores, by section, with the reason."""
+    people, marks = material.people[one.name], material.marks[one.name]
+    scale = judge_material.scale_of(one.manifest)
+    other = f"on another scale than these ratings, which go from {scale.min:g} to {scale.max:g}: left out"
+    near = sum(len(ratings) for ratings in people.near.values())
+    chosen = "of examples near the cut, which were chosen for that and say nothing of the others"
+    return {
+        "gold": [
+            *([f"{marks.other_scale:,} marks are {other}"] if marks.other_scale else []),
+            *([f"{marks.near:,} marks are {chosen}: left out"] if marks.near else []),
+        ],
+        "raters": [
+            *([f"{people.other_scale:,} ratings by people are {other}"] if people.other_scale else []),
+            *([f"{near:,} ratings by people are {chosen}: the verdict does not rest on them"] if near else []),
+        ],
+    }
 
 
 def _off(material: Material, one: Ratings) -> Estimate:
     """By how many points the judge's scores are above what ratings that were marked as wrong deserve, in the mean."""
-    return mean(np.subtract(*both_present(one.scores, _in_place(material.marks.wrong, one))))
+    return mean(np.subtract(*both_present(one.scores, _in_place(material.marks[one.name].wrong, one))))
 
 
 def _in_place(marks: Mapping[str, float], one: Ratings) -> np.ndarray:
     return np.array([marks.get(row, np.nan) for row in one.ids])
 
 
-def _missing(material: Material, one: Ratings) -> dict[str, str]:
+def _missing(material: Material, one: Ratings, left_out: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Better reasons than the usual ones for what is not there."""
     why = material.not_asked.get(one.name)
     better = {} if why is None else dict.fromkeys(("repeat", "planted_defects", "drift"), why)
-    if material.marks.wrong:
+    if len(material.ratings) > 1 and "combine" not in one.manifest.settings:
+        better["several"] = "the run's other judges rate on another scale, or are made of others"
+    reasons = {section: list(notes) for section, notes in left_out.items()}
+    if material.marks[one.name].wrong:
         off = _off(material, one)
         points = "" if off["value"] is None else f", {off['value']:+.2f} points from what they deserve in the mean"
-        better["gold"] = (
+        reasons["gold"].append(
             f"{off['n']:,} ratings are marked as wrong{points}; examples that were chosen for that do not say how often the "
             "judge is right: give marks of examples drawn at random (card.gold)"
         )
-    return better
+    return better | {section: "; ".join(notes) for section, notes in reasons.items() if notes}
 
 
 def _sum(costs: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -264,6 +334,7 @@ def _summary(home: StageDir, done: Manifest) -> dict[str, Any]:
             "verdict": made["verdict"]["verdict"],
             "line": line(made),
             "also": made["verdict"]["also"],
+            "notes": made.get("notes", []),
             "missing": made["missing"],
             "cost_usd": made["cost_usd"],
             "file": home.storage.path(name),

@@ -33,7 +33,7 @@ def combine_ratings(config: Score, run: Run) -> Manifest:
     there, rates other examples, or is on another scale."""
     how = config.combine
     assert how is not None, "the caller has looked"
-    home, examples = run.ratings(config.name), run.examples().finished("ingest")
+    home, examples = run.ratings(config.name), run.examples().finished()
     parts = {name: _part(run, name, config.name) for name in (*how.ratings, *([how.held] if how.held else []))}
     inputs = {"examples": examples.content_hash(), **{f"ratings/{name}": one.content_hash() for name, one in parts.items()}}
     settings = _settings(how, [parts[name] for name in how.ratings])
@@ -68,7 +68,7 @@ def _part(run: Run, name: str, own: str) -> Manifest:
     manifest = run.ratings(name).manifest()
     if manifest is None:
         raise UsageError(f"score.combine: ratings/{name}/ is not finished in this run; make it first, with score.name={name}")
-    examples = run.examples().finished("ingest").content_hash()
+    examples = run.examples().finished().content_hash()
     if manifest.inputs.get("examples") != examples:
         raise UsageError(f"score.combine: ratings/{name}/ rates other examples than this run now holds; rate them again")
     return manifest

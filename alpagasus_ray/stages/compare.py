@@ -45,7 +45,7 @@ def compare(config: Compare, run: Run, mode: Mode = "fill", again: Sequence[str]
         for bout in chosen
     ]
     if mode == "rescore":
-        made = [read_again(task, target, "compare") for target in targets]
+        made = [read_again(task, target) for target in targets]
     else:
         made = InferenceStage("compare", spec, task, run.verdicts(config.name)).fill(targets)
     return dict(zip(chosen, made, strict=True))
@@ -99,7 +99,7 @@ def outcomes(config: Compare, run: Run, bout: Bout) -> dict[str, Any]:
     from alpagasus_ray.evaluation.statistics import summarize
 
     stage = run.verdicts(config.name, bout.pair, bout.test_set)
-    manifest = stage.finished("compare")
+    manifest = stage.finished()
     summary = summarize(matches_of(stage, manifest), config.rule)
     return {
         **bout._asdict(),

@@ -36,10 +36,10 @@ FEATURED = pa.schema([EXAMPLES.field(name) for name in student.SEEN])
 def distill(config: Distill, scored: Score, run: Run, *, in_process: bool = False) -> Manifest:
     """Make `judges/<name>/` of the run, or return at once when it is made. `scored` says whom `labels` asks, how fast and for
     how much. `UsageError` where there are too few ratings to learn from; what asking raises is that of `score`."""
-    home, examples = run.judge(config.name), run.examples().finished("ingest")
+    home, examples = run.judge(config.name), run.examples().finished()
     if config.labels is None:
         source, rated = run.examples(), run.ratings(config.ratings)
-        listed, ratings = examples, rated.finished("score")
+        listed, ratings = examples, rated.finished()
         if ratings.inputs.get("examples") != examples.content_hash():
             raise UsageError(
                 f"distill.ratings: {rated.name}/ rates other examples than this run now holds (examples/ was made anew since); "

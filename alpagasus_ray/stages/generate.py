@@ -35,7 +35,7 @@ def generate(config: Generate, run: Run, mode: Mode = "fill", again: Sequence[st
     for model in models:
         stage, targets = _stage(config, model, run, prompts, again if mode == "retry-failed" else ())
         if mode == "rescore":
-            manifests += [read_again(stage.task, target, "generate") for target in targets]
+            manifests += [read_again(stage.task, target) for target in targets]
         else:
             manifests += stage.fill(targets)
     return manifests

@@ -43,10 +43,14 @@ def ingest(config: Ingest, run: Run, progress: Callable[[int], None] = lambda ro
     started = time.monotonic()
     writer = ExampleWriter(stage, config.rows_per_shard, settings["name"], progress)
     reading = _Reading(config)
-    with contextlib.closing(writer):
-        for row, (record, drafts) in enumerate(reading.drafts()):
-            writer.add(row, record, drafts)
-        writer.flush()
+    try:
+        with contextlib.closing(writer):
+            for row, (record, drafts) in enumerate(reading.drafts()):
+                writer.add(row, record, drafts)
+            writer.flush()
+    except UsageError:
+        stage.storage.delete_tree()  # what is refused leaves nothing
+        raise
     _check_rejected(writer, config.max_rejected, stage)
     details = {
         "records": writer.records,
@@ -206,7 +210,7 @@ class _Reading:
 def _check_layout(name: str | None, record: Record, path: str, columns: Mapping[Any, str]) -> None:
     """Refuse a file whose first record does not have the fields that the layout or the column map needs."""
     fields = record.data or {}
-    place, keys = f"record at {record.position}", ", ".join(map(str, fields))
+    place, keys = record.place, ", ".join(map(str, fields))
     if columns:
         missing = [column for column in columns.values() if column not in fields]
         if missing:

@@ -106,7 +106,7 @@ def _write_lines(storage: Storage, name: str, rows: Iterable[Mapping[str, Any]])
 def adopt(config: Finetune, run: Run, arm: str, settings: Mapping[str, Any]) -> Manifest:
     """Make `models/<arm>/manifest.json` for a checkpoint that was trained elsewhere: it stays where it is. Raises `UsageError`
     for a directory that holds no model, `SettingsChanged` where the arm has another model already."""
-    place, subset = _check(config.checkpoints[arm], arm), run.subset(arm).finished("pick_subset")
+    place, subset = _check(config.checkpoints[arm], arm), run.subset(arm).finished()
     home = run.model(arm)
     known = {"trained": config.trainer or "elsewhere", **(settings if config.trainer else {})}
     inputs = {f"subsets/{arm}": subset.content_hash()} | _print(place)

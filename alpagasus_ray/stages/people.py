@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from alpagasus_ray.config import People, Recipe, identity
+from alpagasus_ray.config import People, Recipe, Rule, identity
 from alpagasus_ray.errors import InputError, UsageError
 from alpagasus_ray.evaluation.agreement import Comparison, Vote
 from alpagasus_ray.evaluation.estimates import alpha
+from alpagasus_ray.judging.rubric import Scale
 from alpagasus_ray.people import assign, exchange, votes
-from alpagasus_ray.people.ballot import ballot, named_in
+from alpagasus_ray.people.ballot import ballot, named_in, scores_to_choose
 from alpagasus_ray.people.votes import Cast
 from alpagasus_ray.reporting import judge_material, judge_verdicts
+from alpagasus_ray.reporting.judge_verdicts import Judged
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, versus
 from alpagasus_ray.store.storage import Written, resolve
 
@@ -38,6 +40,8 @@ class Asked(NamedTuple):
     b: str
     study: assign.Study
     inputs: dict[str, str]
+    scale: Scale | None = None
+    """Of examples that are rated: the judge's."""
 
 
 def make(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -55,14 +59,16 @@ def make(recipe: Recipe, run: Run) -> dict[str, Any]:
         home.begin(begun)
         files = [_entry(name, written) for name, written in _write(home, config, asked)]
         seconds = begun.model_copy(update={"seconds": time.monotonic() - started})
-        told = named_in(asked.study, (asked.a, asked.b))
-        done = home.build(seconds, files, details={"items": _main(asked.study), "named_in": told})
+        told: dict[str, Any] = {"items": _main(asked.study), "named_in": named_in(asked.study, (asked.a, asked.b))}
+        told |= {"scale": [asked.scale.min, asked.scale.max]} if asked.scale else {}
+        done = home.build(seconds, files, details=told)
         home.finish(done)
     return _summary(run, [_told(home, done)])
 
 
-def take_in(run: Run, files: Sequence[str]) -> dict[str, Any]:
-    """Read votes: exports of the ballot, of Label Studio or of Argilla. Those of a voter replace what she gave before. Raises
+def take_in(recipe: Recipe, run: Run, files: Sequence[str]) -> dict[str, Any]:
+    """Read votes: exports of the ballot, of Label Studio or of Argilla. Those of a voter replace what she gave before; the
+    judge's games beside them become outcomes by the recipe's rule. Raises
     `UsageError` without files, `InputError` for files of another ballot, changed ones and two that contradict each other."""
     if not files:
         raise UsageError("people import: name the files that voters have exported, e.g. alpagasus people RUN import ana.jsonl")
@@ -74,7 +80,8 @@ def take_in(run: Run, files: Sequence[str]) -> dict[str, Any]:
         if hash_of_ballot not in studies:
             raise InputError(file, "ballot", f"these are votes of a ballot that this run has not ({hash_of_ballot[:12]}…)")
         read.setdefault(hash_of_ballot, {})[file] = _cast(text, studies[hash_of_ballot][1], file)
-    return _summary(run, [_take(run, *studies[one], by_file) for one, by_file in read.items()])
+    rule = judge_verdicts.rule_of(recipe)
+    return _summary(run, [_take(run, studies[one], by_file, rule) for one, by_file in read.items()])
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def _vote(recipe: Recipe, run: Run) -> Asked:
     known = {model: _answered_sets(run, model) for model in (a, b)}
     for model, sets in known.items():
         if missing := [name for name in config.test_sets if name not in sets] or ([] if sets else ["any test set"]):
-            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run jobs/generate.py first")
+            raise UsageError(f"people.pair: {model!r} has not answered {missing[0]}; run `alpagasus answer RUN` first")
     wanted = config.test_sets or tuple(name for name in known[a] if name in known[b])
     stages = {f"answers/{model}/{name}": known[model][name] for name in wanted for model in (a, b)}
     pairs = [pair for name in wanted for pair in _pairs(run, a, b, name)]
@@ -107,8 +114,8 @@ def _pair(recipe: Recipe, run: Run) -> tuple[str, str]:
     if len(models) != 2:
         there = ", ".join(models) or "none"
         raise UsageError(
-            f"people.pair: which two models are people to compare? Those with answers are {there}; run jobs/generate.py "
-            "for two, or say -s people.pair=[a,b]"
+            f"people.pair: which two models are people to compare? Those with answers are {there}; run `alpagasus answer "
+            "RUN` for two, or say -s people.pair=[a,b]"
         )
     return models[0], models[1]
 
@@ -131,36 +138,39 @@ def _pairs(run: Run, a: str, b: str, test_set: str) -> Iterator[assign.Pair]:
 
 def _rows(stage: StageDir) -> Iterator[dict[str, Any]]:
     columns = ["prompt_id", "skill", "instruction", "input", "status", "reply"]
-    for table in stage.tables(stage.finished("generate"), columns):
+    for table in stage.tables(stage.finished(), columns):
         yield from table.to_pylist()
 
 
 def _rate(config: People, run: Run) -> Asked:
     secret, stage = secrets.token_hex(32), run.ratings(config.ratings)
-    rated = stage.finished("score")
+    rated = stage.finished()
     scores = {row["example_id"]: row["score"] for t in stage.tables(rated, ["example_id", "score"]) for row in t.to_pylist()}
     ids = list(scores)
     values = [float("nan") if score is None else score for score in scores.values()]
-    wanted = {ids[row] for row in assign.rows_for_ratings(values, config.cut, secret, config.near, config.at_random)}
+    drawn = assign.rows_for_ratings(values, config.cut, secret, config.near, config.at_random)
+    wanted = {ids[row]: assign.AT_RANDOM_ROW for row in drawn.at_random} | {ids[row]: assign.NEAR_ROW for row in drawn.near}
     examples, rows = run.examples(), []
-    for table in examples.tables(examples.finished("ingest"), ["example_id", "instruction", "input", "output"]):
+    for table in examples.tables(examples.finished(), ["example_id", "instruction", "input", "output"]):
         for row in table.to_pylist():
             if row["example_id"] in wanted:
                 prompt = "\n\n".join(part for part in (row["instruction"], row["input"]) if part)
-                rows.append(assign.Single(row["example_id"], prompt, row["output"]))
+                rows.append(assign.Single(row["example_id"], prompt, row["output"], wanted[row["example_id"]]))
     study = assign.rating_study(rows, config.voters, secret, config.repeats, config.checks)
-    return Asked(f"rate-{config.ratings}", "", "", study, {stage.name: rated.content_hash()})
+    scale = judge_material.scale_of(rated)
+    return Asked(f"rate-{config.ratings}", "", "", study, {stage.name: rated.content_hash()}, scale)
 
 
 def _write(home: StageDir, config: People, asked: Asked) -> Iterator[tuple[str, Written]]:
-    made = ballot(asked.study, config.form, asked.a, asked.b, config.language)
+    choices = scores_to_choose(asked.scale.min, asked.scale.max) if asked.scale else None
+    made = ballot(asked.study, config.form, asked.a, asked.b, config.language, choices)
     layout = config.voters[0]
     key = json.loads(orjson.dumps(made.key))
     tools = {
         "label_studio.json": orjson.dumps(exchange.label_studio_tasks(asked.study, key, layout)),
-        "label_studio.xml": exchange.label_studio_config(config.form).encode(),
+        "label_studio.xml": exchange.label_studio_config(key).encode(),
         "argilla.json": orjson.dumps(
-            {"settings": exchange.argilla_settings(config.form), "records": exchange.argilla_records(asked.study, key, layout)}
+            {"settings": exchange.argilla_settings(key), "records": exchange.argilla_records(asked.study, key, layout)}
         ),
     }
     yield KEY, home.storage.write(KEY, orjson.dumps(made.key), private=True)
@@ -227,21 +237,26 @@ def _cast(text: str, key: Mapping[str, Any], file: str) -> list[Cast]:
     return read(records, key, file)
 
 
-def _take(run: Run, home: StageDir, key: Mapping[str, Any], by_file: Mapping[str, Sequence[Cast]]) -> dict[str, Any]:
+def _take(
+    run: Run, study: tuple[StageDir, Mapping[str, Any]], by_file: Mapping[str, Sequence[Cast]], rule: Rule
+) -> dict[str, Any]:
     """Store the votes beside those of other voters, and count all."""
+    home, key = study
     new = votes.together(by_file)
     voters = {vote.voter for vote in new}
     cast = sorted(
         [*(vote for vote in _stored(home) if vote.voter not in voters), *new], key=lambda vote: (vote.voter, vote.slot)
     )
     rows = votes.rows(cast, key)
-    manifest = home.finished("people")
+    manifest = home.finished()
     lines = b"".join(orjson.dumps(vote._asdict(), option=orjson.OPT_APPEND_NEWLINE) for vote in cast)
     written = [
         _entry(CAST, home.storage.write(CAST, lines), len(cast)),
         _entry(judge_material.VOTES, home.storage.write_table(judge_material.VOTES, pa.Table.from_pylist(rows)), len(rows)),
     ]
-    counts = _counts(run, manifest, cast, key)
+    a, b = manifest.settings["pair"]
+    judged = judge_verdicts.of_pair(run, a, b, rule) if key["form"] == "vote" else None
+    counts = _counts(cast, key, judged)
     written.append(_entry(COUNTS, home.storage.write(COUNTS, orjson.dumps(counts, option=orjson.OPT_INDENT_2))))
     names = {entry.name for entry in written}
     files = [entry for entry in manifest.files if entry.name not in names] + written
@@ -258,7 +273,7 @@ def _stored(home: StageDir) -> Iterable[Cast]:
     return [Cast(**{**row, "grounds": tuple(row["grounds"])}) for row in rows]
 
 
-def _counts(run: Run, manifest: Manifest, cast: Sequence[Cast], key: Mapping[str, Any]) -> dict[str, Any]:
+def _counts(cast: Sequence[Cast], key: Mapping[str, Any], judged: Judged | None) -> dict[str, Any]:
     """What the votes come to: of each voter, of all together, and beside the judge's verdicts where it gave some."""
     told: dict[str, Any] = {"form": key["form"], "voters": votes.voter_reports(cast, key)}
     main = [(vote, key["items"][vote.item]) for vote in cast if vote.kind == "main"]
@@ -267,11 +282,11 @@ def _counts(run: Run, manifest: Manifest, cast: Sequence[Cast], key: Mapping[str
         said = {(vote.voter, item["item_id"]): vote.said for vote, item in main}
         items = sorted({item["item_id"] for _, item in main})
         return told | {"alpha": alpha([[said.get((who, item), float("nan")) for who in people] for item in items])}
-    a, b = manifest.settings["pair"]
+    a, b = key["a"], key["b"]
     given = [Vote(Comparison(item["item_id"], item["test_set"], a, b).item, vote.voter, vote.said) for vote, item in main]
-    judged = judge_verdicts.of_pair(run, a, b)
     return told | {
         "judge_name": judged.label if judged else None,
+        "rule": judged.rule if judged else None,
         **votes.people_report(given, judged and judged.winners_seen_from(a, b)),
     }
 

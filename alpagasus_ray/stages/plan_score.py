@@ -17,10 +17,10 @@ from alpagasus_ray.engines import prices, tokens
 from alpagasus_ray.engines.base import Rate, Request
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference import addresses, cascade_plan
-from alpagasus_ray.inference.backlog import READERS, Backlog, Left, measure
+from alpagasus_ray.inference.backlog import READERS, Backlog, Left, held, measure
 from alpagasus_ray.inference.shared_replies import replies_of
 from alpagasus_ray.inference.spec import AskSpec
-from alpagasus_ray.inference.stage import Target
+from alpagasus_ray.inference.stage import InferenceStage, Target
 from alpagasus_ray.inference.tasks.rating import RatingTask, check_model, prepare
 from alpagasus_ray.inference.trial import drawn
 from alpagasus_ray.judging import parse_rating
@@ -91,12 +91,15 @@ def plan(config: Score, run: Run) -> dict[str, Any]:
         "rows": examples.rows,
         "left": sum(part.left.rows for part in parts),
         "limit": target.limit,
-        **(_paid(spec, stage, parts, sample, away) if spec.engine.is_model else {"requests": 0, "prompt": None}),
+        **(_paid(program, stage, parts, sample, away) if spec.engine.is_model else {"requests": 0, "prompt": None}),
         "asks": addresses.shown(spec.engine),
         "hashes": _hashes(settings, examples, sample),
         "notes": list(_notes(spec, parts, done, away)),
     }
-    return report if config.cascade is None else cascade_plan.scaled(report, config.cascade)
+    if config.cascade is None:
+        return report
+    there = held(stage, run.storage.all_names() if done is None else ())
+    return cascade_plan.scaled(report, config.cascade, there, program.besides_usd)
 
 
 def _of_others(config: Score, run: Run) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def _of_others(config: Score, run: Run) -> dict[str, Any]:
         "plan": True,
         "stage": stage.name,
         "location": stage.storage.root,
-        "rows": run.examples().finished("ingest").rows,
+        "rows": run.examples().finished().rows,
         "left": 0,
         "limit": None,
         "requests": 0,
@@ -184,8 +187,11 @@ def _sample(task: RatingTask, source: StageDir, parts: Sequence[Part]) -> list[R
     return requests
 
 
-def _paid(spec: AskSpec, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request], away: UnderWay) -> dict[str, Any]:
+def _paid(
+    program: InferenceStage, stage: StageDir, parts: Sequence[Part], sample: Sequence[Request], away: UnderWay
+) -> dict[str, Any]:
     """The part of the summary that only judges have which are asked over a network."""
+    spec = program.spec
     known, longest = _all_known(parts), spec.tariff.max_tokens
     requests = sum(len(part.left.numbers) for part in parts)
     counted = _count_in(spec, sample, requests)
@@ -204,7 +210,7 @@ def _paid(spec: AskSpec, stage: StageDir, parts: Sequence[Part], sample: Sequenc
         "under_way": {"requests": away.requests, "batches": away.batches},
         "replies": {"count": known["count"]} | {field: _rounded(_mean(known, field)) for field in MEASURED},
         "tokens": {**counted, "in": round(volume.tokens_in), **out, "longest_reply": longest},
-        "dollars": _dollars(spec, volume, _spent(known, stage, away), away),
+        "dollars": _dollars(spec, volume, _spent(known, stage, away, program.besides_usd), away),
         "minutes": _minutes(spec, volume, sum(1 for part in parts if part.left.numbers), _mean(known, "latency_s")),
         "prompt": sample[0].messages if sample else None,
     }
@@ -232,12 +238,12 @@ def _count_in(spec: AskSpec, sample: Sequence[Request], requests: int) -> dict[s
     }
 
 
-def _spent(known: Counter[str], stage: StageDir, away: UnderWay) -> float | None:
+def _spent(known: Counter[str], stage: StageDir, away: UnderWay, besides_usd: float) -> float | None:
     """Dollars spent so far, at most: the cost of the replies, what is reserved for batches under way, and what a call that
     was killed may have spent besides. None where there are replies and nothing tells."""
     # a call that was killed has left its bound; where batches are under way theirs is the later one
     bound = Backlog(stage).at_most_usd() if away.at_most_usd is None else away.at_most_usd
-    at_most = max(float(known["cost_usd"]), bound)
+    at_most = max(float(known["cost_usd"]) + besides_usd, bound)
     return None if known["count"] and not known["n cost_usd"] and not at_most else at_most
 
 

@@ -182,7 +182,7 @@ def _updates(read: Read, order: schedule.Order) -> list[schedule.Integers]:
 def _micro_batches(config: Finetune, read: Read, order: schedule.Order, workers: int) -> list[list[list[schedule.Integers]]]:
     """Those of the first updates, by worker."""
     if config.packing:
-        return [schedule.packs(batch, read.lengths, config.pack_tokens, workers) for batch in _updates(read, order)]
+        return [schedule.packs(batch, read.lengths, config.least_pack, workers) for batch in _updates(read, order)]
     return [schedule.rows(batch, config.micro_batch, workers) for batch in _updates(read, order)]
 
 

@@ -22,6 +22,7 @@ from alpagasus_ray.evaluation import race as statistics
 from alpagasus_ray.evaluation import race_table
 from alpagasus_ray.evaluation.race import Components
 from alpagasus_ray.evaluation.race_table import ArmResult
+from alpagasus_ray.reporting.number_text import money
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run
 from alpagasus_ray.training import proxy_driver, race_lost
 from alpagasus_ray.training.arms import settings_of
@@ -77,7 +78,7 @@ def race(config: Race, finetune: Finetune, run: Run, names: Sequence[str], train
     usage = {} if (price := ready.training.price_per_gpu_hour) is None else {"cost_usd": price * seconds / 3600}
     counted = {"rows": len(ready.held.rows), "counts": {"trained": len(found)}, "usage": usage}
     home.finish(manifest.model_copy(update=counted))
-    return home.finished("race")
+    return home.finished()
 
 
 def _others(run: Run, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -139,7 +140,7 @@ class _Guard:
         if self._is_full():
             each = self._each()
             raise BudgetReached(
-                f"race: {len(each)} trainings have cost ${sum(each):.2f}, and {left} more would pass race.max_cost_usd = "
+                f"race: {len(each)} trainings have cost ${money(sum(each))}, and {left} more would pass race.max_cost_usd = "
                 f"{self._most:g}; what is trained is kept, and the same command goes on once it is raised"
             )
 
@@ -190,11 +191,11 @@ def _result(ready: Prepared, arm: str, found: Mapping[tuple[str, int], Raced], r
 
 def _choosing(run: Run, arm: str) -> dict[str, Any]:
     """What it took to choose an arm: that of the ratings it goes by; nothing for one that goes by none."""
-    subset = run.subset(arm).finished("pick_subset")
+    subset = run.subset(arm).finished()
     ratings = [name.removeprefix("ratings/") for name in subset.inputs if name.startswith("ratings/")]
     if not ratings or subset.settings["arm"]["policy"] in ("random", "longest", "full"):
         return {"choosing_usd": 0.0, "choosing_seconds": 0.0, "ratings": None}
-    made = run.ratings(ratings[0]).finished("score")
+    made = run.ratings(ratings[0]).finished()
     usd = made.usage.get("cost_usd")
     return {
         "choosing_usd": None if usd is None else round(usd, 6),

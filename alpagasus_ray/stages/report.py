@@ -65,7 +65,8 @@ def _files(contents: ReportContents) -> dict[str, bytes]:
 
 
 def _details(first: Headline) -> dict[str, Any]:
-    sentences = [f"{first.word}.", *questions.summary(first.questions), first.cheaper]
+    asked = [f"{first.word}.", *questions.summary(first.questions), first.cheaper]
+    sentences = asked if first.questions else [f"{first.question}.", first.sentence]
     return {"answer": " ".join(part for part in sentences if part), "notes": first.notes}
 
 

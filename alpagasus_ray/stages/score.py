@@ -41,7 +41,7 @@ def score(
     _check_cascade(config, mode)
     stage, task, target = prepare(config, run, _asked_again(config.judge, mode, again, shared))
     if mode == "rescore":
-        return read_again(task, target, "score")
+        return read_again(task, target)
     stage = replace(stage, ahead=partial(_by_batches, task.judge), in_process=in_process)
     if config.cascade is not None:
         pointer = Pointer.of(config.cascade, run, task.scale, in_process=in_process)

@@ -2,18 +2,19 @@
 
 `status` gives plain JSON values: `location`; `driver` (who works on the run, or null); `stages`, and for each `stage`, `state`
 (`finished`, `unfinished`), `rows`, `of` (rows there will be), `counts`, `reasons`, `replies` (received, in shards that are not
-done yet), `steps` and `of_steps` of a training, `seconds` and `dollars`; `dollars` and `seconds` of all; and with
-`verify` `files`, `damaged`, `ok`. What nobody knows is
-null, never 0. Knows what stages leave behind; nothing of Ray.
+done yet), `rounds` of an unfinished cascade (whose `of` are the rows that it asks about), `steps` and `of_steps` of a training,
+`seconds` and `dollars`; `dollars` and `seconds` of all; and with `verify` `files`, `damaged`, `ok`. What nobody knows is null,
+never 0. Knows what stages leave behind; nothing of Ray.
 """
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from alpagasus_ray.inference.backlog import READERS, Backlog
+from alpagasus_ray.config import Cascade
+from alpagasus_ray.inference.backlog import READERS, held
 from alpagasus_ray.store import lock
-from alpagasus_ray.store.run import MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir, totals
+from alpagasus_ray.store.run import MANIFEST, STAGE, STATE, Begun, Manifest, Run, StageDir
 from alpagasus_ray.store.stage_kinds import in_order, is_stage, kind_of
 from alpagasus_ray.training.checkpoints import newest
 from alpagasus_ray.training.schedule import Order
@@ -56,9 +57,13 @@ def _stage(run: Run, name: str, names: set[str]) -> dict[str, Any]:
         return _finished(manifest)
     begun = stage.begun()
     if begun is None:  # finished in this moment
-        return _finished(stage.finished("status"))
+        return _finished(stage.finished())
     if kind_of(name).trains:
         return _training(run, stage, begun)
+    asked = kind_of(name).asked_in
+    if asked:
+        inside = StageDir(f"{name}/{asked}", stage.storage.at(asked))
+        return _unfinished(run, inside, inside.begun() or begun, names) | {"stage": name}
     return _unfinished(run, stage, begun, names)
 
 
@@ -83,24 +88,20 @@ def _finished(manifest: Manifest) -> dict[str, Any]:
 def _unfinished(run: Run, stage: StageDir, begun: Begun, names: set[str]) -> dict[str, Any]:
     """A stage of rows: what is committed, and the replies that wait for their shard to be done."""
     # no tariff is at hand here: what is told is what the replies say they cost
-    backlog = Backlog(stage)
-    entries = backlog.done()
-    waiting = backlog.begun(names) - {entry.shard for entry in entries}
-    received = [outcome.reply for shard in sorted(waiting) for outcome in backlog.known(shard).replies.values()]
-    costs = [reply.cost_usd for reply in received if reply is not None]
-    done = totals(entries)
+    found, rows, cascade = held(stage, names), _rows_of(run, begun.inputs), begun.settings.get("cascade")
     return {
         "stage": stage.name,
         "state": "unfinished",
-        "rows": sum(done.counts.values()),
-        "of": _rows_of(run, begun.inputs),
-        "counts": dict(done.counts),
-        "reasons": dict(done.reasons.most_common()),
-        "replies": len(received),
+        "rows": sum(found.counts.values()),
+        "of": rows if cascade is None or rows is None else round(Cascade.model_validate(cascade).share * rows),
+        "counts": dict(found.counts),
+        "reasons": dict(found.reasons.most_common()),
+        "replies": found.replies,
+        **({} if cascade is None else {"rounds": found.rounds}),
         "steps": None,
         "of_steps": None,
         "seconds": round(begun.seconds, 2),
-        "dollars": _sum([done.usage.get("cost_usd"), begun.discarded.get("cost_usd"), *costs]),
+        "dollars": _sum([found.usd, begun.discarded.get("cost_usd")]),
     }
 
 

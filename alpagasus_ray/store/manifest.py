@@ -104,6 +104,9 @@ class Manifest(BaseModel):
     details: dict[str, Any] = {}
     """What only this stage has to tell."""
 
+    def __repr__(self) -> str:
+        return f"Manifest({self.stage!r}, {self.rows:,} rows, {len(self.files):,} files)"
+
     def parts(self) -> list[FileEntry]:
         """The files that hold the stage's rows, in order (not what was rejected or dropped)."""
         return [entry for entry in self.files if entry.name.startswith(PART)]

@@ -4,7 +4,9 @@ A stage directory holds its files, `stage.json` while it is being made (the sett
 written last: what is not in a manifest does not exist. Readers open what a manifest lists, never a glob.
 """
 
+import difflib
 import hashlib
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.lease import shard_of
 from alpagasus_ray.store.manifest import MODELS, PART, Begun, FileEntry, Manifest, Totals, describe, totals, versions
 from alpagasus_ray.store.reply import USAGE
+from alpagasus_ray.store.stage_kinds import kind_of
 from alpagasus_ray.store.storage import Storage
 
 __all__ = [
@@ -52,6 +55,8 @@ RECIPE = "recipe.yaml"
 DONE, LEDGER, TRIAL, STATE = "done", "ledger", "trial", "state"
 """Directories of an unfinished stage: a commit record for each shard that is done, the replies of the others, trials; of a
 training the states that it can go on from."""
+NEAR = 3
+"""So many stages of a near name are named where one is not there."""
 CHECKPOINT = "checkpoint"
 """Detail of a model's manifest: the directory that another trainer has written it to."""
 
@@ -68,18 +73,30 @@ class StageDir:
     name: str
     storage: Storage
 
+    def __repr__(self) -> str:
+        return f"StageDir({self.storage.path('').rstrip('/')!r})"
+
     def manifest(self) -> Manifest | None:
         """The table of contents, or None while the stage is not finished."""
         if not self.storage.exists(MANIFEST):
             return None
         return Manifest.model_validate_json(self.storage.read(MANIFEST))
 
-    def finished(self, job: str) -> Manifest:
-        """The manifest of a stage that must be there; `job` makes it."""
+    def finished(self) -> Manifest:
+        """The manifest of a stage that must be there; a `UsageError` says which command makes it, or which was meant."""
         manifest = self.manifest()
         if manifest is None:
-            raise UsageError(f"{self.name}/ is not finished in this run; run jobs/{job}.py first")
+            raise UsageError(f"{self.name}/ is not finished in this run; {self.how_to_make()}")
         return manifest
+
+    def how_to_make(self) -> str:
+        """For messages: a finished stage beside it whose name is near, and the command that makes this one."""
+        first = f"run `alpagasus {kind_of(self.name).verb} RUN` first"
+        kind, _, name = self.name.rpartition("/")
+        beside = Storage(self.storage.fs, posixpath.dirname(self.storage.root))
+        near = difflib.get_close_matches(name, beside.folders() if kind else (), n=NEAR)
+        made = [f"{kind}/{other}/" for other in near if other != name and beside.at(other).exists(MANIFEST)]
+        return f"did you mean {' or '.join(made)}? If not, {first}" if made else first
 
     def begun(self) -> Begun | None:
         """What an earlier, unfinished call was making."""
@@ -170,7 +187,7 @@ class StageDir:
             lines = "\n  ".join(changed)
             raise SettingsChanged(
                 f"{self.name}/ in this run was made with other settings, and results never mix:\n  {lines}\n"
-                f"Go back to those settings, use another --run or name, or delete {self.storage.root} to make it anew."
+                f"Go back to those settings, use another run or name, or delete {self.storage.root} to make it anew."
             )
 
     def tables(self, manifest: Manifest, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -217,6 +234,9 @@ class Run:
     """The directory of one experiment."""
 
     storage: Storage
+
+    def __repr__(self) -> str:
+        return f"Run({self.storage.path('').rstrip('/')!r})"
 
     @classmethod
     def open(cls, location: str) -> "Run":
@@ -287,6 +307,10 @@ class Run:
     def people(self, study: str) -> StageDir:
         """A human study."""
         return self._stage("people", study)
+
+    def benchmark(self, model: str, *task: str) -> StageDir:
+        """A model's results in one benchmark; without one, the directory of all that the model has."""
+        return self._stage("benchmarks", model, *task)
 
     def race(self) -> StageDir:
         return self._stage("race")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 class StageKind(NamedTuple):
     """What the rest of the package has to know of a kind of stage."""
 
+    verb: str
+    """The command that makes it: `alpagasus <verb> RUN`."""
     depths: tuple[int, ...]
     """Directories below that of the kind: `answers/<model>/<test set>` has two. What lies deeper is a part of a stage."""
     is_asked_about: bool = False
@@ -18,27 +20,30 @@ class StageKind(NamedTuple):
     """It only lays out what others have made, and costs nothing to speak of."""
     trains: bool = False
     """It goes by updates, and counts its own tokens and dollars."""
+    asked_in: str = ""
+    """The directory inside that an engine fills, where the stage is made of it."""
     is_reported: bool = True
     """Reports are made from it."""
 
 
 STAGE_KINDS: dict[str, StageKind] = {
-    "examples": StageKind((0,), is_asked_about=True),
-    "ratings": StageKind((1,)),
-    "subsets": StageKind((1,)),
-    "race": StageKind((0,)),
-    "models": StageKind((1,), trains=True),
-    "prompts": StageKind((1,), is_asked_about=True, is_minor=True),
-    "answers": StageKind((2,)),
-    "pairs": StageKind((2,), is_asked_about=True, is_minor=True),
-    "verdicts": StageKind((2,)),
-    "probes": StageKind((2,), is_asked_about=True, is_minor=True),
-    "judges": StageKind((0, 1, 2)),
-    "people": StageKind((1,), is_minor=True),
-    "report": StageKind((0,), is_reported=False),
+    "examples": StageKind("ingest", (0,), is_asked_about=True),
+    "ratings": StageKind("score", (1,)),
+    "subsets": StageKind("pick", (1,)),
+    "race": StageKind("race", (0,)),
+    "models": StageKind("train", (1,), trains=True),
+    "prompts": StageKind("answer", (1,), is_asked_about=True, is_minor=True),
+    "answers": StageKind("answer", (2,)),
+    "pairs": StageKind("compare", (2,), is_asked_about=True, is_minor=True),
+    "verdicts": StageKind("compare", (2,)),
+    "benchmarks": StageKind("bench", (2,), asked_in="replies"),
+    "probes": StageKind("card", (2,), is_asked_about=True, is_minor=True),
+    "judges": StageKind("card", (0, 1, 2)),
+    "people": StageKind("people", (1,), is_minor=True),
+    "report": StageKind("report", (0,), is_reported=False),
 }
 """By name; a new kind of stage is one line here, and a method of `store.run.Run` that says where it lies."""
-UNKNOWN = StageKind((), is_reported=False)
+UNKNOWN = StageKind("run", (), is_reported=False)
 
 
 def kind_name(stage: str) -> str:

@@ -65,6 +65,9 @@ class Storage:
     guard: Guard | None = field(default=None, compare=False)
     """Asked before every write and every removal, here and in the directories below."""
 
+    def __repr__(self) -> str:
+        return f"Storage({self.path('')!r})"
+
     @classmethod
     def open(cls, location: str) -> "Storage":
         """The directory at a path or URI; it need not exist yet."""
@@ -95,9 +98,15 @@ class Storage:
 
     def names(self) -> list[str]:
         """Names of the files directly inside, sorted; empty where the directory does not exist."""
-        selector = pafs.FileSelector(self.root, allow_not_found=True)
-        infos = self.fs.get_file_info(selector)
-        return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith("."))
+        return self._entries(pafs.FileType.File)
+
+    def _entries(self, kind: pafs.FileType) -> list[str]:
+        infos = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True)) if self.root else []
+        return sorted(info.base_name for info in infos if info.type == kind and not info.base_name.startswith("."))
+
+    def folders(self) -> list[str]:
+        """Names of the directories directly inside, sorted; empty where this one does not exist."""
+        return self._entries(pafs.FileType.Directory)
 
     def all_names(self) -> set[str]:
         """Paths below this directory of all files in it and in its directories."""

@@ -23,7 +23,7 @@ def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Man
         raise UsageError(
             "`finetune.model` is not given; name a Hugging Face id or a directory, e.g. --set finetune.model=Qwen/Qwen3-8B-Base"
         )
-    subsets = {arm: run.subset(arm).finished("pick_subset") for arm in arms}
+    subsets = {arm: run.subset(arm).finished() for arm in arms}
     for arm, subset in subsets.items():
         if not subset.rows:
             raise UsageError(f"subsets/{arm} is empty: there is nothing to train on; look at its threshold in `pick.arms`")
@@ -33,7 +33,7 @@ def subsets_of(config: Finetune, run: Run, arms: Sequence[str]) -> dict[str, Man
 def finished_models(run: Run) -> dict[str, Manifest]:
     """All models that were trained in the run, by arm."""
     places = sorted(name for name in run.storage.at("models").all_names() if name.count("/") == 1 and name.endswith(MANIFEST))
-    made = {arm: run.model(arm).finished("finetune") for arm in (place.split("/")[0] for place in places)}
+    made = {arm: run.model(arm).finished() for arm in (place.split("/")[0] for place in places)}
     return {arm: manifest for arm, manifest in made.items() if CHECKPOINT not in manifest.details}
 
 

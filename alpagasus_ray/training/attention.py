@@ -5,24 +5,30 @@ rows of different lengths (`torch.nn.attention.varlen`: CUDA, 16 bits), one call
 of its own, which costs what the examples cost, not the square of the pack.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.training import windows
 
 PACKED = "packed"
+NAMES = ("self_attn", "attn", "attention", "self_attention")
+"""What models of transformers call the attention of a layer."""
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Attention over the tokens of a pack: queries, keys and values, (tokens, heads, width)."""
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 FLASH = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3", "flash_attention_4": "flash-attn-4"}
 """Attentions by packages of their own, and the distributions that bring them: 2 and 4 share the name of their module."""
-BEYOND = ("s_aux", "sinks", "softcap", "position_bias", "indices", "block_indices")
+HOPPER = 9
+BEYOND = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
 """What a model of transformers tells its attention where that is more than plain causal attention."""
 
 
@@ -33,9 +39,36 @@ def register() -> None:
     AttentionInterface.register(PACKED, packed)
 
 
+def compute_again(config: Finetune, model: Any) -> None:
+    """Let the attention of every layer be computed again in the backward pass, and keep nothing of it but its input."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    found = [part for layer in layers for name, part in layer.named_children() if name in NAMES]
+    if not found:
+        raise UsageError(
+            f"finetune.gradient_checkpointing = attention: the layers of finetune.model {config.model!r} have no part that is "
+            f"called {', '.join(NAMES)}; set it to full or none"
+        )
+    for part in found:
+        # its own forward, not the module: hooks around it, which gather sharded weights, stay around it
+        part.__dict__["forward"] = functools.partial(checkpoint, part.forward, use_reentrant=False)
+
+
 def runs_flash(kind: str, config: Finetune, *, on_gpu: bool) -> bool:
     """Whether an attention of `FLASH` is installed and can run."""
     return on_gpu and config.precision == "bf16" and _is_installed(FLASH[kind])
+
+
+def quickest_flash(config: Finetune, *, on_gpu: bool) -> str | None:
+    """Of the attentions of `FLASH` that are installed and can run here the quickest; None where there is none."""
+    kinds = ("flash_attention_3", "flash_attention_2") if _is_hopper() else ("flash_attention_2",)
+    return next((kind for kind in kinds if runs_flash(kind, config, on_gpu=on_gpu)), None)
+
+
+def _is_hopper() -> bool:
+    """Whether this process's GPU is of the generation that the third is written for (H100, H200)."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
 
 
 def _is_installed(distribution: str) -> bool:
@@ -78,19 +111,19 @@ def packed(
     # at every call, which is cheap: models differ from layer to layer, in their windows for instance
     _check_plain(module, told)
     dropout = told.get("dropout", 0.0) if module.training else 0.0
-    scale, grouped = told.get("scaling"), query.shape[1] != key.shape[1]
-    # the kernel knows no dropout and no 32 bits
+    scale, cap, window = told.get("scaling"), told.get("softcap"), told.get("sliding_window")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    # the kernels know no dropout and no 32 bits
     if query.is_cuda and query.dtype in SIXTEEN_BITS and not dropout:
-        kernel = _in_one_call(told, query.shape[-1] ** -0.5 if scale is None else scale, grouped=grouped)
+        if cap is not None:
+            return windows.flexed(query, key, value, told["cu_seq_lens_q"], windows.Scores(scale, cap, window)), None
+        kernel = _in_one_call(told, scale, grouped=query.shape[1] != key.shape[1])
         return evened(kernel, *(part[0].transpose(0, 1) for part in (query, key, value)))[None], None
     starts: list[int] = told["pack_starts"]
     lengths = [to - at for at, to in itertools.pairwise(starts)]
     # one split, whose gradient is one concatenation; slices would each have a gradient of the whole pack's size
     rows = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
-    parts = [
-        scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=grouped)
-        for q, k, v in rows
-    ]
+    parts = [windows.of_one(q, k, v, windows.Scores(scale, cap, window), dropout) for q, k, v in rows]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None  # some models look at it as another shape
 
 
@@ -99,8 +132,10 @@ def _in_one_call(told: Mapping[str, Any], scale: float, *, grouped: bool) -> Ker
     from torch.nn.attention.varlen import varlen_attn
 
     borders, longest = told["cu_seq_lens_q"], told["max_length_q"]
-    # the whole past and nothing of the future: causal
-    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0), "enable_gqa": grouped}
+    window = told.get("sliding_window")
+    # the whole past or a window of it, a token itself among it, and nothing of the future
+    past = -1 if window is None else window - 1
+    options: dict[str, Any] = {"scale": scale, "window_size": (past, 0), "enable_gqa": grouped}
 
     def kernel(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         found = varlen_attn(queries, keys, values, borders, borders, longest, longest, **options)
@@ -126,13 +161,10 @@ def evened(
 def _check_plain(module: torch.nn.Module, told: Mapping[str, Any]) -> None:
     """Refuse to compute something else than the model was made with."""
     why = None
-    window = told.get("sliding_window")
     if "pack_starts" not in told:
         why = "is not told where the examples of a pack begin"
     elif not told.get("is_causal", getattr(module, "is_causal", True)):
         why = "is not causal"
-    elif window is not None and window < told["max_length_q"]:
-        why = f"looks back {window} tokens only"
     else:
         why = next((f"is told of {name!r}, which packs know nothing of" for name in BEYOND if told.get(name) is not None), None)
     if why is not None:

@@ -43,7 +43,7 @@ class _Bare:
 def check(config: Finetune, loaded: Loaded, forward: Any, ids: Sequence[Ids], device: torch.device) -> None:
     """Refuse a model that is not what a training takes it for. `forward` is what computes, the model or DeepSpeed's engine
     around it; `ids` are some examples, of which the first of at least two tokens are taken, as they are or repeated."""
-    some = [each[: min(MOST, config.pack_tokens // LOOKED_AT)] for each in ids if len(each) > 1][:LOOKED_AT]
+    some = [each[: min(MOST, config.least_pack // LOOKED_AT)] for each in ids if len(each) > 1][:LOOKED_AT]
     if not some:
         return
     some = (some * LOOKED_AT)[:LOOKED_AT]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from alpagasus_ray.training import head
+from alpagasus_ray.training.head import IGNORED, Head
 from alpagasus_ray.training.schedule import starts
 
-IGNORED = -100
-"""The label of what carries no loss, as everywhere in PyTorch."""
 Integers = NDArray[np.int64]
 
 
@@ -111,23 +111,31 @@ def padded(tokens: Examples, examples: Integers, pad: int, to: int | None = None
     return MicroBatch({"input_ids": ids, "attention_mask": attended}, keep, following[:, keep])
 
 
-def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
+def loss_sum(model: Any, micro_batch: MicroBatch, *, slices: bool, by: Head | None = None) -> torch.Tensor:
     """Sum of the cross entropy over the label tokens, computed in float32. `slices` says whether the model takes
-    `logits_to_keep` and so spares the output layer for all other positions."""
+    `logits_to_keep` and so spares the output layer for all other positions; `by` computes it without whole logits."""
+    inputs, keep, targets = micro_batch
+    if by is not None and head.takes(by, targets):
+        return head.loss_sum(model, inputs, by, keep, targets, **_told(micro_batch, slices=slices))
     logits = _logits(model, micro_batch, slices=slices)
-    return cross_entropy(logits, micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def token_losses(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
+def token_losses(model: Any, micro_batch: MicroBatch, *, slices: bool, by: Head | None = None) -> torch.Tensor:
     """(rows, kept) the cross entropy of each label token, 0 where there is none; what `loss_sum` sums up."""
+    inputs, keep, targets = micro_batch
+    if by is not None and head.takes(by, targets):
+        return head.losses(model, inputs, by, keep, targets, **_told(micro_batch, slices=slices)).view_as(targets)
     logits = _logits(model, micro_batch, slices=slices)
-    losses = cross_entropy(logits, micro_batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return losses.view_as(micro_batch.targets)
+    return cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="none").view_as(targets)
+
+
+def _told(micro_batch: MicroBatch, *, slices: bool) -> dict[str, torch.Tensor]:
+    return {"logits_to_keep": micro_batch.keep} if slices else {}
 
 
 def _logits(model: Any, micro_batch: MicroBatch, *, slices: bool) -> torch.Tensor:
-    told = {"logits_to_keep": micro_batch.keep} if slices else {}
-    logits = model(**micro_batch.inputs, use_cache=False, **told).logits
+    logits = model(**micro_batch.inputs, use_cache=False, **_told(micro_batch, slices=slices)).logits
     if not slices:
         logits = logits[:, micro_batch.keep]
     # in float32: sums over a vocabulary in 16 bits lose the small losses

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
@@ -110,6 +111,15 @@ def _check_host(config: Finetune, need: int, neighbours: int) -> None:
         )
 
 
+def free_on_all(place: Place) -> float | None:
+    """The least memory that is free on a worker's GPU, over all workers, which ask together; None on CPUs."""
+    if not place.on_gpu:
+        return None
+    free = torch.tensor([_free_bytes(place)], dtype=torch.float64, device=place.device)
+    dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    return float(free)
+
+
 def _free_bytes(place: Place) -> float:
     if place.on_gpu:
         free: float = torch.cuda.mem_get_info(place.device)[0]
@@ -139,13 +149,13 @@ def _too_small(config: Finetune, need: float, free: float, place: Place) -> str:
 def out_of_memory(config: Finetune, detail: str) -> str:
     """What to tell when the device's memory was full in the middle of the work."""
     smaller = (
-        f"lower finetune.pack_tokens (now {config.pack_tokens:,}; at least max_length, {config.max_length:,})"
+        f"lower finetune.pack_tokens (now {config.pack_tokens}; at least max_length, {config.max_length:,})"
         if config.packing
         else f"lower finetune.micro_batch (now {config.micro_batch})"
     )
     ways = [smaller, "raise finetune.workers"]
-    if not config.gradient_checkpointing:
-        ways.append("set finetune.gradient_checkpointing: true")
+    if config.gradient_checkpointing != "full":
+        ways.append("set finetune.gradient_checkpointing: full")
     if config.offload == "none" and config.zero_stage >= 2:
         ways.append("set finetune.offload: optimizer")
     return (

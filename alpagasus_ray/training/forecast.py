@@ -195,6 +195,7 @@ def _tried(config: Finetune, loaded: "Loaded", examples: "Examples", parts: Sequ
     for micro_batch in [some[0], *some]:
         if sum(seconds) < TRIAL_S:
             started = time.monotonic()
-            collate.loss_sum(loaded.model, micro_batch, slices=loaded.slices).backward()  # type: ignore[no-untyped-call]
+            loss = collate.loss_sum(loaded.model, micro_batch, slices=loaded.slices, by=loaded.head)
+            loss.backward()  # type: ignore[no-untyped-call]
             seconds.append(time.monotonic() - started)
     return statistics.fmean(seconds[1:] or seconds)

@@ -84,7 +84,7 @@ def drafts(place: str, key: str = KEY) -> Iterator[Draft]:
                 reader = reader or _reader(fields)
                 yield from reader(fields)
             except NoExample as reason:
-                raise InputError(file.path, f"record at {record.position}", str(reason)) from None
+                raise InputError(file.path, record.place, str(reason)) from None
 
 
 def _fields(record: Record) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from alpagasus_ray.config import digest, identity
-from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster import worker_process
 from alpagasus_ray.store.run import FileEntry
 from alpagasus_ray.training import collate, devices, finished_model, measure, schedule, settings
 from alpagasus_ray.training.checkpoints import CURVE, CheckpointInfo, newest
@@ -45,7 +45,7 @@ def train(training: Training) -> Trained | Stopped | None:
     if stopped is not None:
         return stopped
     with Telling(training.config, training.status):
-        preflight.take_part(training.tokens, training.version)
+        worker_process.take_part(training.tokens, training.version)
         place = devices.here(training.config)
         if place.rank == 0 and training.status.begin() == 1:  # what comes before a second start is lost, not start
             spent.seconds["start"] = arrived - training.called_at
@@ -72,7 +72,13 @@ class Loop:
     """The updates of one worker."""
 
     def __init__(self, training: Training, place: Place, ready: Ready, spent: Spent) -> None:
-        self._training, self._config, self._place, self._ready, self._spent = training, training.config, place, ready, spent
+        self._training, self._config, self._place, self._ready, self._spent = (
+            training,
+            ready.config or training.config,
+            place,
+            ready,
+            spent,
+        )
         if ready.mark is not None:
             # times of earlier calls go on, so that the manifest tells what the model took and not what its last call did
             for kind, seconds in ready.mark.seconds.items():
@@ -152,11 +158,11 @@ class Loop:
         parts = measure.parts_of(config, batch, tokens.lengths, place)
         # in 64 bits, so that curves of one and of eight workers agree to many digits
         loss = torch.zeros((), dtype=torch.float64, device=place.device)
-        loaded = self._ready.loaded
+        loaded, engine = self._ready.loaded, self._ready.engine
         for micro_batch in measure.built(config, loaded, tokens, parts):
-            loss_sum = collate.loss_sum(self._ready.engine, micro_batch.to(place.device), slices=loaded.slices)
+            loss_sum = collate.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices, by=loaded.head)
             part = loss_sum * (1 / labels)
-            self._ready.engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
+            engine.backward(part * place.workers)  # DeepSpeed takes the mean over the workers
             loss += part.detach()
         if config.packing:
             return loss, 0

@@ -99,7 +99,8 @@ def measured(config: Finetune, place: Place, loaded: Loaded, engine: Any, heldou
             batch = np.arange(start, min(start + AT_ONCE, len(tokens)))
             parts = parts_of(config, batch, tokens.lengths, place)
             for micro_batch in built(config, loaded, tokens, parts):
-                sums[0] += collate.loss_sum(engine, micro_batch.to(place.device), slices=loaded.slices).double()
+                there = micro_batch.to(place.device)
+                sums[0] += collate.loss_sum(engine, there, slices=loaded.slices, by=loaded.head).double()
             sums[1:] += torch.tensor([sum(map(len, parts)), sum(int(tokens.label_tokens[part].sum()) for part in parts)])
     engine.train()
     dist.all_reduce(sums)
@@ -119,7 +120,8 @@ def row_losses(config: Finetune, place: Place, loaded: Loaded, engine: Any, held
             batch = np.arange(start, min(start + AT_ONCE, len(tokens)))
             parts = [part for part in parts_of(config, batch, tokens.lengths, place) if len(part)]
             for part, micro_batch in zip(parts, built(config, loaded, tokens, parts), strict=True):
-                losses = collate.token_losses(engine, micro_batch.to(place.device), slices=loaded.slices).double().cpu()
+                there = micro_batch.to(place.device)
+                losses = collate.token_losses(engine, there, slices=loaded.slices, by=loaded.head).double().cpu()
                 each = torch.split(losses[0], tokens.label_tokens[part].tolist()) if config.packing else losses
                 sums[part] = [float(row.sum()) for row in each]
     engine.train()
@@ -129,7 +131,7 @@ def row_losses(config: Finetune, place: Place, loaded: Loaded, engine: Any, held
 def parts_of(config: Finetune, batch: collate.Integers, lengths: collate.Integers, place: Place) -> list[Any]:
     """A worker's micro-batches of an update."""
     if config.packing:
-        return schedule.packs(batch, lengths, config.pack_tokens, place.workers)[place.rank]
+        return schedule.packs(batch, lengths, config.least_pack, place.workers)[place.rank]
     return schedule.rows(batch, config.micro_batch, place.workers)[place.rank]
 
 

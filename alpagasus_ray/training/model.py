@@ -12,6 +12,7 @@ import torch
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.training import attention, shapes
+from alpagasus_ray.training.head import Head, choose
 
 PAD = "[PAD]"
 ADAPTER = "default"
@@ -35,6 +36,10 @@ class Loaded(NamedTuple):
     """Name of the attention that computes."""
     own: str
     """Name of the attention that computes where there are no packs."""
+    head: Head | None
+    """The output layer where losses are computed without whole logits."""
+    logits: str
+    """How losses are computed from it, in words."""
 
 
 def dtype(config: Finetune) -> torch.dtype:
@@ -145,7 +150,8 @@ def _check_apart(config: Finetune, model: Any) -> None:
     why = shapes.why_not_packed(model.config, config.max_length)
     if why is None and model._is_stateful:  # noqa: SLF001 - transformers' own word for it
         why = "layers with a state"
-    if why is None and not (model._supports_attention_backend and model._supports_sdpa):  # noqa: SLF001 - as above
+    takes_another = model._supports_sdpa or shapes.text_of(model.config).model_type in shapes.CAPPED  # noqa: SLF001 - as above
+    if why is None and not (model._supports_attention_backend and takes_another):  # noqa: SLF001 - as above
         why = "an attention that takes no other in its place"
     if why is not None:
         raise UsageError(
@@ -173,8 +179,9 @@ def attention_kind(config: Finetune, *, on_gpu: bool, has: Has = ALL) -> str:
         return config.attention
     if config.attention == "eager":
         return "eager"
-    if config.attention == "auto" and has.flash and attention.runs_flash("flash_attention_2", config, on_gpu=on_gpu):
-        return "flash_attention_2"
+    flash = attention.quickest_flash(config, on_gpu=on_gpu) if config.attention == "auto" and has.flash else None
+    if flash is not None:
+        return flash
     if config.packing:
         return attention.PACKED
     if config.attention == "sdpa" and not has.sdpa:
@@ -198,7 +205,9 @@ def load(config: Finetune, hf_config: Any, tokenizer: Any, *, on_gpu: bool, has:
     _check_apart(config, model)
     _freeze_other_senses(model)
     _add_pad(model, tokenizer)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing == "attention":
+        attention.compute_again(config, model)
+    if config.gradient_checkpointing == "full":
         # the reentrant form gives no gradients where the first layer's input needs none, as with frozen embeddings
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.lora:
@@ -207,7 +216,8 @@ def load(config: Finetune, hf_config: Any, tokenizer: Any, *, on_gpu: bool, has:
     shapes.text_of(model.config).use_cache = model.config.use_cache = False
     slices = "logits_to_keep" in inspect.signature(model.forward).parameters
     own = ("sdpa" if has.sdpa else "eager") if kind == attention.PACKED else kind
-    return Loaded(_with_adapters(config, model), tokenizer, slices, kind, own)
+    model = _with_adapters(config, model)
+    return Loaded(model, tokenizer, slices, kind, own, *choose(config, model, on_gpu=on_gpu))
 
 
 def _weights(config: Finetune, hf_config: Any, kind: str) -> Any:

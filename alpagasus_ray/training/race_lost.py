@@ -47,9 +47,9 @@ def _categories(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _scores(run: Run, arm: str, ids: list[str]) -> NDArray[np.float64]:
     """The scores that an arm goes by; NaN for one that goes by none."""
-    subset = run.subset(arm).finished("pick_subset")
+    subset = run.subset(arm).finished()
     ratings = next((name.removeprefix("ratings/") for name in subset.inputs if name.startswith("ratings/")), None)
     if ratings is None:
         return np.full(len(ids), np.nan)
     stage = run.ratings(ratings)
-    return scores_of(stage, stage.finished("score"), ids)
+    return scores_of(stage, stage.finished(), ids)

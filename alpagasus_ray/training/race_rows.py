@@ -64,7 +64,7 @@ class Arms(NamedTuple):
 def examples(run: Run) -> dict[str, Row]:
     """All examples of the run by id, in source order."""
     stage = run.examples()
-    tables = stage.tables(stage.finished("ingest"))
+    tables = stage.tables(stage.finished())
     return {row["example_id"]: row for table in tables for row in conformed(table, EXAMPLES).select(COLUMNS).to_pylist()}
 
 

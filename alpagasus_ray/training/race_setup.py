@@ -96,7 +96,7 @@ def prepare(config: Race, finetune: Finetune, run: Run, names: Sequence[str]) ->
     pool = race_rows.examples(run)
     held = race_rows.held_rows(config, training, pool)
     arms = race_rows.arms(config, training, run, subsets, (pool, held))
-    inputs = {"examples": run.examples().finished("ingest").content_hash()}
+    inputs = {"examples": run.examples().finished().content_hash()}
     inputs |= {f"subsets/{arm}": subset.content_hash() for arm, subset in subsets.items()}
     return Prepared(config, training, held, arms, _budget(config, training, arms), inputs | {"held out": held.hash})
 

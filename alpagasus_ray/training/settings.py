@@ -13,6 +13,12 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's, as in the paper's training script (its defaults in PyTorch)."""
 
 
+LAYER = 12
+"""Weights of a layer, in squares of the hidden size (Kaplan et al. 2020, arXiv 2001.08361, table 1)."""
+LEAST_SENT, MOST_SENT = 50_000_000, 500_000_000
+"""Numbers that are sent together, at the least and at the most; the most is DeepSpeed's usual."""
+
+
 def learning_rate(config: Finetune, step: int, steps: int) -> float:
     """Of the update `step` (from 0) of `steps`: a linear warm-up, then the schedule. As `transformers.get_scheduler` but for
     the warm-up, which there begins with an update that changes nothing; here no update is wasted."""
@@ -64,8 +70,9 @@ def _spared(model: Any) -> set[str]:
     }
 
 
-def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
-    """What `deepspeed.initialize` is told. `universal`: a state of another number of workers will be loaded.
+def deepspeed_config(config: Finetune, *, universal: bool, hidden: int | None = None) -> dict[str, Any]:
+    """What `deepspeed.initialize` is told. `universal`: a state of another number of workers will be loaded. `hidden`: the
+    hidden size of a model that several GPUs train, for what they send each other.
 
     Updates have as many micro-batches as their examples need, so that it is the loop that says where one ends
     (`managed_gradient_accumulation`), and DeepSpeed's own counts of them mean nothing.
@@ -73,7 +80,8 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
     bf16 = config.precision == "bf16"
     adam: dict[str, Any] = {"lr": config.rate, "betas": BETAS, "eps": EPSILON, "weight_decay": config.weight_decay}
     if config.offload == "none":
-        adam["torch_adam"] = True  # PyTorch's own; in the host's memory DeepSpeed's is faster
+        # PyTorch's own, in one pass over the states, on GPUs and CPUs; in the host's memory DeepSpeed's is faster
+        adam |= {"torch_adam": True, "fused": True}
     # micro-batches of 1 and no accumulation are DeepSpeed's least; what an update holds is the loop's business
     found: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -81,7 +89,7 @@ def deepspeed_config(config: Finetune, *, universal: bool) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.max_grad_norm or 0.0,
         "bf16": {"enabled": bf16},
-        "zero_optimization": zero(config),
+        "zero_optimization": zero(config) | ({} if hidden is None else traffic(config.zero_stage, hidden)),
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
@@ -107,6 +115,27 @@ def zero(config: Finetune) -> dict[str, Any]:
     if config.offload == "all":
         zero["offload_param"] = host
     return zero
+
+
+def traffic(stage: int, hidden: int) -> dict[str, Any]:
+    """How several GPUs send each other gradients and weights: while the backward pass goes on, and in pieces of about a layer.
+
+    Larger pieces are no quicker and take memory twice; under ZeRO 3, which sends weights too, a piece is about a matrix (as
+    transformers' `auto` has it, but no smaller than a connection is busy with)."""
+    if stage == 0:
+        return {}
+    layer, matrix = LAYER * hidden**2, hidden**2
+    if stage == 3:
+        bucket = _within(matrix, LEAST_SENT // 4, MOST_SENT)
+        ahead = {"stage3_prefetch_bucket_size": bucket * 9 // 10, "stage3_param_persistence_threshold": 10 * hidden}
+        return {"overlap_comm": True, "reduce_bucket_size": bucket, **ahead}
+    bucket = _within(layer, LEAST_SENT, MOST_SENT)
+    # below stage 2 gradients are sent when the update is whole, beside which nothing is computed
+    return {"overlap_comm": stage == 2, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+
+
+def _within(size: int, least: int, most: int) -> int:
+    return max(least, min(most, size))
 
 
 def state_bytes(config: Finetune, parameters: int, trained: int, workers: int) -> int:

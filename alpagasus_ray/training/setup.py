@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 from alpagasus_ray.config import Finetune
-from alpagasus_ray.engines.tokens import load_tokenizer
-from alpagasus_ray.training import behaviour, devices, model, native_ops, settings, shapes
+from alpagasus_ray.training import behaviour, devices, memory, model, native_ops, shapes
 from alpagasus_ray.training.checkpoints import CheckpointInfo, Checkpoints, newest
 from alpagasus_ray.training.devices import Place
+from alpagasus_ray.training.engine import count_beside_weights
+from alpagasus_ray.training.engine import engine_of as engine_of  # noqa: PLC0414 - proxies take it from here
 from alpagasus_ray.training.schedule import Order
 from alpagasus_ray.training.shapes import Flops
 from alpagasus_ray.training.spec import Training
@@ -32,15 +33,18 @@ class Ready(NamedTuple):
     parameters: int
     flops: Flops | None
     """None where nobody can count them."""
+    config: Finetune | None = None
+    """What was asked for, with what `auto` came to on these workers; None where nothing was left to them."""
 
 
 def prepare(training: Training, place: Place) -> Ready:
     """Load everything. A `UsageError` tells what of it cannot be."""
-    config = training.config
+    asked = training.config
     devices.choose_accelerator(place)
-    native_ops.load(config, on_gpu=place.on_gpu, tell=lambda said: training.status.tell({"note": said}))
-    hf_config = model.shape(config)
-    known = model.census(config, hf_config)
+    native_ops.load(asked, on_gpu=place.on_gpu, tell=lambda said: training.status.tell({"note": said}))
+    hf_config = model.shape(asked)
+    known = model.census(asked, hf_config)
+    config, why = memory.settled(asked, hf_config, known and known[:2], devices.free_on_all(place), place.workers)
     if known is not None:
         devices.check(config, known.parameters, known.trained, place)
     mark = newest(training.states)
@@ -50,33 +54,18 @@ def prepare(training: Training, place: Place) -> Ready:
     universal = mark is not None and states.needs_universal(mark)
     has = known.has if known else model.NOTHING
     loaded, engine = engine_of(config, hf_config, place, has, universal=universal)
+    whole = f"logits are whole: {loaded.logits}" if loaded.head is None else ""
+    if why or whole:
+        training.status.tell({"note": "; ".join(filter(None, (why, whole)))})
     earlier = None
     if mark is not None:
         if universal:
             states.make_universal(mark)
         earlier = states.load(engine, mark)
+        count_beside_weights(engine)
     tokens = Tokens.open(training.tokens, training.tokens_manifest)
     order = training.order
     behaviour.check(config, loaded, engine, [tokens.ids(index) for index in order.batch(0)[:LOOKED_AT].tolist()], place.device)
     parameters, trained, routed = known[:3] if known else model.counted(loaded.model)
     flops = shapes.flops(hf_config, parameters, trained, routed)
-    return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops)
-
-
-def engine_of(config: Finetune, hf_config: Any, place: Place, has: model.Has, *, universal: bool) -> tuple[model.Loaded, Any]:
-    """A model with its weights, and DeepSpeed's engine around it."""
-    import deepspeed
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
-
-    told = settings.deepspeed_config(config, universal=universal)
-    options = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(config.model or "", "finetune.model: the tokenizer of", **options)
-    # while it lives, transformers shards weights as it loads them where that is ZeRO-3
-    sharding = HfDeepSpeedConfig(told)  # type: ignore[no-untyped-call]
-    loaded = model.load(config, hf_config, tokenizer, on_gpu=place.on_gpu, has=has)
-    del sharding
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    groups = settings.weight_groups(config, loaded.model)
-    engine, *_ = deepspeed.initialize(model=loaded.model, model_parameters=groups, config=told)
-    engine.train()
-    return loaded, engine
+    return Ready(tokens, order, loaded, engine, states, mark, earlier, parameters, flops, config)

@@ -152,9 +152,9 @@ def _encode_there(
     config: Finetune, source: StageDir, target: StageDir, shard: tuple[str, str], version: str
 ) -> list[FileEntry]:
     """The same on a node that may have come since the others were asked what they see."""
-    from alpagasus_ray.raycluster import preflight
+    from alpagasus_ray.raycluster import worker_process
 
-    preflight.take_part(source, version)
+    worker_process.take_part(source, version)
     return encode_shard(config, source, target, *shard)
 
 

@@ -113,6 +113,11 @@ def _hugging_face(config: Finetune, shared: Mapping[str, Any], batch: Batch) -> 
     }
 
 
+def _recomputes(config: Finetune) -> bool:
+    """Whether activations are computed again; other trainers know all or nothing, and nothing of this machine."""
+    return config.gradient_checkpointing in ("full", "attention")
+
+
 Written = tuple[dict[str, Any], dict[str, Any], str]
 """Configuration, other files, command."""
 
@@ -139,7 +144,7 @@ def _axolotl(config: Finetune, shared: Mapping[str, Any], batch: Batch) -> Writt
         "optimizer": "adamw_torch",
         "lr_scheduler": SCHEDULES[config.schedule],
         "tf32": False,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": _recomputes(config),
         "saves_per_epoch": 1,
         "adapter": lora and "lora",
         "lora_r": lora and lora.rank,
@@ -185,7 +190,7 @@ def _llama_factory(config: Finetune, shared: Mapping[str, Any], batch: Batch) ->
         "cutoff_len": config.max_length,
         "mask_history": True,
         "overwrite_cache": True,
-        "disable_gradient_checkpointing": not config.gradient_checkpointing,
+        "disable_gradient_checkpointing": not _recomputes(config),
     }
     tags = {
         "role_tag": "role",
@@ -217,7 +222,7 @@ def _trl(config: Finetune, shared: Mapping[str, Any], batch: Batch) -> Written:
         "datasets": [{"path": "json", "data_files": ROWS}],
         "completion_only_loss": True,
         "max_length": config.max_length,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": _recomputes(config),
         "use_peft": None if lora is None else True,
         "lora_r": lora and lora.rank,
         "lora_alpha": lora and lora.alpha,

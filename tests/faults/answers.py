@@ -145,7 +145,7 @@ def failed_and_retried(arena: Arena, rows: int) -> Finding:
     found, run, server = Finding("server: 500, rows fail, --retry-failed"), arena.toy(rows), arena.judge()
     server.control(faults=[rule("500", match="7.\n")])
     found.ended(arena.score(run, server, {**SETTINGS, "judge.max_attempts": 2, "max_failed": 1}))
-    found.expect("failed" in run.ratings("judge").finished("score").counts, "no row failed")
+    found.expect("failed" in run.ratings("judge").finished().counts, "no row failed")
     server.control(faults=[])
     _finish(found, run, server, arena.score(run, server, SETTINGS, flags=("--retry-failed",)))
     return found

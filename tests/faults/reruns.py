@@ -30,9 +30,9 @@ def ingest_failpoint(arena: Arena, rows: int, point: str) -> Finding:
     found.ended(arena.start_job("ingest", arguments).wait())
     out = ids(again)
     found.rows, found.lost, found.twice = rows, len(set(ids(run)) - set(out)), len(out) - len(set(out))
-    same = again.examples().finished("ingest").content_hash() == run.examples().finished("ingest").content_hash()
+    same = again.examples().finished().content_hash() == run.examples().finished().content_hash()
     found.expect(same, "the examples differ from those of an undisturbed ingest")
-    again.examples().verify(again.examples().finished("ingest"))
+    again.examples().verify(again.examples().finished())
     return found
 
 
@@ -81,7 +81,7 @@ def pick_failpoint(arena: Arena, rows: int, point: str) -> Finding:
     found.faults["driver killed"] += 1
     found.ended(_pick(arena, run))
     for arm in ("one", "two"):
-        files = [place.subset(arm).finished("pick_subset").files for place in (calm, run)]
+        files = [place.subset(arm).finished().files for place in (calm, run)]
         found.expect(files[0] == files[1], f"arm {arm} differs from that of an undisturbed call")
     found.count(run, server, bound=0)
     return found

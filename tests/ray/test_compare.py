@@ -51,7 +51,7 @@ def config(server: LoopbackJudge, **changes: Any) -> Compare:
 
 def rows(run: Run, bout: Bout = BOUT) -> list[dict[str, Any]]:
     stage = run.verdicts(None, bout.pair, bout.test_set)
-    return pa.concat_tables(stage.tables(stage.finished("compare"))).to_pylist()  # type: ignore[no-any-return]
+    return pa.concat_tables(stage.tables(stage.finished())).to_pylist()  # type: ignore[no-any-return]
 
 
 def test_every_pair_is_asked_once_in_each_order_and_scores_are_told_by_model(judge: JudgeStarter, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def _made(config: Finetune, run: Run) -> Manifest:
-    return encode_arm(config, run.subset("full"), run.subset("full").finished("pick_subset"), run.tokens("full"))
+    return encode_arm(config, run.subset("full"), run.subset("full").finished(), run.tokens("full"))
 
 
 def _written(stage: StageDir) -> dict[str, int]:
@@ -39,13 +39,13 @@ def _written(stage: StageDir) -> dict[str, int]:
 def test_an_arm_is_the_sum_of_its_shards(config: Finetune, run: Run, tmp_path: Path) -> None:
     manifest, source = _made(config, run), run.subset("full")
     alone = StageDir("alone", run.storage.at("alone"))
-    parts = source.finished("pick_subset").parts()
+    parts = source.finished().parts()
     shards = [entry for part in parts for entry in encode_shard(config, source, alone, part.name)]
     assert manifest.files == shards
     assert [entry.name for entry in manifest.files] == ["part-00000.arrow", "part-00001.arrow"]
     assert (manifest.rows, manifest.counts) == (ROWS, {"whole": ROWS, "cut": 0, "left out": 0})
     assert manifest.usage["tokens"] == sum(entry.usage["tokens"] for entry in shards)
-    assert manifest.inputs == {"subsets/full": source.finished("pick_subset").content_hash()}
+    assert manifest.inputs == {"subsets/full": source.finished().content_hash()}
     assert run.tokens("full").manifest() == manifest
     run.tokens("full").verify(manifest)
     tokens = Tokens.open(run.tokens("full"), manifest)
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_the_model_is_told_as_it_is_in_a_worker(config: Finet
 
 
 def test_a_row_that_got_lost_fails_the_stage(config: Finetune, run: Run) -> None:
-    subset = run.subset("full").finished("pick_subset")
+    subset = run.subset("full").finished()
     listed = subset.model_copy(update={"files": [entry.model_copy(update={"rows": entry.rows + 1}) for entry in subset.files]})
     with pytest.raises(StageFailed, match="1,200 rows came of the 1,202 of subsets/full"):
         encode_arm(config, run.subset("full"), listed, run.tokens("full"))

@@ -23,7 +23,7 @@ def _api(server: LoopbackJudge, **changes: Any) -> Answerer:
 
 def _answers(run: Run, model: str, test_set: str) -> list[dict[str, Any]]:
     stage = run.answers(model, test_set)
-    return pa.concat_tables(stage.tables(stage.finished("generate"))).to_pylist()  # type: ignore[no-any-return]
+    return pa.concat_tables(stage.tables(stage.finished())).to_pylist()  # type: ignore[no-any-return]
 
 
 def _set(folder: Path, name: str, *prompts: str) -> TestSet:
@@ -43,7 +43,7 @@ def test_every_prompt_of_every_test_set_is_answered_once_with_what_the_set_says_
     manifests = generate(config, run)
     assert [manifest.rows for manifest in manifests] == [80, 180, 218, 252]
     assert all(set(manifest.counts) == {"answered"} for manifest in manifests)
-    prompts = {name: pa.concat_tables(run.prompts(name).tables(run.prompts(name).finished("generate"))) for name in files}
+    prompts = {name: pa.concat_tables(run.prompts(name).tables(run.prompts(name).finished())) for name in files}
     for name, table in prompts.items():
         answers = _answers(run, "model", name)
         assert [{key: row[key] for key in table.column_names} for row in answers] == table.to_pylist()

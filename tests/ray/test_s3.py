@@ -9,8 +9,8 @@ import pytest
 
 from alpagasus_ray import recipe
 from alpagasus_ray.config import Answerer, Arm, Ingest, Pick, Score
+from alpagasus_ray.engines.weights import at_hand
 from alpagasus_ray.errors import RunLocked, UsageError
-from alpagasus_ray.inference.tasks.answer import _at_hand
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.stages.score import score
@@ -48,8 +48,8 @@ def test_a_run_on_s3_is_the_same_as_one_on_disk(bucket: str, judge: JudgeStarter
     assert ratings(run)["example_id"].to_pylist() == ids(run)
     assert sorted(server.taken()) == sorted(prompt_hashes(run))
     assert arm.rows == len(json.loads(run.subset("best").storage.read("subset.json"))) == 20
-    run.ratings("judge").verify(run.ratings("judge").finished("score"))
-    assert {entry.shard for entry in run.ratings("judge").finished("score").parts()} == {shard_name(n) for n in range(4)}
+    run.ratings("judge").verify(run.ratings("judge").finished())
+    assert {entry.shard for entry in run.ratings("judge").finished().parts()} == {shard_name(n) for n in range(4)}
     assert run.storage.names() == []
 
 
@@ -61,10 +61,10 @@ def test_the_checkpoint_of_an_arm_is_fetched_once_for_each_node_without_the_stat
     for name, content in {"config.json": b"{}", "model.safetensors": b"weights", "state/optimizer.pt": b"large"}.items():
         home.write(name, content)
     model = Answerer(name="selected", arm="selected")
-    folder = str(_at_hand(model, home).model)
+    folder = str(at_hand(model, home).model)
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     before = os.stat(f"{folder}/model.safetensors").st_mtime_ns
-    assert _at_hand(model, home).model == folder
+    assert at_hand(model, home).model == folder
     assert os.stat(f"{folder}/model.safetensors").st_mtime_ns == before, "it is there already"
     home.write("model.safetensors", b"trained again")
-    assert _at_hand(model, home).model != folder
+    assert at_hand(model, home).model != folder

@@ -1,4 +1,4 @@
-"""Workers and their engines on real Ray: one that dies, what is asked again, which row is set aside; pools that grow."""
+"""Workers and their engines on real Ray: one that dies, what is asked again, which row is set aside; how many there are."""
 
 import threading
 from dataclasses import replace
@@ -59,13 +59,13 @@ def test_workers_draw_different_ids() -> None:
     assert len(set(ray.get([drawer.draw.remote() for drawer in drawers]))) == len(drawers)
 
 
-def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
+def test_jobs_of_several_places_share_their_workers_though_there_is_no_room_for_most_of_these(tmp_path: Path) -> None:
     jobs = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         run = toy_run(tmp_path / name, 30, rows_per_shard=10)
         home = run.ratings(name)
-        jobs.append(Job(MortalWork("none"), SPEC.on(Pool(1, 2)), run.examples(), home, home.storage))
+        jobs.append(Job(MortalWork("none"), SPEC.on(Pool(60)), run.examples(), home, home.storage))
     tasks = [Task(f"part-{number:05d}.parquet", job=place) for place in (0, 1) for number in range(3)]
     with Progress("toy", 60) as progress:
         driver.drive(jobs, tasks, None, progress, lambda _: None)
@@ -74,7 +74,7 @@ def test_jobs_of_several_places_share_their_workers(tmp_path: Path) -> None:
         assert shares == [{"scored": 10}] * 3
 
 
-def test_a_pool_that_may_grow_grows_with_the_work(tmp_path: Path, judge: JudgeStarter) -> None:
+def test_a_pool_has_as_many_workers_as_it_may_have(tmp_path: Path, judge: JudgeStarter) -> None:
     run, server, seen, over = toy_run(tmp_path, 400, rows_per_shard=20), judge("--latency", "0.5"), set(), threading.Event()
 
     def count() -> None:
@@ -89,6 +89,5 @@ def test_a_pool_that_may_grow_grows_with_the_work(tmp_path: Path, judge: JudgeSt
     finally:
         over.set()
         counter.join()
-    assert {1, 2} <= seen
     assert max(seen) == 2
     assert len(server.billed()) == 400

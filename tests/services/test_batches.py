@@ -64,7 +64,7 @@ class Caller:
 
     def known(self) -> dict[str, dict[str, Outcome]]:
         """By shard what its ledger holds."""
-        names = [entry.name for entry in self.run.examples().finished("ingest").parts()]
+        names = [entry.name for entry in self.run.examples().finished().parts()]
         return {name: known.replies for name, known in self.job.backlog.stored_replies(names).items()}
 
     def outcomes(self) -> list[Outcome]:
@@ -224,7 +224,7 @@ def test_unanswered_requests_stay_counted_when_the_driver_dies_before_they_are_a
 def _keys(caller: Caller) -> list[str]:
     """Request keys of the examples, in order."""
     stage = caller.run.examples()
-    rows = (row for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist())
+    rows = (row for table in stage.tables(stage.finished()) for row in table.to_pylist())
     return [caller.job.work.request(row).key for row in rows]
 
 

@@ -66,7 +66,7 @@ def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, serve
     compare(run, ("one", "other"), outcomes)  # what stands first wins in 30 of 120 pairs
     assert _call(run, server, *PROBED, "--plan") == 0
     assert server.asked == []
-    planned = capsys.readouterr().err
+    planned = capsys.readouterr().out
     assert "120 repeat, 120 padded" in planned
     assert "dollars unknown" in planned
     assert _call(run, server, *PROBED, "--json") == 0
@@ -102,9 +102,7 @@ def test_the_card_of_a_judge_with_known_flaws_finds_each_of_them(run: Run, serve
 
 
 def test_without_settings_nothing_is_asked_and_gold_marks_are_read(run: Run, server: FlawedJudge, tmp_path: Path) -> None:
-    ids = [
-        row["example_id"] for t in run.ratings("judge").tables(run.ratings("judge").finished("score")) for row in t.to_pylist()
-    ]
+    ids = [row["example_id"] for t in run.ratings("judge").tables(run.ratings("judge").finished()) for row in t.to_pylist()]
     (tmp_path / "gold.csv").write_text("example_id,score\n" + "".join(f"{row},{1 + n % 4}\n" for n, row in enumerate(ids[:80])))
     assert _call(run, server, "-s", f"card.gold=[{tmp_path}/gold.csv]", "-s", "card.cut=3") == 0
     made = _card(run)

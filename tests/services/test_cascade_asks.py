@@ -9,7 +9,9 @@ from alpagasus_ray.config import Cascade, Distill, Judge, Price, Score
 from alpagasus_ray.errors import BudgetReached, UsageError
 from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.stages.distill import distill
+from alpagasus_ray.stages.plan_score import plan
 from alpagasus_ray.stages.score import score
+from alpagasus_ray.stages.status import status
 from loopback import JudgeStarter
 from toy_runs import api_judge, toy_run
 
@@ -27,6 +29,13 @@ def test_a_cascade_that_was_stopped_asks_about_the_same_rows_and_none_twice(
     rounds = json.loads(storage.read("rounds.json"))
     first = len(server.taken())
     assert 0 < first < 240
+    [stage] = [one for one in status(toy)["stages"] if one["stage"] == "ratings/cascade"]
+    assert (stage["rows"] + stage["replies"], stage["of"], stage["rounds"]) == (first, 240, len(rounds))
+    planned = plan(config.model_copy(update={"max_cost_usd": 0.06}), toy)
+    assert (planned["requests"], planned["cascade"]["held"]) == (240 - first, first)
+    assert planned["dollars"]["spent"] == pytest.approx(stage["dollars"])
+    assert 0 < planned["dollars"]["cap_reached_after"]["low"] < 240 - first
+    assert f"hold {first} replies, which are not asked for again" in planned["notes"][-1]
     manifest = score(config, toy, in_process=True)
     assert manifest.details["cascade"]["asked"] == 240
     assert manifest.details["cascade"]["rounds"][: len(rounds)] == [turn["rows"] for turn in rounds]
@@ -116,6 +125,12 @@ def test_a_row_that_was_asked_about_for_a_distilled_judge_is_not_bought_again_by
     labels = distill(Distill(labels=120), asked, toy, in_process=True)
     assert labels.rows == len(server.taken()) == 120
     config = asked.model_copy(update={"cascade": Cascade(first="student", calls=0.8)})
+    labels_usd = toy.judge("student", "labels").finished().usage["cost_usd"]
+    capped = config.model_copy(update={"max_cost_usd": labels_usd + 0.0001})
+    assert plan(capped, toy)["dollars"]["spent"] == pytest.approx(labels_usd)
+    with pytest.raises(BudgetReached, match="are spent"):  # the cap holds for labels and cascade together
+        score(capped, toy, in_process=True)
+    assert len(server.taken()) == 120
     manifest = score(config, toy, in_process=True)
     assert manifest.details["cascade"]["asked"] == 160
     assert len(server.taken()) == len(set(server.taken())) <= 200

@@ -138,6 +138,18 @@ def test_a_refused_key_is_a_problem_and_is_not_shown(
     assert KEY not in str(checks)
 
 
+def test_a_list_of_models_that_anybody_is_given_says_nothing_of_the_key(
+    server: Toy, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    checks = examine(_api(server.base_url), run)
+    check = next(check for check in checks if check.name == "key")
+    assert (check.status, check.detail.partition(":")[0]) == ("warning", "not tested")
+    assert "alpagasus score RUN --limit 1" in check.fix
+    assert KEY not in str(checks)
+    assert server.asked == ["GET /v1/models"] * 2
+
+
 @pytest.mark.parametrize("text", ["", "two words", "line\nbreak-0123456789", "schlüssel"])
 def test_what_cannot_be_a_key_is_a_problem_and_is_neither_sent_nor_shown(
     server: Toy, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str

@@ -83,7 +83,7 @@ def test_of_a_driver_that_is_stopped_and_one_that_takes_over_never_both_pay(
     one, other = dict.fromkeys(paid)
     assert paid == sorted(paid, key=[one, other].index), "the first one paid again after the second had begun"
     stage = run.ratings("judge")
-    manifest = stage.finished("score")
+    manifest = stage.finished()
     stage.verify(manifest)
     assert ratings(run).num_rows == ROWS
     assert before & {entry.name for entry in manifest.files}, "what the first one has committed in time counts"

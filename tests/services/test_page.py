@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alpagasus_ray.__main__ import main
+from alpagasus_ray.api.rated import Histogram
 from alpagasus_ray.config import Arm, Ingest, Pick, Report
 from alpagasus_ray.judging.gold_marks import GoldMark, gold_marks
 from alpagasus_ray.judging.rubric import Scale
@@ -161,6 +162,10 @@ def test_another_cut_moves_the_histogram_shows_its_rows_and_says_how_it_is_made(
     page, root = wide.page, "example-browser"
     slider, told = page.get_by_label("Lowest score kept"), page.locator("#cut-told")
     below_cut = page.locator("a.column[data-low='4'] rect.kept")
+    caption, line = page.locator("figure:has(#cutter) figcaption"), page.locator("#cut-tried")
+    own = caption.inner_text()
+    assert not line.is_visible()
+    assert page.locator("#cut-marks span").all_inner_texts() == [f"{step / 2:g}" for step in range(11)]
     assert told.inner_text().startswith("score of at least 4.5: ")
     assert float(below_cut.get_attribute("height") or -1) == 0
     slider.press("ArrowLeft")
@@ -168,16 +173,95 @@ def test_another_cut_moves_the_histogram_shows_its_rows_and_says_how_it_is_made(
     assert float(below_cut.get_attribute("height") or -1) > 100
     fours = sum(row % 11 == 8 for row in range(ROWS))
     assert page.locator("#cut-leave").is_disabled()
+    kept = sum(row % 11 >= 8 and row != 3 for row in range(ROWS))
+    assert f"as a cut at 4 would keep them: {kept}. selected itself is as it was" in caption.inner_text()
+    assert line.text_content() == "tried: 4"
+    assert [line.locator("line").get_attribute(name) for name in ("x1", "x2")] == ["80%", "80%"]
+    assert page.locator("a.column[data-low='4']").get_attribute("aria-label") == (
+        f"score 4: {fours} examples, {fours} kept; show them"
+    )
     page.get_by_role("button", name=f"{fours} rows enter").click()
     assert shown(page, root) == fours
     assert set(page.locator(f"#{root} .score").all_inner_texts()) == {"4"}
     command = page.locator("#cut-command").inner_text()
     page.get_by_role("button", name="Back to selected").click()
     assert float(below_cut.get_attribute("height") or -1) == 0
+    assert caption.inner_text() == own
+    assert not line.is_visible()
     verb, *arguments = shlex.split(command.replace("RUN", run.storage.root).removeprefix("alpagasus "))
     assert main([verb, *arguments]) == 0
-    made = run.subset("cut-4").finished("pick")
-    assert made.rows == fours + run.subset("selected").finished("pick").rows
+    made = run.subset("cut-4").finished()
+    assert made.rows == fours + run.subset("selected").finished().rows
+
+
+def test_a_filter_by_ranges_of_scores_says_which_ends_belong_to_it(wide: Seen) -> None:
+    scores = [row / 10 for row in range(26)]
+    options = wide.page.evaluate("(scores) => scoreOptions(scores).options", scores)
+    assert [name for _, name in options] == ["any", "2 to 3", "1 to under 2", "0 to under 1", "no score"]
+    held = wide.page.evaluate(
+        "([scores, value]) => scores.filter((_, row) => scoreOptions(scores).keeps(row, value))", [scores, "1..2"]
+    )
+    assert held == [row / 10 for row in range(10, 20)]
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which examples were rated and chosen and nothing was trained; some of them are copies."""
+    folder = tmp_path_factory.mktemp("chosen")
+    rows = [{"instruction": f"Say {row}.", "output": f"It is {row}.", "topic": "numbers"} for row in (*range(60), *range(6))]
+    (folder / "toys.json").write_text(json.dumps(rows))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(folder / "toys.json")), run)
+    rate(run, [(row % 10) / 2 for row in range(66)])
+    arms = [{"name": "selected", "policy": "threshold", "threshold": 4}, {"name": "random", "policy": "random"}]
+    pick_subset(Pick.model_validate({"arms": arms}), run)
+    pick_subset(Pick.model_validate({"arms": [{"name": "mine", "policy": "top", "k": 30}]}), run)
+    assert main(["card", run.storage.root]) == 0
+    report(Report(), run, ("selected",))
+    return run
+
+
+def test_without_trainings_the_first_screen_is_the_selection_and_asks_no_question(
+    chromium: "Browser", chosen: Run, screenshots: Path
+) -> None:
+    for width, scheme in itertools.product((WIDE, 390), ("light", "dark")):
+        with chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:  # type: ignore[arg-type]
+            seen = opened(context, page_of(chosen))
+            page, first = seen.page, seen.page.locator("#answer")
+            page.screenshot(path=screenshots / f"chosen-{width}-{scheme}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert seen.problems == []
+            told = first.inner_text()
+            assert page.get_by_role("heading", level=1).inner_text() == "selected holds 12 of 66 examples"
+            assert page.locator(".badge").count() == 0
+            assert "train" not in told.lower()
+            assert "mine" not in told
+            assert "Can rules be trusted?" in told
+            assert "48 x score below 4, 6 x an exact duplicate of another example" in told
+            assert first.locator("a.column").count() == page.locator("a.column").count() == 10
+
+
+def test_a_cut_that_is_tried_takes_no_duplicates(chromium: "Browser", chosen: Run) -> None:
+    with chromium.new_context() as context:
+        page = opened(context, page_of(chosen)).page
+        for _ in range(6):
+            page.get_by_label("Lowest score kept").press("ArrowLeft")
+        kept = sum(row % 10 >= 2 for row in range(60))
+        assert page.locator("#cut-told").inner_text().startswith(f"score of at least 1: {kept} examples")
+        page.locator("#cut-enter").click()
+        assert shown(page, "example-browser") == kept - 12
+        column = page.locator("a.column[data-low='1']")
+        assert column.get_attribute("aria-label") == "score 1: 7 examples, 6 kept; show them"
+
+
+def test_a_histogram_in_a_notebook_fits_a_phone(chromium: "Browser", screenshots: Path) -> None:
+    scale = {"min": 0.0, "max": 5.0, "step": 0.5}
+    with chromium.new_context(viewport={"width": 390, "height": 500}) as context:
+        page = context.new_page()
+        page.set_content(f"<meta charset=utf-8>{Histogram({0.0: 8, 1.0: 5, 2.5: 14, 4.5: 110}, scale)._repr_html_()}")
+        page.screenshot(path=screenshots / "notebook-390.png")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator("text.tick").all_text_contents()[-11:] == [f"{step / 2:g}" for step in range(11)]
 
 
 def test_a_column_leads_to_its_rows_and_a_link_brings_all_back(chromium: "Browser", run: Run) -> None:
@@ -225,7 +309,7 @@ def test_what_is_shown_is_saved_and_wrong_ratings_come_back_as_gold(wide: Seen, 
     records = csv.DictReader(io.StringIO(saved("Export 1 wrong rating"), newline=""))
     placed = [(f"record {number}", record) for number, record in enumerate(records, 1)]
     assert placed[0][1]["judged"] == "0.5"
-    assert gold_marks(placed, "gold.csv", Scale(), known={"toys:000000001"}) == [
+    assert gold_marks(placed, "gold.csv", [Scale()], known={"toys:000000001"}) == [
         GoldMark("toys:000000001", 4.5, "", 'right, and "short"', chosen=True)
     ]
 

@@ -126,9 +126,7 @@ def run_games(run: Run) -> list[dict[str, Any]]:
     stages = [
         run.verdicts(None, one.pair, test_set) for one in comparisons(run) if one.judge is None for test_set in one.test_sets
     ]
-    games: list[dict[str, Any]] = pa.concat_tables(
-        table for s in stages for table in s.tables(s.finished("compare"))
-    ).to_pylist()
+    games: list[dict[str, Any]] = pa.concat_tables(table for s in stages for table in s.tables(s.finished())).to_pylist()
     return games
 
 
@@ -173,7 +171,7 @@ def _asked(run: Run) -> int:
     stages = [
         run.verdicts(None, one.pair, test_set) for one in comparisons(run) if one.judge is None for test_set in one.test_sets
     ]
-    asked = (pa.concat_tables(stage.tables(stage.finished("compare"), ["request_hash"])) for stage in stages)
+    asked = (pa.concat_tables(stage.tables(stage.finished(), ["request_hash"])) for stage in stages)
     return sum(len(hashes["request_hash"].unique()) for hashes in asked)
 
 

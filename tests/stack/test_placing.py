@@ -1,5 +1,8 @@
 """A cluster of pools: each stage runs on nodes of its own, which come for it and go after it; what can have no node is told."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +15,14 @@ import pytest
 from alpagasus_ray.raycluster import placement
 from autoscaled import autoscaled_head, nodes_alive
 from ray_head import Head
-from toy_runs import job
+from toy_runs import ROOT, job, toy_run
 from trainings import run_with_arms
 
 POOLS = {
     name: {"resources": {"CPU": 2}, "labels": {placement.POOL: name}, "min_workers": 0, "max_workers": 1}
     for name in (placement.CPU, placement.TRAIN)
 }
+POOLS[placement.GPU] = {"resources": {"CPU": 1, "GPU": 1}, "labels": {placement.POOL: placement.GPU}, "max_workers": 2}
 # how many CPUs such a node has is not told, as where a cloud knows it alone
 POOLS["odd"] = {"resources": {"memory": 1 << 30}, "labels": {placement.POOL: "odd"}, "min_workers": 0, "max_workers": 1}
 RULES = ("--set", "score.judge.kind=rules")
@@ -100,6 +104,25 @@ def _scored_on_nodes_of_its_own(head: Head, run: str) -> None:
         done = driver(head, "score", run, [*RULES, "--set", "score.actors=[1, 2]"])
     assert done.returncode == 0, done.stderr
     assert seen == {placement.HEAD, placement.CPU}
+    until_alone(head)
+
+
+def test_a_pool_asks_for_all_its_gpus_before_any_work_is_done_and_a_node_goes_once_nothing_is_left_for_it(
+    head: Head, tmp_path: Path
+) -> None:
+    run = toy_run(tmp_path, 8, rows_per_shard=2).storage.root
+    program = [sys.executable, str(ROOT / "tests/support/growing_pool.py"), run]
+    known = {name: value for name, value in head.environment.items() if name.startswith("RAY_")}
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **known, "RAY_ADDRESS": head.address},
+        timeout=220,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "8"
     until_alone(head)
 
 

@@ -69,7 +69,7 @@ def config_of(shared: Path, heldout: str, **changes: Any) -> Finetune:
 def fetched(run: Run, arm: str, folder: Path) -> Path:
     """The checkpoint of an arm, on this machine."""
     home = run.model(arm).storage
-    for entry in run.model(arm).finished("finetune").files:
+    for entry in run.model(arm).finished().files:
         if "/" not in entry.name:
             pafs.copy_files(
                 home.path(entry.name),
@@ -104,7 +104,7 @@ def test_packs_on_workers_of_which_one_is_killed_end_where_a_plain_loop_ends(
     assert plain[0][-1] < plain[0][0] - 0.5
     assert sum(row["padding"] for row in rows) == 0
     stage = run.model("killed")
-    manifest = stage.finished("finetune")
+    manifest = stage.finished()
     stage.verify(manifest)
     assert manifest.details["wall_s"]["lost"] > 0
     assert manifest.details["examples_seen"] == STEPS * 16
@@ -122,12 +122,12 @@ def test_padded_rows_on_one_worker_without_zero_end_there_too(
     assert differences(weights(fetched(run, "alone", tmp_path)), plain[1]) < CLOSE
     assert [row["label_tokens"] for row in rows] == [row["label_tokens"] for row in curve(run, "killed")]
     assert sum(row["padding"] for row in rows) > 500
-    here, there = (run.model(arm).finished("finetune").details["heldout"] for arm in ("alone", "killed"))
+    here, there = (run.model(arm).finished().details["heldout"] for arm in ("alone", "killed"))
     assert here["loss"] == pytest.approx(there["loss"], abs=CLOSE)
 
 
 def test_the_held_out_loss_is_that_of_the_written_model(run: Run, shared: Path, heldout: str, killed: Path) -> None:
-    told = run.model("killed").finished("finetune").details["heldout"]
+    told = run.model("killed").finished().details["heldout"]
     loss, labels = plain_heldout(killed, config_of(shared, heldout))
     assert told["loss"] == pytest.approx(loss, abs=CLOSE)
     assert (told["label_tokens"], told["examples"] + told["left_out"], told["in_arm"]) == (labels, HELDOUT, IN_ARM)
@@ -139,7 +139,7 @@ def test_a_finished_model_is_left_as_it_is_and_other_held_out_examples_are_not_m
     run: Run, shared: Path, heldout: str, killed: Path, tmp_path: Path
 ) -> None:
     config = config_of(shared, heldout, tensorboard=True)
-    assert finetune(config, run, ["killed"]) == [run.model("killed").finished("finetune")]
+    assert finetune(config, run, ["killed"]) == [run.model("killed").finished()]
     other = tmp_path / "heldout.json"
     other.write_text(Path(heldout).read_text().replace("a", "e", 1))
     with pytest.raises(SettingsChanged, match=r"heldout\.json"):

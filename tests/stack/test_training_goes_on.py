@@ -50,7 +50,7 @@ def test_a_killed_worker_changes_nothing(run: Run, shared: Path, whole: list[dic
         time.sleep(0.3)
         workers()[-1].kill()
     assert gap(losses(curve(run, "killed")), losses(whole)) < SAME
-    manifest = run.model("killed").finished("finetune")
+    manifest = run.model("killed").finished()
     assert manifest.details["wall_s"]["lost"] > 0
     assert manifest.details["examples_seen"] == STEPS * 16
     assert not run.model("killed").storage.at(STATE).all_names()

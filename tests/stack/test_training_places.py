@@ -82,7 +82,7 @@ def test_a_killed_node_changes_nothing_though_one_worker_is_left(
             assert process.poll() is None, (tmp_path / "recipe.log").read_text()
             _kill_a_node(cluster)
             assert process.wait(LIMIT_S) == 0, (tmp_path / "recipe.log").read_text()
-    assert run.model("node").finished("finetune").details["workers"] == 1
+    assert run.model("node").finished().details["workers"] == 1
     assert gap(losses(curve(run, "node")), losses(train(run, "whole", sixty(shared)))) < CLOSE
 
 
@@ -119,7 +119,7 @@ def test_a_run_on_an_object_store_goes_on_after_a_killed_worker(
         wait(lambda: saved(run, "full") >= 8)
         workers()[0].kill()
     stage = run.model("full")
-    manifest = stage.finished("finetune")
+    manifest = stage.finished()
     stage.verify(manifest)
     assert {"config.json", "model.safetensors", "tokenizer.json", "curve.parquet"} <= {entry.name for entry in manifest.files}
     rows = pq.read_table(stage.storage.path("curve.parquet"), filesystem=stage.storage.fs).to_pylist()

@@ -40,7 +40,7 @@ def test_a_model_without_a_name_is_told_what_to_give(run: Run, shared: Path) -> 
 
 
 def test_an_arm_that_was_not_picked_is_named(run: Run, shared: Path) -> None:
-    assert "subsets/other/ is not finished in this run; run jobs/pick_subset.py first" in refused(run, "other", tiny(shared))
+    assert "subsets/other/ is not finished in this run; run `alpagasus pick RUN` first" in refused(run, "other", tiny(shared))
 
 
 def test_examples_without_a_trainable_token_are_told_with_the_knob(run: Run, shared: Path, local_ray: None) -> None:
@@ -88,6 +88,6 @@ def test_an_empty_arm_is_named(shared: Path, tmp_path: Path, local_ray: None) ->
     run = run_with_arms(tmp_path, shared / "published_subsets/random_9k.json", 5, ())
     pick_subset(Pick(arms=(Arm(name="none", policy="random", k=5),)), run)
     stage = run.subset("none")
-    empty = stage.finished("pick_subset").model_copy(update={"rows": 0, "files": []})
+    empty = stage.finished().model_copy(update={"rows": 0, "files": []})
     stage.finish(empty)
     assert "subsets/none is empty" in refused(run, "none", tiny(shared))

@@ -47,7 +47,7 @@ def _tiny(shared: Path, name: str = "tiny", **vllm: Any) -> Answerer:
 
 def _answers(run: Run, model: str, test_set: str) -> list[dict[str, Any]]:
     stage = run.answers(model, test_set)
-    rows: list[dict[str, Any]] = pa.concat_tables(stage.tables(stage.finished("generate"))).to_pylist()
+    rows: list[dict[str, Any]] = pa.concat_tables(stage.tables(stage.finished())).to_pylist()
     return rows
 
 

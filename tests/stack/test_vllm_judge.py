@@ -204,7 +204,7 @@ def test_the_model_in_the_job_compares_answers_and_what_says_nothing_is_no_draw(
     judge = PairJudge(kind="vllm", model=str(shared / "tiny_llama"), vllm=Vllm(**ON_CPU), max_tokens=32)
     compare(Compare(pairs=(("one", "other"),), judge=judge), run)
     stage = run.verdicts(None, "one-vs-other", "toy")
-    rows = pa.concat_tables(stage.tables(stage.finished("compare"))).to_pylist()
+    rows = pa.concat_tables(stage.tables(stage.finished())).to_pylist()
     assert len(rows) == 2 * len(prompts)
     assert all(row["reply"] and row["tokens_out"] for row in rows), "every game has its raw reply"
     assert all((row["winner"] is None) == (row["status"] != "judged") for row in rows)

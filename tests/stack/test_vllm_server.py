@@ -36,7 +36,7 @@ def _prompt_tokens(run: Run, model: str) -> list[int]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     asked = rubric.load("accuracy")
     stage = run.examples()
-    rows = [row for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist()]
+    rows = [row for table in stage.tables(stage.finished()) for row in table.to_pylist()]
     prompts = [tokenizer.apply_chat_template(asked.messages(row), add_generation_prompt=True, tokenize=False) for row in rows]
     return [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
 

@@ -94,7 +94,7 @@ async def _work(job: Job) -> None:
     (engine,) = lock_guard.while_held(job.work.open_engines(), job.lease)
     assert job.lease is not None
     threading.Thread(target=_look, args=(job.lease,), daemon=True).start()
-    for shard in job.backlog.open([entry.shard for entry in job.source.finished("ingest").parts()]):
+    for shard in job.backlog.open([entry.shard for entry in job.source.finished().parts()]):
         results = []
         for row in shards.rows_of(job.source.storage.read_table(shard)):
             request = job.work.request(row)

@@ -49,7 +49,7 @@ def group_of_one() -> Iterator[None]:
 def tokens_of(config: Finetune, run: Run, arm: str) -> Manifest:
     """The arm as tokens, encoded here."""
     source, target = run.subset(arm), run.tokens(arm)
-    subset = source.finished("pick_subset")
+    subset = source.finished()
     begun = Begun(settings=token_files.token_settings(config), inputs={source.name: subset.content_hash()})
     target.begin(begun)
     files = [entry for part in subset.parts() for entry in token_files.encode_shard(config, source, target, part.name)]

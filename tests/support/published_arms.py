@@ -49,5 +49,5 @@ def _text(record: dict[str, Any]) -> tuple[str, ...]:
 
 def _examples(run: Run) -> Iterator[dict[str, Any]]:
     stage = run.examples()
-    for table in stage.tables(stage.finished("ingest"), ["example_id", *FIELDS]):
+    for table in stage.tables(stage.finished(), ["example_id", *FIELDS]):
         yield from table.to_pylist()

@@ -20,8 +20,14 @@ Outcomes = Sequence[tuple[str | None, str | None]]
 WIN, TIE, LOSE, NONE = ("a", "a"), ("a", "b"), ("b", "b"), (None, None)
 
 
-def rate(run: Run, scores: Sequence[float | None], replies: Sequence[str] | None = None, name: str = "judge") -> None:
-    """Ratings of all examples of the run, in order."""
+def rate(
+    run: Run,
+    scores: Sequence[float | None],
+    replies: Sequence[str] | None = None,
+    name: str = "judge",
+    scale: tuple[float, float] | None = None,
+) -> None:
+    """Ratings of all examples of the run, in order; without a `scale` they are on that of the shipped rubrics."""
     blank = dict.fromkeys(RATINGS.names)
     rows = [
         {
@@ -37,9 +43,10 @@ def rate(run: Run, scores: Sequence[float | None], replies: Sequence[str] | None
         }
         for row, (example_id, score) in enumerate(zip(ids(run), scores, strict=True))
     ]
+    on = {"scale": {"min": scale[0], "max": scale[1], "step": None}} if scale else {}
     begun = Begun(
-        settings={"judge": {"kind": "rules"}, "rubric": {"dimension": "accuracy", "prompt": "toy"}},
-        inputs={"examples": run.examples().finished("ingest").content_hash()},
+        settings={"judge": {"kind": "rules"}, "rubric": {"dimension": "accuracy", "prompt": "toy", **on}},
+        inputs={"examples": run.examples().finished().content_hash()},
         seconds=2.0,
     )
     stage = run.ratings(name)
@@ -99,9 +106,14 @@ def prompt(test_set: str, number: int, skills: Sequence[str] = ("math", "writing
 
 
 def judge(
-    run: Run, pair: tuple[str, str], outcomes: Outcomes, name: str | None = None, prompts: Sequence[Mapping[str, Any]] = ()
+    run: Run,
+    pair: tuple[str, str],
+    outcomes: Outcomes,
+    name: str | None = None,
+    prompts: Sequence[Mapping[str, Any]] = (),
+    label: str | None = None,
 ) -> None:
-    """The games of two models on the test set `toys`; a judge's `name` is its `compare.name`."""
+    """The games of two models on the test set `toys`; a judge's `name` is its `compare.name`, its `label` the model."""
     a, b = pair
     asked = prompts or [prompt("toys", number) for number in range(len(outcomes))]
     games = [game for one in asked for game in both_orders(one, f"{a} says {one['prompt_id']}", f"{b} says it too")]
@@ -111,8 +123,8 @@ def judge(
     winners = [winner for both in outcomes for winner in both]
     rows = [_verdict(game, winner) for game, winner in zip(games, winners, strict=True)]
     written = stage.storage.write_table(shard_name(0), pa.Table.from_pylist(rows, schema=VERDICTS))
-    inputs = {pairs.name: pairs.finished("compare").content_hash()}
-    label = f"judge {name}" if name else "toy judge"
+    inputs = {pairs.name: pairs.finished().content_hash()}
+    label = label or (f"judge {name}" if name else "toy judge")
     begun = Begun(settings={"judge": {"kind": "api", "model": label}}, inputs=inputs, seconds=1.5)
     details = {"a": a, "b": b, "test_set": "toys", "judge": label}
     stage.finish(stage.build(begun, [describe(shard_name(0), written, rows)], STATUSES, details=details))

@@ -34,13 +34,13 @@ def toy_run(folder: Path, rows: int, rows_per_shard: int = 100) -> Run:
 def ratings(run: Run, name: str = "judge") -> pa.Table:
     """All rows that the manifest of a judge's ratings lists."""
     stage = run.ratings(name)
-    return pa.concat_tables(stage.tables(stage.finished("score")))
+    return pa.concat_tables(stage.tables(stage.finished()))
 
 
 def ids(run: Run) -> list[str]:
     """The ids of all examples, in order."""
     stage = run.examples()
-    found: list[str] = pa.concat_tables(stage.tables(stage.finished("ingest"), ["example_id"]))["example_id"].to_pylist()
+    found: list[str] = pa.concat_tables(stage.tables(stage.finished(), ["example_id"]))["example_id"].to_pylist()
     return found
 
 
@@ -48,7 +48,7 @@ def prompt_hashes(run: Run, name: str = "accuracy") -> list[str]:
     """What a judge server logs for each example, in order."""
     asked = rubric.load(name)
     stage = run.examples()
-    rows = (row for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist())
+    rows = (row for table in stage.tables(stage.finished()) for row in table.to_pylist())
     return [message_hash(asked.messages(row)[-1]["content"]) for row in rows]
 
 

@@ -122,7 +122,7 @@ def gap(left: list[float], right: list[float]) -> float:
 def plain_training(run: Run, arm: str, config: Finetune) -> tuple[list[float], State]:
     """The same training in plain PyTorch, one example after the other: losses and weights."""
     torch.set_num_threads(1)  # threads that wait for each other are slower than one, where the model is that small
-    manifest = run.tokens(arm).finished("finetune")
+    manifest = run.tokens(arm).finished()
     tokens, order = Tokens.open(run.tokens(arm), manifest), order_of(config, manifest)
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -18,7 +18,7 @@ LAYERS = (
     ("first_recipe",),
     ("feasibility", "doctor"),
     ("stages",),
-    ("batch_api", "cli"),
+    ("batch_api", "benchmarking", "cli"),
     ("inference", "training", "pick_inputs"),
     ("recipe", "reporting", "distill", "people", "raycluster"),
     ("selection",),
@@ -34,21 +34,32 @@ LAYERS = (
 UPWARD: dict[tuple[str, str], str] = {}
 """Imports that point up or sideways, each with the reason why it stays. The list may only become shorter."""
 
-HEAVY = {"torch", "deepspeed", "vllm", "transformers", "peft"}
+HEAVY = {"torch", "deepspeed", "vllm", "transformers", "peft", "lm_eval", "nltk"}
 HEAVY_AT_THE_TOP = {
     "attention",
     "behaviour",
     "collate",
     "devices",
+    "engine",
     "failures",
     "finished_model",
+    "head",
     "frozen",
     "loop",
     "measure",
     "model",
+    "windows",
 } | {"proxies", "proxy_answers"}
 """Modules of `training/` that only its workers load: these import torch when they are imported."""
-HEAVY_IN_FUNCTIONS = {"engines.vllm_engine", "engines.vllm_model", "engines.tokens", "feasibility", "training"}
+HEAVY_IN_FUNCTIONS = {
+    "benchmarking",
+    "engines.tokens",
+    "engines.vllm_benchmarks",
+    "engines.vllm_engine",
+    "engines.vllm_model",
+    "feasibility",
+    "training",
+}
 """Parts that load a heavy library where a function needs it; the rest of the package never does."""
 
 LONGEST_FUNCTION, LONGEST_FILE = 60, 350

@@ -83,7 +83,7 @@ def outputs(run: Run, stage: Any, manifest: Any) -> list[str]:
 
 def test_the_longest_of_texts_without_blanks_are_the_longest(tmp_path: Path, shared: Path) -> None:
     run = chinese(tmp_path, shared)
-    every = outputs(run, run.examples(), run.examples().finished("ingest"))
+    every = outputs(run, run.examples(), run.examples().finished())
     count = max(1, len(every) // 4)
     (manifest,) = pick_subset(Pick(arms=(Arm(name="longest", policy="longest", k=count),)), run)
     kept = outputs(run, run.subset("longest"), manifest)
@@ -136,7 +136,7 @@ def test_a_cut_off_the_scale_of_the_ratings_stops_pick_before_anything_is_writte
     run = toy_run(tmp_path, 4)
     rate(run, [5.0, 4.5, 3.0, 2.0])
     stage = run.ratings("judge")
-    made = stage.finished("score")
+    made = stage.finished()
     settings = {**made.settings, "rubric": {"scale": {"min": 1.0, "max": 10.0, "step": 1.0}}, "judge": {"kind": "api"}}
     stage.finish(made.model_copy(update={"settings": settings}))
     with pytest.raises(UsageError, match="1 to 10 in steps of 1"):
@@ -232,7 +232,7 @@ def test_an_arm_of_an_earlier_version_is_read_as_it_is_and_not_drawn_anew(tmp_pa
     run = rated_run(tmp_path)
     pick_subset(cut(4.5), run)
     stage = run.subset("random")
-    made = stage.finished("pick_subset")
+    made = stage.finished()
     older = {key: value for key, value in made.settings.items() if key != existing_arms.VERSION}
     written = made.model_copy(update={"settings": older, "details": {"tokens": made.details["tokens"]}})
     stage.finish(written)

@@ -83,6 +83,19 @@ def test_json_prints_the_summary_as_the_last_line_of_stdout_and_messages_go_to_s
     assert "2 rows" in done.stderr
 
 
+@pytest.mark.parametrize("work", [{"only_reads": True}, {"reading": ("plan",)}])
+def test_what_a_job_only_reads_goes_to_stdout_and_beside_json_to_stderr(
+    work: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"stage": "toy", "rows": 3, "location": "there"}
+    spec = cli.JobSpec("toy", "ingest", "A job.", lambda call: told, {"plan": "a plan"}, **work)
+    arguments = ("--run", str(tmp_path / "run"), "--plan")
+    assert _main(spec, *arguments) == 0
+    assert capsys.readouterr() == ("toy: 3 rows in there\n", "")
+    assert _main(spec, *arguments, "--json") == 0
+    assert capsys.readouterr() == (f"{json.dumps(told)}\n", "toy: 3 rows in there\n")
+
+
 def test_a_users_mistake_ends_in_one_message_without_traceback_and_code_2(tmp_path: Path) -> None:
     done = _job("ingest", "--run", str(tmp_path / "run"), "--set", "ingest.sorce=x")
     assert (done.returncode, done.stdout) == (2, "")

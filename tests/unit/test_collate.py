@@ -288,9 +288,8 @@ def test_on_a_gpu_one_kernel_does_the_same_for_the_whole_pack() -> None:
     [
         ({}, "is not told where the examples of a pack begin"),
         ({"pack_starts": [0, 9], "is_causal": False}, "is not causal"),
-        ({"pack_starts": [0, 9], "sliding_window": 4, "max_length_q": 9}, "looks back 4 tokens only"),
         ({"pack_starts": [0, 9], "s_aux": torch.zeros(2)}, "is told of 's_aux'"),
-        ({"pack_starts": [0, 9], "softcap": 50.0}, "is told of 'softcap'"),
+        ({"pack_starts": [0, 9], "position_bias": torch.zeros(2)}, "is told of 'position_bias'"),
     ],
 )
 def test_an_attention_that_is_more_than_causal_is_refused_with_the_knob(told: dict[str, Any], word: str) -> None:

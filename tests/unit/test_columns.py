@@ -31,7 +31,7 @@ def _run(folder: Path, rows: int = 300) -> Run:
 
 def test_columns_are_in_the_order_of_the_examples(tmp_path: Path) -> None:
     run = _run(tmp_path)
-    examples, ratings = run.examples().finished("ingest"), run.ratings("judge").finished("score")
+    examples, ratings = run.examples().finished(), run.ratings("judge").finished()
     loaded = columns.load(run, Pick(), examples, ratings)
     assert loaded.columns.score.tolist() == [n % 11 / 2 for n in range(300)]
     assert list(loaded.columns.category[:4]) == ["coding", "math", "talk", "coding"]
@@ -70,7 +70,7 @@ def test_a_share_for_a_category_that_no_example_has_is_told(tmp_path: Path) -> N
 def _dropped(run: Run, arm: str) -> dict[str, str]:
     """Why each row was dropped, by its number."""
     home = run.subset(arm)
-    files = [entry.name for entry in home.finished("pick").files if entry.name.startswith("dropped-")]
+    files = [entry.name for entry in home.finished().files if entry.name.startswith("dropped-")]
     rows = [row for name in files for row in home.storage.read_table(name).to_pylist()]
     return {row["example_id"].rsplit("#")[-1].rsplit(":")[-1]: row["reason"] for row in rows}
 
@@ -106,6 +106,35 @@ def test_of_near_repeats_no_row_that_is_dropped_anyway_counts_as_the_kept_one(tm
     assert reasons[0].startswith("nearly repeats")
     assert reasons[1].startswith("an exact duplicate")
     assert reasons[2].startswith("test set t")
+
+
+def test_a_test_prompt_in_an_earlier_turn_or_a_system_text_is_found_and_like_last_turns_alone_are_no_repeat(
+    tmp_path: Path,
+) -> None:
+    prompt = "Name the eight longest rivers of the whole northern world"
+    ending = [{"role": "user", "content": "And now in French, please."}, {"role": "assistant", "content": "word " * 40 + "end"}]
+    talks: list[list[dict[str, str]]] = [
+        [
+            {"role": "user", "content": f"First {n}. " + " ".join(f"w{n}x{i}" for i in range(60))},
+            {"role": "assistant", "content": "Yes."},
+        ]
+        for n in range(4)
+    ]
+    talks[0][0]["content"] = prompt.upper()
+    talks[1][1]["content"] = f"I was asked: {prompt}?"
+    talks[2].insert(0, {"role": "system", "content": prompt})
+    talks.append([dict(turn) for turn in talks[3]])
+    talks[4][1]["content"] = "Yes!"
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"messages": [*talk, *ending]}) + "\n" for talk in talks))
+    run = Run.open(str(tmp_path / "run"))
+    ingest(Ingest(source=str(tmp_path / "talks.jsonl"), format="messages", turns="all"), run)
+    (tmp_path / "tests.jsonl").write_text(json.dumps({"id": 1, "instruction": prompt}) + "\n")
+    clean = Clean(tests=(TestSet(name="t", path=str(tmp_path / "tests.jsonl")),), near=0.8)
+    [arm] = pick_subset(Pick(arms=(Arm(name="a", policy="full"),), clean=clean, duplicates="keep"), run)
+    last = [one for one in _dropped(run, "a") if one]
+    assert arm.details["clean"]["turns"] == "all"
+    assert (arm.details["clean"]["contaminated"], len(last)) == (6, 6), "of each of three talks what follows the prompt as well"
+    assert arm.details["clean"]["near_repeats"] == 2, "the same talk, turn by turn; those that only end alike are none"
 
 
 def test_only_an_arm_that_goes_by_scores_drops_a_row_for_having_none(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _combined(run: Run, name: str, *parts: str, **more: Any) -> Any:
 
 def test_it_is_a_rating_stage_like_any_other_and_costs_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["score", run.storage.root, *OF_ALL, "--plan"]) == 0
-    assert "nothing is asked, and it costs nothing" in capsys.readouterr().err
+    assert "nothing is asked, and it costs nothing" in capsys.readouterr().out
     assert command.main(["score", run.storage.root, *OF_ALL, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["counts"] == {"scored": ROWS - 1, "failed": 1}
@@ -53,11 +53,11 @@ def test_it_is_a_rating_stage_like_any_other_and_costs_nothing(run: Run, capsys:
     own = np.array([table[f"score_{name}"].to_pylist()[1:] for name in PARTS])
     assert table["score"].to_pylist()[1:] == np.median(own, axis=0).tolist()
     assert table["error"].to_pylist()[0] == "no part has a score"
-    inputs = run.ratings("all").finished("score").inputs
-    assert inputs == {f"ratings/{name}": run.ratings(name).finished("score").content_hash() for name in PARTS} | {
-        "examples": run.examples().finished("ingest").content_hash()
+    inputs = run.ratings("all").finished().inputs
+    assert inputs == {f"ratings/{name}": run.ratings(name).finished().content_hash() for name in PARTS} | {
+        "examples": run.examples().finished().content_hash()
     }
-    run.ratings("all").verify(run.ratings("all").finished("score"))
+    run.ratings("all").verify(run.ratings("all").finished())
     assert command.main(["score", run.storage.root, *OF_ALL]) == 0
     assert command.main(["score", run.storage.root, *OF_ALL, "--retry-failed"]) == 2
     assert (
@@ -106,7 +106,7 @@ def test_what_cannot_be_combined_is_refused(run: Run, capsys: pytest.CaptureFixt
     assert command.main(["score", run.storage.root, *OF_ALL, *judge]) == 2
     assert "exclude each other" in capsys.readouterr().err
     stage = run.ratings("b")
-    manifest = stage.finished("score").model_copy(update={"inputs": {"examples": "x"}})
+    manifest = stage.finished().model_copy(update={"inputs": {"examples": "x"}})
     stage.storage.write("manifest.json", manifest.model_dump_json().encode())
     with pytest.raises(UsageError, match="rates other examples"):
         _combined(run, "all", "a", "b")

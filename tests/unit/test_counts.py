@@ -61,5 +61,5 @@ def test_a_line_of_progress_says_the_commonest_reasons_and_leaves_out_what_did_n
     reasons = Counter({"timeout": 5, "http 500": 7, "too long": 1, "deadly": 2})
     assert in_words(Counts()) == []
     assert in_words(Counts(stored=1200, usd_billed=0.5, statuses=Counter(scored=4, unparsed=2), without_reply=reasons)) == [
-        "$0.50", "1,200 from the ledger", "7 failed: http 500", "5 failed: timeout", "2 failed: deadly", "2 unparsed"
+        "$0.5000", "1,200 from the ledger", "7 failed: http 500", "5 failed: timeout", "2 failed: deadly", "2 unparsed"
     ]  # fmt: skip

@@ -79,7 +79,7 @@ def test_what_is_not_used_is_told_once_with_its_count(tmp_path: Path) -> None:
     _, manifest, _ = _made(_lines(tmp_path, *records), tmp_path)
     assert manifest.details["not_used"] == {"lang": 3, "source_url": 2}
     assert manifest.details["notes"] == [
-        "not used: lang (3), source_url (2)",
+        "kept with the records, not shown to the judge: lang (3), source_url (2)",
         "3 of 6 exchanges left out by ingest.turns=first",
     ]
 

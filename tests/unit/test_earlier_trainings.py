@@ -25,7 +25,7 @@ def run(shared: Path, tmp_path: Path) -> Run:
 
 
 def inputs_of(run: Run, config: Finetune) -> dict[str, str]:
-    subset = run.subset(ARM).finished("pick_subset")
+    subset = run.subset(ARM).finished()
     return {f"subsets/{ARM}": subset.content_hash()} | checkpoint_print("model", config.model)
 
 

@@ -111,7 +111,7 @@ def test_ratings_are_joined_by_id_whatever_their_order(tmp_path: Path) -> None:
     order = list(range(50))
     random.Random(0).shuffle(order)
     written = stage.storage.write_table("part-00000.parquet", rows.take(order))
-    manifest = stage.finished("score")
+    manifest = stage.finished()
     files = [entry.model_copy(update=written._asdict()) for entry in manifest.files]
     stage.finish(manifest.model_copy(update={"files": files}))
     table = _table(run)

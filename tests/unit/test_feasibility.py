@@ -175,7 +175,7 @@ def test_a_plan_needs_neither_hub_nor_gpu_nor_key_and_ends_with_one_total(tmp_pa
     assert 0 < total["low"] < total["high"]
     assert all("an estimate: 7e+09 parameters" in arm["predicted_by"] for arm in told["arms"])
     lines = list(whole_plan_lines(told))
-    assert lines[-1].startswith("  total: $")
+    assert lines[-1].startswith("  total of the rest: $")
     assert "generate" in lines[-2]
 
 

@@ -17,6 +17,7 @@ OTHERWISE: dict[str, Any] = {
     "pad_to_max": True,
     "attention": "sdpa",
     "gradient_checkpointing": True,
+    "logits": "pieces",
     "offload": "optimizer",
     "workers": 8,
     "gpu": True,

@@ -12,7 +12,7 @@ PAGE = {"example_id": "toys:1", "score": "4.5", "judged": "2", "mark": "wrong ra
 
 
 def read(*records: dict[str, Any], known: set[str] | None = None) -> list[GoldMark]:
-    return gold_marks([(f"record {number}", one) for number, one in enumerate(records, 1)], "gold.csv", Scale(), known)
+    return gold_marks([(f"record {number}", one) for number, one in enumerate(records, 1)], "gold.csv", [Scale()], known)
 
 
 def test_marks_of_the_page_and_ratings_of_people_are_read_alike() -> None:
@@ -30,6 +30,9 @@ def test_marks_of_the_page_and_ratings_of_people_are_read_alike() -> None:
         ({"example_id": " "}, "there is no `example_id`"),
         ({"mark": "right"}, "the mark is 'right'"),
         ({"rating": 3}, "no column is called rating"),
+        ({"drawn": "by me"}, "`drawn` is 'by me'; write 'random' or 'near the cut'"),
+        ({"out_of": "ten"}, "`out_of` is 'ten'"),
+        ({"out_of": "4"}, "`score` is '4.5'; write what the example deserves, from 0 to 4"),
         ({"example_id": "toys:9"}, "the run has no example 'toys:9'"),
     ],
 )
@@ -41,3 +44,17 @@ def test_what_is_no_mark_is_told_with_its_place(changed: dict[str, Any], told: s
 def test_two_marks_of_one_voter_on_one_example_are_told() -> None:
     with pytest.raises(InputError, match="'toys:1' is marked twice"):
         read(PAGE, {**PAGE, "score": "1"})
+
+
+def test_a_mark_may_say_which_scale_it_is_on_and_has_to_where_there_are_several() -> None:
+    of_ten = {"example_id": "toys:1", "score": 9, "out_of": 10}
+    assert [mark.out_of for mark in read(of_ten, {"example_id": "toys:2", "score": 4})] == [10, 5]
+    several = [Scale(), Scale(min=1, max=10)]
+    assert gold_marks([("record 1", of_ten)], "gold.csv", several)[0].out_of == 10
+    with pytest.raises(InputError, match=r"several scales \(0 to 5, 1 to 10\).*`out_of`"):
+        gold_marks([("record 1", {"example_id": "toys:1", "score": 4})], "gold.csv", several)
+
+
+def test_what_people_rated_because_it_is_near_the_cut_is_told_apart() -> None:
+    near, drawn = ({"example_id": "toys:1", "score": 3, "voter": how, "drawn": how} for how in ("near the cut", "random"))
+    assert [mark.near for mark in read(near, drawn)] == [True, False]

@@ -50,7 +50,7 @@ def run_of(folder: Path, rows: list[dict[str, str]]) -> Run:
 
 def told(folder: Path, held: list[Any], arm: list[dict[str, str]], **changes: Any) -> dict[str, int]:
     stage = run_of(folder, arm).subset("full")
-    return held_of(config_of(folder, held, **changes)).told(stage, stage.finished("pick_subset"))
+    return held_of(config_of(folder, held, **changes)).told(stage, stage.finished())
 
 
 # reading
@@ -81,7 +81,7 @@ def test_all_files_of_a_glob_are_held_out(tmp_path: Path) -> None:
 def test_held_out_examples_have_the_tokens_that_an_arm_has_of_them(tmp_path: Path) -> None:
     rows = [*ROWS, {"instruction": "Go on.", "input": "one two", "output": "three " * 200}]
     config, run = config_of(tmp_path, rows, max_length=128), run_of(tmp_path, rows)
-    for part in run.subset("full").finished("pick_subset").parts():
+    for part in run.subset("full").finished().parts():
         encode_shard(config, run.subset("full"), run.tokens("full"), part.name)
     names = sorted(name for name in run.tokens("full").storage.all_names() if name.endswith(".arrow"))
     batches = [pa.ipc.open_file(run.tokens("full").storage.path(name)).get_batch(0) for name in names]
@@ -119,9 +119,9 @@ def test_a_file_that_is_not_there_is_told_with_the_knob_before_anything_is_made(
     [
         ([], ["empty (0 bytes)"]),
         ([" "], ["nothing but white space"]),
-        ([{"instruction": "Hi?"}], ["record at 1", "no known layout has the fields instruction", "output"]),
-        ([ROWS[0], {"instruction": "Hi?"}], ["record at 2", "no `output`"]),
-        ([ROWS[0], "{"], ["record at 2", "not valid JSON"]),
+        ([{"instruction": "Hi?"}], ["line 1", "no known layout has the fields instruction", "output"]),
+        ([ROWS[0], {"instruction": "Hi?"}], ["line 2", "no `output`"]),
+        ([ROWS[0], "{"], ["line 2", "not valid JSON"]),
     ],
     ids=["nothing", "white space", "no layout", "no output", "broken"],
 )

@@ -15,6 +15,7 @@ from alpagasus_ray.config import (
     OPERATIONAL,
     Answerer,
     Arm,
+    BenchModel,
     Card,
     Cascade,
     Clean,
@@ -135,6 +136,7 @@ SECTIONS: dict[type[Section], dict[str, Any]] = {
     Card: {},
     People: {},
     Race: {},
+    BenchModel: {"name": "a", "api": "m"},
 }
 
 
@@ -157,6 +159,7 @@ DEFAULTS = {
         "apart": 0.9,
         "by": "score",
         "out_of": None,
+        "per": None,
         "share": None,
         "shares": {},
         "shares_of": "category",
@@ -260,13 +263,26 @@ DEFAULTS = {
         "test_sets": [],
         "tokens": None,
     },
+    "BenchModel": {
+        "api": None,
+        "arm": None,
+        "chat": False,
+        "max_tokens_field": "max_tokens",
+        "path": None,
+        "seed": None,
+        "system": "own",
+        "vllm": {},
+    },
 }
 """Defaults that manifests do not name: results without these keys were made with these values, whatever a later version thinks
 better. A new knob gets a line here; to change a default, add its field to `Section.stated` in the same step."""
 
 
 OTHERS = set(
-    "Asking Batch Checkpoints Compare EngineConfig Endpoint Generate Import Pick Price Recipe RecordedScale Score".split()
+    (
+        "Asking Batch Bench BenchTask Checkpoints Compare EngineConfig Endpoint Generate Import Pick Price Recipe "
+        "RecordedScale Score"
+    ).split()
 )
 """Sections that name no result by their `identity`: their stages name settings key by key, or they change no result."""
 

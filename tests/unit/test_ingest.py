@@ -216,7 +216,7 @@ def test_a_source_without_any_record_is_told_as_such(tmp_path: Path) -> None:
 )
 def test_a_file_without_the_fields_that_the_recipe_names_is_refused(tmp_path: Path, settings: Any, told: str) -> None:
     source = _source(tmp_path)
-    with pytest.raises(InputError, match=f"{source}, record at 1: {told}.*instruction, input, output"):
+    with pytest.raises(InputError, match=f"{source}, (?:record|line) 1: {told}.*instruction, input, output"):
         ingest(Ingest(source=source, **settings), _run(tmp_path))
 
 

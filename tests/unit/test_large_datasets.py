@@ -49,7 +49,7 @@ def _known(shared: Path, count: int) -> np.ndarray:
 
 
 def _rows(run: Run) -> int:
-    return run.examples().finished("ingest").rows
+    return run.examples().finished().rows
 
 
 def test_a_judge_is_distilled_from_drawn_labels_and_rates_every_row_for_nothing(run: Run, shared: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_judge_is_distilled_from_drawn_labels_and_rates_every_row_for_nothing(
     assert manifest.counts == {"scored": _rows(run)}
     assert manifest.usage.get("cost_usd", 0) == 0
     fitted = student.load(run.judge("student").storage.path(MODEL))
-    example = pa.concat_tables(run.examples().tables(run.examples().finished("ingest"))).slice(0, 1)
+    example = pa.concat_tables(run.examples().tables(run.examples().finished())).slice(0, 1)
     first = ratings(run, "student").slice(0, 1).to_pylist()[0]
     assert first["expected_score"] == round(float(fitted.score_table(example)[1][0]), 4)
     found = np.array(ratings(run, "student")["expected_score"].to_pylist())
@@ -103,7 +103,7 @@ def test_a_cascade_finds_most_of_the_judges_choice_and_says_how_much(run: Run, s
 def test_a_subset_is_spread_within_its_tokens_and_holds_no_test_prompt(run: Run, shared: Path, tmp_path: Path) -> None:
     score(Score(name="mini", judge=_recorded(shared)), run, in_process=True)
     stage = run.examples()
-    prompts = [row["instruction"] for table in stage.tables(stage.finished("ingest")) for row in table.to_pylist()]
+    prompts = [row["instruction"] for table in stage.tables(stage.finished()) for row in table.to_pylist()]
     planted = [prompt for prompt in dict.fromkeys(prompts) if len(prompt.split()) >= 12][:20]
     tests = tmp_path / "planted.jsonl"
     tests.write_text("".join(json.dumps({"id": n, "instruction": prompt.upper()}) + "\n" for n, prompt in enumerate(planted)))

@@ -29,17 +29,17 @@ LOCAL = Judge(kind="vllm", model="m")
 @pytest.mark.parametrize(
     ("judge", "score", "resources", "pool"),
     [
-        (LOCAL, {}, {"CPU": 8}, Pool(1, 1)),
-        (LOCAL, {}, {"CPU": 64, "GPU": 8}, Pool(8, 8, gpus=1)),
-        (LOCAL.model_copy(update={"vllm": Vllm(tensor_parallel=4)}), {}, {"CPU": 64, "GPU": 8}, Pool(2, 2, gpus=4)),
-        (LOCAL.model_copy(update={"vllm": Vllm(cpus=16)}), {}, {"CPU": 40, "GPU": 8}, Pool(2, 2, cpus=16, gpus=1)),
-        (LOCAL.model_copy(update={"vllm": Vllm(gpu=False)}), {}, {"CPU": 64, "GPU": 8}, Pool(1, 1)),
-        (LOCAL.model_copy(update={"vllm": Vllm(gpu=True)}), {}, {"CPU": 64}, Pool(1, 1, gpus=1)),
-        (LOCAL, {"actors": 3}, {"CPU": 64, "GPU": 8}, Pool(3, 3, gpus=1)),
-        (LOCAL, {"actors": (1, 16)}, {"CPU": 64, "GPU": 8}, Pool(1, 16, gpus=1)),
-        (Judge(), {}, {"CPU": 64}, Pool(1, 1)),
-        (Judge(kind="rules"), {}, {"CPU": 64}, Pool(64, 64)),
-        (Judge(kind="rules"), {"actors": (2, 9)}, {"CPU": 64}, Pool(2, 9)),
+        (LOCAL, {}, {"CPU": 8}, Pool(1)),
+        (LOCAL, {}, {"CPU": 64, "GPU": 8}, Pool(8, gpus=1)),
+        (LOCAL.model_copy(update={"vllm": Vllm(tensor_parallel=4)}), {}, {"CPU": 64, "GPU": 8}, Pool(2, gpus=4)),
+        (LOCAL.model_copy(update={"vllm": Vllm(cpus=16)}), {}, {"CPU": 40, "GPU": 8}, Pool(2, cpus=16, gpus=1)),
+        (LOCAL.model_copy(update={"vllm": Vllm(gpu=False)}), {}, {"CPU": 64, "GPU": 8}, Pool(1)),
+        (LOCAL.model_copy(update={"vllm": Vllm(gpu=True)}), {}, {"CPU": 64}, Pool(1, gpus=1)),
+        (LOCAL, {"actors": 3}, {"CPU": 64, "GPU": 8}, Pool(3, gpus=1)),
+        (LOCAL, {"actors": (1, 16)}, {"CPU": 64, "GPU": 8}, Pool(16, gpus=1)),
+        (Judge(), {}, {"CPU": 64}, Pool(1)),
+        (Judge(kind="rules"), {}, {"CPU": 64}, Pool(64)),
+        (Judge(kind="rules"), {"actors": (2, 9)}, {"CPU": 64}, Pool(9)),
     ],
 )
 def test_one_engine_for_each_gpu_unless_the_recipe_says_otherwise(

@@ -427,7 +427,7 @@ def test_no_name_of_a_gpu_stands_before_a_longer_one_that_holds_it(name: str) ->
 def test_a_full_gpu_is_told_with_what_leaves_the_model_what_it_is(folder: Path) -> None:
     told = devices.out_of_memory(config_of(folder), "CUDA out of memory. Tried to allocate 2 GiB. If reserved memory is large")
     assert "CUDA out of memory. Tried to allocate 2 GiB. What helps" in told
-    for knob in ("finetune.pack_tokens (now 2,048", "finetune.workers", "finetune.gradient_checkpointing: true"):
+    for knob in ("finetune.pack_tokens (now 2048", "finetune.workers", "finetune.gradient_checkpointing: full"):
         assert knob in told
     assert "finetune.micro_batch (now 4)" in devices.out_of_memory(config_of(folder, packing=False), "full.")
 

@@ -9,7 +9,7 @@ import pytest
 from alpagasus_ray.errors import InputError, UsageError
 from alpagasus_ray.evaluation.agreement import Comparison, Vote, agreement, in_one_order, read_votes
 from alpagasus_ray.people import assign, exchange, votes
-from alpagasus_ray.people.ballot import CHOICES, ballot, named_in
+from alpagasus_ray.people.ballot import CHOICES, ballot, keys_of, named_in, scores_to_choose
 from alpagasus_ray.people.words import LANGUAGES, WORDS
 from alpagasus_ray.stages.people import _ballot_of
 from made_ballots import ARMS, SETS, exported, pairs, side_of
@@ -208,20 +208,64 @@ def test_agreement_is_that_of_the_report_with_an_interval() -> None:
 def test_ratings_are_near_the_cut_and_at_random_and_come_back_as_gold() -> None:
     random = np.random.default_rng(1)
     scores = np.where(random.random(2_000) < 0.1, np.nan, random.integers(0, 11, 2_000) / 2)
-    rows = assign.rows_for_ratings(scores, 4.5, "s")
+    drawn = assign.rows_for_ratings(scores, 4.5, "s")
+    rows = [*drawn.near, *drawn.at_random]
     assert len(set(rows)) == 100
-    assert (scores[rows[:50]] == 4.5).all()
-    assert np.abs(scores[rows[50:]] - 4.5).mean() > 1
-    study = assign.rating_study([assign.Single(f"x:{row}", "Do it.", "A long answer. " * 5) for row in rows], ["Ana"], "s")
+    assert (scores[drawn.near] == 4.5).all()
+    assert np.abs(scores[drawn.at_random] - 4.5).mean() > 1
+    singles = [assign.Single(f"x:{row}", "Do it.", "A long answer. " * 5, "random") for row in rows]
+    study = assign.rating_study(singles, ["Ana"], "s")
     asked = ballot(study, "rate")
     key = json.loads(json.dumps(asked.key))
     text = exported(key, "Ana", lambda slot: "1" if slot["kind"] == "check" else "4")
     cast = votes.read_votes(text, key)
     gold = votes.rows(cast, key)
     assert {row["example_id"] for row in gold} == {f"x:{row}" for row in rows}
-    assert {row["score"] for row in gold} == {4.0}
+    assert {(row["score"], row["out_of"], row["drawn"]) for row in gold} == {(4.0, 5.0, "random")}
     (report,) = votes.voter_reports(cast, key)
     assert report["checks_passed"]["value"] == report["self_consistency"]["value"] == 1.0
+
+
+def test_the_rows_at_random_are_a_sample_of_all_that_have_a_score() -> None:
+    """Those near the cut are drawn from what is left, so that the sample does not lack them."""
+    scores = np.array([4.5] * 50 + [2.0] * 50)
+    shares = [(scores[assign.rows_for_ratings(scores, 4.5, f"s{n}", 30, 40).at_random] == 4.5).mean() for n in range(200)]
+    assert abs(np.mean(shares) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("scale", "choices", "keys"),
+    [
+        ((0, 5), "0 1 2 3 4 5", "012345"),
+        ((1, 5), "1 2 3 4 5", "12345"),
+        ((1, 10), "1 2 3 4 5 6 7 8 9 10", "123456789x"),
+        ((0, 10), "0 1 2 3 4 5 6 7 8 9 10", "0123456789x"),
+        ((0, 1), "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1", "0123456789x"),
+        ((0, 100), "0 10 20 30 40 50 60 70 80 90 100", "0123456789x"),
+        ((-2, 2), "-2 -1 0 1 2", "01234"),
+    ],
+)
+def test_people_choose_from_the_scale_of_the_judge(scale: tuple[float, float], choices: str, keys: str) -> None:
+    chosen = scores_to_choose(*scale)
+    assert (" ".join(chosen), "".join(keys_of("rate", chosen))) == (choices, keys)
+    study = assign.rating_study([assign.Single("x:1", "Do it.", "An answer of some words. " * 5)], ["Ana"], "s", 0)
+    key = json.loads(json.dumps(ballot(study, "rate", choices=chosen).key))
+    lowest, highest = (
+        votes.read_votes(exported(key, "Ana", lambda slot, end=end: end), key) for end in (chosen[0], chosen[-1])
+    )
+    assert {vote.said for vote in highest} == {scale[1]}
+    assert [votes.voter_reports(cast, key)[0]["checks_passed"]["value"] for cast in (lowest, highest)] == [1, 0]
+    assert f"from {chosen[0]} to {chosen[-1]}?" in exchange.label_studio_config(key)
+    with pytest.raises(InputError, match=r"the choice is '5\.5'"):
+        votes.read_votes(exported(key, "Ana", lambda slot: "5.5"), key)
+
+
+def test_a_key_of_an_earlier_version_has_scores_from_0_to_5_and_no_random_rows() -> None:
+    study = assign.rating_study([assign.Single("x:1", "Do it.", "An answer.", "random")], ["Ana"], "s", 0, 0)
+    key = json.loads(json.dumps(ballot(study, "rate").key))
+    del key["choices"], key["items"][0]["drawn"]
+    [row] = votes.rows(votes.read_votes(exported(key, "Ana", lambda slot: "3"), key), key)
+    assert (row["score"], row["out_of"], row["drawn"]) == (3.0, 5.0, "near the cut")
 
 
 def test_label_studio_takes_the_ballot_and_gives_back_votes() -> None:
@@ -240,7 +284,7 @@ def test_label_studio_takes_the_ballot_and_gives_back_votes() -> None:
     assert {(vote.voter, vote.said, vote.seconds) for vote in cast} == {("7", "b", 4.5)}
     (report,) = votes.voter_reports(cast, KEY)
     assert (report["missing"], report["self_consistency"]["value"]) == (0, 1.0)
-    config = exchange.label_studio_config("vote")
+    config = exchange.label_studio_config(KEY)
     assert all(f'<Choice value="{choice}"' in config for choice in CHOICES["vote"])
     with pytest.raises(InputError, match="task 1: this was made for another ballot"):
         exchange.read_label_studio([{**tasks[0], "data": {}}], KEY)
@@ -259,4 +303,4 @@ def test_argilla_takes_the_ballot_and_gives_back_votes(form: int) -> None:
     cast = exchange.read_argilla(records, KEY)
     assert len(cast) == 174
     assert {(vote.voter, vote.said) for vote in cast} == {("u1", "tie")}
-    assert exchange.argilla_settings("vote")["questions"][0]["labels"] == list(CHOICES["vote"])
+    assert exchange.argilla_settings(KEY)["questions"][0]["labels"] == list(CHOICES["vote"])

@@ -16,7 +16,7 @@ from alpagasus_ray.evaluation.corrected_rates import JUDGE_ALONE
 from alpagasus_ray.store.run import Run
 from made_ballots import exported, side_of
 from report_runs import answer, judge, rate
-from toy_runs import toy_run
+from toy_runs import ids, toy_run
 
 MODELS = ("apricot", "plum")
 SETS = ("koala", "toys", "vicuna", "wizard")
@@ -76,7 +76,7 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     assert _call(run, "make") == 0
     home, key = run.people("apricot-vs-plum"), _key(run, "apricot-vs-plum")
     page = home.storage.read("ballot.html")
-    assert not any(name.encode() in page for name in (*MODELS, "koala-", home.finished("people").content_hash()))
+    assert not any(name.encode() in page for name in (*MODELS, "koala-", home.finished().content_hash()))
     assert len([item for item in key["items"] if not item["is_check"]]) == 160
     assert {name: sum(item["test_set"] == name for item in key["items"]) for name in SETS} == dict.fromkeys(SETS, 40)
     assert _call(run, "make") == 0, "a ballot that is out is not made anew"
@@ -93,12 +93,12 @@ def test_the_papers_counts_come_back_from_made_votes(run: Run, tmp_path: Path, c
     table = pq.read_table(home.storage.path("votes.parquet"))
     assert table.num_rows == 480
     assert {"prompt_id", "test_set", "a", "b", "voter", "vote"} <= set(table.column_names)
-    home.verify(home.finished("people"))
+    home.verify(home.finished())
     capsys.readouterr()
     [study] = ag.Run(run.storage.root).people("status").table()
     assert (study["study"], study["items"]) == ("apricot-vs-plum", 160)
     assert _call(run, "status") == 0
-    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().err
+    assert "by majority 63 win, 64 tie, 33 lose" in capsys.readouterr().out
 
 
 def test_three_way_splits_are_no_ties_and_the_judge_stands_beside_people(run: Run, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_file_of_another_ballot_and_a_changed_one_are_refused(
         file.write_text(spoiled)
         assert _call(run, "import", str(file)) == 2
         assert why in capsys.readouterr().err
-    assert run.people("apricot-vs-plum").finished("people").rows == 0
+    assert run.people("apricot-vs-plum").finished().rows == 0
     assert _call(run, "import") == 2
     assert _call(run, "make", "x.jsonl") == 2
 
@@ -202,10 +202,63 @@ def test_people_rate_examples_near_the_cut_and_at_random_as_gold_for_the_card(ru
     assert _call(run, "import", *files) == 0
     assert _counts(run, "rate-judge")["alpha"]["value"] == 1
     assert command.main(["card", run.storage.root, "-s", "card.cut=4"]) == 0
-    raters = json.loads(run.judges().storage.read("judge/card.json"))["raters"]
+    card = json.loads(run.judges().storage.read("judge/card.json"))
+    raters = card["raters"]
     assert raters["people"] == 3
     assert raters["exact_agreement"]["value"] == 1
-    assert raters["beside"]["random"]["precision"]["n"] == 25
+    assert raters["beside"]["random"]["precision"]["n"] == 15, "what is said of all rows rests on those drawn at random"
+    assert raters["near_cut"]["agreement"]["n"] == 10
+    [note] = card["notes"]
+    assert note.startswith("30 ratings by people are of examples near the cut, which were chosen for that")
+
+
+def test_people_rate_on_the_scale_of_the_judge_and_stand_beside_no_judge_of_another(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate(run, [n % 10 + 1.0 for n in range(30)], name="tens", scale=(1, 10))
+    rate(run, [n % 6 for n in range(30)])
+    made = ("people.form=rate", "people.ratings=tens", "people.voters=[ana]", "people.near=0", "people.at_random=30")
+    assert _call(run, "make", *(part for knob in made for part in ("-s", knob))) == 0
+    key = _key(run, "rate-tens")
+    assert key["choices"] == [str(score) for score in range(1, 11)]
+    (tmp_path / "ana.jsonl").write_text(exported(key, "ana", lambda slot: "7"))
+    gold = tmp_path / "gold.jsonl"
+    rows = [{"example_id": f"{ids(run)[n]}", "score": 3, "out_of": 5} for n in range(4)]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _call(run, "import", str(tmp_path / "ana.jsonl")) == 0
+    capsys.readouterr()
+    assert command.main(["card", run.storage.root, "-s", f"card.gold=[{gold}]"]) == 0
+    assert "4 marks are on another scale than these ratings, which go from 1 to 10: left out" in capsys.readouterr().err
+    tens, fives = (json.loads(run.judges().storage.read(f"{name}/card.json")) for name in ("tens", "judge"))
+    assert tens["raters"]["at_cut"]["agreement"]["n"] == 30
+    assert (tens["gold"], fives["gold"]["exact_agreement"]["n"], fives["raters"]) == (None, 4, None)
+    assert fives["missing"]["several"] == "the run's other judges rate on another scale, or are made of others"
+    assert fives["missing"]["raters"].startswith(
+        "30 ratings by people are on another scale than these ratings, which go from 0"
+    )
+
+
+def test_a_card_goes_by_the_recipes_rule_and_counts_votes_once_where_a_pair_was_compared_twice(
+    run: Run, tmp_path: Path
+) -> None:
+    half = [("a", "tie")] * 30 + [("b", "b")] * 14
+    for name in (None, "again"):
+        judge(run, MODELS, half, name, label="m")
+    assert _call(run, "make", "-s", "people.test_sets=[toys]", "-s", "people.voters=[ana, bo, eva]") == 0
+    files = _files(tmp_path, _key(run, "apricot-vs-plum"), lambda item, voter: "a" if item < 30 else "b")
+    (tmp_path / "gold.jsonl").write_text(json.dumps({"example_id": ids(run)[0], "score": 3}))
+    assert command.main(["card", run.storage.root, "-s", f"card.gold=[{tmp_path / 'gold.jsonl'}]"]) == 2, "there are no ratings"
+    assert _call(run, "import", *files, "-s", "compare.rule=fastchat") == 0
+    counts = _counts(run, "apricot-vs-plum")
+    assert (counts["rule"], counts["judge_tally"]["tie"]) == ("fastchat", 30)
+    for rule, wins in (("alpagasus", 30), ("fastchat", 15)):
+        assert command.main(["card", run.storage.root, "-s", f"report.rule={rule}"]) == 0
+        card = json.loads(run.judges().storage.read("verdicts/card.json"))
+        assert [one["raw"]["value"] for one in card["win_rates"]] == [pytest.approx(wins / 44)] * 2
+        assert card["voters"]["with_one_person"]["kappa"]["n"] == 120
+    assert command.main(["report", run.storage.root, "-s", "report.rule=fastchat"]) == 0
+    [first, *_] = json.loads(run.report().storage.read("report.json"))["trust"]["win_rates"]
+    assert first["raw"]["value"] == pytest.approx(15 / 44)
 
 
 def test_models_without_answers_are_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tenacity
 
 import alpagasus_ray
-from alpagasus_ray.raycluster import preflight
+from alpagasus_ray.raycluster import preflight, worker_process
 from alpagasus_ray.raycluster.nodes import Facts, Silent
 from alpagasus_ray.store.run import Run, versions
 from alpagasus_ray.store.storage import Storage
@@ -38,11 +38,11 @@ def test_a_node_that_cannot_load_the_package_is_a_problem_with_its_words() -> No
 
 
 def test_a_node_that_sees_the_run_and_has_the_package_takes_part(tmp_path: Path) -> None:
-    assert preflight.unfit(toy_run(tmp_path, 2).examples(), alpagasus_ray.__version__) is None
+    assert worker_process.unfit(toy_run(tmp_path, 2).examples(), alpagasus_ray.__version__) is None
 
 
 def test_a_node_that_does_not_see_the_run_says_where_it_should_be(tmp_path: Path) -> None:
-    told = preflight.unfit(Run.open(str(tmp_path / "elsewhere")).examples(), alpagasus_ray.__version__)
+    told = worker_process.unfit(Run.open(str(tmp_path / "elsewhere")).examples(), alpagasus_ray.__version__)
     assert told is not None
     assert "does not see" in told
     assert "all nodes share" in told
@@ -53,14 +53,14 @@ def test_storage_that_refuses_is_told_and_not_raised(tmp_path: Path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Storage, "exists", refuse)
-    monkeypatch.setattr(preflight._sees.retry, "wait", tenacity.wait_none())
-    told = preflight.unfit(Run.open(str(tmp_path)).examples(), alpagasus_ray.__version__)
+    monkeypatch.setattr(worker_process._sees.retry, "wait", tenacity.wait_none())
+    told = worker_process.unfit(Run.open(str(tmp_path)).examples(), alpagasus_ray.__version__)
     assert told is not None
     assert "cannot read" in told
     assert "Permission denied" in told
 
 
 def test_a_node_with_another_version_of_the_package_does_not_take_part(tmp_path: Path) -> None:
-    told = preflight.unfit(toy_run(tmp_path, 2).examples(), "99.0")
+    told = worker_process.unfit(toy_run(tmp_path, 2).examples(), "99.0")
     assert told is not None
     assert "the driver's is 99.0" in told

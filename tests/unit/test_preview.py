@@ -104,7 +104,7 @@ def test_every_row_is_whole_cut_or_left_out_with_a_reason(report: dict[str, Any]
 
 def test_the_texts_of_an_example_are_its_prompt_and_its_response_with_the_end_token(run: Run, report: dict[str, Any]) -> None:
     subset = run.subset("one")
-    rows = {row["example_id"]: row for table in subset.tables(subset.finished("pick_subset")) for row in table.to_pylist()}
+    rows = {row["example_id"]: row for table in subset.tables(subset.finished()) for row in table.to_pylist()}
     for told in report["arms"][0]["shown"]:
         row = rows[told["example_id"]]
         assert told["masked"].startswith("<s>")
@@ -177,7 +177,7 @@ def test_a_draw_from_many_shards_takes_each_row_at_most_once_and_in_order(
     monkeypatch.setattr(stage, "READ_WHOLE", 1000)
     monkeypatch.setattr(stage, "DRAWN", 500)
     monkeypatch.setattr(stage, "DRAWN_SHARDS", 7)
-    subset = run.subset("full").finished("pick_subset")
+    subset = run.subset("full").finished()
     drawn = [row["example_id"] for row in stage._rows(run.subset("full"), subset, seed=3)]
     assert len(set(drawn)) == 500
     assert drawn == sorted(drawn)
@@ -330,14 +330,14 @@ print([name for name in ("ray", "deepspeed") if name in sys.modules], file=sys.s
 
 
 def test_what_is_missing_is_told_as_the_training_tells_it(run: Run, shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"subsets/other/ is not finished in this run; run jobs/pick_subset\.py first"):
+    with pytest.raises(UsageError, match=r"subsets/other/ is not finished in this run; run `alpagasus pick RUN` first"):
         preview(tiny(shared), run, ["one", "other"])
     with pytest.raises(UsageError, match=r"`finetune\.model` is not given"):
         preview(tiny(shared, model=None), run, ["one"])
     with pytest.raises(UsageError, match=r"finetune\.model '/no/such/model' cannot be loaded"):
         preview(tiny(shared, model="/no/such/model"), run, ["one"])
     empty = run_with_arms(tmp_path, shared / "published_subsets/helpfulness_t45.json", 5, ("none",))
-    subset = empty.subset("none").finished("pick_subset")
+    subset = empty.subset("none").finished()
     empty.subset("none").finish(subset.model_copy(update={"rows": 0, "files": []}))
     with pytest.raises(UsageError, match="subsets/none is empty"):
         preview(tiny(shared), empty, ["none"])

@@ -66,7 +66,7 @@ def test_a_review_keeps_the_skill_and_difficulty_of_its_test_set(tmp_path: Path)
     asked = reviews(tmp_path, {"idx": 1, "Skill": "Math", "Difficulty": "3", "Instruction": "Add."})
     [bout] = compare(asked, run)
     assert bout == Bout("x", "y", "toy")
-    [row] = [row for table in run.pairs(*bout).tables(run.pairs(*bout).finished("compare")) for row in table.to_pylist()][:1]
+    [row] = [row for table in run.pairs(*bout).tables(run.pairs(*bout).finished()) for row in table.to_pylist()][:1]
     assert (row["skill"], row["difficulty"]) == ("Math", 3)
     with pytest.raises(InputError, match="record 1: the difficulty is 'hard', not a whole number"):
         compare(reviews(tmp_path, {"Difficulty": "hard", "Instruction": "Add."}), run)

@@ -260,13 +260,13 @@ def test_a_difficulty_is_a_whole_number_however_it_is_written(tmp_path: Path, di
 @pytest.mark.parametrize("difficulty", [2.5, "hard", -1])
 def test_a_difficulty_that_is_no_whole_number_is_told(tmp_path: Path, difficulty: object) -> None:
     problem = _refused(_file(tmp_path, FULL | {"difficulty": difficulty}))
-    assert f"record at 1: the difficulty is '{difficulty}', not a whole number" in problem
+    assert f"line 1: the difficulty is '{difficulty}', not a whole number" in problem
 
 
 def test_a_column_that_no_record_has_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     path = _file(tmp_path, {"question": "a", "answer": "b"})
     problem = _refused(path, columns={"instruction": "question", "reference": "answr"})
-    assert "record at 1: no `answr` for the reference of the prompt; the fields are question, answer" in problem
+    assert "line 1: no `answr` for the reference of the prompt; the fields are question, answer" in problem
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_a_field_that_a_later_record_lacks_is_told_with_its_place(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], missing: str
 ) -> None:
     problem = _refused(_file(tmp_path, first, second))
-    assert f"record at 2: {missing} of the prompt; the fields are {next(iter(second))}" in problem
+    assert f"line 2: {missing} of the prompt; the fields are {next(iter(second))}" in problem
 
 
 def test_an_input_or_a_reference_may_be_missing_where_no_column_map_asks_for_it(tmp_path: Path) -> None:
     path = _file(tmp_path, {"instruction": "a", "input": "i", "reference": "r"}, {"instruction": "b"})
     assert [(prompt.input, prompt.reference) for prompt in load("toy", path)] == [("i", "r"), ("", None)]
-    assert "record at 2: no `input`" in _refused(path, columns={"instruction": "instruction", "input": "input"})
+    assert "line 2: no `input`" in _refused(path, columns={"instruction": "instruction", "input": "input"})
 
 
 @pytest.mark.parametrize(
@@ -319,24 +319,24 @@ def test_an_input_or_a_reference_may_be_missing_where_no_column_map_asks_for_it(
     ],
 )
 def test_a_record_that_is_no_prompt_is_told_with_its_place(tmp_path: Path, record: dict[str, Any], problem: str) -> None:
-    assert f"record at 1: {problem}" in _refused(_file(tmp_path, record))
+    assert f"line 1: {problem}" in _refused(_file(tmp_path, record))
 
 
 @pytest.mark.parametrize(("line", "problem"), [('["b"]', "the record is a list"), ('{"instruction": "b"', "not valid JSON")])
 def test_a_record_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, line: str, problem: str) -> None:
-    assert f"record at 2: {problem}" in _refused(_file(tmp_path, {"instruction": "a"}, line))
+    assert f"line 2: {problem}" in _refused(_file(tmp_path, {"instruction": "a"}, line))
 
 
 def test_a_file_of_another_format_than_the_one_named_is_told(tmp_path: Path) -> None:
     problem = _refused(_file(tmp_path, {"id": "k", "prompt": "a"}), "wizardlm")
-    assert "record at 1: no `Instruction` for the instruction of the prompt; the fields are id, prompt" in problem
+    assert "line 1: no `Instruction` for the instruction of the prompt; the fields are id, prompt" in problem
 
 
 @pytest.mark.parametrize("own", ["k", 1])
 def test_an_id_that_two_prompts_have_is_told_with_both_places(tmp_path: Path, own: object) -> None:
     path = _file(tmp_path, {"id": own, "instruction": "a"}, {"id": "x", "instruction": "b"}, {"id": own, "instruction": "a"})
     prompt_id = "toy-1" if own == 1 else own
-    assert f"record at 3: its id {prompt_id!r} is that of set.jsonl#1 too" in _refused(path)
+    assert f"line 3: its id {prompt_id!r} is that of set.jsonl#1 too" in _refused(path)
 
 
 def test_a_table_without_rows_is_told(tmp_path: Path) -> None:

@@ -233,10 +233,25 @@ def test_a_control_as_the_reports_baseline_does_not_hide_the_full_set(tmp_path: 
     assert told["word"] == "No, the other way round"
 
 
-def test_an_arm_alone_is_asked_about_without_an_answer(tmp_path: Path) -> None:
+def test_an_arm_that_is_no_control_and_was_not_trained_is_never_the_baseline(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 60)
+    rate(run, [row % 6 for row in range(60)])
+    pick_subset(Pick(arms=(SELECTED, Arm(name="random", policy="random"))), run)
+    pick_subset(Pick(arms=(Arm(name="mine", policy="top", k=50),)), run)
+    assert first(run)["baseline"]["name"] is None
+    assert "mine" not in json.dumps(first(run))
+    train(run, "selected")
+    train(run, "random")
+    assert first(run)["baseline"]["name"] == "random"
+    assert "Training on mine" not in (first(run)["cheaper"] or "")
+    train(run, "mine")
+    assert first(run)["baseline"]["name"] == "mine", "the largest that was trained"
+
+
+def test_an_arm_alone_is_told_of_and_asks_no_question(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 12)
     rate(run, [row % 6 for row in range(12)])
     pick_subset(Pick(arms=(SELECTED,)), run)
     told = first(run)
-    assert (told["question"], told["word"]) == ("Is selected worth training on?", "No data")
-    assert [asked["against"] for asked in told["questions"]] == ["another arm", "as many at random"]
+    assert (told["question"], told["word"], told["questions"]) == ("selected holds 4 of 12 examples", None, [])
+    assert told["sentence"].startswith("Chosen: score of at least 4, as rated by rules. Left out are 8: score below 4.")

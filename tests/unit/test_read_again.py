@@ -50,7 +50,7 @@ def _rated(folder: Path, replies: list[tuple[str, str]], **changes: Any) -> tupl
     run, config = toy_run(folder, len(replies)), Score(judge=api_judge(NOWHERE, **changes))
     asked = rubric.load("accuracy")
     work = RatingTask(config.judge, asked)
-    examples = run.examples().finished("ingest")
+    examples = run.examples().finished()
     rows = []
     for row, (text, finish) in zip(run.examples().storage.read_table(PART).to_pylist(), replies, strict=True):
         outcome = Outcome(Reply(text, finish, 10, 5), None, 1, 1.0)
@@ -243,7 +243,7 @@ def test_answers_made_before_are_repaired_by_reading_again_without_a_request(tmp
     with pytest.raises(UsageError, match="not finished in this run"):
         generate(config, run, "rescore")
     work = AnswerTask(resolved(config.models[0], config, run), ("toys",))
-    listed = run.prompts("toys").finished("generate")
+    listed = run.prompts("toys").finished()
     said = ("<think>hm</think>\n\nAn answer.", "  ")
     rows = [
         work.result(row, work.request(row), Outcome(Reply(text), None, 1, 1.0)) | {"reply": text.strip(), "status": "answered"}
@@ -316,7 +316,7 @@ def test_an_answer_changed_on_disk_is_found_before_any_is_read_again(tmp_path: P
     with pytest.raises(UsageError, match="not finished in this run"):
         generate(config, run, "rescore")
     work = AnswerTask(resolved(config.models[0], config, run), ("toys",))
-    stage, listed = run.answers("model", "toys"), run.prompts("toys").finished("generate")
+    stage, listed = run.answers("model", "toys"), run.prompts("toys").finished()
     row = run.prompts("toys").storage.read_table(PART).to_pylist()[0]
     made = work.result(row, work.request(row), Outcome(Reply("An answer."), None, 1, 1.0))
     entry = describe(PART, stage.storage.write_table(PART, pa.Table.from_pylist([made], schema=ANSWERS)), [made])

@@ -247,7 +247,7 @@ def test_each_malformed_file_ends_in_one_error_with_its_place(shared: Path, name
 def test_json_lines_named_json_are_records_and_ingest_says_which_columns_to_name(shared: Path, tmp_path: Path) -> None:
     path = shared / "malformed" / "jsonl_named_json_mmlu_val.json"
     assert {tuple(record.data or ()) for record in _read(path)} == {("subject", "input", "output")}
-    with pytest.raises(InputError, match=r"record at 1: .* subject, input, output; .*ingest\.columns=") as refusal:
+    with pytest.raises(InputError, match=r"(?:record|line) 1: .* subject, input, output; .*ingest\.columns=") as refusal:
         ingest(Ingest(source=str(path)), Run.open(str(tmp_path / "run")))
     assert str(path) in str(refusal.value)
 

@@ -112,11 +112,12 @@ def test_the_schema_file_is_that_of_the_classes_and_allows_no_other_key(tmp_path
 def test_an_empty_run_has_a_report_that_says_how_to_begin(tmp_path: Path) -> None:
     run = empty(tmp_path)
     told = made(run)
-    assert told["first"]["verdict"] == "no data"
+    assert told["first"]["verdict"] is None
+    assert told["first"]["question"] == "Nothing is chosen yet"
     assert told["first"]["pooled"] is None
     assert told["examples"] is None
-    assert "jobs/ingest.py reads the examples" in page(run)
-    assert "jobs/pick_subset.py` chooses them" in run.report().storage.read("dataset_card.md").decode()
+    assert "alpagasus ingest reads the examples" in page(run)
+    assert "alpagasus pick` chooses them" in run.report().storage.read("dataset_card.md").decode()
 
 
 def test_without_ratings_there_is_no_score_and_no_zero_in_their_place(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_without_ratings_there_is_no_score_and_no_zero_in_their_place(tmp_path: 
     assert told["ratings"] == []
     assert told["selection"]["cut"] is None
     assert told["table"] == {"shown": 30, "of": 30, "kept_shown": 10, "kept_of": 10, "seed": 0}
-    assert "No data:</strong> jobs/score.py" in page(run)
+    assert "No data:</strong> alpagasus score" in page(run)
 
 
 def test_when_all_games_failed_nothing_is_a_tie_or_a_zero(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_a_finished_report_is_left_alone_until_something_changes(tmp_path: Path)
     judge(run, ("selected", "full"), [WIN] * 9 + [LOSE])
     assert report(Report(), run, ORDER)["answer"] != before["answer"]
     assert made(run, title="Another")["title"] == "Another"
-    run.report().verify(run.report().finished("report"))
+    run.report().verify(run.report().finished())
 
 
 def test_the_same_run_has_the_same_page_wherever_it_lies(tmp_path: Path) -> None:
@@ -277,7 +278,11 @@ def test_a_stage_made_from_what_is_no_longer_so_is_named(tmp_path: Path) -> None
     run.subset("selected").storage.delete_tree()
     pick_subset(Pick(arms=(Arm(name="selected", policy="threshold", threshold=5.0),)), run)
     told = made(run)
-    assert told["stale"] == ["models/selected was made from subsets/selected, which has changed since"]
+    assert told["stale"] == [
+        "models/selected was made from subsets/selected, which has changed since",
+        "subsets/random was made to be as large as selected, has 12 examples, and selected has 6 now",
+    ]
+    assert [arm["rule"].endswith("and selected has 6 now") for arm in told["arms"]] == [False, True, False]
     assert told["stale"][0] in page(run)
 
 
@@ -318,7 +323,7 @@ def test_the_card_has_the_header_of_the_hub_and_leaves_the_license_to_its_maker(
     assert header["size_categories"] == ["n<1K"]
     assert "20 instruction examples, chosen out of 60" in card
     assert "40: score below 4" in card
-    assert run.subset("selected").finished("pick_subset").content_hash() in card
+    assert run.subset("selected").finished().content_hash() in card
 
 
 def test_a_report_needs_neither_ray_nor_torch(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from alpagasus_ray.inference.counts import Counts, in_words
 from alpagasus_ray.reporting import terminal
+from alpagasus_ray.reporting.number_text import money
 
 
 def _shown(**report: Any) -> str:
@@ -78,3 +80,39 @@ def test_every_arm_is_compared_with_the_largest() -> None:
 
 def test_a_single_arm_is_compared_with_nothing() -> None:
     assert "beside" not in _shown(models=[_model("selected")])
+
+
+@pytest.mark.parametrize(
+    ("dollars", "shown"), [(0.0, "0.00"), (1234.5, "1,234.50"), (0.5, "0.5000"), (0.0042, "0.0042"), (0.000031, "0.000031")]
+)
+def test_no_cost_is_shown_as_nothing(dollars: float, shown: str) -> None:
+    assert money(dollars) == shown
+    assert f"${shown}" in _shown(usage={"cost_usd": dollars})
+    assert in_words(Counts(usd_billed=dollars)) == ([f"${shown}"] if dollars else [])
+
+
+def test_rows_of_several_arms_are_not_added_up_and_lengths_are_whole_numbers() -> None:
+    sizes = {"selected": 61, "random": 61, "longest": 61}
+    tokens, length = {"kept": 9, "counted_by": "estimate"}, {"kept": 534.41, "unit": "characters"}
+    arms = [
+        {"name": name, "rows": rows, "dropped": 139, "tokens": tokens, "mean_output_length": length, "file": "x"}
+        for name, rows in sizes.items()
+    ]
+    told = list(terminal.lines({"stage": "subsets", "rows": 183, "location": "there", "arms": arms}))
+    assert told[0] == "subsets: 3 arms in there"
+    assert told[1].endswith("534 characters an output")
+
+
+def test_a_step_of_the_scale_that_no_row_has_is_a_line_without_a_bar() -> None:
+    lines = list(terminal._bars({"0.0": 4, "2.5": 8}, {"min": 0.0, "max": 3.0, "step": 0.5}))
+    assert [line.split() for line in lines] == [
+        ["0", "█" * 20, "4"],
+        ["0.5", "0"],
+        ["1", "0"],
+        ["1.5", "0"],
+        ["2", "0"],
+        ["2.5", "█" * 40, "8"],
+        ["3", "0"],
+    ]
+    assert list(terminal._bars({})) == []
+    assert [line.split()[0] for line in terminal._bars({"0.1234": 1, "4": 1})] == ["0.1234", "4"], "on no step"

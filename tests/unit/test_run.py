@@ -6,8 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from alpagasus_ray.__main__ import VERBS
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, describe, differences, shard_name
+from alpagasus_ray.store.stage_kinds import STAGE_KINDS, UNKNOWN
 from alpagasus_ray.store.storage import Written
 
 
@@ -70,11 +72,27 @@ def test_the_content_hash_changes_with_settings_inputs_and_files(changed: dict[s
     assert _manifest(**changed).content_hash() != _manifest().content_hash()
 
 
-def test_a_stage_that_must_be_there_names_the_job_that_makes_it(stage: StageDir) -> None:
-    with pytest.raises(UsageError, match=r"examples/ is not finished .* jobs/ingest\.py"):
-        stage.finished("ingest")
+def test_a_stage_that_must_be_there_names_the_command_that_makes_it(stage: StageDir) -> None:
+    with pytest.raises(UsageError, match=r"examples/ is not finished .* run `alpagasus ingest RUN` first"):
+        stage.finished()
     stage.finish(_manifest())
-    assert stage.finished("ingest") == _manifest()
+    assert stage.finished() == _manifest()
+
+
+def test_a_mistyped_stage_names_the_finished_one_of_a_near_name(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    run.ratings("judge").finish(_manifest(stage="ratings/judge"))
+    run.ratings("judged").begin(Begun(settings={}, inputs={}))
+    with pytest.raises(UsageError) as refusal:
+        run.ratings("jugde").finished()
+    assert str(refusal.value) == (
+        "ratings/jugde/ is not finished in this run; did you mean ratings/judge/? If not, run `alpagasus score RUN` first"
+    )
+
+
+def test_what_makes_a_stage_is_a_command() -> None:
+    assert {kind.verb for kind in STAGE_KINDS.values()} <= set(VERBS)
+    assert UNKNOWN.verb in VERBS
 
 
 @pytest.mark.parametrize("made", [_manifest(), Begun(settings=_manifest().settings, inputs=_manifest().inputs)])

@@ -30,7 +30,7 @@ def stage_of(run: Run, name: str) -> dict[str, object]:
 
 
 def begin(run: Run) -> None:
-    inputs = {"judge/template": "x", "examples": run.examples().finished("ingest").content_hash()}
+    inputs = {"judge/template": "x", "examples": run.examples().finished().content_hash()}
     run.ratings("judge").begin(Begun(settings={}, inputs=inputs, seconds=12.5))
 
 

@@ -48,14 +48,14 @@ def made(run: Run, config: Finetune) -> Manifest:
 def _encoded(config: Finetune, run: Run, target: StageDir) -> Manifest:
     """What `encode_arm` makes, without a cluster."""
     source = run.subset("full")
-    parts = source.finished("pick_subset").parts()
+    parts = source.finished().parts()
     files = [entry for part in parts for entry in encode_shard(config, source, target, part.name)]
     return token_files._summed_up(target, files, Begun(settings=token_settings(config), inputs={}))
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
     stage = run.subset("full")
-    return [row for table in stage.tables(stage.finished("pick_subset")) for row in table.to_pylist()]
+    return [row for table in stage.tables(stage.finished()) for row in table.to_pylist()]
 
 
 def _left(stage: StageDir, manifest: Manifest) -> pa.Table:

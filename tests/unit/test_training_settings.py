@@ -190,7 +190,14 @@ def test_deepspeed_takes_every_key_it_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_the_optimizer_is_adamw_with_the_papers_constants() -> None:
     told = settings.deepspeed_config(Finetune(weight_decay=0.1), universal=False)["optimizer"]
     assert told["type"] == "AdamW"
-    assert told["params"] == {"lr": 2e-5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "torch_adam": True}
+    assert told["params"] == {
+        "lr": 2e-5,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "torch_adam": True,
+        "fused": True,
+    }
 
 
 def test_gradients_are_not_scaled_down_where_the_norm_is_null() -> None:

@@ -92,11 +92,21 @@ def test_the_page_and_the_dataset_card_say_how_far_the_judge_can_be_trusted(run:
 def test_a_run_without_cards_says_what_would_make_one(tmp_path: Path) -> None:
     run = toy_run(tmp_path, 5)
     assert command.main(["report", run.storage.root]) == 0
-    assert "jobs/card.py tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
+    assert "alpagasus card tells how far each judge can be trusted" in run.report().storage.read("index.html").decode()
     assert command.main(["card", run.storage.root]) == 2
+
+
+def test_a_report_brings_the_card_that_costs_nothing_and_leaves_one_that_is_there(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, 5)
+    rate(run, [5, 4, 3, 2, 1])
+    assert command.main(["report", run.storage.root]) == 0
+    page, made = run.report().storage.read("index.html").decode(), run.judges().finished()
+    assert "<h3>judge (rules): only with a stronger judge near the cut</h3>" in page
+    assert command.main(["report", run.storage.root, "-s", "card.cut=3", "-s", "report.title=again"]) == 0
+    assert run.judges().finished() == made
 
 
 def test_votes_on_models_that_a_judge_has_compared_twice_count_once() -> None:
     votes = [Vote(f"p{number}", voter, "a") for number in range(40) for voter in ("ana", "ben", "eva")]
-    twice = [Judged(Comparison(name, "apple", "pear", ("toys",), "m"), (), votes, ()) for name in (None, "strict")]
+    twice = [Judged(Comparison(name, "apple", "pear", ("toys",), "m"), (), votes, (), "alpagasus") for name in (None, "strict")]
     assert judge_verdicts.sections(twice, 0.2) == judge_verdicts.sections(twice[:1], 0.2)

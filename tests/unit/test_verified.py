@@ -40,7 +40,7 @@ def test_a_changed_byte_in_what_pick_reads_is_found_and_named(run: Run, stage: s
 
 
 def test_a_worker_names_a_shard_that_was_changed_and_sends_nothing_of_it(run: Run) -> None:
-    entry = run.examples().finished("ingest").parts()[1]
+    entry = run.examples().finished().parts()[1]
     task = Task(entry.name, sha256=entry.sha256)
     assert len(task.read(run.examples())) == 3
     flip(run.examples(), entry.name)

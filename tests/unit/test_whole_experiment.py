@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+import alpagasus_ray as ag
 from alpagasus_ray.config import Recipe
 from alpagasus_ray.errors import UsageError
+from alpagasus_ray.feasibility import before
 from alpagasus_ray.plan_all import plan
 from alpagasus_ray.recipe import load
 from alpagasus_ray.reporting.terminal_plan import whole_plan_lines
-from alpagasus_ray.run_all import check, completed
+from alpagasus_ray.run_all import check, completed, steps
+from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 from toy_runs import ROOT
 
@@ -98,6 +101,58 @@ def test_the_plan_of_an_experiment_that_has_not_begun_writes_nothing_and_bounds_
     lines = "\n".join(whole_plan_lines(told))
     assert "nothing was sent or written" in lines
     assert "at most 8 examples" in lines
+
+
+def short(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe as `alpagasus init` writes it: nothing is trained, answered or compared."""
+    whole = toy(folder).model_dump(mode="json", exclude_unset=True)
+    return {key: whole[key] for key in ("ingest", "score", "pick")} | changes
+
+
+def test_a_recipe_without_trainings_is_planned_to_its_report(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    recipe = completed(Recipe.model_validate(short(tmp_path, report={"arm": "best"})))
+    check(recipe)
+    assert not list(before(recipe, run))
+    assert [step.section for step in steps(recipe)] == ["ingest", "score", "pick", "card", "report"]
+    told = plan(recipe, run)
+    assert (told["rows"], told["arms"], told["games"]) == (8, [], 0)
+    assert told["total_dollars"] == {"low": 0.0, "high": 0.0, "not_counted": []}
+    lines = list(whole_plan_lines(told))
+    assert "finetune (finetune.model), generate (generate.test_sets), compare (compare.judge)" in lines[-2]
+    assert not run.storage.all_names()
+    written = Recipe.model_validate(recipe.model_dump(mode="json"))
+    assert written.ends_with_report, "the recipe that a run keeps has all sections"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetune": {"epochs": 2}},
+        {"generate": {"test_sets": [{"name": "x", "path": "y"}]}},
+        {"compare": {"judge": {"kind": "rules"}}},
+    ],
+)
+def test_a_recipe_that_is_filled_in_by_half_is_refused_with_what_is_missing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = completed(Recipe.model_validate(short(tmp_path, **changes)))
+    with pytest.raises(
+        UsageError, match=r"(?s)nothing is given for .*without finetune, generate and compare ends with"
+    ) as told:
+        check(recipe)
+    missing = {"finetune.model", "generate.test_sets", "compare.judge.model"}
+    assert sum(key in str(told.value) for key in missing) == 2 + ("epochs" in str(changes))
+
+
+def test_a_recipe_without_trainings_is_carried_out_to_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ag.Run(tmp_path / "run", short(tmp_path))
+    run.ingest()
+    recipe = Recipe.model_validate(short(tmp_path))
+    score(recipe.score, Run.open(run.location), in_process=True)
+    done = run.run()
+    assert list(done.summary["steps"]) == ["ingest", "score", "pick_subset", "card", "report"]
+    assert list(done.summary["left_out"]) == ["finetune", "generate", "compare"]
+    assert Path(done.page).exists()
+    assert "left out, as the recipe does not ask for it: finetune (finetune.model)" in capsys.readouterr().err
 
 
 def test_the_size_of_an_arm_that_the_recipe_says_is_what_the_plan_says(tmp_path: Path) -> None:

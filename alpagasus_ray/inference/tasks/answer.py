@@ -4,20 +4,16 @@ Knows nothing of how requests are sent, nor of calls that go on where others wer
 """
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 
-from alpagasus_ray.config import PLAIN, Answerer, Generate, digest
+from alpagasus_ray.config import PLAIN, Answerer, Generate
 from alpagasus_ray.data.prompts import alpaca_prompt
 from alpagasus_ray.data.schema import ANSWERS, PROMPTS
 from alpagasus_ray.engines.base import ANY_FORM, LENGTH, Engine, Message, Reply, ReplyForm, Request
@@ -25,6 +21,7 @@ from alpagasus_ray.engines.identity import body, checkpoint_print, identity_of, 
 from alpagasus_ray.engines.imported import files_of, found_files
 from alpagasus_ray.engines.kinds import open_engines
 from alpagasus_ray.engines.longer import noting, with_longer
+from alpagasus_ray.engines.weights import at_hand
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.stage import Rows, Target
 from alpagasus_ray.judging.cleaning import Visible, nothing_to_read, visible
@@ -58,7 +55,7 @@ class AnswerTask:
     """Longest answer to the prompts that are asked again because theirs was cut."""
 
     def open_engines(self) -> list[Engine]:
-        model = with_longer(_at_hand(self.model, self.weights), self.longest)
+        model = with_longer(at_hand(self.model, self.weights), self.longest)
         engines = open_engines(model, shortest=self._messages("?", ""), test_sets=self.test_sets)
         return noting(engines, self.longest)
 
@@ -170,24 +167,6 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
             )
         changes["model"] = weights.root
     return with_template(model.model_copy(update=changes))
-
-
-def _at_hand(model: Answerer, weights: Storage | None) -> Answerer:
-    """The model with its checkpoint on this machine: one on an object store is fetched, once for each node."""
-    if weights is None or weights.is_local:
-        return model
-    infos = weights.fs.get_file_info(pafs.FileSelector(weights.root))
-    files = [info for info in infos if info.type == pafs.FileType.File]
-    known = digest([weights.root, sorted((info.base_name, info.size, str(info.mtime)) for info in files)])
-    # named by sizes and times of the files, so that a checkpoint that was trained anew is fetched anew
-    folder = os.path.join(tempfile.gettempdir(), f"alpagasus-model-{known}")
-    os.makedirs(folder, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
-        for info in files:  # what lies in directories below is the state of a training that may go on
-            target = os.path.join(folder, info.base_name)
-            if not (os.path.exists(target) and os.path.getsize(target) == info.size):
-                pafs.copy_files(info.path, target, source_filesystem=weights.fs, destination_filesystem=pafs.LocalFileSystem())
-    return model.model_copy(update={"model": folder})
 
 
 def _anywhere(model: Answerer) -> Answerer:

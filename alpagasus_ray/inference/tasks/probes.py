@@ -70,12 +70,12 @@ class Probes(NamedTuple):
 
     def target(self, run: Run, kind: str, directory: str) -> Target:
         source = run.probes(self.judge, kind)
-        return Target.of(run.judge(self.judge, directory), source, source.finished("card"))
+        return Target.of(run.judge(self.judge, directory), source, source.finished())
 
 
 def why_not(run: Run, name: str, score: Score) -> str | None:
     """Why the judge of these ratings cannot be asked; None where it can."""
-    made = run.ratings(name).finished("score").settings
+    made = run.ratings(name).finished().settings
     if "combine" in made:
         return f"{name} is made of other ratings: there is nobody to ask; its parts have cards of their own"
     if made.get("judge", {}).get("kind") == "recorded":
@@ -131,7 +131,7 @@ def ask(card: Card, run: Run, score: Score, probes: Probes, *, again: bool) -> N
 
     The stored probes are asked once more where the judge's ratings are others than when it was last asked, or `again`."""
     check_model(score.judge)
-    rated = run.ratings(probes.judge).finished("score").content_hash()
+    rated = run.ratings(probes.judge).finished().content_hash()
     asked = task_of(score).task
     task = replace(asked, about=(("ratings", rated),))
     spec = AskSpec.of(card, asked.judge)
@@ -213,7 +213,7 @@ def _examples(run: Run, ids: set[str]) -> dict[str, dict[str, Any]]:
     if not ids:
         return {}
     stage, wanted = run.examples(), pa.array(sorted(ids))
-    tables = (conformed(table, EXAMPLES) for table in stage.tables(stage.finished("ingest")))
+    tables = (conformed(table, EXAMPLES) for table in stage.tables(stage.finished()))
     rows = (row for table in tables for row in table.filter(pc.is_in(table["example_id"], wanted)).to_pylist())
     return {row["example_id"]: row for row in rows}
 

@@ -188,9 +188,18 @@ def prepare(config: Score, run: Run, again: Sequence[str] = ()) -> tuple[Inferen
     fitted = saved.of_run(run, str(judge.model)) if judge.kind == "distilled" else None
     task = RatingTask(judge, criteria, reply_form(judge, criteria), fitted and fitted.student, spec.longest)
     home, source = run.ratings(config.name), run.examples()
-    target = Target.of(home, source, source.finished("ingest"), task.inputs | (fitted.inputs if fitted else {}))
+    target = Target.of(home, source, source.finished(), task.inputs | (fitted.inputs if fitted else {}))
     target = replace(target, asked_scale=task.settings["rubric"]["scale"], limit=config.limit)
-    return InferenceStage("score", spec, task, home), task, target
+    besides_usd = 0.0 if spec.max_cost_usd is None else labels_usd(run, task.settings)
+    return InferenceStage("score", spec, task, home, besides_usd=besides_usd), task, target
+
+
+def labels_usd(run: Run, settings: Mapping[str, Any]) -> float:
+    """What a judge of these settings was paid for the labels of the run's distilled judges (`distill.labels`)."""
+    names = run.judges().storage.all_names()
+    homes = [run.judge(name.split("/")[0], "labels") for name in sorted(names) if name.endswith("/labels/manifest.json")]
+    made = [home.finished() for home in homes]
+    return sum(manifest.usage.get("cost_usd") or 0.0 for manifest in made if manifest.settings == settings)
 
 
 def scale_of(judge: Judge, rubric: Rubric) -> Scale:

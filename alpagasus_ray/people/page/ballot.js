@@ -1,10 +1,10 @@
 "use strict";
 (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const { words: WORDS, languages: LANGUAGES, grounds: GROUNDS, choices: CHOICES } = read("words");
+  const { words: WORDS, languages: LANGUAGES, grounds: GROUNDS } = read("words");
   const DATA = read("data");
   const BALLOT = document.documentElement.dataset.ballot;
-  const FORM_CHOICES = CHOICES[DATA.form];
+  const CHOICES = DATA.choices;
   // time without a key, a touch or a move of the mouse counts for so long at most
   const IDLE_MS = 60000;
   const $ = (id) => document.getElementById(id);
@@ -32,8 +32,8 @@
     document.documentElement.lang = language;
     document.title = say(word("title"));
     for (const part of document.querySelectorAll("[data-word]")) part.textContent = say(word(part.dataset.word));
-    $("keys").textContent = say("keys", { keys: FORM_CHOICES.map((_, i) => keyOf(i)).join(" ") });
-    $("question").textContent = say(word("question"));
+    $("keys").textContent = say("keys", { keys: DATA.keys.join(" ").toUpperCase() });
+    $("question").textContent = say(word("question"), { least: CHOICES[0], most: CHOICES[CHOICES.length - 1] });
     if (voter !== null) show();
   };
 
@@ -140,7 +140,6 @@
   };
 
   // ---- voting ------------------------------------------------------------------------------------------------------
-  const keyOf = (number) => (DATA.form === "rate" ? number : number + 1);
   const nextOpen = () => {
     const open = layout().findIndex(([slot]) => !(slot in votes));
     return open < 0 ? layout().length : open;
@@ -216,11 +215,13 @@
       })
     );
     $("choices").replaceChildren(
-      ...FORM_CHOICES.map((choice, i) => {
-        const label = DATA.form === "rate" ? choice : keyOf(i) + " · " + say(choice);
+      ...CHOICES.map((choice, i) => {
+        const key = DATA.keys[i].toUpperCase();
+        const shown = DATA.form === "rate" ? choice : say(choice);
+        const label = shown === key ? choice : key + " · " + shown;
         const button = element("button", { type: "button", textContent: label, onclick: () => choose(choice) });
         button.setAttribute("aria-pressed", String(Boolean(given) && given.choice === choice));
-        button.setAttribute("aria-keyshortcuts", String(keyOf(i)));
+        button.setAttribute("aria-keyshortcuts", key);
         return button;
       })
     );
@@ -266,8 +267,8 @@
     // a key that is held down would vote on one unseen item after another
     if (event.repeat || voter === null || event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^(TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
-    const number = FORM_CHOICES.findIndex((_, i) => event.key === String(keyOf(i)));
-    if (number >= 0) choose(FORM_CHOICES[number]);
+    const number = DATA.keys.indexOf(event.key.toLowerCase());
+    if (number >= 0) choose(CHOICES[number]);
     else if (event.key === "u" || event.key === "U") undo();
     else if (event.key === "p" || event.key === "P") pause();
     else return;

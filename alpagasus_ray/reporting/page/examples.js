@@ -4,7 +4,11 @@ function scoreOptions(scores) {
   if (!scores) return null;
   const distinct = [...new Set(scores.filter((score) => score !== null))].sort((a, b) => b - a);
   const values = distinct.length > 21 ? [...new Set(distinct.map(Math.floor))].map((value) => `${value}..${value + 1}`) : distinct.map(String);
-  const named = (value) => value.replace("..", " to ");
+  // as `isWithin` has it
+  const named = (value) => {
+    const [low, high] = value.split("..");
+    return high === undefined ? low : `${low} ${distinct[0] <= Number(high) + 1e-3 ? "to" : "to under"} ${high}`;
+  };
   return {
     id: "score", label: "Score", named,
     options: [["", "any"], ...values.map((value) => [value, named(value)]), ["none", "no score"]],
@@ -27,13 +31,15 @@ function byScore(scores, sign) {
 
 // `enter-4`: not in the arm, and would be with a cut at 4; `leave-4`: the other way round
 function changeControl(table) {
+  // rows that no cut would keep: left out for what they are, not for their score
+  const barred = (row) => /^(an exact duplicate of|nearly repeats|test set) /.test(decoded(table.reason, row) || "");
   const named = (value) => value.replace(/^(enter|leave)-(.*)/, (_, way, cut) => `${way}s at ${cut}`);
   return {
     id: "change", label: "Another cut", named, options: [["", "any"]],
     keeps: (row, value) => {
       const [way, cut] = value.split(/-(.*)/);
       const above = table.score[row] !== null && table.score[row] >= Number(cut) - 0.0006;
-      return way === "enter" ? !table.kept[row] && above : Boolean(table.kept[row]) && !above;
+      return way === "enter" ? !table.kept[row] && above && !barred(row) : Boolean(table.kept[row]) && !above;
     },
   };
 }
