@@ -42,7 +42,6 @@ ABOUT = {
     "exact": "Answers to the held-out prompts, beside the reference answers:",
     "answers": "Some of the answers:",
     "judge": "The rules on the answers, in both orders:",
-    "race": "The race, several seeds of each arm:",
     "shows": "What it shows:",
 }
 
@@ -181,7 +180,7 @@ def conclusion(run: Run) -> Iterator[str]:
         (pooled,) = found["groups"]["pooled"]
         yield f"  {found['a']} against {found['b']}: {pooled['win']} win, {pooled['tie']} tie, {pooled['lose']} lose"
     if run.race().manifest() is not None:
-        yield from ("", ABOUT["race"])
+        yield from ("", "The race, several seeds of each arm:")
         table = json.loads(run.race().storage.read("table.json"))
         yield from race_lines({"race": table, "location": run.race().storage.path("table.json")})
     yield from ("", ABOUT["shows"])

@@ -72,3 +72,9 @@ def test_a_chart_shows_text_as_it_is() -> None:
     assert "<img" not in drawn
     assert "&lt;img" in drawn
     assert "<img" not in charts.histogram_file({"1": 2}, {}, hostile)
+    drawn = charts.estimates_file(
+        [charts.Estimate(hostile, -0.5, -1.0, 0.1), charts.Estimate("b", 0.2, None, None)], 0.0, hostile, "x"
+    )
+    assert "<img" not in drawn
+    assert drawn.count('class="dot"') == 2
+    assert drawn.count('class="interval"') == 1, "one seed has none"
