@@ -26,7 +26,6 @@ from measure import ROOT, Table, copy_examples, server
 LATENCY_S = 0.2
 OURS, PLAIN, SDK = "alpagasus-ray, one actor", "a plain loop of aiohttp and orjson", "the bare `openai` client"
 ENGINE = "the engine alone, no Ray, limits or ledger"
-
 ALONE = ROOT / "benchmarks/client_alone.py"
 Stats = dict[str, float]
 
@@ -84,7 +83,8 @@ def _alone(run: Run, kind: str, rows: int, in_flight: int) -> Stats:
     with server("--latency", str(LATENCY_S)) as judge:
         command = [sys.executable, str(ALONE), kind, run.storage.root, judge.base_url, str(rows), str(in_flight)]
         said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout
-        return judge.stats() | json.loads(said.splitlines()[-1])
+        of_process: Stats = json.loads(said.splitlines()[-1])
+        return judge.stats() | of_process
 
 
 def rated(run: Run, folder: Path, concurrency: int, rows: int, *, with_ledger: bool = True) -> Stats:

@@ -90,11 +90,16 @@ def _pack(pack: list[int], scores: Scores, width: int, heads: tuple[int, int]) -
     shapes = [(1, number, sum(pack), width) for number in (heads[0], heads[1], heads[1])]
     parts = [torch.randn(shape, device=device()).to(dtype).requires_grad_() for shape in shapes]
     starts = [0, *itertools.accumulate(pack)]
-    told = {"scaling": scores.scale, "softcap": scores.cap, "sliding_window": scores.window, "pack_starts": starts}
+    told: dict[str, Any] = {
+        "scaling": scores.scale,
+        "softcap": scores.cap,
+        "sliding_window": scores.window,
+        "pack_starts": starts,
+    }
     told |= {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=device()), "max_length_q": max(pack)}
-    ways = {
+    ways: dict[str, Callable[[], torch.Tensor]] = {
         "one at a time": lambda: _one_at_a_time(parts, pack, scores),
-        "pack": lambda: attention.packed(torch.nn.Module(), *parts, None, **told)[0],
+        "pack": lambda: attention.packed(torch.nn.Module(), parts[0], parts[1], parts[2], None, **told)[0],
     }
     row = {"examples": len(pack), "tokens": sum(pack), "longest": max(pack), "window": scores.window, "cap": scores.cap}
     expected: Tensors | None = None
@@ -116,7 +121,7 @@ def _squared(way: Callable[[], torch.Tensor]) -> torch.Tensor:
 
 def _one_at_a_time(parts: Tensors, pack: list[int], scores: Scores) -> torch.Tensor:
     rows = zip(*(torch.split(part, pack, dim=2) for part in parts), strict=True)
-    return torch.cat([windows.of_one(*row, scores, 0.0) for row in rows], dim=2).transpose(1, 2)
+    return torch.cat([windows.of_one(query, key, value, scores, 0.0) for query, key, value in rows], dim=2).transpose(1, 2)
 
 
 def _timed(way: Callable[[], torch.Tensor], given: Tensors) -> tuple[Row, Tensors]:

@@ -353,7 +353,7 @@ def finetuned(folder: str | None, *, tiny: bool) -> Iterator[Row]:
     from transformers import AutoConfig, AutoTokenizer
 
     config = _config(model=folder, from_scratch=False, max_length=512, pack_tokens=512 if tiny else 8192, learning_rate=2e-5)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     bench = _bench(config, AutoConfig.from_pretrained(folder), tokenizer)
     tokens = _rows(Path(folder), tokenizer, config.max_length)
     place, order = Place(0, 1, 1, device()), np.arange(len(tokens.lengths))

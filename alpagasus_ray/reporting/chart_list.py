@@ -224,7 +224,7 @@ CHARTS: dict[str, list[Callable[[ReportData], Iterable[Chart]]]] = {
     "selection": [lambda data: _selection(data.selection, data.ratings)],
     "lengths": [lambda data: _lengths(data.lengths, data.selection)],
     "categories": [lambda data: _categories(data.selection)],
-    "clusters": [lambda data: _clusters(data.panels)],
+    "breadth": [lambda data: _clusters(data.panels)],
     "trainings": [lambda data: _trainings(data.trainings)],
 }
 """What draws the charts of each section of the page; without data it draws none."""

@@ -98,7 +98,7 @@ def _race(stages: FinishedStages) -> Panel | None:
     if lost := race_data.lost_rows(table):
         tables.append(PanelTable("Rows that are like what an arm loses on", race_data.LOST_COLUMNS, lost))
     drawn = [PanelInterval(**one) for one in race_data.intervals(table)]
-    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables, drawn)
+    return Panel("race", "The race", race_data.ABOUT, list(race_data.points(table)), tables, intervals=drawn)
 
 
 def _benchmarks(stages: FinishedStages) -> Panel | None:

@@ -202,11 +202,11 @@ def _experiment(report: Summary) -> Iterator[str]:
 OWN_LINES: dict[str, Callable[[Summary], Iterator[str]]] = {
     "checks": _checks,
     "status": _status,
+    "plan_of_all": whole_plan_lines,
     "race": race_lines,
     "benchmarks": bench_lines,
     "fetched": fetched_lines,
     "race_plan": race_plan_lines,
-    "plan_of_all": whole_plan_lines,
     "plan_of_card": card_plan_lines,
     "cards": card_lines,
     "people": people_lines,

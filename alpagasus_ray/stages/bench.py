@@ -60,8 +60,8 @@ def bench(
         own = [one for one in prepared if one[0].model.name == model.name]
         stage = replace(_stage(config, model, run, own, again), in_process=in_process)
         replies = _ask(stage, own, BenchmarkTask(model, checkpoint=_checkpoint(model, run)[0]).inputs)
-        for (entry, ready, listed), told in zip(own, replies, strict=True):
-            made[entry.home.name] = finish(entry, ready, listed, told, sandbox, run)
+        for (entry, harness, listed), told in zip(own, replies, strict=True):
+            made[entry.home.name] = finish(entry, harness, listed, told, sandbox, run)
     return [(entry.model.name, entry.benchmark.name, _there(made[entry.home.name])) for entry in entries]
 
 
