@@ -6,8 +6,8 @@
 the tests is raced, which shows that this works and no more. `RACE_RUN` is where the race is kept: the same command goes on
 there when it was stopped. Further settings, with their defaults: `RACE_ROWS=100` rows of each arm (9,229 are the paper's),
 `RACE_HELD=60` rows of each of two sets of Alpaca's rows that are held out, `RACE_CHARS=300` the longest example in characters,
-`RACE_SEEDS=3`, `RACE_TOKENS=6000` of each training, `RACE_POINTS=1` how often the loss is measured, and `RACE_ARMS`, some of
-the arms by name. On a machine without a GPU the trainings are done in this process, one after the other.
+`RACE_SEEDS=3`, `RACE_TOKENS=4500` and `RACE_STEPS=8` updates of each training, `RACE_POINTS=1` how often the loss is measured,
+and `RACE_ARMS`, some of the arms by name. Without a GPU the trainings are done in this process, one after the other.
 """
 
 import csv
@@ -54,7 +54,13 @@ def bench_race(run: Run, work: Path) -> Table:
     mine, sets = _pool(run, folder, _given("CHARS", 300), _given("HELD", 60))
     names = _arms(mine, _given("ROWS", 100))
     wanted = os.environ.get("RACE_ARMS", ",".join(names)).split(",")
-    settings = {"seeds": _given("SEEDS", 3), "points": _given("POINTS", 1), "tokens": _given("TOKENS", 6_000), "drop": False}
+    settings = {
+        "seeds": _given("SEEDS", 3),
+        "points": _given("POINTS", 1),
+        "tokens": _given("TOKENS", 4_500),
+        "steps": _given("STEPS", 8),
+        "drop": False,
+    }
     config = Race.model_validate(settings | {"test_sets": sets})
     training = _training(model)
     rows = len(Path(sets[0]["path"]).read_text().splitlines())

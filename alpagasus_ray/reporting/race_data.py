@@ -29,7 +29,8 @@ def points(table: Table) -> Iterator[str]:
     if gains:
         yield f"A difference to random that a race of this size and spread shows in 8 of 10 cases: {gains}."
     yield from (f"{line}." for line in agreement_lines(table))
-    yield f"{cost_line(table).capitalize()}."
+    cost = cost_line(table)
+    yield f"{cost[:1].upper()}{cost[1:]}."
     for arm, category, like in lost(table):
         yield f"{arm} loses to random in {category}: {like['words'].replace('rows like it', 'rows like its prompts')}."
 
