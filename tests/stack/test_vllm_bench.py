@@ -146,7 +146,8 @@ def compare(run: Run, given: Bench, model: str) -> dict[str, int]:
             resps, _, sample = theirs[row["document_id"]]
             (own,) = replies[row["document_id"]]
             if name == "goes-on":
-                assert (own or "") == resps[0][0]
+                # `hf` decodes the reply by itself, and some tokenizers then drop the blank that it begins with
+                assert (own or "").lstrip() == resps[0][0].lstrip()
             elif name == "texts":
                 assert float(own) == pytest.approx(resps[0][0], abs=NEAR)
             else:
@@ -161,7 +162,7 @@ def compare(run: Run, given: Bench, model: str) -> dict[str, int]:
 def test_every_kind_of_benchmark_is_as_lm_eval_has_it_though_the_engine_is_killed_half_way(
     shared: Path, tmp_path: Path
 ) -> None:
-    tasks = prepared(tmp_path / "data", mmlu_rows(shared, 64))
+    tasks = prepared(tmp_path / "data", mmlu_rows(shared, 256))
     model = str(shared / "tiny_llama")
     models = [{"name": "tiny", "path": model, "vllm": SETTINGS}]
     given = Bench.model_validate(
@@ -171,7 +172,7 @@ def test_every_kind_of_benchmark_is_as_lm_eval_has_it_though_the_engine_is_kille
     watcher = killed_once(tmp_path / "run/benchmarks")
     made = bench(given, Generate(), run)
     watcher.join()
-    assert compare(run, given, model) == {"mmlu": 24, "phrases": 4, "goes-on": 6, "texts": 4}
+    assert compare(run, given, model) == {"mmlu": 6, "phrases": 4, "goes-on": 6, "texts": 4}
     began = time.monotonic()
     assert bench(given, Generate(), run) == made
     assert time.monotonic() - began < 30, "a finished benchmark starts no engine"
