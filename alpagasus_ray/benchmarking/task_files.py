@@ -196,7 +196,7 @@ def _resolved(task: BenchTask, folder: str | None, others: set[str]) -> Benchmar
     elif task.name in others:
         file = TaskFile(name=task.name, about=f"lm-eval's own task {task.name}", measure="", harness={}, of_lm_eval=True)
     else:
-        near = difflib.get_close_matches(base, [*known, *others], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(base, sorted({*known, *others}), n=3, cutoff=0.5)
         hint = f"; the nearest: {', '.join(near)}" if near else ""
         raise UsageError(
             f"bench.tasks: there is no benchmark {task.name!r}{hint}. There are {', '.join(known)}, each with "

@@ -228,6 +228,23 @@ def _marks_on(marks: Sequence[GoldMark], scale: Scale) -> Marks:
     return Marks(given, wrong, sum(mark.near for mark in own), len(marks) - len(own))
 
 
+def left_out(people: RatedByPeople, marks: Marks, scale: Scale) -> dict[str, list[str]]:
+    """What people and marks say that does not stand beside a judge's scores on this scale, by section of its card."""
+    other = f"on another scale than these ratings, which go from {scale.min:g} to {scale.max:g}: left out"
+    near = sum(len(ratings) for ratings in people.near.values())
+    chosen = "of examples near the cut, which were chosen for that and say nothing of the others"
+    return {
+        "gold": [
+            *([f"{marks.other_scale:,} marks are {other}"] if marks.other_scale else []),
+            *([f"{marks.near:,} marks are {chosen}: left out"] if marks.near else []),
+        ],
+        "raters": [
+            *([f"{people.other_scale:,} ratings by people are {other}"] if people.other_scale else []),
+            *([f"{near:,} ratings by people are {chosen}: the verdict does not rest on them"] if near else []),
+        ],
+    }
+
+
 def _records(file: readers.SourceFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for record in readers.records(file):
         place = record.place

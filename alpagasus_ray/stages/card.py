@@ -219,7 +219,8 @@ def _card(material: Material, one: Ratings) -> dict[str, Any]:
     """The card of a judge of examples."""
     config, cut = material.config, material.config.cut
     asked = judge_probes.answered(material.run, one)
-    left_out = _left_out(material, one)
+    scale = judge_material.scale_of(one.manifest)
+    left_out = judge_material.left_out(material.people[one.name], material.marks[one.name], scale)
     compared = judge_verdicts.of_model(material.verdicts, one.label)
     sections = {
         "scale_use": judge_sections.scale_use(one.scores, cut, one.outside),
@@ -272,25 +273,6 @@ def _raters(material: Material, one: Ratings) -> dict[str, Any] | None:
         return None
     section = judge_agreement.raters(one.of_row, people.at_random, config.cut, material.lengths.of_row, config.epsilon)
     return {**section, "near_cut": judge_agreement.near_cut(one.of_row, people.near, config.cut) if people.near else None}
-
-
-def _left_out(material: Material, one: Ratings) -> dict[str, list[str]]:
-    """What people and marks say that does not stand beside the judge's scores, by section, with the reason."""
-    people, marks = material.people[one.name], material.marks[one.name]
-    scale = judge_material.scale_of(one.manifest)
-    other = f"on another scale than these ratings, which go from {scale.min:g} to {scale.max:g}: left out"
-    near = sum(len(ratings) for ratings in people.near.values())
-    chosen = "of examples near the cut, which were chosen for that and say nothing of the others"
-    return {
-        "gold": [
-            *([f"{marks.other_scale:,} marks are {other}"] if marks.other_scale else []),
-            *([f"{marks.near:,} marks are {chosen}: left out"] if marks.near else []),
-        ],
-        "raters": [
-            *([f"{people.other_scale:,} ratings by people are {other}"] if people.other_scale else []),
-            *([f"{near:,} ratings by people are {chosen}: the verdict does not rest on them"] if near else []),
-        ],
-    }
 
 
 def _off(material: Material, one: Ratings) -> Estimate:

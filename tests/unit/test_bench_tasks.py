@@ -153,3 +153,26 @@ def test_what_the_text_of_a_task_file_says_of_itself_changes_no_score() -> None:
 
 def test_a_task_may_be_named_alone() -> None:
     assert Bench.model_validate({"tasks": ["mmlu"]}).tasks == (BenchTask(name="mmlu"),)
+
+
+def test_a_folder_that_was_fetched_gives_the_documents_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"sum": f"{n} + 1", "result": str(n + 1)} for n in range(5)]
+    lines(tmp_path / "hub/train.jsonl", rows[:2])
+    lines(tmp_path / "hub/validation.jsonl", rows)
+    # a directory is read like a dataset of the hub, by the same function
+    task = own(tmp_path, hub={"path": str(tmp_path / "hub")}, splits={"test": "validation", "shots": "train"}, shots=2)
+    named = {"name": "sums", "file": task["file"]}
+    from_hub = documents.load(resolved(named))
+    (written,) = documents.fetch([resolved(named)], str(tmp_path / "fetched"))
+    assert written["documents"] == {"test": 5, "shots": 2}
+    from_folder = documents.load(resolved(named, str(tmp_path / "fetched")))
+    assert (from_folder.test, from_folder.shots) == (from_hub.test, from_hub.shots)
+    assert from_folder.fingerprint == from_hub.fingerprint
+
+
+def test_what_cannot_be_fetched_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names no dataset of the hub"):
+        documents.fetch([resolved(own(tmp_path))], str(tmp_path / "fetched"))
+    with pytest.raises(UsageError, match="HF_HOME"):
+        documents.fetch([resolved("hellaswag", None, ("hellaswag",))], str(tmp_path / "fetched"))
