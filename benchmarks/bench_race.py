@@ -25,7 +25,8 @@ from alpagasus_ray.config import Arm, Finetune, Ingest, Pick, Score
 from alpagasus_ray.config.race import Race
 from alpagasus_ray.data import prompt_sets
 from alpagasus_ray.evaluation.race import smallest_gain
-from alpagasus_ray.reporting.charts import Estimate, estimates_file
+from alpagasus_ray.reporting.charts import Estimate
+from alpagasus_ray.reporting.interval_file import estimates_file
 from alpagasus_ray.reporting.race_data import intervals
 from alpagasus_ray.reporting.terminal_race import difference
 from alpagasus_ray.stages.combine import combine_ratings

@@ -101,30 +101,12 @@ def _outcomes(entry: Bar) -> Markup:
 def estimates(values: Sequence[Estimate], parity: float | None, label: str, digits: int = 2) -> Markup:
     """Values with their intervals beside a line at parity."""
     ends = [end for _, value, low, high in values for end in (value, low, high) if end is not None]
-    scale = _around(ends, parity)
-    entries = [Row(one.label, _estimate(one, scale, parity), _in_words(one, digits)) for one in values]
+    scale = around(ends, parity)
+    entries = [Row(one.label, drawn_estimate(one, scale, parity), estimate_words(one, digits)) for one in values]
     return rows(entries, {scale.at(tick): f"{tick:g}" for tick in scale.ticks()}, label)
 
 
-def estimates_file(values: Sequence[Estimate], parity: float, title: str, label: str) -> str:
-    """The same as the text of an SVG file."""
-    ends = [end for _, value, low, high in values for end in (value, low, high) if end is not None]
-    scale, height = _around(ends, parity), svg.ROW_HEIGHT * len(values)
-    parts = [svg.label(title, "16", 26, "start", "head"), svg.label(label, "350", height + 84, kind="title")]
-    for place, one in enumerate(values):
-        top = 44 + place * svg.ROW_HEIGHT
-        drawn = _estimate(one, scale, parity)
-        parts.append(element("svg", drawn, x=170, y=top, width=330, height=svg.ROW_HEIGHT, overflow="visible"))
-        parts.append(svg.label(one.label, "160", top + 17, "end"))
-        parts.append(svg.label(_in_words(one, 3), "510", top + 17, "start"))
-    parts += [svg.label(f"{tick:g}", f"{170 + 330 * scale.at(tick):.0f}", height + 62, kind="tick") for tick in scale.ticks()]
-    style = element("style", Markup(STYLE.read_text(encoding="utf-8")))  # noqa: S704 - the package's own
-    paper = element("rect", width="100%", height="100%", fill="#ffffff")
-    size = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 720 {height + 100}", "width": 720, "height": height + 100}
-    return str(element("svg", joined([style, paper, *parts]), class_="plot", **size))
-
-
-def _around(ends: Sequence[float], parity: float | None) -> Axis:
+def around(ends: Sequence[float], parity: float | None) -> Axis:
     """A scale that holds all ends; parity in the middle, so that the eye is not drawn to either side."""
     low, high = min(ends), max(ends)
     if parity is not None:
@@ -134,7 +116,8 @@ def _around(ends: Sequence[float], parity: float | None) -> Axis:
     return Axis(low - room, high + room)
 
 
-def _estimate(one: Estimate, scale: Axis, parity: float | None) -> Markup:
+def drawn_estimate(one: Estimate, scale: Axis, parity: float | None) -> Markup:
+    """The dot and the line of one value."""
     middle = svg.ROW_HEIGHT / 2
     parts = [] if parity is None else [line((scale.across(parity), 0), (scale.across(parity), svg.ROW_HEIGHT), PARITY)]
     if one.low is not None and one.high is not None:
@@ -142,7 +125,8 @@ def _estimate(one: Estimate, scale: Axis, parity: float | None) -> Markup:
     return joined([*parts, element("circle", cx=scale.across(one.value), cy=middle, r=5, class_="dot")])
 
 
-def _in_words(one: Estimate, digits: int) -> str:
+def estimate_words(one: Estimate, digits: int) -> str:
+    """A value and the ends of its interval."""
     if one.low is None or one.high is None:
         return f"{one.value:,.{digits}f}"
     return f"{one.value:,.{digits}f} ({one.low:,.{digits}f} to {one.high:,.{digits}f})"

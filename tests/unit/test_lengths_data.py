@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from alpagasus_ray.reporting import charts, length_charts
+from alpagasus_ray.reporting.interval_file import estimates_file
 from alpagasus_ray.reporting.lengths_data import BANDS, Lengths, lengths
 from alpagasus_ray.reporting.selection_data import ScoreBin
 
@@ -72,7 +73,7 @@ def test_a_chart_shows_text_as_it_is() -> None:
     assert "<img" not in drawn
     assert "&lt;img" in drawn
     assert "<img" not in charts.histogram_file({"1": 2}, {}, hostile)
-    drawn = charts.estimates_file(
+    drawn = estimates_file(
         [charts.Estimate(hostile, -0.5, -1.0, 0.1), charts.Estimate("b", 0.2, None, None)], 0.0, hostile, "x"
     )
     assert "<img" not in drawn
