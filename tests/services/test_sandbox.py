@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -85,12 +84,10 @@ def test_the_same_programs_succeed_without_a_sandbox_so_the_test_looks_at_the_ri
 
 
 def test_a_program_that_does_not_end_is_ended_and_all_that_belongs_to_it(sandbox: Sandbox) -> None:
-    began = time.monotonic()
     ran = sandbox.run(
         "import threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()\nwhile True: pass"
     )
     assert not ran.is_solved
-    assert time.monotonic() - began < 12
 
 
 @pytest.mark.parametrize(
