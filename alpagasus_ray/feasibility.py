@@ -40,7 +40,7 @@ def of_score(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     """What stands in the way of `score`, and of what the recipe does with its ratings. Without `sends` no server is asked."""
     yield from _told(lambda: rubric.load(recipe.score.judge.rubric))
     if sends:
-        yield from _server(recipe.score.judge)
+        yield from servers(recipe.score.judge)
     examples = run.examples().manifest()
     # defaults that nobody wrote stand in nobody's way
     is_picked = "pick" in recipe.model_fields_set and recipe.pick.ratings == recipe.score.name
@@ -68,7 +68,7 @@ def before(recipe: Recipe, run: Run, *, sends: bool = True) -> Iterator[str]:
     if sends:
         left = _left(recipe, run)
         for engine in left:
-            yield from _server(engine)
+            yield from servers(engine)
         yield from _models(recipe, left, trains=not _trained(recipe, run))
         yield from _gpus(recipe, left, trains=not _trained(recipe, run))
 
@@ -157,8 +157,8 @@ def _test_sets(recipe: Recipe, run: Run) -> Iterator[str]:
             yield f"generate.test_sets: {one.name!r} cannot be read: {error}"
 
 
-def _server(engine: EngineConfig) -> Iterator[str]:
-    """What one request to each of the engine's addresses shows, which asks for its list of models and costs nothing."""
+def servers(engine: EngineConfig) -> Iterator[str]:
+    """What one request to each of the engine's addresses shows of it, which asks for its list of models and costs nothing."""
     if not engine.is_remote or engine.model is None:
         return
     from alpagasus_ray.engines.model_list import ask_models

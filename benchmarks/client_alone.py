@@ -28,7 +28,7 @@ from aiohttp.client_reqrep import ClientRequest
 from alpagasus_ray.config import Judge, Score
 from alpagasus_ray.engines import openai_api
 from alpagasus_ray.engines.base import Request
-from alpagasus_ray.engines.http_post import PostClient
+from alpagasus_ray.engines.http_client import HttpClient
 from alpagasus_ray.engines.openai_api import OpenAIEngine
 from alpagasus_ray.engines.prices import Tariff
 from alpagasus_ray.inference.dispatcher import Dispatcher
@@ -42,7 +42,7 @@ from alpagasus_ray.store.run import Run
 
 One = Callable[[Request], Awaitable[object]]
 PARTS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-    ("client", PostClient, ("post",)),
+    ("client", HttpClient, ("post",)),
     ("client", ClientRequest, ("write_bytes",)),
     ("client", ResponseHandler, ("data_received",)),
     ("prompts", RatingTask, ("request",)),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from alpagasus_ray import recipe
 from alpagasus_ray.api.rated import Rated, rated_of
 from alpagasus_ray.api.rows import Given, as_lines, given
-from alpagasus_ray.config import Ingest, Judge, Recipe, Score, digest
+from alpagasus_ray.config import EngineConfig, Ingest, Judge, Recipe, Score, digest
 from alpagasus_ray.data.readers import HUGGING_FACE
 from alpagasus_ray.engines.identity import with_template
 from alpagasus_ray.engines.prices import tariff
@@ -121,7 +121,14 @@ def cached(rows: Given, asked: Recipe, folder: str) -> Place:
     content = as_lines(rows.records) if rows.source is None else _location(rows.source)
     kept = Storage.open(folder)
     run = Run(kept.at("rated", digest([content, sorted(asked.ingest.columns.items())])[:24]))
-    return Place(run, f"judge-{_identity(asked.score.judge)[:12]}", SharedReplies(kept.at("replies")))
+    return Place(run, f"judge-{_identity(asked.score.judge)[:12]}", SharedReplies(kept.at("replies"), _reached))
+
+
+def _reached(engine: EngineConfig) -> None:
+    """`UsageError` where its servers are not there, or refuse the key: a stage would wait for them for a minute."""
+    from alpagasus_ray.feasibility import refuse, servers
+
+    refuse(servers(engine))
 
 
 def _identity(judge: Judge) -> str:

@@ -2,6 +2,10 @@
 takes a key, unless it is open to anybody. Sends nothing else; what it reports never holds the key.
 """
 
+import asyncio
+import os
+import ssl
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -10,7 +14,9 @@ import orjson
 
 from alpagasus_ray.config import EngineConfig
 from alpagasus_ray.engines.access import Access, access
+from alpagasus_ray.engines.http_client import HttpClient
 from alpagasus_ray.engines.openai_api import NO_KEY, read_key, shown_address
+from alpagasus_ray.errors import TryAgain
 
 TIMEOUT_S = 20.0
 
@@ -33,37 +39,36 @@ def is_open(judge: EngineConfig) -> bool:
 
 def ask_models(judge: EngineConfig, *, without_key: bool = False) -> Listing:
     """Ask the judge's server, the first of its endpoints, for its models. `UsageError` where the key cannot be read."""
-    import openai
-
     plain = {name: value for name, value in judge.query.items() if not value.startswith("$")}
     carried = Access({}, plain, ()) if without_key else access(judge)
-    client = openai.OpenAI(
-        api_key=NO_KEY if without_key else read_key(judge),
-        base_url=judge.base_url,
-        max_retries=0,
-        timeout=min(judge.timeout_s, TIMEOUT_S),
-        http_client=openai.DefaultHttpxClient(event_hooks={"request": [carried.cleared]}),
-        **carried.arguments,
-    )
-    address = shown_address(client.base_url)
-    with client:
-        try:
-            response = client.get("/models", cast_to=httpx.Response)
-        except openai.APITimeoutError:
-            return Listing(address, None, None, "no answer in time")
-        except openai.APIStatusError as error:
-            return Listing(address, error.status_code, None)
-        except openai.APIConnectionError as error:
-            # the cause's text may quote headers, and with them the key: only the system's own words are passed on
-            return Listing(address, None, None, _system_reason(error))
-    return Listing(address, response.status_code, _names(response.content))
+    headers = carried.sent_with(NO_KEY if without_key else read_key(judge))
+    base = httpx.URL(judge.base_url.rstrip("/"))
+    wait_s = min(judge.timeout_s, TIMEOUT_S)
+    # what an error says may quote a header, and with it the key: none of it is passed on
+    client = HttpClient(f"{httpx.URL(f'{base}/models', params=carried.query)}", headers, httpx.Timeout(wait_s), lambda _: "")
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop that runs, as in a notebook
+        return pool.submit(asyncio.run, _asked(client, shown_address(base))).result()
+
+
+async def _asked(client: HttpClient, address: str) -> Listing:
+    try:
+        answer = await client.get()
+    except TryAgain as error:
+        return Listing(address, None, None, "no answer in time" if error.category == "timeout" else _system_reason(error))
+    finally:
+        await client.close()
+    is_good = 200 <= answer.status < 300
+    return Listing(address, answer.status, _names(answer.content) if is_good else None)
 
 
 def _system_reason(error: BaseException) -> str:
+    """What the system said, as `Connection refused`."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            # a connection's own text repeats the address; a certificate's number is none of the system's
+            is_numbered = cause.errno is not None and cause.errno > 0 and not isinstance(cause, ssl.SSLError)
+            return os.strerror(cause.errno) if is_numbered and cause.errno else cause.strerror
         # libraries raise "during the handling of" as well as "from"
         cause = cause.__cause__ or cause.__context__
     return "no connection"

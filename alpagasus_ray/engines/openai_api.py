@@ -14,7 +14,7 @@ from alpagasus_ray.config.extra_fields import collision
 from alpagasus_ray.engines import score_grammar as scores_of
 from alpagasus_ray.engines.access import access, from_environment
 from alpagasus_ray.engines.base import ANY_FORM, EMPTY, NO_RATE, Message, Rate, Reply, ReplyForm, Request, Wanted
-from alpagasus_ray.engines.http_post import Answer, PostClient
+from alpagasus_ray.engines.http_client import Answer, HttpClient
 from alpagasus_ray.engines.messages import merged
 from alpagasus_ray.engines.openai_reply import error_text, outcome_of, read_reply, short, storable
 from alpagasus_ray.engines.rate_headers import retry_after, stated_rate
@@ -41,7 +41,7 @@ class OpenAIEngine:
         self._secrets = carried.secrets
         base = httpx.URL(judge.base_url.rstrip("/"))
         url = httpx.URL(f"{base}/chat/completions", params=carried.query)
-        self._client = PostClient(str(url), carried.sent_with(self._key), timeouts(judge), self._safe)
+        self._client = HttpClient(str(url), carried.sent_with(self._key), timeouts(judge), self._safe)
         self.address = shown_address(base)
 
     async def complete(self, request: Request) -> Reply:

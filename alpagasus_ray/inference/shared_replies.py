@@ -5,7 +5,7 @@ A stage is lent what is there as if an earlier call had left it, and what it has
 of thousands of rows, not millions: a reply is a file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alpagasus_ray.config import digest
+from alpagasus_ray.config import EngineConfig, digest
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.addresses import recorded, routes_of
 from alpagasus_ray.inference.backlog import Backlog
@@ -33,6 +33,8 @@ class SharedReplies:
     """The directory of them."""
 
     storage: Storage
+    before_asking: Callable[[EngineConfig], None] = lambda _: None
+    """Called before a stage is lent what it needs, where that is not all: raises where nobody could be asked."""
 
     @contextmanager
     def lent(self, stage: InferenceStage, target: Target) -> Iterator[None]:
@@ -47,6 +49,8 @@ class SharedReplies:
         keys = _keys(stage, target)
         known = shared.load({key for of_shard in keys.values() for key in of_shard})
         _seed(job, keys, known)
+        if not {key for of_shard in keys.values() for key in of_shard} <= known.keys():
+            self.before_asking(stage.spec.engine)
         try:
             yield
         finally:

@@ -95,7 +95,7 @@ def test_what_a_stage_took_is_what_all_its_calls_took_and_a_finished_one_says_th
     assert begun.seconds > 0.05
     answered = len(server.taken())
     assert command.main(["status", run.storage.root]) == 0
-    assert f"unfinished, 0 of 40 rows, {answered} more have their reply ({answered / 40:.0%})" in capsys.readouterr().err
+    assert f"unfinished, 0 of 40 rows, {answered} more have their reply ({answered / 40:.0%})" in capsys.readouterr().out
     assert score(Score(judge=asked), run, in_process=True).seconds > begun.seconds
     price = ["-s", "score.judge.price={input: 1, output: 1}"]
     again = ["-s", "score.judge.model=toy", "-s", f"score.judge.base_url={server.base_url}", *price]

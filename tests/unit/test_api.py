@@ -51,6 +51,16 @@ def test_records_come_back_in_their_order_with_all_their_columns_and_a_score(rat
     assert list(table["topic"]) == [row["topic"] for row in ROWS]
 
 
+def test_a_server_that_is_not_there_is_told_at_once_and_not_missed_where_all_replies_are_in_the_cache(
+    rate: Callable[..., ag.Rated],
+) -> None:
+    rate()
+    rate.server.close()  # type: ignore[attr-defined]
+    assert rate(ROWS[:5]).unscored == {}
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1.* cannot be reached: Connection refused"):
+        rate([*ROWS[:5], {"instruction": "Name nothing.", "output": ""}])
+
+
 def test_the_same_rows_are_paid_for_once_by_the_same_judge(rate: Callable[..., ag.Rated]) -> None:
     first = rate()
     again = rate(list(ROWS))

@@ -200,6 +200,6 @@ def test_pieces_need_a_fraction_of_the_memory_of_whole_logits() -> None:
     logits = 4 * 512 * 100_000
     whole, pieces = peak("whole", 512, 100_000, 16), peak("pieces", 512, 100_000, 16, logits // 8)
     assert whole["peak"] > 2 * logits
-    assert pieces["peak"] < logits / 2
+    assert pieces["peak"] < whole["peak"] / 3
     assert pieces["loss"] == pytest.approx(whole["loss"], rel=CLOSE)
     assert pieces["norms"] == pytest.approx(whole["norms"], rel=CLOSE)

@@ -106,7 +106,7 @@ def test_the_job_tells_it_in_lines_and_as_json_and_needs_no_recipe(run: Run) -> 
     assert "models/full: finished, 3 updates" in done.stderr
     assert "no driver is at work on it" in done.stderr
     with lock.held(run):
-        assert "is at work on it" in job("status", run.storage.root).stderr
+        assert "is at work on it" in job("status", run.storage.root).stdout
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:

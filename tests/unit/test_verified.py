@@ -72,8 +72,8 @@ def test_status_finds_every_changed_and_every_missing_file(run: Run) -> None:
 
 def test_the_job_names_the_file_and_ends_with_1(run: Run) -> None:
     done = job("status", run.storage.root, "--verify")
-    assert (done.returncode, "all of them are as they were written" in done.stderr) == (0, True)
+    assert (done.returncode, "all of them are as they were written" in done.stdout) == (0, True)
     flip(run.examples())
     done = job("status", run.storage.root, "--verify")
     assert done.returncode == 1
-    assert f"examples/{PART} is not the file its manifest lists" in done.stderr
+    assert f"examples/{PART} is not the file its manifest lists" in done.stdout

@@ -1,4 +1,4 @@
-"""POST requests to one address over connections that are kept open: each call sends one request, and never a second one.
+"""HTTP requests to one address over connections that are kept open: each call sends one request, and never a second one.
 
 A request that may have been read may have been billed, so every failure tells whether the request left at all. Knows bytes and
 headers; nothing of chats, replies or rows.
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
     content: bytes
 
 
-class PostClient:
+class HttpClient:
     """Sends to one address; to be used on one event loop."""
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: httpx.Timeout, tellable: Callable[[str], str]) -> None:
@@ -57,11 +57,18 @@ class PostClient:
 
     async def post(self, body: bytes) -> Answer:
         """Send this once. `TryAgain` says why there is no answer, with the cause `unreached` where nothing was sent."""
+        return await self._send("POST", body)
+
+    async def get(self) -> Answer:
+        """Ask for what is at the address, once; errors as for `post`."""
+        return await self._send("GET", None)
+
+    async def _send(self, method: str, body: bytes | None) -> Answer:
         session = self._session or self._open()
         try:
             async with (
                 asyncio.timeout(self._whole_s),
-                session.post(self._url, data=body, max_redirects=MOST_REDIRECTS) as response,
+                session.request(method, self._url, data=body, max_redirects=MOST_REDIRECTS) as response,
             ):
                 return Answer(response.status, response.headers, await read_body(response))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
