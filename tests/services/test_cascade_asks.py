@@ -74,7 +74,7 @@ def test_what_a_recipe_cannot_have_of_these_is_told_before_anything_is_asked(
             score(Score(judge=asked, cascade=cascade), toy, in_process=True)
     with pytest.raises(UsageError, match="neither ratings nor a distilled judge of the name 'nobody'"):
         score(Score(judge=asked, cascade=Cascade(first="nobody")), toy, in_process=True)
-    with pytest.raises(UsageError, match="no distilled judge 'nobody'; fit it"):
+    with pytest.raises(UsageError, match="no distilled judge 'nobody'; make it by"):
         score(Score(judge=Judge(kind="distilled", model="nobody")), toy, in_process=True)
     with pytest.raises(UsageError, match="tries the judge alone"):
         score(Score(judge=asked, cascade=Cascade(), limit=5), toy, in_process=True)

@@ -52,7 +52,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_losses_of_updates_are_the_same_under_every_zero_stage(shared: Any, tmp_path: Any, tied: bool) -> None:
     """Under ZeRO 3 the output layer's weight is gathered around it alone, and tied to the vectors that tokens are looked up in
     it has gradients of both."""

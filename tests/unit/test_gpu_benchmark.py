@@ -44,6 +44,7 @@ def test_each_lever_is_tried_and_the_loss_does_not_depend_on_it(tmp_path: Path) 
     assert all(row["tokens_per_s"] > 0 for row in loop["rows"][1:] if "pack" in row)
 
 
+@pytest.mark.long
 def test_a_section_that_fails_is_told_with_its_reason_and_ends_nothing_else(tmp_path: Path) -> None:
     found = report("--only", "losses,model", "--model", str(tmp_path / "nowhere"), folder=tmp_path)["sections"]
     assert (found["losses"]["finished"], found["model"]["finished"]) == (True, False)

@@ -195,6 +195,7 @@ def peak(way: str, *sizes: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_pieces_need_a_fraction_of_the_memory_of_whole_logits() -> None:
     """A small form of the measurement in docs/benchmarks.md."""
     logits = 4 * 512 * 100_000

@@ -23,7 +23,7 @@ from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 from toy_runs import ratings
 
-SOME, ROWS = 4_000, 52_002
+SOME, ROWS = 2_000, 52_002
 CUT = 3.0
 RATINGS = "ratings/alpaca52k_three_llm_scores.csv"
 
