@@ -47,9 +47,10 @@ class SharedReplies:
         shared = SharedReplies(self.storage.at(digest(routes_of(stage.spec.engine))[:16]))
         job = stage.job(target)
         keys = _keys(stage, target)
-        known = shared.load({key for of_shard in keys.values() for key in of_shard})
+        wanted = {key for of_shard in keys.values() for key in of_shard}
+        known = shared.load(wanted)
         _seed(job, keys, known)
-        if not {key for of_shard in keys.values() for key in of_shard} <= known.keys():
+        if not wanted <= known.keys():
             self.before_asking(stage.spec.engine)
         try:
             yield

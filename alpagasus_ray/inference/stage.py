@@ -300,7 +300,7 @@ def begin(
     """Begin a stage, or go on with what an earlier call has begun; results of other settings are refused. A call that came to
     nothing, by a misspelt model for instance, binds nobody."""
     begun = stage.begun()
-    if begun is None or _came_to_nothing(stage):
+    if begun is None or came_to_nothing(stage):
         begun = Begun(settings=dict(settings), inputs=dict(inputs), asked_scale=dict(asked_scale or {}))
         stage.begin(begun)
         return begun
@@ -310,7 +310,7 @@ def begin(
     return begun
 
 
-def _came_to_nothing(stage: StageDir) -> bool:
+def came_to_nothing(stage: StageDir) -> bool:
     """Whether an unfinished call has left no reply, no row, and no dollar that may have been spent."""
     return stage.storage.all_names() <= {STAGE, SPEND} and at_most_spent(stage.storage) < ROUNDING
 

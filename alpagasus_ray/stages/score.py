@@ -14,7 +14,7 @@ from alpagasus_ray.inference.pointers import Pointer
 from alpagasus_ray.inference.reread import read_again
 from alpagasus_ray.inference.shared_replies import SharedReplies, lend_from
 from alpagasus_ray.inference.spec import Task
-from alpagasus_ray.inference.stage import InferenceStage, Mode, RemainingWork, Target
+from alpagasus_ray.inference.stage import InferenceStage, Mode, RemainingWork, Target, came_to_nothing
 from alpagasus_ray.inference.tasks.rating import check_model, prepare
 from alpagasus_ray.judging import parse_rating
 from alpagasus_ray.store.run import Manifest, Run
@@ -55,9 +55,12 @@ def score(
 
 def _check_examples(stage: InferenceStage, target: Target) -> None:
     """Ratings of examples that are no longer those of the run: they stay as they are, and their replies can be taken over."""
-    home = target.home
-    made = home.manifest() or home.begun()
-    if stage.spec.paid and made is not None and made.settings == stage.task.settings and made.inputs != target.inputs:
+    home, source = target.home, target.source.name
+    made = home.manifest() or (None if came_to_nothing(home) else home.begun())
+    # what else has changed is refused with its name when the stage begins
+    if not stage.spec.paid or made is None or made.settings != stage.task.settings:
+        return
+    if made.inputs.get(source) != target.inputs[source]:
         raise SettingsChanged(
             f"{home.name}/ rates other examples than this run now holds. Give the new ratings another name; what was paid for "
             f"the old ones is taken over: -s score.name=NAME -s 'score.reuse=[{home.storage.root}]'"

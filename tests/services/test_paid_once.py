@@ -33,6 +33,8 @@ def test_a_misspelt_model_under_a_cap_is_told_with_the_servers_models_and_binds_
     with pytest.raises(StageFailed, match=r"What may help: score\.judge\.model=toy: http://.* lists toy"):
         score(misspelt, run, in_process=True)
     server.control(faults=[])
+    run.examples().storage.delete_tree()  # nor by the examples of that call
+    run = toy_run(tmp_path, 30, rows_per_shard=10)
     right = Score(judge=api_judge(server.base_url, model="toy", price=PRICE), max_cost_usd=5)
     assert score(right, run, in_process=True).counts == {"scored": 30}
 
