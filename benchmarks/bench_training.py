@@ -5,14 +5,14 @@ On a machine with a GPU `python benchmarks/run.py --only gpu` measures the last,
 """
 
 import json
+import os
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 from training_sample import ARM, EXAMPLES, THREADS, TRAINER, VOCABULARY, OutOfMemory, Sample, drawn, process, write_shape
@@ -23,7 +23,7 @@ from alpagasus_ray.stages.pick_subset import pick_subset
 from alpagasus_ray.store.run import Run
 from alpagasus_ray.training.spec import order_of
 from bench_vllm import TINY, has_gpu
-from measure import ROOT, Table
+from measure import ROOT, Sampler, Table
 from published_arms import CONTROL, LARGE, SELECTED, published_arms
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4, "num_attention_heads": 8}
@@ -102,36 +102,25 @@ def bench_trainer(run: Run, work: Path) -> Table:
     return table
 
 
-class CpuOfOthers:
-    """What this process and Ray's use of the CPU beside the training worker, sampled twice a second."""
+class CpuOfOthers(Sampler):
+    """What this process and Ray's use of the CPU beside the training worker."""
 
     def __init__(self) -> None:
         self._samples: list[tuple[float, dict[str, float], float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        me = psutil.Process()
-        while not self._stop.wait(0.5):
-            used, worker = defaultdict[str, float](float), 0.0
-            for each in [me, *me.children(recursive=True)]:
-                try:
-                    times, name = each.cpu_times(), each.name()
-                except psutil.Error:
-                    continue
-                if "RayTrainWorker" in name:
-                    worker += times.user + times.system
-                else:
-                    used["this driver" if each.pid == me.pid else name] += times.user + times.system
-            self._samples.append((time.monotonic(), dict(used), worker))
+    def look(self, processes: Sequence[psutil.Process]) -> None:
+        used, worker = defaultdict[str, float](float), 0.0
+        for each in processes:
+            try:
+                times, name = each.cpu_times(), each.name()
+            except psutil.Error:
+                continue
+            if "RayTrainWorker" in name:
+                worker += times.user + times.system
+            else:
+                used["this driver" if each.pid == os.getpid() else name] += times.user + times.system
+        self._samples.append((time.monotonic(), dict(used), worker))
 
     def told(self, seconds: float) -> str:
         """The most of the last `seconds` of work by the worker, which end when it does."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -59,11 +59,10 @@ def server(*options: str) -> Iterator[Server]:
         running.close()
 
 
-class PeakMemory:
-    """Peak of the memory that each of our processes holds for itself (USS), by kind of process; sampled twice a second."""
+class Sampler:
+    """Looks at our processes twice a second while its block runs."""
 
     def __init__(self) -> None:
-        self.peak: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -78,12 +77,27 @@ class PeakMemory:
     def _sample(self) -> None:
         me = psutil.Process()
         while not self._stop.wait(0.5):
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    name = "driver" if process.pid == me.pid else process.name().split("::")[-1]
-                    self.peak[name] = max(self.peak.get(name, 0), process.memory_full_info().uss)
-                except psutil.Error:
-                    continue
+            self.look([me, *me.children(recursive=True)])
+
+    def look(self, processes: Sequence[psutil.Process]) -> None:
+        """Take a sample of this process, the first, and of those that it has started."""
+        raise NotImplementedError
+
+
+class PeakMemory(Sampler):
+    """Peak of the memory that each of our processes holds for itself (USS), by kind of process."""
+
+    def __init__(self) -> None:
+        self.peak: dict[str, int] = {}
+        super().__init__()
+
+    def look(self, processes: Sequence[psutil.Process]) -> None:
+        for process in processes:
+            try:
+                name = "driver" if process.pid == os.getpid() else process.name().split("::")[-1]
+                self.peak[name] = max(self.peak.get(name, 0), process.memory_full_info().uss)
+            except psutil.Error:
+                continue
 
     def of(self, part: str) -> int:
         """Peak in bytes of the processes with `part` in their name."""

@@ -26,10 +26,9 @@ from alpagasus_ray.engines.identity import with_template
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Target
+from alpagasus_ray.inference.tasks.answer import arm_checkpoint
 from alpagasus_ray.inference.tasks.benchmark import GOOD, BenchmarkTask
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
-
-CONFIG = "config.json"
 
 
 def bench(
@@ -143,13 +142,7 @@ def models_of(config: Bench, generate: Generate) -> Sequence[BenchModel]:
 
 def _resolved(model: BenchModel, run: Run) -> BenchModel:
     if model.arm is not None:
-        weights = run.weights(model.arm)
-        if not weights.exists(CONFIG):
-            raise UsageError(
-                f"bench.models: {model.name!r} is the arm {model.arm!r}, and {weights.root} holds no checkpoint; finetune it "
-                "first, or name a checkpoint by `path`"
-            )
-        model = model.model_copy(update={"model": weights.root})
+        model = model.model_copy(update={"model": arm_checkpoint(model.where, model.name, model.arm, run)})
     return with_template(model)
 
 

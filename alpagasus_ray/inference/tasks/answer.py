@@ -159,13 +159,7 @@ def resolved(model: Answerer, config: Generate, run: Run) -> Answerer:
     if model.in_job and model.prompt == "alpaca" and model.vllm.chat_template is None:
         changes["vllm"] = model.vllm.model_copy(update={"chat_template": PLAIN})
     if model.arm is not None:
-        weights = run.weights(model.arm)
-        if not weights.exists(CONFIG):
-            raise UsageError(
-                f"generate.models: {model.name!r} is the arm {model.arm!r}, and {weights.root} holds no checkpoint; finetune "
-                "it first, or name a checkpoint by `path`"
-            )
-        changes["model"] = weights.root
+        changes["model"] = arm_checkpoint(model.where, model.name, model.arm, run)
     return with_template(model.model_copy(update=changes))
 
 
@@ -203,3 +197,14 @@ def _exported(model: str, stage: StageDir, files: Sequence[FileEntry]) -> Iterat
                 "output": row["reply"],
                 "generator": model,
             }
+
+
+def arm_checkpoint(where: str, name: str, arm: str, run: Run) -> str:
+    """The directory of an arm's finished checkpoint; a `UsageError` names the model of the recipe that lacks it."""
+    weights = run.weights(arm)
+    if not weights.exists(CONFIG):
+        raise UsageError(
+            f"{where}: {name!r} is the arm {arm!r}, and {weights.root} holds no checkpoint; finetune it first, or name a "
+            "checkpoint by `path`"
+        )
+    return weights.root
