@@ -4,12 +4,14 @@ Screenshots are left in the directory that REPORT_SCREENSHOTS names.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from alpagasus_ray import __main__ as command
 from alpagasus_ray.errors import InputError
@@ -22,11 +24,11 @@ from made_ballots import ARMS, SETS, pairs, side_of
 from report_runs import answer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
 VOTERS = ("Ana", "Bo", "Cléo")
 KEYS = {"first": "1", "second": "2", "neither": "3"}
-PHONE = {"width": 375, "height": 700}
+PHONE: "ViewportSize" = {"width": 375, "height": 700}
 DIGITS = {"a": "a", "b": "b", "t": "tie"}
 
 
@@ -68,7 +70,7 @@ def _vote(page: "Page", key: dict[str, Any], voter: str, said: Callable[[int], s
     slots = key["voters"][voter]
     for slot in slots[int(page.locator("#progress").get_attribute("value") or 0) : until]:
         page.keyboard.press(KEYS[side_of(key, slot, said(slot["item"]))])
-    assert page.locator("#progress").get_attribute("value") == str(until)
+    expect(page.locator("#progress")).to_have_attribute("value", str(until))
 
 
 def _download(page: "Page", button: str, folder: Path) -> Path:
@@ -100,7 +102,7 @@ def test_three_people_vote_and_their_files_come_back_as_the_papers_counts(
             _vote(page, key, voter, said, 80)
             page.reload()
             page.wait_for_selector("html[data-ready=yes]", state="attached")
-            assert page.locator("#progress").get_attribute("value") == "80"
+            expect(page.locator("#progress")).to_have_attribute("value", "80")
         if voter == "Bo":  # goes on in another browser
             _vote(page, key, voter, said, 60)
             saved = _download(page, "save", tmp_path)
@@ -110,7 +112,7 @@ def test_three_people_vote_and_their_files_come_back_as_the_papers_counts(
             page.locator("#load").set_input_files(saved)
             page.wait_for_selector("#vote:not([hidden])")
         _vote(page, key, voter, said, 174)
-        assert page.locator("#done").is_visible()
+        expect(page.locator("#done")).to_be_visible()
         files.append(str(_download(page, "export", tmp_path)))
         context.close()
     assert command.main(["people", run.storage.root, "import", *files]) == 0
@@ -142,19 +144,19 @@ def test_undo_comment_grounds_and_pause_are_kept(chromium: "Browser", made: Ball
     page.get_by_text(WORDS["en"]["more"]).click()
     page.get_by_label("accuracy").check()
     page.get_by_label("Comment").fill("Zahlen stimmen nicht, 数字不对 1 2 3")
-    assert page.locator("#progress").get_attribute("value") == "0", "digits in a comment are no votes"
+    expect(page.locator("#progress"), "digits in a comment are no votes").to_have_attribute("value", "0")
     page.locator("#choices button").first.click()
     page.keyboard.press("u")
-    assert page.get_by_label("Comment").input_value().startswith("Zahlen")
-    assert page.locator('#choices button[aria-pressed="true"]').count() == 1
+    expect(page.get_by_label("Comment")).to_have_value(re.compile("^Zahlen"))
+    expect(page.locator('#choices button[aria-pressed="true"]')).to_have_count(1)
     page.keyboard.down("3")
     page.keyboard.down("3")  # held: the browser tells of the key again
     page.keyboard.up("3")
     page.keyboard.press("p")
-    assert page.locator("#item").is_hidden()
+    expect(page.locator("#item")).to_be_hidden()
     page.keyboard.press("1")
     page.keyboard.press("p")
-    assert page.locator("#progress").get_attribute("value") == "1", "nothing is voted in a pause"
+    expect(page.locator("#progress"), "nothing is voted in a pause").to_have_attribute("value", "1")
     (vote,) = votes.read_votes(_download(page, "export", tmp_path).read_text(encoding="utf-8"), made.key)
     assert (vote.said, vote.grounds, vote.comment) == ("tie", ("accuracy",), "Zahlen stimmen nicht, 数字不对 1 2 3")
     assert vote.seconds is not None
@@ -180,14 +182,12 @@ def test_changed_files_and_files_of_another_ballot_are_refused(
     spoiled = tmp_path / "spoiled.json"
     spoiled.write_text(saved.read_text(encoding="utf-8").replace("first", "second"), encoding="utf-8")
     page.locator("#load").set_input_files(spoiled)
-    page.locator("#message:not(:empty)").wait_for()
-    assert page.locator("#message").inner_text() == WORDS["en"]["unreadable"]
+    expect(page.locator("#message")).to_have_text(WORDS["en"]["unreadable"])
     elsewhere = tmp_path / "other.html"
     elsewhere.write_text(other.html, encoding="utf-8")
     stranger = opened(context, elsewhere).page
     stranger.locator("#load").set_input_files(saved)
-    stranger.locator("#message:not(:empty)").wait_for()
-    assert stranger.locator("#message").inner_text() == WORDS["en"]["other_ballot"]
+    expect(stranger.locator("#message")).to_have_text(WORDS["en"]["other_ballot"])
     context.close()
 
 
@@ -198,16 +198,16 @@ def test_it_fits_a_phone_and_speaks_four_languages_to_a_screen_reader(
     page = _enter(context, page_file, "Bo")
     for code in LANGUAGES:
         page.locator("#language").select_option(code)
-        assert page.locator("html").get_attribute("lang") == code
+        expect(page.locator("html")).to_have_attribute("lang", code)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         question = WORDS[code]["question"]
-        assert page.get_by_role("group", name=question).get_by_role("button").count() == 3
-        assert page.get_by_role("article", name=WORDS[code]["answer"].format(number=1)).is_visible()
-        assert page.get_by_role("progressbar").get_attribute("max") == "174"
+        expect(page.get_by_role("group", name=question).get_by_role("button")).to_have_count(3)
+        expect(page.get_by_role("article", name=WORDS[code]["answer"].format(number=1))).to_be_visible()
+        expect(page.get_by_role("progressbar")).to_have_attribute("max", "174")
         page.screenshot(path=screenshots / f"ballot-{code}.png", full_page=True)
     assert page.title() != "broken", "what looks like a script in an answer is text"
     page.keyboard.press("1")
-    assert page.evaluate("document.activeElement.id") == "prompt-heading", "the next request is read out"
+    expect(page.locator("#prompt-heading"), "the next request is read out").to_be_focused()
     context.close()
 
 
@@ -221,7 +221,7 @@ def test_examples_are_rated_by_the_digits_0_to_5(chromium: "Browser", tmp_path: 
     file.write_text(asked.html, encoding="utf-8")
     context = chromium.new_context()
     page = _enter(context, file, "Ana")
-    assert page.locator("h1").inner_text() == WORDS["de"]["title_rate"]
+    expect(page.locator("h1")).to_have_text(WORDS["de"]["title_rate"])
     for _ in range(9):
         page.keyboard.press("0")
     cast = votes.read_votes(_download(page, "export", tmp_path).read_text(encoding="utf-8"), json.loads(json.dumps(asked.key)))

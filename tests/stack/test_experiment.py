@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from alpagasus_ray.reporting.verdicts import comparisons
 from alpagasus_ray.store.run import Run
-from browser import chromium, installed, opened, shown
+from browser import chromium, installed, opened, rows_found
 from loopback import JudgeStarter
 from toy_runs import ROOT, job, summary
 
@@ -117,7 +117,7 @@ def test_an_experiment_in_small_ends_in_a_report_and_a_second_call_asks_nothing(
     with chromium() as running, running.new_context() as context:
         seen = opened(context, again["page"])
         assert CLAIM in seen.page.inner_text("body")
-        assert shown(seen.page, "example-browser") == SMALL
+        rows_found(seen.page, "example-browser", SMALL)
         assert (seen.problems, len(seen.requests)) == ([], 1)
 
 
@@ -162,7 +162,7 @@ def test_the_whole_experiment_on_all_of_alpaca_ends_in_a_report(judge: JudgeStar
     with chromium() as running, running.new_context() as context:
         seen = opened(context, again["page"])
         assert CLAIM in seen.page.inner_text("body")
-        assert shown(seen.page, "example-browser") == 52_002
+        rows_found(seen.page, "example-browser", 52_002)
         assert (seen.problems, len(seen.requests)) == ([], 1)
 
 

@@ -14,8 +14,6 @@ QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-SETTLED_MS = 250
-"""After what is typed the lists wait a moment before they search."""
 
 
 class Seen(NamedTuple):
@@ -34,8 +32,9 @@ def installed() -> str | None:
 @contextmanager
 def chromium() -> Iterator["Browser"]:
     """A browser that is running."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # milliseconds; a page waits its turn where other tests fill the machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed(), args=QUIET)
         yield browser
@@ -60,7 +59,8 @@ def opened(context: "BrowserContext", file: str | os.PathLike[str]) -> Seen:
     return seen
 
 
-def shown(page: "Page", root: str) -> int:
-    """How many rows a list has found."""
-    page.wait_for_timeout(SETTLED_MS)
-    return int(page.locator(f"#{root}").get_attribute("data-found") or -1)
+def rows_found(page: "Page", root: str, rows: int) -> None:
+    """Waits until a list has found so many rows; it searches a moment after what is typed."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(f"#{root}")).to_have_attribute("data-found", str(rows))
