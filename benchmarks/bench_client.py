@@ -34,7 +34,7 @@ def bench_api(run: Run, work: Path) -> Table:
     """Clients one after the other, at both numbers in flight in turns."""
     columns = ("client", "in flight", "rows", "rows/s from first to last", "rows/s sustained", "of ideal", "of plain aiohttp")
     table = Table(f"API judge, {LATENCY_S * 1000:.0f} ms latency; the ideal is in flight / latency", *columns)
-    for in_flight, rows in ((64, 9_600), (512, 15_000)):
+    for in_flight, rows in ((64, 9_600), (512, 30_000)):
         for turn in (1, 2):
             plain = _alone(run, "aiohttp", rows, in_flight)
             for name, took, stats in (

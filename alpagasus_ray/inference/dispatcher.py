@@ -130,6 +130,7 @@ class Dispatcher:
         self.counts.tokens["out"] += reply.tokens_out or 0
         self.counts.tokens["cached"] += reply.tokens_cached or 0
         self.counts.usd_billed += reply.cost_usd or 0.0
+        self.dispatch()
 
     def rejected(self, endpoint: Endpoint, need: Need) -> None:
         """The server works, and will not take this request."""

@@ -20,15 +20,13 @@ from alpagasus_ray.inference import failures
 from alpagasus_ray.inference.coordinator import Cap, Coordinator, Snapshot
 from alpagasus_ray.inference.counts import StopRule, errors, in_words
 from alpagasus_ray.inference.metrics import DriverMetrics
-from alpagasus_ray.inference.shards import in_calls
+from alpagasus_ray.inference.shards import in_calls, overlap
 from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Finished, Worker
 from alpagasus_ray.progress import Progress
 from alpagasus_ray.raycluster import connect
 from alpagasus_ray.terminal import say
 
-OVERLAP = 2
-"""Shards that one actor works on at the same time."""
 POLL_S = 0.5
 GRACE_S = 2.5
 """How long an interrupted driver waits for its workers to write down what they have; Ray gives a stopped job 3 s."""
@@ -111,7 +109,8 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
     context.execution_no_progress_timeout_s = -1
     # by its own label of pools, Ray Data asks the autoscaler for nodes of that pool alone
     context.execution_options.label_selector = dict(pool.labels) or None
-    calls = in_calls(tasks, OVERLAP * pool.most)
+    at_a_time = overlap(jobs[0].spec.limits.concurrency, len(tasks), pool.most)
+    calls = in_calls(tasks, at_a_time * pool.most)
     dataset = ray.data.from_items([{"tasks": json.dumps(call)} for call in calls], override_num_blocks=len(calls)).map_batches(
         Worker,
         fn_constructor_args=(jobs, coordinator),
@@ -124,8 +123,8 @@ def _run(jobs: Sequence[Job], tasks: Sequence[Task], coordinator: RayCoordinator
             # and Ray Data asks for more nodes only once calls have ended, which take hours. Work begins with the first worker;
             # those without a node wait, and one that has nothing left to do goes.
             size=min(pool.most, len(calls)),
-            max_tasks_in_flight_per_actor=OVERLAP,
-            max_concurrent_calls_per_actor=OVERLAP,
+            max_tasks_in_flight_per_actor=at_a_time,
+            max_concurrent_calls_per_actor=at_a_time,
             enable_true_multi_threading=True,
         ),
     )

@@ -5,6 +5,7 @@ The worker, its ledger, limits, retries and budget are those of a cluster; the c
 
 import gc
 import json
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,12 +14,11 @@ from typing import Any
 from alpagasus_ray.inference import failures
 from alpagasus_ray.inference.coordinator import Cap, Coordinator
 from alpagasus_ray.inference.counts import StopRule, errors, in_words
+from alpagasus_ray.inference.shards import overlap
 from alpagasus_ray.inference.spec import Job, Task
 from alpagasus_ray.inference.worker import Worker
 from alpagasus_ray.progress import Progress
 
-OVERLAP = 2
-"""Shards that the worker has in hand at the same time."""
 LOOK_S = 0.1
 
 
@@ -44,10 +44,10 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
     assert not jobs[0].spec.engine.in_job, "a model in the job has workers of its own"
     coordinator = InProcess(Coordinator(jobs[0].spec.limits.rates, cap))
     # a worker sets them for its own process, and this one is the user's
-    thresholds = gc.get_threshold()
+    thresholds, switch_s = gc.get_threshold(), sys.getswitchinterval()
     worker = Worker(jobs, coordinator)
     try:
-        with ThreadPoolExecutor(OVERLAP) as pool:
+        with ThreadPoolExecutor(overlap(jobs[0].spec.limits.concurrency, len(tasks), workers=1)) as pool:
             calls = [pool.submit(worker, {"tasks": [json.dumps([task])]}) for task in tasks]
             try:
                 while wait(calls, LOOK_S).not_done:
@@ -64,6 +64,7 @@ def drive(jobs: Sequence[Job], tasks: Sequence[Task], cap: Cap | None, progress:
         coordinator.ask("close_budget")
         gc.unfreeze()  # what a worker's own process may keep for good, the user's may not
         gc.set_threshold(*thresholds)
+        sys.setswitchinterval(switch_s)
     if reasons:
         raise failures.why_stopped(coordinator.ask("snapshot").kind, reasons[0])
 

@@ -19,6 +19,15 @@ from alpagasus_ray.store.run import DONE, FileEntry, StageDir, describe
 AT_A_TIME = 128
 FEW, LARGEST = 2_000, 64
 """Up to so many tasks each has a call of its own; the most that a call does."""
+OVERLAP, PER_SHARD = 2, 256
+"""Shards that a worker has under way, and one more for each so many requests in flight."""
+
+
+def overlap(concurrency: int, tasks: int, workers: int) -> int:
+    """How many shards a worker has under way. One sends its rows while the last answers of another come in and are committed,
+    and while a third is read; with many requests in flight the rows of a shard leave faster than all that takes. No worker
+    takes the shards that others could do."""
+    return max(OVERLAP, min(OVERLAP + concurrency // PER_SHARD, tasks // workers))
 
 
 def in_calls(tasks: Sequence[Task], slots: int) -> list[Sequence[Task]]:

@@ -1,6 +1,6 @@
 """A worker: it lives in a Ray actor, takes shards one call at a time, reports to the coordinator, and stops when that says so.
 
-Calls come in threads; all requests run on one event loop. Two shards overlap, so that the engines never drain while the last
+Calls come in threads; all requests run on one event loop. Shards overlap, so that the engines never drain while the last
 rows of one come in. How a shard is done is in `shard_run.py`.
 """
 
@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import threading
 import uuid
 from collections.abc import Coroutine, Mapping, Sequence
@@ -37,6 +38,9 @@ STARTS, START_PAUSE_S = 5, 15.0
 """How often an engine is started while others are at work, and seconds in between."""
 GARBAGE = 50_000, 10, 100
 """Thresholds of the garbage collector: requests leave few cycles; looking for them as often as by default costs 3%."""
+SWITCH_S = 0.0005
+"""Seconds for which another thread keeps the interpreter while the event loop waits for it. By default it is ten times as long,
+and while a shard is read or committed each wait for the network would end so much later."""
 ERROR_TEXTS = 50
 """Different texts of failures that a worker counts."""
 T = TypeVar("T")
@@ -112,6 +116,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
+        sys.setswitchinterval(SWITCH_S)
         self.feeding = asyncio.Lock()
         self._background = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._flush_forever())]
         for task in self._background:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpagasus_ray.inference.shards import FEW, LARGEST, in_calls
+from alpagasus_ray.inference.shards import FEW, LARGEST, in_calls, overlap
 from alpagasus_ray.inference.spec import Task
 
 
@@ -25,3 +25,11 @@ def test_few_tasks_have_a_call_each() -> None:
 @pytest.mark.parametrize(("slots", "most"), [(2, 1_700), (200, 4_000), (2_000, 20_000)])
 def test_a_hundred_thousand_shards_are_fewer_calls(slots: int, most: int) -> None:
     assert len(in_calls([Task("a")] * 100_000, slots)) <= most
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "tasks", "workers", "shards"),
+    [(1, 1, 1, 2), (64, 52, 1, 2), (512, 52, 1, 4), (512, 52, 20, 2), (512, 3, 1, 3), (4_096, 1_000, 1, 18)],
+)
+def test_more_shards_are_under_way_where_their_rows_leave_fast(in_flight: int, tasks: int, workers: int, shards: int) -> None:
+    assert overlap(in_flight, tasks, workers) == shards
