@@ -86,11 +86,14 @@ def _trainer(training: Training, found: WorkerGroup) -> Any:
     # paths of the recipe are those of the driver, and of the working directory that `ray job submit` sends
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from alpagasus_ray.training.process_group import ProcessGroup
 
     number: Any = found.least if found.least == found.most else (found.least, found.most)
     each: dict[str, float] = {"CPU": found.each.cpus, **({"GPU": 1} if found.on_gpu else {})}
-    return TorchTrainer(
+    # Ray Train's TorchTrainer is this one with its own way to join a group, which loads torch into this process and another
+    return DataParallelTrainer(
         _work,  # type: ignore[arg-type]
         train_loop_config={"training": training},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
@@ -107,7 +110,7 @@ def _trainer(training: Training, found: WorkerGroup) -> Any:
             worker_runtime_env=_environment(found),
             logging_config=LoggingConfig(log_level="DEBUG" if os.environ.get(DEBUG) else "ERROR"),
         ),
-        torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo", timeout_s=WAIT_S),
+        backend_config=ProcessGroup("nccl" if found.on_gpu else "gloo", WAIT_S),
     )
 
 
