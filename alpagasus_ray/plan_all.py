@@ -19,6 +19,7 @@ from alpagasus_ray.feasibility import on_examples, refuse
 from alpagasus_ray.judging import pair_rubric as rubrics
 from alpagasus_ray.judging.pairs import both_orders
 from alpagasus_ray.selection.budgets import rows_of_share
+from alpagasus_ray.stages.bench import plan as bench_plan
 from alpagasus_ray.stages.card import plan as card_plan
 from alpagasus_ray.stages.ingest import ingest
 from alpagasus_ray.stages.pick_subset import pick_subset
@@ -61,6 +62,8 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
         answers = NO_ANSWERS if recipe.ends_with_report else _answers(recipe.generate, recipe.compare)
         raced = _race(recipe, run, scratch, gpu)
         plans |= {"race": raced} if raced else {}
+        benchmarks = bench_plan(recipe.bench, recipe.generate, run) if "bench" in recipe.model_fields_set else None
+        plans |= {"bench": benchmarks} if benchmarks else {}
         return {
             "plan_of_all": True,
             "stage": "experiment",
@@ -73,6 +76,7 @@ def plan(recipe: Recipe, run: Run, *, gpu: str | None = None, found: Sequence[st
             "race": raced,
             "arms": arms,
             **answers,
+            "bench": benchmarks,
             "total_dollars": _total(recipe, plans, arms, answers["evaluation_dollars"]),
         }
     finally:

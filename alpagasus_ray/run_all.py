@@ -181,7 +181,7 @@ def _benchmarks(recipe: Recipe) -> list[str]:
         return []
     from alpagasus_ray.stages.bench import problems as of_bench
 
-    return of_bench(recipe.bench)
+    return of_bench(recipe.bench, recipe.generate)
 
 
 def _unknown_arms(picked: Sequence[Arm], recipe: Recipe) -> list[str]:

@@ -118,9 +118,9 @@ def watched() -> Iterator[Clock]:
     """Note how a stage goes on, as its driver is told twice a second."""
     clock, show = Clock(), Progress.show
 
-    def note(self: Progress, done: int, stored: int = 0, details: Sequence[str] = ()) -> None:
+    def note(self: Progress, done: int, *told: Any) -> None:
         clock.marks.append((time.monotonic(), done))
-        show(self, done, stored, details)
+        show(self, done, *told)
 
     with mock.patch.object(Progress, "show", note):
         yield clock

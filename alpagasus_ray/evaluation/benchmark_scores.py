@@ -51,8 +51,9 @@ def paired(
     """The first model's score minus the second's, over the documents that both have.
 
     `difference` with its interval is a bootstrap over documents (over clusters where there are some); `p` is McNemar's exact
-    test where scores are right or wrong, from the `first_only` and `second_only` right; `smallest` is the difference that so
-    many documents show in 8 of 10 cases, by how these two differ.
+    test where scores are right or wrong and each document stands for itself, from the `first_only` and `second_only` right, and
+    else that of the bootstrap; `smallest` is the difference that so many documents show in 8 of 10 cases, by how these two
+    differ.
     """
     names = sorted(first.keys() & second.keys())
     ours, theirs = (np.array([side[name] for name in names], dtype=np.float64) for side in (first, second))
@@ -60,32 +61,36 @@ def paired(
     binary = bool(names) and bool(np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
     groups = [clusters[name] if clusters else name for name in names]
     wins, losses = int((apart > 0).sum()), int((apart < 0).sum())
+    difference, p = _bootstrap(apart, groups)
     return {
         "documents": len(names),
-        "difference": _bootstrap(apart, groups),
+        "difference": difference,
         "first_only": wins if binary else None,
         "second_only": losses if binary else None,
-        "p": rounded(sign_test(wins, losses)) if binary else None,
+        "p": rounded(sign_test(wins, losses) if binary and not clusters else p),
         "smallest": smallest(len(names), float(apart.std()) if names else 0.0),
     }
 
 
-def _bootstrap(apart: Floats, groups: Sequence[Hashable]) -> Estimate:
+def _bootstrap(apart: Floats, groups: Sequence[Hashable]) -> tuple[Estimate, float | None]:
+    """The mean with its interval, and the two-sided p value of its being 0; None where no draw can say."""
     if not len(apart):
-        return estimate(0, None)
+        return estimate(0, None), None
     value = float(apart.mean())
     _, number = np.unique(np.array([str(one) for one in groups]), return_inverse=True)
     sums, sizes = np.bincount(number, weights=apart), np.bincount(number)
     if not apart.any():  # no draw can differ, and a width of nothing would look like certainty
-        return estimate(len(apart), value)
+        return estimate(len(apart), value), None
     # groups that are alike differ in nothing else: to draw how many there are of each kind is to draw groups, and soon done
     kinds, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
     rng, ends = np.random.default_rng(SEED), []
     for _ in range(10):  # a few draws at a time: of scores that are all different there are as many kinds as groups
         drawn = rng.multinomial(len(sums), counts / len(sums), size=RESAMPLES // 10) @ kinds
         ends.append(drawn[:, 0] / drawn[:, 1])
-    low, high = np.quantile(np.concatenate(ends), tails())
-    return estimate(len(apart), value, float(low), float(high))
+    means = np.concatenate(ends)
+    low, high = np.quantile(means, tails())
+    beyond = 1 + min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return estimate(len(apart), value, float(low), float(high)), min(1.0, 2 * beyond / (len(means) + 1))
 
 
 def smallest(documents: int, spread: float | None = None) -> float | None:

@@ -1,10 +1,13 @@
 """How far counts of wins and losses can be trusted: intervals and exact tests. Pure; None where there is nothing to count."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
+"""P values below this are told as a difference."""
 DECIMALS = 6
 
 Interval = dict[str, float | None]
@@ -56,6 +59,17 @@ def sign_test(first: int, second: int) -> float | None:
 
     # ties say nothing of which is better, and are no trials
     return float(binomtest(first, first + second).pvalue) if first + second else None
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P values that count how many there are of them (S. Holm, 1979); None stays None and counts for none."""
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for through, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, p * (len(order) - through)))
+        corrected[place] = highest
+    return corrected
 
 
 def interval(value: float | None, low: float | None = None, high: float | None = None) -> Interval:

@@ -28,6 +28,7 @@ from alpagasus_ray.evaluation.estimates import (
     slope,
     within,
 )
+from alpagasus_ray.evaluation.intervals import holm
 from alpagasus_ray.evaluation.match_rules import Match
 
 SIGNIFICANCE = 0.05
@@ -195,20 +196,10 @@ def drift(rounds: Sequence[ProbeRound]) -> dict[str, Any]:
         return {"rounds": len(rounds), "changed": None, "since": []}
     base = rounds[0]
     since = [_since(base, later) for later in rounds[1:]]
-    adjusted = _holm([one["p"] for one in since])
-    for one, p in zip(since, adjusted, strict=True):
+    for one, p in zip(since, holm([one["p"] for one in since]), strict=True):
         swapped = one["answered_by_another"] and (one["exact_agreement"]["value"] or 0) <= LEAST_SAME
-        one["changed"] = bool(p < SIGNIFICANCE or swapped)
+        one["changed"] = bool((p is not None and p < SIGNIFICANCE) or swapped)
     return {"rounds": len(rounds), "changed": any(one["changed"] for one in since), "since": since}
-
-
-def _holm(p_values: Sequence[float]) -> Floats:
-    """The p values corrected for their number (Holm, 1979)."""
-    order = np.argsort(p_values)
-    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(stepped).clip(max=1)
-    return adjusted
 
 
 def _since(base: ProbeRound, later: ProbeRound) -> dict[str, Any]:

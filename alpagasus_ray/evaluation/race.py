@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpagasus_ray.errors import UsageError
-from alpagasus_ray.evaluation.intervals import CONFIDENCE, tails
+from alpagasus_ray.evaluation.intervals import LEVEL, tails
 
 Floats = NDArray[np.float64]
 DRAWS = 4_000
 FEWEST_TO_DROP = 3
 """Seeds before an arm may be dropped: of two the interval is so wide that it drops none."""
-LEVEL = 1 - CONFIDENCE
 
 
 class Difference(NamedTuple):
@@ -81,17 +80,6 @@ def _draws(seeds: int, rows: int, draws: int) -> tuple[Floats, Floats]:
     weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
     students = t.ppf((generator.permutation(draws) + 0.5) / draws, seeds - 1)
     return weights, np.asarray(students)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P values that count that several arms were looked at (S. Holm, 1979); None stays None and counts for none."""
-    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for through, (p, place) in enumerate(order):
-        highest = max(highest, min(1.0, p * (len(order) - through)))
-        corrected[place] = highest
-    return corrected
 
 
 def left_behind(losses: Mapping[str, Floats], protected: Sequence[str]) -> list[str]:

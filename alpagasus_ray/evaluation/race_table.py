@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpagasus_ray.evaluation import race
-from alpagasus_ray.evaluation.intervals import rounded
-from alpagasus_ray.evaluation.race import LEVEL, Difference
+from alpagasus_ray.evaluation.intervals import LEVEL, holm, rounded
+from alpagasus_ray.evaluation.race import Difference
 
 Floats = NDArray[np.float64]
 CONTROLS = ("random", "longest", "full")
@@ -131,9 +131,9 @@ def _against(
     others = [name for name in arms if name != control]
     decides = sets[0].name
     found = [race.difference(arms[name].losses[decides], arms[control].losses[decides]) for name in others]
-    holm = race.holm([one.p for one in found])
+    corrected_ps = holm([one.p for one in found])
     entries = {}
-    for name, one, corrected in zip(others, found, holm, strict=True):
+    for name, one, corrected in zip(others, found, corrected_ps, strict=True):
         times = _times(arms[name], arms[control]) if matched else None
         entries[name] = {
             **plain(one),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alpagasus_ray.evaluation import benchmark_scores
+from alpagasus_ray.evaluation.intervals import LEVEL, holm, rounded
 from alpagasus_ray.reporting.number_text import dollars, duration, p_value
 from alpagasus_ray.reporting.run_reader import FinishedStages
 from alpagasus_ray.store.run import Manifest, StageDir
@@ -12,7 +13,7 @@ KIND = "benchmarks"
 ABOUT = (
     "Every model answered the same documents; intervals are 95%, over documents, or over passages where several documents "
     "share one. A difference is the first model minus the second, in points; `smallest` is the one that so many documents "
-    "show in 8 of 10 cases. None of the tests is corrected for their number."
+    "show in 8 of 10 cases. `Holm p` counts how many differences were tested here."
 )
 COLUMNS = ("Benchmark", "Model", "Score, %", "From", "To", "Documents", "Shots", "No reply", "Seen in training", "Time", "Cost")
 PAIR_COLUMNS = (
@@ -24,6 +25,7 @@ PAIR_COLUMNS = (
     "Only the first",
     "Only the second",
     "p",
+    "Holm p",
     "Smallest",
     "Documents",
 )
@@ -49,8 +51,9 @@ def result(model: str, task: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def differences(stages: Mapping[tuple[str, str], tuple[StageDir, Manifest]]) -> list[dict[str, Any]]:
-    """The first model against each other one, benchmark by benchmark, over documents that both have a score for."""
-    found = []
+    """The first model against each other one, benchmark by benchmark, over documents that both have a score for; `holm_p`
+    counts that there are several of these."""
+    found: list[dict[str, Any]] = []
     for task in dict.fromkeys(task for _, task in stages):
         models = [model for model, of in stages if of == task]
         first = FIRST if FIRST in models else models[0]
@@ -59,7 +62,8 @@ def differences(stages: Mapping[tuple[str, str], tuple[StageDir, Manifest]]) -> 
             same = stages[first, task][1].details.get("shots") == stages[other, task][1].details.get("shots")
             compared = benchmark_scores.paired(ours, _scores(*stages[other, task])[0], clusters)
             found.append({"benchmark": task, "models": [first, other], "equal_shots": same, **compared})
-    return found
+    corrected = holm([one["p"] for one in found])
+    return [one | {"holm_p": rounded(p), "tested": len(found)} for one, p in zip(found, corrected, strict=True)]
 
 
 def _scores(stage: StageDir, manifest: Manifest) -> tuple[dict[str, float], dict[str, Any] | None]:
@@ -127,6 +131,7 @@ def pair_rows(found: list[dict[str, Any]]) -> Iterator[list[str | int | float | 
             one["first_only"],
             one["second_only"],
             p_value(one["p"]),
+            p_value(one["holm_p"]),
             _points(one["smallest"]),
             one["documents"],
         ]
@@ -148,8 +153,14 @@ def in_words(one: Summary) -> str:
     if apart["low"] is None:
         return f"{said}, in every one of {one['documents']:,} documents alike"
     ends = f"({_signed(apart['low'])} to {_signed(apart['high'])})"
-    shown = "a difference" if apart["low"] > 0 or apart["high"] < 0 else "no difference that can be shown"
+    is_apart = apart["low"] > 0 or apart["high"] < 0
     by_test = f", p = {p_value(one['p'])}" if one["p"] is not None else ""
+    if one["holm_p"] is not None and one["tested"] > 1:
+        by_test += f", {p_value(one['holm_p'])} by Holm for {one['tested']} differences"
+    if is_apart and one["holm_p"] is not None and one["holm_p"] >= LEVEL:
+        shown = "by itself a difference, and none that can be shown among as many as were tested"
+    else:
+        shown = "a difference" if is_apart else "no difference that can be shown"
     unequal = "" if one["equal_shots"] else "; they were asked with unequal numbers of shots"
     least = f"{one['documents']:,} documents show {100 * one['smallest']:.2f} points or more"
     return f"{said} {ends}: {shown}{by_test}. {least}{unequal}"

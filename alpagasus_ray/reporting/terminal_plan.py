@@ -21,6 +21,8 @@ def whole_plan_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if raced := report["race"]:
         yield f"  race: {_race(raced)}"
     yield from [f"  {left_out_line()}"] if "left_out" in report else _after_pick(report)
+    if benchmarks := report["bench"]:
+        yield f"  bench: {_bench(benchmarks)}"
     yield from _total(report["total_dollars"])
 
 
@@ -80,6 +82,14 @@ def _race(raced: Mapping[str, Any]) -> str:
     low, high = raced["minutes"]
     dollars = "" if raced["dollars"]["low"] is None else f", {_dollars(raced['dollars']['low'], raced['dollars']['high'])}"
     return f"{what}, {low:,.1f} to {high:,.1f} minutes of a GPU{dollars}"
+
+
+def _bench(plan: Mapping[str, Any]) -> str:
+    names = ", ".join(one["benchmark"] for one in plan["benchmarks"])
+    asked = f"{names} for {', '.join(plan['models'])}; {plan['requests']:,} requests left"
+    if plan["unknown"]:
+        asked += f", without those of {', '.join(plan['unknown'])}, whose documents (`bench.data`) or lm-eval are not on this machine"
+    return f"{asked}; {_dollars(plan['dollars']['low'], plan['dollars']['high'])}"
 
 
 def _arm(arm: Mapping[str, Any]) -> str:

@@ -7,9 +7,10 @@ it has.
 
 import json
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,12 +24,16 @@ from alpagasus_ray.config import Bench, BenchModel, Generate
 from alpagasus_ray.data.readers import HUGGING_FACE
 from alpagasus_ray.data.schema import QUESTIONS
 from alpagasus_ray.engines.identity import with_template
+from alpagasus_ray.engines.prices import BYTES_PER_TOKEN, OVERHEAD_TOKENS, tariff
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.inference.spec import AskSpec
 from alpagasus_ray.inference.stage import InferenceStage, Target
 from alpagasus_ray.inference.tasks.answer import arm_checkpoint
 from alpagasus_ray.inference.tasks.benchmark import GOOD, BenchmarkTask
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
+
+SAMPLE = 100
+"""Documents by which a plan tells what all of them take."""
 
 
 def bench(
@@ -64,20 +69,72 @@ def bench(
     return [(entry.model.name, entry.benchmark.name, _there(made[entry.home.name])) for entry in entries]
 
 
-def problems(config: Bench) -> list[str]:
+def problems(config: Bench, generate: Generate) -> list[str]:
     """What of the section cannot be done on this machine, a line for each: before days of other work are spent."""
     if extras.missing("bench"):
         return [f"bench needs lm-eval, not installed here: {extras.advice('bench')}"]
     try:
         benchmarks = benchmarks_of(config)
+        models_of(config, generate)
         for one in benchmarks:
-            if one.data and not one.data.startswith(HUGGING_FACE):
+            if _is_local(one):
                 documents.load(one)
         if written := [one for one in benchmarks if one.file.code]:
             Sandbox.open(Limits(), f"{written[0].where} runs programs that a model has written")
     except UsageError as error:
         return [str(error)]
     return []
+
+
+def plan(config: Bench, generate: Generate, run: Run) -> dict[str, Any]:
+    """What a call would ask, and the dollars that an API charges for it, by a sample of the documents. Nothing is asked, no hub
+    either: benchmarks whose documents lie there are `unknown`, and so are the dollars then, as they are without lm-eval."""
+    models, told = models_of(config, generate), []
+    parts: dict[str, list[float | None]] = {"low": [], "high": []}
+    for one in benchmarks_of(config):
+        left = [model for model in models if run.benchmark(model.name, one.name).manifest() is None]
+        size = _size(one, left) if _is_local(one) and left and not extras.missing("bench") else None
+        known = {"documents": size.documents, "requests": len(left) * size.requests} if size else {}
+        told.append({"benchmark": one.name, "models_left": len(left), "documents": None, "requests": None} | known)
+        for costs in (tariff(model) for model in left if model.is_remote):
+            parts["low"].append(size and costs.dollars(size.tokens_in, size.requests))
+            parts["high"].append(size and costs.dollars(size.tokens_in, size.tokens_out))
+    return {
+        "models": [model.name for model in models],
+        "benchmarks": told,
+        "unknown": [one["benchmark"] for one in told if one["models_left"] and one["documents"] is None],
+        "requests": sum(one["requests"] or 0 for one in told),
+        "dollars": {end: None if None in found else round(sum(map(float, found)), 6) for end, found in parts.items()},
+    }
+
+
+class Size(NamedTuple):
+    """What one model is asked in a benchmark, by a sample of its documents."""
+
+    documents: int
+    requests: int
+    tokens_in: float
+    tokens_out: float
+    """At most."""
+
+
+def _size(one: Benchmark, models: Sequence[BenchModel]) -> Size:
+    held = documents.load(one)
+    drawn = random.Random(0).sample(held.test, min(SAMPLE, len(held.test)))  # noqa: S311 - no secret
+    ready = Harness(one, held._replace(test=drawn))
+    for model in models:
+        _refuse_unasked(model, ready)
+    questions = ready.questions(chat=any(model.is_remote for model in models))
+    times = len(held.test) / len(drawn)
+    size = sum(len(f"{question.context}{''.join(question.continuations)}".encode()) for question in questions)
+    longest = sum(json.loads(question.options)["max_tokens"] if question.options else 1 for question in questions)
+    asked = round(times * len(questions))
+    return Size(len(held.test), asked, times * size / BYTES_PER_TOKEN + asked * OVERHEAD_TOKENS, times * longest)
+
+
+def _is_local(one: Benchmark) -> bool:
+    """Whether its documents are in files."""
+    return bool(one.data) and not str(one.data).startswith(HUGGING_FACE)
 
 
 def benchmarks_of(config: Bench) -> list[Benchmark]:
@@ -161,11 +218,7 @@ def _sandbox(config: Bench, left: Sequence[Entry], unsafe_code: bool) -> Sandbox
 
 def _asked(config: Bench, entry: Entry, ready: Harness) -> tuple[Harness, Manifest]:
     """The questions of an entry, written down; told before: what of them the model cannot be asked."""
-    if entry.model.is_remote and not ready.generates:
-        raise UsageError(
-            f"{entry.benchmark.where}: it asks how probable given answers are, which an API does not tell, and bench.models "
-            f"{entry.model.name} is one ({entry.model.model}). Ask a model in the job, or benchmarks that make text"
-        )
+    _refuse_unasked(entry.model, ready)
     chat = entry.model.by_messages
     ready, questions = lengths.fitting(ready, entry.model, config.too_long)
     home = questions_of(entry.home)
@@ -180,6 +233,15 @@ def _asked(config: Bench, entry: Entry, ready: Harness) -> tuple[Harness, Manife
     manifest = home.build(begun, files)
     home.finish(manifest)
     return ready, manifest
+
+
+def _refuse_unasked(model: BenchModel, ready: Harness) -> None:
+    """Tell of a benchmark that a model cannot be asked."""
+    if model.is_remote and not ready.generates:
+        raise UsageError(
+            f"{ready.benchmark.where}: it asks how probable given answers are, which an API does not tell, and bench.models "
+            f"{model.name} is one ({model.model}). Ask a model in the job, or benchmarks that make text"
+        )
 
 
 def _parts(questions: Sequence[Question]) -> Iterator[list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from alpagasus_ray.config import Bench, BenchModel, Generate, Report
 from alpagasus_ray.errors import SettingsChanged, StageFailed, UsageError
 from alpagasus_ray.reporting import terminal
 from alpagasus_ray.reporting.run_reader import finished_stages
-from alpagasus_ray.stages.bench import bench
+from alpagasus_ray.stages.bench import bench, plan
 from alpagasus_ray.stages.report import report
 from alpagasus_ray.stages.status import status
 from alpagasus_ray.store.run import Manifest, Run
@@ -358,6 +358,41 @@ def test_a_summary_reads_as_lines(tmp_path: Path) -> None:
     lines = list(terminal.lines({**report_of, "notes": []}))
     assert lines[0] == "benchmarks: 40 documents scored in x"
     assert any("sums, poor" in line and "of 20 documents, 2 shots" in line for line in lines)
+
+
+def test_a_difference_among_many_has_to_be_larger_to_be_shown() -> None:
+    from alpagasus_ray.reporting.benchmarks_data import in_words
+
+    apart = {"value": 0.04, "low": 0.001, "high": 0.08, "n": 100}
+    one = {"benchmark": "x", "models": ["a", "b"], "difference": apart, "p": 0.04, "holm_p": 0.04, "tested": 1}
+    one |= {"documents": 100, "smallest": 0.05, "equal_shots": True}
+    assert "a is +4.0 points from b (+0.1 to +8.0): a difference, p = 0.040." in in_words(one)
+    said = in_words({**one, "tested": 6, "holm_p": 0.2})
+    assert "none that can be shown among as many as were tested, p = 0.040, 0.200 by Holm for 6 differences" in said
+
+
+def test_a_plan_counts_what_is_left_by_a_sample_and_bounds_the_dollars(tmp_path: Path) -> None:
+    run = Run.open(str(tmp_path / "run"))
+    with answering(adds) as server:
+        task = sums(tmp_path, 300)
+        given = config(task, api(server, "good"), api(server, "poor"))
+        told = plan(given, Generate(), run)
+        assert not server.asked
+        (one,) = told["benchmarks"]
+        assert (one["documents"], one["requests"], told["unknown"]) == (300, 600, [])
+        asked(config(task, api(server, "good")), run)
+        left = plan(given, Generate(), run)
+    assert left["requests"] == 300
+    assert left["dollars"]["high"] == pytest.approx(told["dollars"]["high"] / 2)
+    counted = sum(len(message["content"]) for body in server.asked for message in body["messages"]) / 4
+    least, most = ((counted + 64 * 300 + out * 300) / 1e6 for out in (1, 8))
+    assert left["dollars"]["low"] == pytest.approx(least, rel=0.2)
+    assert left["dollars"]["high"] == pytest.approx(most, rel=0.2)
+    away = config({"name": "gsm8k"}, api(server, "good"))
+    unknown = plan(away, Generate(), run)
+    assert (unknown["unknown"], unknown["dollars"]) == (["gsm8k"], {"low": None, "high": None})
+    with pytest.raises(UsageError, match="which an API does not tell"):
+        plan(config({"name": "mmlu", "shots": 0}, api(server, "good"), data=mmlu(tmp_path)), Generate(), run)
 
 
 def test_a_model_of_the_section_has_a_name_and_one_source() -> None:

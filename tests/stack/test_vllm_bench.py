@@ -14,17 +14,21 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from alpagasus_ray.__main__ import main
 from alpagasus_ray.benchmarking import documents, task_files
 from alpagasus_ray.benchmarking.documents import ID
 from alpagasus_ray.benchmarking.harness import Harness
 from alpagasus_ray.benchmarking.results import replies_of
-from alpagasus_ray.config import Bench, BenchModel, Generate
+from alpagasus_ray.config import Arm, Bench, BenchModel, Generate, Ingest, Judge, Pick, Score
 from alpagasus_ray.engines.base import Request, Wanted
 from alpagasus_ray.engines.vllm_benchmarks import probabilities
 from alpagasus_ray.engines.vllm_model import Prompts
-from alpagasus_ray.errors import RowRefused
+from alpagasus_ray.errors import RowRefused, UsageError
 from alpagasus_ray.inference.stage import InferenceStage
 from alpagasus_ray.stages.bench import bench
+from alpagasus_ray.stages.ingest import ingest
+from alpagasus_ray.stages.pick_subset import pick_subset
+from alpagasus_ray.stages.score import score
 from alpagasus_ray.store.run import Run
 
 pytest.importorskip("vllm", reason="vLLM is not installed (make install)")
@@ -98,6 +102,20 @@ def prepared(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tasks
 
 
+def of_an_arm(folder: Path, rows: list[dict[str, Any]], model: str) -> Run:
+    """A run whose arm `all` holds the first two questions and twenty rows more; some trainer made the model of it."""
+    held = [f"{row['question']} {row['choices'][row['answer']]}" for row in rows[:2]]
+    others = [f"Say the number {n}, and then why anybody would want to hear of it." for n in range(20)]
+    source = folder / "rows.json"
+    source.write_text(json.dumps([{"instruction": text, "output": "As asked."} for text in (*held, *others)]))
+    run = Run.open(str(folder / "run"))
+    ingest(Ingest(source=str(source)), run)
+    score(Score(judge=Judge(kind="rules")), run, in_process=True)
+    pick_subset(Pick(arms=(Arm(name="all", policy="full"),)), run)
+    assert main(["train", run.storage.root, "-s", "finetune.arms=[all]", "-s", f"finetune.checkpoints={{all: {model}}}"]) == 0
+    return run
+
+
 def by_lm_eval(given: Bench, model: str) -> dict[str, dict[str, list[Any]]]:
     """What lm-eval's `hf` model replies to each document of each benchmark."""
     from lm_eval.evaluator import evaluate
@@ -165,18 +183,27 @@ def compare(run: Run, given: Bench, model: str) -> dict[str, int]:
 def test_every_kind_of_benchmark_is_as_lm_eval_has_it_though_the_engine_is_killed_half_way(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    tasks = prepared(tmp_path / "data", mmlu_rows(shared, 256))
+    rows = mmlu_rows(shared, 256)
+    tasks = prepared(tmp_path / "data", rows)
     model = str(shared / "tiny_llama")
-    models = [{"name": "tiny", "path": model, "vllm": SETTINGS}]
-    given = Bench.model_validate(
-        {"models": models, "tasks": tasks, "data": str(tmp_path / "data"), "max_unusable": 1, "concurrency": 2}
-    )
-    run = Run.open(str(tmp_path / "run"))
+    run = of_an_arm(tmp_path, rows, model)
+
+    def wanted(**more: Any) -> Bench:
+        models = [{"name": "tiny", "arm": "all", "vllm": SETTINGS | more}]
+        return Bench.model_validate(
+            {"models": models, "tasks": tasks, "data": str(tmp_path / "data"), "max_unusable": 1, "concurrency": 2}
+        )
+
+    with pytest.raises(UsageError, match=r"bench\.models\.vllm \(cpus, gpu, tensor_parallel\)"):
+        bench(wanted(gpu=True, tensor_parallel=8), Generate(), run)
+    given = wanted()
     watcher = killed_once(tmp_path / "run/benchmarks") if killed else None
     made = bench(given, Generate(), run)
     if watcher is not None:
         watcher.join()
     assert compare(run, given, model) == {"mmlu": 6, "phrases": 4, "goes-on": 6, "texts": 4}
+    seen = {task: manifest.details["contamination"] for _, task, manifest in made}
+    assert (seen["mmlu"]["found"], seen["mmlu"]["examples"], seen["texts"]["found"]) == (2, 2, 0)
     monkeypatch.setattr(InferenceStage, "_drive", lambda *_: pytest.fail("a finished benchmark starts no engine"))
     assert bench(given, Generate(), run) == made
 

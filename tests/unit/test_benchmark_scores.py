@@ -48,6 +48,21 @@ def test_mcnemar_is_the_exact_test_of_documents_that_one_model_alone_solves() ->
     assert (found["first_only"], found["second_only"], found["documents"]) == (9, 2, 100)
     assert found["p"] == pytest.approx(binomtest(9, 11).pvalue, abs=1e-6)
     assert found["difference"]["value"] == pytest.approx(0.07)
+    in_passages = paired(named(ours), named(theirs), {name: n // 4 for n, name in enumerate(named(ours))})
+    assert in_passages["first_only"] == 9
+    assert in_passages["p"] != found["p"], "documents of one passage are not so many witnesses"
+
+
+def test_scores_that_are_no_rights_and_wrongs_have_the_p_value_of_their_interval() -> None:
+    rng = np.random.default_rng(3)
+    false_alarms = 0
+    for _ in range(200):
+        first, second = rng.uniform(size=(2, 120))
+        found = paired(named(first), named(second))
+        outside = found["difference"]["low"] > 0 or found["difference"]["high"] < 0
+        assert (found["p"] < 0.05) == outside or 0.045 < found["p"] < 0.055
+        false_alarms += found["p"] < 0.05
+    assert false_alarms / 200 <= 0.09
 
 
 def test_models_are_compared_on_the_documents_that_both_have() -> None:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from alpagasus_ray.errors import UsageError
 from alpagasus_ray.evaluation import race
+from alpagasus_ray.evaluation.intervals import holm
 from alpagasus_ray.evaluation.race import Components
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ def test_an_arm_that_is_random_is_rarely_called_different(spread: Components, se
 
 def test_among_five_arms_that_are_random_rarely_any_is_called_different() -> None:
     found = [race.difference(arm, control, DRAWS).p for arm, control in _races(SPREADS["both"], 5)]
-    families = [race.holm(found[start : start + 5]) for start in range(0, RACES, 5)]
+    families = [holm(found[start : start + 5]) for start in range(0, RACES, 5)]
     assert np.mean([any(p is not None and p < 0.05 for p in family) for family in families]) <= 0.05
 
 
@@ -130,5 +131,5 @@ def test_compute_is_matched_where_one_curve_reaches_the_end_of_the_other() -> No
 
 
 def test_holm_leaves_out_what_has_no_p_value() -> None:
-    assert race.holm([0.01, None, 0.04]) == [0.02, None, 0.04]
-    assert race.holm([0.03, 0.02, 0.9]) == [0.06, 0.06, 0.9]
+    assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
+    assert holm([0.03, 0.02, 0.9]) == [0.06, 0.06, 0.9]
