@@ -27,6 +27,7 @@ def _ingest(call: Call) -> dict[str, Any]:
 def _score(call: Call) -> dict[str, Any]:
     from alpagasus_ray.feasibility import of_score, refuse
     from alpagasus_ray.judging import parse_rating
+    from alpagasus_ray.reporting.judge_material import mark_notes
     from alpagasus_ray.reporting.selection_data import judge_doubts
     from alpagasus_ray.reporting.stage_notes import score_notes
     from alpagasus_ray.stages.score import score
@@ -57,7 +58,8 @@ def _score(call: Call) -> dict[str, Any]:
     judge = config.judge
     told = judge_doubts(manifest.details, judge.max_outside, judge.warn_outside) if judge.is_model else ()
     unasked = ["these ratings were finished before: nothing was asked"] if manifest == done else []
-    report["notes"] = [*unasked, *score_notes(manifest, judge), *told]
+    marked = mark_notes(call.recipe.card.gold, call.run.ratings(config.name), manifest) if config.limit is None else ()
+    report["notes"] = [*unasked, *score_notes(manifest, judge), *told, *marked]
     if "cascade" in manifest.details:
         report["cascade"] = manifest.details["cascade"]
     report |= {key: manifest.details[key] for key in ("outside", "one_score") if key in manifest.details}

@@ -228,6 +228,21 @@ def _marks_on(marks: Sequence[GoldMark], scale: Scale) -> Marks:
     return Marks(given, wrong, sum(mark.near for mark in own), len(marks) - len(own))
 
 
+def mark_notes(paths: Sequence[str], stage: StageDir, manifest: Manifest) -> Iterator[str]:
+    """What ratings are beside the marks of `card.gold`, a line for each kind of mark; the judge's card has all of it."""
+    marks = marks_given(paths, {stage.name: scale_of(manifest)})[stage.name] if paths else Marks({}, {}, 0, 0)
+    if not (marks.given or marks.wrong):
+        return
+    table = pa.concat_tables(stage.tables(manifest, ["example_id", "score"]))
+    found = table.filter(pc.is_in(table["example_id"], pa.array([*marks.given, *marks.wrong], pa.string())))
+    scores = {row["example_id"]: row["score"] for row in found.to_pylist() if row["score"] is not None}
+    for of_kind, what in ((marks.given, "given marks"), (marks.wrong, "ratings marked as wrong")):
+        apart = [scores[row] - mark for row, mark in of_kind.items() if row in scores]
+        if apart:
+            off = f"{sum(apart) / len(apart):+.2f} points from them in the mean"
+            yield f"card.gold: of {len(apart):,} {what} {apart.count(0):,} are what the judge says; it is {off}"
+
+
 def left_out(people: RatedByPeople, marks: Marks, scale: Scale) -> dict[str, list[str]]:
     """What people and marks say that does not stand beside a judge's scores on this scale, by section of its card."""
     other = f"on another scale than these ratings, which go from {scale.min:g} to {scale.max:g}: left out"
