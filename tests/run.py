@@ -36,13 +36,13 @@ GROUPS = {
     ],
     "jobs": ["tests/ray"],
     "faults": ["tests/faults"],
-    "services": ["tests/services"],
     "unit": ["tests/unit"],
+    "services": ["tests/services"],
 }
 """A directory stands for all its files that no other group names."""
-BESIDE = ("unit",)
-"""Groups that run beside the others: starting Ray and engines leaves about a third of two cores idle. No test in
-them may wait for another process for a short time only."""
+BESIDE = {"unit": 10, "services": 0}
+"""Groups that run beside the others, one after the other, and how far they give way: starting Ray and engines leaves about a third
+of two cores idle. No test that gives way may wait for another process for a short time only."""
 
 
 def paths_of(group: str) -> list[str]:
@@ -71,7 +71,7 @@ def _work(groups: "queue.SimpleQueue[str]", folder: Path, long: bool, codes: dic
         began = time.monotonic()
         command = [sys.executable, "-m", "pytest", *paths_of(group), "--durations=15", f"--times={folder / group}.json"]
         command += ["-m", ""] if long else []
-        command = ["nice", "-n", "10", *command] if group in BESIDE else command
+        command = ["nice", "-n", str(BESIDE.get(group, 0)), *command]
         with (folder / f"{group}.log").open("w+") as log:
             environment = {**os.environ, "HYPOTHESIS_PROFILE": "long" if long else "short"}
             codes[group] = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False).returncode

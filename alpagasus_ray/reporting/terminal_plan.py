@@ -88,7 +88,8 @@ def _bench(plan: Mapping[str, Any]) -> str:
     names = ", ".join(one["benchmark"] for one in plan["benchmarks"])
     asked = f"{names} for {', '.join(plan['models'])}; {plan['requests']:,} requests left"
     if plan["unknown"]:
-        asked += f", without those of {', '.join(plan['unknown'])}, whose documents (`bench.data`) or lm-eval are not on this machine"
+        absent = "whose documents (`bench.data`) or lm-eval are not on this machine"
+        asked += f", without those of {', '.join(plan['unknown'])}, {absent}"
     return f"{asked}; {_dollars(plan['dollars']['low'], plan['dollars']['high'])}"
 
 

@@ -121,7 +121,9 @@ def test_rating_tells_how_it_stands_beside_given_marks(
     rated = [row for table in stage.tables(stage.finished()) for row in table.to_pylist() if row["score"] is not None]
     marks = [(row["example_id"], row["score"] - (n < 5) / 2, "") for n, row in enumerate(rated[:20])]
     marks += [(row["example_id"], 5 - row["score"], "wrong rating") for row in rated[20:23]]
-    (tmp_path / "gold.csv").write_text("example_id,score,mark\n" + "".join(f"{row},{mark},{kind}\n" for row, mark, kind in marks))
+    (tmp_path / "gold.csv").write_text(
+        "example_id,score,mark\n" + "".join(f"{row},{mark},{kind}\n" for row, mark, kind in marks)
+    )
     judge = ["-s", f"score.judge.model={MODEL}", "-s", f"score.judge.base_url={server.base_url}"]
     assert command.main(["score", run.storage.root, *judge, "-s", f"card.gold=[{tmp_path}/gold.csv]"]) == 0
     told = capsys.readouterr().err
