@@ -59,7 +59,7 @@ def mmlu() -> tuple[list[Row], list[Row]]:
 
 def word_problems(count: int) -> Iterator[Row]:
     """Problems of two and three steps with their solutions, in the form of GSM8K."""
-    dice = random.Random(0)  # noqa: S311 - no secret
+    dice = random.Random(0)
     for number in range(count):
         (who, other), what = dice.sample(PEOPLE, 2), dice.choice(THINGS)
         yield KINDS[number % len(KINDS)](who, other, what, dice.randint(3, 40), dice.randint(2, 9), dice.randint(2, 30))
@@ -67,22 +67,24 @@ def word_problems(count: int) -> Iterator[Row]:
 
 def _boxes(who: str, other: str, what: str, each: int, boxes: int, more: int) -> Row:
     held = each * boxes
-    asked = f"{who} has {boxes} boxes with {each} {what} each and gets {more} {what} from {other}. How many {what} does {who} have?"
+    asked = (
+        f"{who} has {boxes} boxes with {each} {what} each and gets {more} {what} from {other}. How many {what} does {who} have?"
+    )
     solved = f"The boxes hold {boxes} * {each} = {held} {what}.\nWith the others these are {held} + {more} = {held + more}."
     return {"question": asked, "answer": f"{solved}\n#### {held + more}"}
 
 
 def _change(who: str, _: str, what: str, price: int, boxes: int, more: int) -> Row:
     paid, given = price * boxes, 400 + more
-    asked = f"A box of {what} costs ${price}. {who} buys {boxes} boxes and pays with ${given}. How many dollars does {who} get back?"
-    solved = f"{boxes} boxes cost {boxes} * {price} = {paid} dollars.\n{who} gets {given} - {paid} = {given - paid} dollars back."
+    asked = f"A box of {what} costs ${price}. {who} buys {boxes} boxes and pays with ${given}. How many dollars come back?"
+    solved = f"{boxes} boxes cost {boxes} * {price} = {paid} dollars.\nBack come {given} - {paid} = {given - paid} dollars."
     return {"question": asked, "answer": f"{solved}\n#### {given - paid}"}
 
 
 def _ages(who: str, other: str, _: str, age: int, older: int, years: int) -> Row:
     second = age + older
     asked = f"{who} is {age} years old, and {other} is {older} years older. How old will both be together in {years} years?"
-    solved = f"{other} is {age} + {older} = {second} years old.\nTogether they are {age} + {second} = {age + second} years old.\n"
+    solved = f"{other} is {age} + {older} = {second} years old.\nTogether these are {age} + {second} = {age + second} years.\n"
     then = age + second + 2 * years
     return {"question": asked, "answer": f"{solved}Each grows older: {age + second} + 2 * {years} = {then}.\n#### {then}"}
 

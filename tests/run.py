@@ -41,8 +41,8 @@ GROUPS = {
 }
 """A directory stands for all its files that no other group names."""
 BESIDE = {"unit": 10, "services": 0}
-"""Groups that run beside the others, one after the other, and how far they give way: starting Ray and engines leaves about a third
-of two cores idle. No test that gives way may wait for another process for a short time only."""
+"""Groups that run beside the others, one after the other, and how far they give way: starting Ray and engines leaves about a
+third of two cores idle. No test that gives way may wait for another process for a short time only."""
 
 
 def paths_of(group: str) -> list[str]:

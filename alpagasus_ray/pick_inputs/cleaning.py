@@ -20,6 +20,7 @@ from alpagasus_ray.data import prompt_sets, readers
 from alpagasus_ray.raycluster.by_shard import map_items, map_shards
 from alpagasus_ray.selection import clean, near_duplicates
 from alpagasus_ray.selection.clean import Hit, Index, PromptText
+from alpagasus_ray.selection.near_duplicates import Pairs
 from alpagasus_ray.selection.policies import Flags
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir
 
@@ -123,16 +124,15 @@ def _earlier(table: pa.Table) -> Iterator[tuple[int, str, str]]:
 
 def _near(near: float, run: Run, examples: Manifest, order: Indices, dropped: Flags) -> dict[int, int]:
     home, listed = _signed(near, run, examples)
-    pairs: set[tuple[int, int]] = set()
     alike_in = partial(_candidates, home, listed, order, dropped)
-    for found in map_items(alike_in, range(near_duplicates.bands(near)[0]), rows=listed.rows):
-        pairs.update(found)
-    alike = _of_two_records(run, examples, _similar(home, listed, sorted(pairs), near))
-    wanted = np.unique(np.array(alike, dtype=np.int64).ravel())
+    found = map_items(alike_in, range(near_duplicates.bands(near)[0]), rows=listed.rows)
+    pairs = near_duplicates.of_bands(found, listed.rows)
+    alike = _of_two_records(run, examples, _similar(home, listed, pairs, near))
+    wanted = np.unique(alike)
     return near_duplicates.repeats(alike, order[np.isin(order, wanted)])
 
 
-def _candidates(home: StageDir, listed: Manifest, order: Indices, dropped: Flags, band: int) -> list[tuple[int, int]]:
+def _candidates(home: StageDir, listed: Manifest, order: Indices, dropped: Flags, band: int) -> Pairs:
     """The pairs of rows that share the key of a band."""
     column, start = np.empty(listed.rows, dtype=np.uint64), 0
     for table in home.tables(listed, [f"band_{band:03d}"]):
@@ -142,18 +142,19 @@ def _candidates(home: StageDir, listed: Manifest, order: Indices, dropped: Flags
     return near_duplicates.candidates(column[:, None], order)
 
 
-def _of_two_records(run: Run, examples: Manifest, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _of_two_records(run: Run, examples: Manifest, pairs: Pairs) -> Pairs:
     """The pairs that are not two turns of one conversation: each holds the ones before it, and repeats none of them."""
-    if examples.settings.get("turns") != "all" or not pairs:
+    if examples.settings.get("turns") != "all" or not len(pairs):
         return pairs
-    numbers, source, start = np.unique(np.array(pairs, dtype=np.int64).ravel()), run.examples(), 0
-    record: dict[int, int] = {}
+    numbers, source, start = np.unique(pairs), run.examples(), 0
+    record: list[Any] = []
     for table in source.tables(examples, ["row"]):
         first, last = np.searchsorted(numbers, [start, start + len(table)])
         own = numbers[first:last]
-        record |= zip(own.tolist(), table["row"].take(pa.array(own - start)).to_pylist(), strict=True)
+        record.append(table["row"].take(pa.array(own - start)).to_numpy())
         start += len(table)
-    return [(first, second) for first, second in pairs if record[first] != record[second]]
+    of_pairs = np.concatenate(record)[np.searchsorted(numbers, pairs)]
+    return pairs[of_pairs[:, 0] != of_pairs[:, 1]]
 
 
 def _signed(near: float, run: Run, examples: Manifest) -> tuple[StageDir, Manifest]:
@@ -186,9 +187,9 @@ def _signatures(near: float, home: StageDir, source: StageDir, entry: FileEntry)
     return FileEntry(name=entry.name, rows=len(table), **written._asdict())
 
 
-def _similar(home: StageDir, listed: Manifest, pairs: list[tuple[int, int]], near: float) -> list[tuple[int, int]]:
+def _similar(home: StageDir, listed: Manifest, pairs: Pairs, near: float) -> Pairs:
     """The pairs that are as alike as asked for, by the signatures of their rows alone."""
-    numbers = np.unique(np.array(pairs, dtype=np.int64).ravel())
+    numbers = np.unique(pairs)
     signed, start = [np.empty((0, near_duplicates.PERMUTATIONS), dtype=np.uint32)], 0
     for entry in listed.parts():
         first, last = np.searchsorted(numbers, [start, start + entry.rows])
@@ -197,9 +198,5 @@ def _similar(home: StageDir, listed: Manifest, pairs: list[tuple[int, int]], nea
             rows = column.flatten().to_numpy().reshape(entry.rows, -1)
             signed.append(rows[numbers[first:last] - start])
         start += entry.rows
-    places = {int(number): place for place, number in enumerate(numbers)}
-    own = [(places[first], places[second]) for first, second in pairs]
-    return [
-        (int(numbers[first]), int(numbers[second]))
-        for first, second in near_duplicates.similar(np.concatenate(signed), own, near)
-    ]
+    own = np.searchsorted(numbers, pairs)
+    return np.asarray(numbers[near_duplicates.similar(np.concatenate(signed), own, near)])

@@ -27,5 +27,6 @@ def too_near(held: Sequence[Text], rows: Sequence[Text], near: float) -> list[in
     texts = [text.whole for text in (*held, *rows)]
     signed = np.concatenate([signatures(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK)])
     # those held out come first, so that every row that shares a key with one is compared with it
-    pairs = [pair for pair in candidates(band_keys(signed, near), np.arange(len(texts))) if pair[0] < len(held) <= pair[1]]
-    return sorted(found | {second - len(held) for _, second in similar(signed, pairs, near)})
+    pairs = candidates(band_keys(signed, near), np.arange(len(texts)))
+    across = pairs[(pairs[:, 0] < len(held)) & (pairs[:, 1] >= len(held))]
+    return sorted(found | set((similar(signed, across, near)[:, 1] - len(held)).tolist()))

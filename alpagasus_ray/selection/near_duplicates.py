@@ -6,7 +6,7 @@ Signatures are made shard by shard, rows that share the key of a band are compar
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ LEADERS = 50
 BLOCK = 2048
 
 Indices = NDArray[np.int64]
+Pairs = NDArray[np.int64]
 Signatures = NDArray[np.uint32]
 
 _NUMBERS = np.arange(1, 2 * PERMUTATIONS + 1, dtype=np.uint64)
@@ -88,37 +89,64 @@ def band_keys(rows: Signatures, near: float) -> Hashes:
     return keys
 
 
-def candidates(keys: Hashes, best_first: Indices) -> list[tuple[int, int]]:
-    """Pairs of rows that share a key, the better one first, each once."""
+def candidates(keys: Hashes, best_first: Indices) -> Pairs:
+    """(pairs, 2): rows that share a key, the better one first, each pair once and in order."""
     rank = np.empty(len(best_first), dtype=np.int64)
     rank[best_first] = np.arange(len(best_first))
-    pairs: set[tuple[int, int]] = set()
+    found = np.empty(0, dtype=np.int64)
     for band in keys.T:
-        for group in _groups(band, rank):
-            leaders = group[:LEADERS]
-            for place, row in enumerate(group[1:], start=1):
-                pairs.update((better, row) for better in leaders[:place])
-    return sorted(pairs)
+        found = np.union1d(found, _as_numbers(_of_one_key(band, rank), len(keys)))
+    return _as_pairs(found, len(keys))
 
 
-def _groups(keys: Hashes, rank: Indices) -> Iterator[list[int]]:
-    """Rows with the same key, best first, wherever there is more than one."""
+def of_bands(found: Iterable[Pairs], rows: int) -> Pairs:
+    """The pairs of several bands of so many rows, each once and in order."""
+    numbers = np.empty(0, dtype=np.int64)
+    for pairs in found:
+        numbers = np.union1d(numbers, _as_numbers(pairs, rows))
+    return _as_pairs(numbers, rows)
+
+
+def _of_one_key(keys: Hashes, rank: Indices) -> Pairs:
+    """Rows with the same key: each of the best `LEADERS` with every row after it."""
     order = np.lexsort((rank, keys))
-    equal = keys[order][1:] == keys[order][:-1]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], equal & (keys[order][1:] != 0), [False]]).astype(np.int8)))
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
-        yield order[first : last + 1].tolist()
+    ranged = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], ranged[1:] != ranged[:-1]]))
+    sizes = np.diff(np.append(begins, len(ranged)))
+    shared = np.repeat((sizes > 1) & (ranged[begins] != 0), sizes)
+    first, at = np.repeat(begins, sizes)[shared], np.flatnonzero(shared)
+    found = [np.empty((0, 2), dtype=np.int64)]
+    for leader in range(LEADERS):
+        behind = at - first > leader
+        if not behind.any():
+            break
+        first, at = first[behind], at[behind]
+        found.append(np.column_stack([order[first + leader], order[at]]))
+    return np.concatenate(found)
 
 
-def similar(signed: Signatures, pairs: Sequence[tuple[int, int]], near: float) -> list[tuple[int, int]]:
+def _as_numbers(pairs: Pairs, rows: int) -> Indices:
+    """One number for each pair, in the same order: 8 bytes, and quickly sorted."""
+    return np.asarray(pairs[:, 0] * rows + pairs[:, 1])
+
+
+def _as_pairs(numbers: Indices, rows: int) -> Pairs:
+    return np.column_stack(np.divmod(numbers, max(rows, 1)))
+
+
+def similar(signed: Signatures, pairs: Pairs, near: float) -> Pairs:
     """The pairs of rows that are as alike as `near`: the share of equal numbers in their signatures."""
-    return [(first, second) for first, second in pairs if (signed[first] == signed[second]).mean() >= near]
+    kept = [np.empty((0, 2), dtype=np.int64)]
+    for start in range(0, len(pairs), BLOCK):
+        block = pairs[start : start + BLOCK]
+        kept.append(block[(signed[block[:, 0]] == signed[block[:, 1]]).mean(axis=1) >= near])
+    return np.concatenate(kept)
 
 
-def repeats(alike: Iterable[tuple[int, int]], best_first: Indices) -> dict[int, int]:
+def repeats(alike: Pairs, best_first: Indices) -> dict[int, int]:
     """Which rows to drop, and for which better one. From the best row on, a row stays that is like none of those that stay."""
     better: dict[int, list[int]] = defaultdict(list)
-    for first, second in alike:
+    for first, second in alike.tolist():
         better[second].append(first)
     rank = {row: place for place, row in enumerate(best_first.tolist())}
     dropped: dict[int, int] = {}
