@@ -8,7 +8,6 @@ updates, `cpu` seconds of them, the loss of each.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def trained(asked: dict[str, Any]) -> dict[str, Any]:
         max_steps=asked["steps"],
         learning_rate=asked["learning_rate"],
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(asked["steps"] * 0.03),
+        warmup_steps=0,
         optim="adamw_torch",
         train_sampling_strategy="sequential",
         remove_unused_columns=False,

@@ -76,7 +76,8 @@ def _rate(rows: Rows, clock: str = "whole") -> float:
 def bench_trainer(run: Run, work: Path) -> Table:
     """The loop under Ray Train against `transformers.Trainer`, in turns, and what the loop itself costs."""
     sample, steps = drawn(run, work / "trainer", SMALL), 4
-    plain = sample.config(steps=steps, packing=False, micro_batch=8)
+    # without a warm-up, whose first update changes nothing in the Trainer
+    plain = sample.config(steps=steps, packing=False, micro_batch=8, warmup=0)
     table = Table(
         f"The training loop and `transformers.Trainer`, {SMALL_NAME}, {steps} updates of 32 of {sample.about()}, 8 at a time, "
         f"padded to the longest; both processes at priority {NICE}",

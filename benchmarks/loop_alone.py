@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from alpagasus_ray.config import Finetune
 from alpagasus_ray.store.run import Run
-from alpagasus_ray.training import collate, loop
+from alpagasus_ray.training import collate, measure
 from alpagasus_ray.training.devices import Place, choose_accelerator, name_of
 from alpagasus_ray.training.loop import Loop, Spent
 from alpagasus_ray.training.schedule import Order
@@ -85,8 +85,8 @@ def _parts(watch: Watch) -> list[Any]:
     """Patches that time the parts of an update."""
     watched = (
         (collate, "loss_sum", "forward"),
-        (collate, "built", "building micro-batches"),
-        (loop, "_parts", "packing"),
+        (measure, "built", "building micro-batches"),
+        (measure, "parts_of", "packing"),
         (Order, "batch", "choosing examples"),
         (Loop, "_agree", "agreeing"),
         (Loop, "_record", "recording"),

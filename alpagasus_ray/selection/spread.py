@@ -57,10 +57,12 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
     from threadpoolctl import threadpool_limits
 
     weighted, terms, rarity = _counted(texts)
-    # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
-    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
-        svd = TruncatedSVD(min(DIMENSIONS, len(terms)), random_state=seed).fit(weighted)
-    axes = np.asarray(svd.components_.T, dtype=np.float64)
+    axes = np.eye(1)  # of a single term, which scikit-learn refuses
+    if len(terms) > 1:
+        # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
+        with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
+            svd = TruncatedSVD(min(DIMENSIONS, len(terms)), random_state=seed).fit(weighted)
+        axes = np.asarray(svd.components_.T, dtype=np.float64)
     rows = unit(weighted @ axes).astype(np.float32)
     centres = centres_of(rows, clusters, seed)
     return Space(terms, rarity, axes, centres, _names(assigned(centres, rows), len(centres), weighted, terms, rarity))

@@ -1,5 +1,6 @@
 """Spread of a selection: clusters keep their shares, rows stay apart, and measures mean what they say."""
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -174,3 +175,24 @@ def test_texts_that_are_all_alike_are_one_cluster_and_nothing_complains() -> Non
     space = spread.fit(["Say the same again."] * 600)
     assert len(space.centres) == 1
     assert set(spread.assigned(space.centres, spread.vectors(space, ["Say the same again.", "Other words."])).tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"say {n}" for n in range(9)],
+        ["say", "say", ""],
+        ["say it", "it"],
+        [f"say {n % 3}. And what is {n}?" for n in range(1200)],
+    ],
+    ids=["one term", "one term and none", "two terms", "terms that a large sample holds once"],
+)
+def test_a_small_vocabulary_has_a_space_too(texts: list[str]) -> None:
+    space = spread.fit(texts)
+    rows = spread.vectors(space, texts)
+    assert rows.shape == (len(texts), space.axes.shape[1])
+    assert np.isfinite(rows).all()
+    kept = np.arange(len(texts)) % 2 == 0
+    told = spread.cluster_report(space, spread.assigned(space.centres, rows), kept, spread.coverage(rows, kept))
+    assert sum(entry["rows"] for entry in told["clusters"]) == len(texts)
+    json.dumps(told, allow_nan=False)
