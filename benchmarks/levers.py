@@ -22,10 +22,7 @@ SIZES = (4096, 152_064, 896)
 """Label tokens, vocabulary and hidden size of Qwen2.5 0.5B."""
 WEIGHTS = 20_000_000
 IMPORTS = {
-    "driver and controller, before: `ray.train.torch`": "import ray.train.torch",
-    "driver and controller, now: without torch": (
-        "import ray.train.v2.api.data_parallel_trainer, alpagasus_ray.training.process_group"
-    ),
+    "driver and controller, each": "import ray.train.torch",
     "a worker, before Ray Train calls it": "import ray.train.torch, ray.train.v2.api.data_parallel_trainer",
     "a worker, with the loop, DeepSpeed and a model's code": (
         "import ray.train.torch, alpagasus_ray.training.loop, deepspeed, transformers.models.llama.modeling_llama"

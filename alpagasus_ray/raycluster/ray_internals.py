@@ -85,29 +85,3 @@ def visit_upload(root: Path, visit: Callable[[Path], None]) -> None:
     always = packaging._get_excludes(root, ray_constants.get_runtime_env_default_excludes())  # noqa: SLF001 - no public way
     with_gitignore = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
     packaging._dir_travel(root, [always], visit, include_gitignore=with_gitignore, logger=quiet)  # noqa: SLF001 - no public way
-
-
-def free_address() -> tuple[str, int]:
-    """The address of this node, and a port that is free on it; Ray Train's own, for workers that are about to meet."""
-    from ray.train._internal.utils import get_address_and_port
-
-    found: tuple[str, int] = get_address_and_port()
-    return found
-
-
-def join_group(backend: str, rank: int, number: int, timeout_s: int) -> None:
-    """Join a torch.distributed group whose address the environment says, in a worker, as Ray Train's `TorchConfig` does it.
-
-    That class imports torch in every process that knows it, the driver among them, and each is waited for.
-    """
-    from ray.train.torch import config
-
-    config._set_torch_distributed_env_vars()  # noqa: SLF001
-    config._setup_torch_process_group(backend, rank, number, "env://", timeout_s)  # noqa: SLF001
-
-
-def leave_group(*, several: bool) -> None:
-    """Leave it, as Ray Train's `TorchConfig` does it; a group of `several` workers is destroyed."""
-    from ray.train.torch import config
-
-    config._shutdown_torch(destroy_process_group=several)  # noqa: SLF001

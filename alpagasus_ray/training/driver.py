@@ -86,14 +86,11 @@ def _trainer(training: Training, found: WorkerGroup) -> Any:
     # paths of the recipe are those of the driver, and of the working directory that `ray job submit` sends
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from alpagasus_ray.training.process_group import ProcessGroup
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     number: Any = found.least if found.least == found.most else (found.least, found.most)
     each: dict[str, float] = {"CPU": found.each.cpus, **({"GPU": 1} if found.on_gpu else {})}
-    # Ray Train's TorchTrainer is this one with its own way to join a group, which loads torch into this process and another
-    return DataParallelTrainer(
+    return TorchTrainer(
         _work,  # type: ignore[arg-type]
         train_loop_config={"training": training},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
@@ -110,7 +107,7 @@ def _trainer(training: Training, found: WorkerGroup) -> Any:
             worker_runtime_env=_environment(found),
             logging_config=LoggingConfig(log_level="DEBUG" if os.environ.get(DEBUG) else "ERROR"),
         ),
-        backend_config=ProcessGroup("nccl" if found.on_gpu else "gloo", WAIT_S),
+        torch_config=TorchConfig(backend="nccl" if found.on_gpu else "gloo", timeout_s=WAIT_S),
     )
 
 

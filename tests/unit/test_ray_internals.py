@@ -1,8 +1,6 @@
 """What this package takes from Ray without a promise is there still, and is what it was; another version of Ray shows here."""
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 
 from ray._private import ray_constants
@@ -41,23 +39,6 @@ def test_rays_own_count_of_this_machine_is_whole() -> None:
     here = ray_internals.resources_here()
     assert here["CPU"] >= 1
     assert here["GPU"] >= 0
-
-
-def test_workers_join_by_ray_trains_own_functions() -> None:
-    from ray.train.torch import config
-
-    joined = list(inspect.signature(config._setup_torch_process_group).parameters)
-    assert joined == ["backend", "world_rank", "world_size", "init_method", "timeout_s"]
-    assert not inspect.signature(config._set_torch_distributed_env_vars).parameters
-    assert list(inspect.signature(config._shutdown_torch).parameters) == ["destroy_process_group"]
-
-
-def test_neither_the_driver_of_a_training_nor_its_controller_waits_for_torch() -> None:
-    code = (
-        "import sys, ray.train.v2.api.data_parallel_trainer, alpagasus_ray.training.driver, alpagasus_ray.training.spec\n"
-        "import alpagasus_ray.training.process_group; sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_an_upload_is_walked_by_rays_own_rules(tmp_path: Path) -> None:
