@@ -59,7 +59,8 @@ def fit(texts: Sequence[str], clusters: int = CLUSTERS, seed: int = 0) -> Space:
     weighted, terms, rarity = _counted(texts)
     axes = np.eye(1)  # of a single term, which scikit-learn refuses
     if len(terms) > 1:
-        # sums of several threads end in another order each time; scikit-learn divides by the variance, and equal texts have none
+        # sums of several threads end in another order each time; scikit-learn divides by the variance, of which equal texts
+        # have none
         with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
             svd = TruncatedSVD(min(DIMENSIONS, len(terms)), random_state=seed).fit(weighted)
         axes = np.asarray(svd.components_.T, dtype=np.float64)
