@@ -147,14 +147,14 @@ def _of_two_records(run: Run, examples: Manifest, pairs: Pairs) -> Pairs:
     if examples.settings.get("turns") != "all" or not len(pairs):
         return pairs
     numbers, source, start = np.unique(pairs), run.examples(), 0
-    record: list[Any] = []
+    record: list[Indices] = []
     for table in source.tables(examples, ["row"]):
-        first, last = np.searchsorted(numbers, [start, start + len(table)])
-        own = numbers[first:last]
+        begin, end = np.searchsorted(numbers, [start, start + len(table)])
+        own = numbers[begin:end]
         record.append(table["row"].take(pa.array(own - start)).to_numpy())
         start += len(table)
-    of_pairs = np.concatenate(record)[np.searchsorted(numbers, pairs)]
-    return pairs[of_pairs[:, 0] != of_pairs[:, 1]]
+    first, second = np.concatenate(record)[np.searchsorted(numbers, pairs)].T
+    return np.asarray(pairs[first != second])
 
 
 def _signed(near: float, run: Run, examples: Manifest) -> tuple[StageDir, Manifest]:

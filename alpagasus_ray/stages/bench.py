@@ -8,7 +8,7 @@ it has.
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -90,21 +90,19 @@ def plan(config: Bench, generate: Generate, run: Run) -> dict[str, Any]:
     """What a call would ask, and the dollars that an API charges for it, by a sample of the documents. Nothing is asked, no hub
     either: benchmarks whose documents lie there are `unknown`, and so are the dollars then, as they are without lm-eval."""
     models, told = models_of(config, generate), []
-    parts: dict[str, list[float | None]] = {"low": [], "high": []}
+    costs: list[tuple[float | None, float | None]] = []
     for one in benchmarks_of(config):
         left = [model for model in models if run.benchmark(model.name, one.name).manifest() is None]
         size = _size(one, left) if _is_local(one) and left and not extras.missing("bench") else None
         known = {"documents": size.documents, "requests": len(left) * size.requests} if size else {}
         told.append({"benchmark": one.name, "models_left": len(left), "documents": None, "requests": None} | known)
-        for costs in (tariff(model) for model in left if model.is_remote):
-            parts["low"].append(size and costs.dollars(size.tokens_in, size.requests))
-            parts["high"].append(size and costs.dollars(size.tokens_in, size.tokens_out))
+        costs += [_dollars(model, size) for model in left if model.is_remote]
     return {
         "models": [model.name for model in models],
         "benchmarks": told,
         "unknown": [one["benchmark"] for one in told if one["models_left"] and one["documents"] is None],
         "requests": sum(one["requests"] or 0 for one in told),
-        "dollars": {end: None if None in found else round(sum(map(float, found)), 6) for end, found in parts.items()},
+        "dollars": {"low": _sum(low for low, _ in costs), "high": _sum(high for _, high in costs)},
     }
 
 
@@ -118,13 +116,31 @@ class Size(NamedTuple):
     """At most."""
 
 
+def _dollars(model: BenchModel, size: Size | None) -> tuple[float | None, float | None]:
+    """Least and most that an API charges: a token a reply, or the longest replies."""
+    if size is None:
+        return None, None
+    prices = tariff(model)
+    return prices.dollars(size.tokens_in, size.requests), prices.dollars(size.tokens_in, size.tokens_out)
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    """None where one of them is not known."""
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return round(total, 6)
+
+
 def _size(one: Benchmark, models: Sequence[BenchModel]) -> Size:
     held = documents.load(one)
     drawn = random.Random(0).sample(held.test, min(SAMPLE, len(held.test)))  # noqa: S311 - no secret
     ready = Harness(one, held._replace(test=drawn))
     for model in models:
         _refuse_unasked(model, ready)
-    questions = ready.questions(chat=any(model.is_remote for model in models))
+    questions = ready.questions(chat=False)
     times = len(held.test) / len(drawn)
     size = sum(len(f"{question.context}{''.join(question.continuations)}".encode()) for question in questions)
     longest = sum(json.loads(question.options)["max_tokens"] if question.options else 1 for question in questions)

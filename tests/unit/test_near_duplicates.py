@@ -61,8 +61,8 @@ def test_no_kept_row_repeats_a_kept_one_and_each_dropped_row_names_a_kept_better
 def test_what_is_like_a_dropped_row_only_stays() -> None:
     """A chain: 1 is like 0, 2 is like 1 but not like 0."""
     assert near.repeats(np.array([[0, 1], [1, 2]]), np.arange(3)) == {1: 0}
-    assert near.repeats([(1, 0), (1, 2)], np.array([1, 0, 2])) == {0: 1, 2: 1}
-    assert near.repeats([(0, 1), (2, 1)], np.array([2, 0, 1])) == {1: 2}
+    assert near.repeats(np.array([[1, 0], [1, 2]]), np.array([1, 0, 2])) == {0: 1, 2: 1}
+    assert near.repeats(np.array([[0, 1], [2, 1]]), np.array([2, 0, 1])) == {1: 2}
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.7, 0.8, 0.9, 0.95])
