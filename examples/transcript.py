@@ -26,10 +26,9 @@ as many updates. `make study` goes on with all examples and the longest, and [ra
 
 The same machine gives the same figures at every run; another may round otherwise, and differ in the last digits.
 
-The demo takes 543 seconds of CPU time with all that it starts, the download included. That was measured on two cores that other
-work shared, where the clock said 20 minutes; in a quieter hour it was 57 seconds to what was dropped. Two quiet cores were not
-measured. The race stands in `make study` for that reason: eight minutes of two cores are 960 seconds of CPU time, and what
-three seeds of two arms add to the 543 has not been measured yet.
+On two cores with nothing else to do the demo takes 4 minutes and 41 seconds, the download of the model included; what was dropped,
+and why, stands there after 14 seconds. On two cores that much other work shared the clock said 20 minutes. The race of the arms
+stands in `make study`, so that the demo keeps to a few minutes there too.
 """
 
 
