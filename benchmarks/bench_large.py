@@ -152,6 +152,8 @@ def main() -> None:
             make(folder, rows, alpaca)
             for name in options.steps.split(","):
                 _row(table, rows, name, folder)
+            if (page := Path(folder) / "report/index.html").exists():
+                table.row("size of the report's page", f"{rows:,}", "", "", "", f"{page.stat().st_size / 1e6:.1f} MB")
     if options.json:
         print(json.dumps(table.as_json()))
 

@@ -119,7 +119,9 @@ def main() -> None:
         prepared(Path(work) / "data")
         model = {"name": "small", "path": options.model, "vllm": VLLM}
         for task in TASKS:
-            given = Bench.model_validate({"models": [model], "tasks": [task], "data": f"{work}/data", "concurrency": 16})
+            given = Bench.model_validate(
+                {"models": [model], "tasks": [task], "data": f"{work}/data", "concurrency": 16, "max_unusable": 1}
+            )
             [(_, _, manifest)] = bench(given, Generate(), Run.open(f"{work}/run"))
             told = manifest.details
             score = score_text(told["score"])

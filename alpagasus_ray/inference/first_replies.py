@@ -25,6 +25,8 @@ class Usable(NamedTuple):
     """Stop where a larger share of the first rows has none."""
     knob: str
     """The name of that share in a recipe."""
+    advice: str = ""
+    """What else may help, as a sentence."""
 
 
 class FirstLook:
@@ -53,7 +55,7 @@ class FirstLook:
         shown = "none of them has a reply" if self._sample is None else f"one such reply, as it came:\n{_shown(self._sample)}\n"
         return (
             f"{useless} of the first {rows} rows have no usable result ({listed}), more than `{self._usable.knob}` = "
-            f"{self._usable.share:g} allows (1 lets it go on all the same); {shown}"
+            f"{self._usable.share:g} allows (1 lets it go on all the same); {shown}{self._usable.advice}"
         )
 
     def _useless(self) -> Counter[str]:

@@ -45,6 +45,7 @@ def result(model: str, task: str, manifest: Manifest) -> dict[str, Any]:
         "benchmark": task,
         **found,
         "contamination": details.get("contamination"),
+        "empty": manifest.counts.get("empty", 0),
         **usage,
         "file": manifest.stage,
     }
@@ -82,6 +83,8 @@ def notes(one: Summary) -> Iterator[str]:
     name = f"{one['model']} in {one['benchmark']}"
     if one["without_reply"]:
         yield f"{name}: {one['without_reply']:,} documents have no reply and count as wrong; --retry-failed asks for them again"
+    if one["empty"]:
+        yield f"{name}: {one['empty']:,} replies are empty, and were scored as that"
     if one["shots"] < one["asked_shots"]:
         yield f"{name}: {one['shots']} shots in place of {one['asked_shots']}, as its context is shorter"
     seen = one.get("contamination")

@@ -32,6 +32,7 @@ from alpagasus_ray.inference.tasks.answer import arm_checkpoint
 from alpagasus_ray.inference.tasks.benchmark import GOOD, BenchmarkTask
 from alpagasus_ray.store.run import Begun, FileEntry, Manifest, Run, StageDir, shard_name
 
+ASK_BY_CHAT = "A model that was tuned on chats often says nothing to a plain text: `chat: true` at it asks by its chat template"
 SAMPLE = 100
 """Documents by which a plan tells what all of them take."""
 
@@ -299,6 +300,8 @@ def _stage(config: Bench, model: BenchModel, run: Run, own: Asked, again: Sequen
     # what a cap reserves has to cover the longest reply that a benchmark asks for
     billed = model.model_copy(update={"max_tokens": max(longest, 1)}) if model.is_remote else model
     spec = AskSpec.of(config, billed, good=GOOD, again=again)
+    if spec.usable is not None and not model.by_messages:
+        spec = replace(spec, usable=spec.usable._replace(advice=ASK_BY_CHAT))
     return InferenceStage(f"bench {model.name}", spec, task, run.benchmark(model.name))
 
 

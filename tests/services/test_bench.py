@@ -360,6 +360,18 @@ def test_a_summary_reads_as_lines(tmp_path: Path) -> None:
     assert any("sums, poor" in line and "of 20 documents, 2 shots" in line for line in lines)
 
 
+def test_empty_replies_are_scored_as_they_are_and_told(tmp_path: Path) -> None:
+    from alpagasus_ray.reporting.benchmarks_data import notes, result
+
+    run = Run.open(str(tmp_path / "run"))
+    with answering(lambda model, question: "" if "5" in question else adds(model, question)) as server:
+        (manifest,) = asked(config(sums(tmp_path, 20), api(server, "good")), run)
+    count = manifest.counts["empty"]
+    assert (count > 0, manifest.details["without_reply"], manifest.details["score"]["value"]) == (True, 0, 1 - count / 20)
+    told = list(notes(result("good", "sums", manifest)))
+    assert told == [f"good in sums: {count} replies are empty, and were scored as that"]
+
+
 def test_a_difference_among_many_has_to_be_larger_to_be_shown() -> None:
     from alpagasus_ray.reporting.benchmarks_data import in_words
 

@@ -50,6 +50,13 @@ def test_one_reply_is_shown_as_it_came_and_commands_no_terminal() -> None:
     assert "one such reply, as it came:\n---\nI think\n\\x1b]0;owned\\x07 4 of 5\\x9b\n---" in reason
 
 
+def test_the_reason_ends_with_what_else_may_help() -> None:
+    look = FirstLook(USABLE._replace(advice="Try another model"))
+    reason = [look.saw({"status": "unparsed", "reply": "no"}) for _ in range(50)][-1]
+    assert reason is not None
+    assert reason.endswith("---\nTry another model")
+
+
 def test_what_is_recorded_may_be_of_a_part_of_the_rows() -> None:
     recorded, good = Judge(kind="recorded", ratings="x.csv"), {"scored"}
     assert AskSpec.of(Score(), recorded, good=good).usable is None
