@@ -121,7 +121,7 @@ class Dispatcher:
     def answered(self, endpoint: Endpoint, need: Need, reply: Reply) -> None:
         """The request came back well; where its cost is not known, it counts as the most it could be."""
         endpoint.has_answered(self.now())
-        self._end(endpoint, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd)
+        self._end(endpoint, need, (need.usd or 0.0) if reply.cost_usd is None else reply.cost_usd, dispatches=False)
         endpoint.settle_tokens(need, reply, self.now())
         self._dealt_with += 1
         endpoint.window.answered(self.now())
@@ -282,11 +282,12 @@ class Dispatcher:
             self.supply.fetch_permits(endpoint)
         self.supply.budget.reserve(need.usd or 0.0)
 
-    def _end(self, endpoint: Endpoint, need: Need, cost_usd: float) -> None:
+    def _end(self, endpoint: Endpoint, need: Need, cost_usd: float, *, dispatches: bool = True) -> None:
         endpoint.window.in_flight -= 1
         self.supply.budget.settle(need.usd or 0.0, cost_usd)
         self._ended.set()
-        self._loop.call_soon(self.dispatch)  # not now: what this request teaches its endpoint has to be known first
+        if dispatches:
+            self._loop.call_soon(self.dispatch)  # not now: what this request teaches its endpoint has to be known first
 
     def _get_ready_for(self, need: Need) -> None:
         """The next request cannot go: fetch what it lacks, and look again when a pause is over."""
