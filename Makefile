@@ -43,7 +43,7 @@ endif
 demo: install
 	$(BIN)/python examples/demo.py
 
-# The demo's run with two more arms: all examples, and the longest.
+# The demo's run with one more arm, the longest, and a race of all under three seeds.
 study: install
 	$(BIN)/python examples/demo.py --study
 

@@ -25,7 +25,7 @@ def test_its_recipe_holds_together(study: bool, tmp_path: Path, monkeypatch: pyt
         file.write_text(yaml.safe_dump(demo.study_recipe(yaml.safe_load((ROOT / demo.RECIPE).read_text()))))
     loaded = run_all.completed(recipe.load(str(file), []).recipe)
     assert run_all.problems(loaded) == []
-    assert len(loaded.finetune.arms) == len(loaded.generate.models) == (4 if study else 2)
+    assert len(loaded.finetune.arms) == len(loaded.generate.models) == (4 if study else 3)
     assert loaded.finetune.steps, "every arm has as many updates"
     assert loaded.finetune.model == demo.MODEL
     assert ("race" in loaded.model_fields_set) == study
