@@ -14,9 +14,9 @@ PAGE = """\
 # The demo
 
 `make demo` rates the [sample dataset](../examples/sample/README.md) with mechanical rules, drops what they find wanting, and
-trains [SmolLM2-135M-Instruct](../examples/small_model/requirements.txt) on what is left, on as many examples at random and on all,
-with as many updates each. `make study` goes on with the longest, and [races](race.md) the four arms. This is what `make demo` said
-when it was last run for this page (`make demo-docs`); lines of the jobs themselves are left out.
+trains [SmolLM2-135M-Instruct](../examples/small_model/requirements.txt) on what is left, on as many examples at random and on
+all, with as many updates each. `make study` goes on with the longest, and [races](race.md) the four arms. This is what
+`make demo` said when it was last run for this page (`make demo-docs`); lines of the jobs themselves are left out.
 
 ```text
 {transcript}
@@ -26,9 +26,9 @@ when it was last run for this page (`make demo-docs`); lines of the jobs themsel
 
 The same machine gives the same figures at every run; another may round otherwise, and differ in the last digits.
 
-On two cores with nothing else to do the demo takes 7 minutes and 14 seconds, the download of the model included (4 minutes and 41
-seconds with two arms); what was dropped, and why, stands there after a quarter of a minute. On two cores that much other work
-shared two arms took 20 minutes. The race of the arms stands in `make study` for that reason.
+On two cores with nothing else to do the demo takes 7 minutes and 14 seconds, the download of the model included (4 minutes and
+41 seconds with two arms); what was dropped, and why, stands there after a quarter of a minute. On two cores that much other
+work shared two arms took 20 minutes. The race of the arms stands in `make study` for that reason.
 """
 
 
