@@ -93,10 +93,7 @@ def candidates(keys: Hashes, best_first: Indices) -> Pairs:
     """(pairs, 2): rows that share a key, the better one first, each pair once and in order."""
     rank = np.empty(len(best_first), dtype=np.int64)
     rank[best_first] = np.arange(len(best_first))
-    found = np.empty(0, dtype=np.int64)
-    for band in keys.T:
-        found = np.union1d(found, _as_numbers(_of_one_key(band, rank), len(keys)))
-    return _as_pairs(found, len(keys))
+    return of_bands((_of_one_key(band, rank) for band in keys.T), len(keys))
 
 
 def of_bands(found: Iterable[Pairs], rows: int) -> Pairs:
