@@ -230,9 +230,11 @@ def _marks_on(marks: Sequence[GoldMark], scale: Scale) -> Marks:
 
 def mark_notes(paths: Sequence[str], stage: StageDir, manifest: Manifest) -> Iterator[str]:
     """What ratings are beside the marks of `card.gold`, a line for each kind of mark; the judge's card has all of it."""
-    marks = marks_given(paths, {stage.name: scale_of(manifest)})[stage.name] if paths else Marks({}, {}, 0, 0)
-    if not (marks.given or marks.wrong):
+    if not paths:
         return
+    scale = scale_of(manifest)
+    marks = marks_given(paths, {stage.name: scale})[stage.name]
+    yield from (f"card.gold: {note}" for note in left_out(RatedByPeople({}, {}, 0), marks, scale)["gold"])
     table = pa.concat_tables(stage.tables(manifest, ["example_id", "score"]))
     found = table.filter(pc.is_in(table["example_id"], pa.array([*marks.given, *marks.wrong], pa.string())))
     scores = {row["example_id"]: row["score"] for row in found.to_pylist() if row["score"] is not None}
@@ -241,6 +243,8 @@ def mark_notes(paths: Sequence[str], stage: StageDir, manifest: Manifest) -> Ite
         if apart:
             off = f"{sum(apart) / len(apart):+.2f} points from them in the mean"
             yield f"card.gold: of {len(apart):,} {what} {apart.count(0):,} are what the judge says; it is {off}"
+        if unrated := len(of_kind) - len(apart):
+            yield f"card.gold: {unrated:,} {what} are of examples without a rating: left out"
 
 
 def left_out(people: RatedByPeople, marks: Marks, scale: Scale) -> dict[str, list[str]]:

@@ -121,15 +121,17 @@ def test_rating_tells_how_it_stands_beside_given_marks(
     rated = [row for table in stage.tables(stage.finished()) for row in table.to_pylist() if row["score"] is not None]
     marks = [(row["example_id"], row["score"] - (n < 5) / 2, "") for n, row in enumerate(rated[:20])]
     marks += [(row["example_id"], 5 - row["score"], "wrong rating") for row in rated[20:23]]
-    (tmp_path / "gold.csv").write_text(
-        "example_id,score,mark\n" + "".join(f"{row},{mark},{kind}\n" for row, mark, kind in marks)
-    )
+    lines = ["example_id,score,mark,out_of", *(f"{row},{mark},{kind}," for row, mark, kind in marks)]
+    lines += [f"{rated[30]['example_id']},8,,10", "nobody:1,3,,"]
+    (tmp_path / "gold.csv").write_text("\n".join(lines))
     judge = ["-s", f"score.judge.model={MODEL}", "-s", f"score.judge.base_url={server.base_url}"]
     assert command.main(["score", run.storage.root, *judge, "-s", f"card.gold=[{tmp_path}/gold.csv]"]) == 0
     told = capsys.readouterr().err
     assert server.asked == []
     assert "card.gold: of 20 given marks 15 are what the judge says; it is +0.12 points from them in the mean" in told
     assert "card.gold: of 3 ratings marked as wrong" in told
+    assert "card.gold: 1 marks are on another scale than these ratings" in told
+    assert "card.gold: 1 given marks are of examples without a rating: left out" in told
 
 
 def test_probes_stop_at_their_cap_and_go_on_from_there(run: Run, server: FlawedJudge) -> None:
